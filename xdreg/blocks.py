@@ -1,0 +1,268 @@
+"""The partition of a fixed image into overlapping blocks, and how their patches blend.
+
+Vocabulary: a *core* is a block's own voxels, cores tile the image exactly once; a *window*
+is the core with the overlap on every side, clipped to the image; a *patch* is the part
+of the stage's displacement field that lies in a window. Field points are every
+``field_step``-th voxel, so a core holds a whole number of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xdreg.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from xdreg.grid import Grid
+
+
+class BlockStatus(IntEnum):
+    """What became of a block; all but ``SUCCESS`` contribute a zero update."""
+
+    PENDING = -1
+    SUCCESS = 0
+    EMPTY = 1
+    NO_OVERLAP = 2
+    TOO_FEW_SAMPLES = 3
+    NOT_IMPROVED = 4
+    FOLDED = 5
+    REJECTED = 6
+    CRASHED = 7
+    TIMEOUT = 8
+
+    @property
+    def meaning(self) -> str:
+        """The status as a word, as stored in ``flag_meanings``."""
+        return self.name.lower()
+
+
+def per_axis(
+    value: float | Sequence[float], ndim: int, name: str, *, minimum: float = 0
+) -> tuple[int, ...]:
+    """Expand a number, or one per dim, to one whole number per axis."""
+    values = list(value) if isinstance(value, (list, tuple, np.ndarray)) else None
+    if values is None:
+        values = [value] * ndim
+    whole = all(
+        isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in values
+    )
+    if len(values) != ndim or not whole or any(v < minimum for v in values):
+        msg = (
+            f"{name} must be a whole number of voxels ≥ {minimum:g}, or {ndim} of them, "
+            f"got {value!r}"
+        )
+        raise InputError(msg)
+    return tuple(int(v) for v in values)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """How one stage cuts the fixed image.
+
+    Parameters
+    ----------
+    grid
+        The fixed image at the stage's level.
+    block_shape
+        Voxels of a core per axis, multiples of ``field_step``.
+    overlap
+        Voxels by which a window exceeds its core, per side and axis.
+    field_step
+        Voxels between field points per axis.
+
+    Examples
+    --------
+    >>> from xdreg.grid import Grid
+    >>> grid = Grid(("y", "x"), (100, 60), (1.0, 1.0), (0.0, 0.0))
+    >>> partition = Partition.balanced(grid, block_shape=40, overlap=8, field_step=2)
+    >>> partition.counts, partition.block_shape
+    ((3, 2), (34, 30))
+    >>> partition.window((1, 0))
+    (slice(26, 76, None), slice(0, 38, None))
+    """
+
+    grid: Grid
+    block_shape: tuple[int, ...]
+    overlap: tuple[int, ...]
+    field_step: tuple[int, ...]
+
+    @classmethod
+    def balanced(
+        cls,
+        grid: Grid,
+        *,
+        block_shape: int | Sequence[int],
+        overlap: int | Sequence[int],
+        field_step: int | Sequence[int],
+    ) -> Partition:
+        """Cut into blocks of at most ``block_shape``, all of about the same size.
+
+        Raises
+        ------
+        InputError
+            If the overlap reaches beyond the neighbouring block's middle.
+        """
+        ndim = grid.ndim
+        most = per_axis(block_shape, ndim, "block_shape", minimum=1)
+        margins = per_axis(overlap, ndim, "overlap")
+        steps = per_axis(field_step, ndim, "field_step", minimum=1)
+        shape = []
+        for n, limit, step in zip(grid.shape, most, steps, strict=True):
+            whole_steps = max(limit // step, 1)
+            count = -(-n // (whole_steps * step))
+            shape.append(-(-n // (count * step)) * step)
+        for axis, (n, size, margin) in enumerate(
+            zip(grid.shape, shape, margins, strict=True)
+        ):
+            if n > size and 2 * margin > size:
+                msg = (
+                    f"overlap {margin} along {grid.dims[axis]!r} is more than half of "
+                    f"the block's {size} voxels; use an overlap of at most {size // 2} "
+                    "or larger blocks"
+                )
+                raise InputError(msg)
+        return cls(grid, tuple(shape), margins, steps)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Number of blocks per axis."""
+        return tuple(
+            -(-n // b) for n, b in zip(self.grid.shape, self.block_shape, strict=True)
+        )
+
+    @property
+    def size(self) -> int:
+        """Number of blocks."""
+        return math.prod(self.counts)
+
+    @property
+    def field_grid(self) -> Grid:
+        """The grid of the stage's displacement field."""
+        return self.grid.every(self.field_step)
+
+    @property
+    def field_chunks(self) -> tuple[int, ...]:
+        """Field points in a core, per axis: the chunks of the stored field."""
+        return tuple(
+            b // s for b, s in zip(self.block_shape, self.field_step, strict=True)
+        )
+
+    @property
+    def patch_shape(self) -> tuple[int, ...]:
+        """The largest patch; every patch is stored padded to it."""
+        return tuple(
+            max(part.stop - part.start for part in parts)
+            for parts in (
+                [self._patch_axis(axis, i) for i in range(count)]
+                for axis, count in enumerate(self.counts)
+            )
+        )
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        """Iterate over the block indices in C order."""
+        return itertools.product(*(range(count) for count in self.counts))
+
+    def core(self, block: Sequence[int]) -> tuple[slice, ...]:
+        """Return the voxels that belong to a block."""
+        return tuple(
+            slice(i * b, min((i + 1) * b, n))
+            for i, b, n in zip(block, self.block_shape, self.grid.shape, strict=True)
+        )
+
+    def window(self, block: Sequence[int]) -> tuple[slice, ...]:
+        """Return the voxels that a block is registered on."""
+        return tuple(
+            slice(max(core.start - o, 0), min(core.stop + o, n))
+            for core, o, n in zip(
+                self.core(block), self.overlap, self.grid.shape, strict=True
+            )
+        )
+
+    def field_core(self, block: Sequence[int]) -> tuple[slice, ...]:
+        """Return the field points of a core; the last block takes the points beyond."""
+        return tuple(
+            slice(
+                i * chunk,
+                min((i + 1) * chunk, size) if i + 1 < count else size,
+            )
+            for i, chunk, size, count in zip(
+                block,
+                self.field_chunks,
+                self.field_grid.shape,
+                self.counts,
+                strict=True,
+            )
+        )
+
+    def patch(self, block: Sequence[int]) -> tuple[slice, ...]:
+        """Return the field points that lie in a block's window."""
+        return tuple(self._patch_axis(axis, i) for axis, i in enumerate(block))
+
+    def _patch_axis(self, axis: int, i: int) -> slice:
+        b, n, step = self.block_shape[axis], self.grid.shape[axis], self.field_step[axis]
+        first = max(i * b - self.overlap[axis], 0)
+        stop = min((i + 1) * b + self.overlap[axis], n)
+        # Past the last voxel there is one more field point where the step leaves a rest.
+        last = self.field_grid.shape[axis] if stop == n else (stop - 1) // step + 1
+        return slice(-(-first // step), last)
+
+    def neighbours(self, block: Sequence[int]) -> Iterator[tuple[int, ...]]:
+        """Iterate over the block and those around it whose patches may reach its core."""
+        return itertools.product(
+            *(
+                range(max(i - 1, 0), min(i + 2, count))
+                for i, count in zip(block, self.counts, strict=True)
+            )
+        )
+
+    def weights(
+        self, block: Sequence[int], points: Sequence[slice]
+    ) -> NDArray[np.float32]:
+        """Return a block's blending weight at field points.
+
+        Raised-cosine ramps across each overlap: the weights of all blocks sum to one
+        everywhere, and are smooth.
+
+        Parameters
+        ----------
+        block
+            Index of the block.
+        points
+            Field points per axis.
+
+        Returns
+        -------
+        ndarray, one weight per field point
+        """
+        result: NDArray[Any] = np.ones((1,) * self.grid.ndim, np.float32)
+        for axis, (i, part) in enumerate(zip(block, points, strict=True)):
+            voxel = np.arange(part.start, part.stop) * self.field_step[axis]
+            weight = np.ones(voxel.size)
+            if i > 0:
+                weight = weight * self._rise(axis, i, voxel)
+            if i + 1 < self.counts[axis]:
+                weight = weight * (1.0 - self._rise(axis, i + 1, voxel))
+            shape = [1] * self.grid.ndim
+            shape[axis] = -1
+            result = result * weight.reshape(shape).astype(np.float32)
+        return result
+
+    def _rise(self, axis: int, i: int, voxel: NDArray[Any]) -> NDArray[np.float64]:
+        """Rise from zero to one across the border before block ``i``."""
+        border = i * self.block_shape[axis] - 0.5
+        margin = self.overlap[axis]
+        if margin == 0:
+            return (voxel > border).astype(np.float64)
+        place = np.clip((voxel - border) / margin, -1.0, 1.0)
+        return 0.5 * (1.0 + np.sin(0.5 * np.pi * place))

@@ -1,0 +1,162 @@
+"""Grids to xarray coordinates and back: the checks on every image that comes in.
+
+Coordinates that xdreg makes are `xarray.indexes.RangeIndex`, which carries spacing and
+origin as exact numbers; coordinates that a user made are accepted when uniform.
+Units of length travel in the coordinate's ``units`` attribute.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+from xarray.indexes import RangeIndex
+from xarray.indexes.range_index import RangeCoordinateTransform
+
+from xdreg.errors import InputError
+from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+#: Dimensions beside the spatial ones that an image may have.
+OTHER_DIMS = ("t", "c")
+
+#: A step may differ from the mean spacing by this share of it and still be uniform:
+#: float32 coordinates far from zero are no better.
+UNIFORM_TOLERANCE = 1e-3
+
+
+def coordinates(grid: Grid) -> xr.Coordinates:
+    """Return the xarray coordinates of a grid, with exact spacing and units."""
+    result = xr.Coordinates()
+    for dim, size, start, step in zip(
+        grid.dims, grid.shape, grid.origin, grid.spacing, strict=True
+    ):
+        transform = RangeCoordinateTransform(
+            start, start + size * step, size, dim, dim, step=step
+        )
+        axis = xr.Coordinates.from_xindex(RangeIndex(transform))
+        if grid.units is not None:
+            axis[dim].attrs["units"] = grid.units
+        result = result | axis
+    return result
+
+
+def spatial_dims(array: xr.DataArray, name: str = "image") -> tuple[str, ...]:
+    """Return the image's spatial dims, slowest first, or say why there are none."""
+    unknown = [d for d in array.dims if d not in SPATIAL_DIMS + OTHER_DIMS]
+    dims = tuple(d for d in SPATIAL_DIMS if d in array.dims)
+    if unknown or dims not in (SPATIAL_DIMS, SPATIAL_DIMS[1:]):
+        msg = (
+            f"{name} has dimensions {tuple(array.dims)}; expected ('z', 'y', 'x') or "
+            "('y', 'x'), with 't' and 'c' allowed beside them. Rename them, for "
+            f"example {name}.rename({{'plane': 'z'}})"
+        )
+        raise InputError(msg)
+    return dims
+
+
+def grid_of(array: xr.DataArray, name: str = "image") -> Grid:
+    """Return the geometry of an image.
+
+    Parameters
+    ----------
+    array : DataArray ([t], [c], [z], y, x)
+        An image with uniform, ascending coordinates on its spatial dims.
+    name
+        What to call the image in an error.
+
+    Returns
+    -------
+    Grid
+
+    Raises
+    ------
+    InputError
+        If a coordinate is missing, descending or not uniform, or units differ.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> image = xr.DataArray(
+    ...     np.zeros((2, 3)), dims=("y", "x"), coords={"y": [0.0, 2.0], "x": [5, 6, 7]}
+    ... )
+    >>> grid_of(image).spacing
+    (2.0, 1.0)
+    """
+    dims = spatial_dims(array, name)
+    origin_spacing = [_origin_and_spacing(array, dim, name) for dim in dims]
+    units = {normalise_units(array[dim].attrs.get("units")) for dim in dims}
+    if len(units) > 1:
+        msg = (
+            f"the spatial coordinates of {name} have different units "
+            f"{ {dim: array[dim].attrs.get('units') for dim in dims} }; "
+            "express them all in one unit"
+        )
+        raise InputError(msg)
+    return Grid(
+        dims=dims,
+        shape=tuple(array.sizes[dim] for dim in dims),
+        spacing=tuple(spacing for _, spacing in origin_spacing),
+        origin=tuple(origin for origin, _ in origin_spacing),
+        units=units.pop(),
+    )
+
+
+def _origin_and_spacing(
+    array: xr.DataArray, dim: Hashable, name: str
+) -> tuple[float, float]:
+    index = array.xindexes.get(dim)
+    if isinstance(index, RangeIndex):
+        origin, spacing = float(index.start), float(index.step)
+        if spacing <= 0:
+            raise _descending(dim, name)
+        return origin, spacing
+    if dim not in array.coords:
+        msg = (
+            f"{name} has no coordinate {dim!r}; assign physical voxel centres, for "
+            f"example {name}.assign_coords({dim}=spacing * np.arange("
+            f"{array.sizes[dim]}))"
+        )
+        raise InputError(msg)
+    values = np.asarray(array[dim].values)
+    if values.ndim != 1 or values.dtype.kind not in "iuf":
+        msg = (
+            f"coordinate {dim!r} of {name} must be one-dimensional numbers, got dtype "
+            f"{values.dtype} of shape {values.shape}"
+        )
+        raise InputError(msg)
+    values = values.astype(np.float64)
+    if not np.isfinite(values).all():
+        msg = f"coordinate {dim!r} of {name} holds NaN or infinity"
+        raise InputError(msg)
+    if values.size == 1:
+        spacing = array[dim].attrs.get("spacing")
+        if spacing is None:
+            msg = (
+                f"{name} has a single voxel along {dim!r}, so its thickness is not "
+                f"known; set {name}.{dim}.attrs['spacing']"
+            )
+            raise InputError(msg)
+        return float(values[0]), float(spacing)
+    spacing = float((values[-1] - values[0]) / (values.size - 1))
+    if spacing < 0:
+        raise _descending(dim, name)
+    deviation = np.abs(values - (values[0] + spacing * np.arange(values.size)))
+    if spacing == 0 or deviation.max() > UNIFORM_TOLERANCE * spacing:
+        msg = (
+            f"coordinate {dim!r} of {name} is not uniform; resample the image to a "
+            f"regular grid first, for example with {name}.interp()"
+        )
+        raise InputError(msg)
+    return float(values[0]), spacing
+
+
+def _descending(dim: Hashable, name: str) -> InputError:
+    msg = (
+        f"coordinate {dim!r} of {name} descends; flip the image with "
+        f"{name}.isel({dim}=slice(None, None, -1)), which keeps every voxel in place"
+    )
+    return InputError(msg)

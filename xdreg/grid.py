@@ -1,0 +1,275 @@
+"""The geometry of a sampled image as a value: index ↔ physical lives here.
+
+Conventions, stated once:
+
+* Axes follow the spatial dims, slowest first (``z, y, x`` or ``y, x``).
+* ``origin`` is the physical position of the *centre* of voxel zero; voxel ``i`` lies at
+  ``origin + spacing * i``.
+* ``spacing`` is positive and, like ``origin``, an exact number: it is carried, never
+  derived from differences of coordinates.
+* All axes share one unit of length.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xdreg.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+SPATIAL_DIMS = ("z", "y", "x")
+
+_METRIC_PREFIXES = {
+    "yocto": -24, "zepto": -21, "atto": -18, "femto": -15, "pico": -12, "nano": -9,
+    "micro": -6, "milli": -3, "centi": -2, "deci": -1, "": 0, "deca": 1, "hecto": 2,
+    "kilo": 3, "mega": 6, "giga": 9, "tera": 12, "peta": 15, "exa": 18, "zetta": 21,
+    "yotta": 24,
+}  # fmt: skip
+
+#: Length of one unit in metres, for every unit of length that OME-Zarr names.
+UNIT_METRES: dict[str, float] = {
+    **{f"{prefix}meter": 10.0**power for prefix, power in _METRIC_PREFIXES.items()},
+    "angstrom": 1e-10,
+    "inch": 0.0254,
+    "foot": 0.3048,
+    "yard": 0.9144,
+    "mile": 1609.344,
+    "parsec": 3.0856775814913673e16,
+}
+
+_UNIT_ALIASES = {
+    "nm": "nanometer", "um": "micrometer", "µm": "micrometer", "μm": "micrometer",
+    "micron": "micrometer", "microns": "micrometer", "mm": "millimeter",
+    "cm": "centimeter", "m": "meter", "km": "kilometer", "Å": "angstrom",
+}  # fmt: skip
+
+
+def normalise_units(units: str | None) -> str | None:
+    """Return OME-Zarr's name of a unit of length; unknown names pass unchanged."""
+    if units is None or units == "":
+        return None
+    name = _UNIT_ALIASES.get(units, units)
+    if name.endswith("metre") or name.endswith("metres"):
+        name = name.replace("metre", "meter")
+    if name.endswith("meters"):
+        name = name.removesuffix("s")
+    return name
+
+
+def unit_ratio(source: str | None, target: str | None) -> float:
+    """Return the factor that turns a length in ``source`` into one in ``target``.
+
+    Raises
+    ------
+    InputError
+        If only one of the two is known, or they do not convert.
+    """
+    source, target = normalise_units(source), normalise_units(target)
+    if source == target:
+        return 1.0
+    if source in UNIT_METRES and target in UNIT_METRES:
+        ratio = UNIT_METRES[source] / UNIT_METRES[target]
+        # Powers of ten are meant exactly; 1e-3 / 1e-6 is not 1000.0 in binary.
+        rounded = float(f"{ratio:.14g}")
+        return rounded
+    msg = (
+        f"lengths in {source or 'no unit'} do not convert to {target or 'no unit'}; "
+        "give both images the same kind of unit, for example "
+        "image.x.attrs['units'] = 'micrometer' on each spatial coordinate"
+    )
+    raise InputError(msg)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A regular, axis-aligned lattice of voxel centres in physical space.
+
+    Parameters
+    ----------
+    dims
+        Spatial dimension names, slowest first.
+    shape
+        Number of voxels per axis.
+    spacing
+        Distance of neighbouring voxel centres per axis, in ``units``; positive.
+    origin
+        Position of the centre of voxel zero per axis, in ``units``.
+    units
+        OME-Zarr name of the unit of length, or None where it is not known.
+
+    Examples
+    --------
+    >>> grid = Grid(("y", "x"), (4, 6), (2.0, 1.0), (10.0, 0.0), "micrometer")
+    >>> grid.index_to_physical([1, 2])
+    array([12.,  2.])
+    >>> grid.coarsen((2, 2)).origin
+    (11.0, 0.5)
+    """
+
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    units: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a geometry that cannot be meant."""
+        lengths = {len(self.dims), len(self.shape), len(self.spacing), len(self.origin)}
+        if lengths != {self.ndim}:
+            msg = f"dims, shape, spacing and origin differ in length: {self}"
+            raise InputError(msg)
+        if self.dims not in (SPATIAL_DIMS, SPATIAL_DIMS[1:]):
+            msg = (
+                f"spatial dimensions must be ('z', 'y', 'x') or ('y', 'x'), got "
+                f"{self.dims}; rename or transpose the image's dimensions"
+            )
+            raise InputError(msg)
+        if any(size < 1 for size in self.shape):
+            msg = f"every axis needs at least one voxel, got shape {self.shape}"
+            raise InputError(msg)
+        if not all(math.isfinite(step) and step > 0 for step in self.spacing):
+            msg = f"spacing must be positive and finite, got {self.spacing}"
+            raise InputError(msg)
+        if not all(math.isfinite(value) for value in self.origin):
+            msg = f"origin must be finite, got {self.origin}"
+            raise InputError(msg)
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes, 2 or 3."""
+        return len(self.dims)
+
+    @property
+    def size(self) -> int:
+        """Number of voxels."""
+        return math.prod(self.shape)
+
+    @property
+    def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lower and upper *edges* of the imaged region, half a voxel beyond centres."""
+        lower = np.asarray(self.origin) - 0.5 * np.asarray(self.spacing)
+        return lower, lower + np.asarray(self.spacing) * np.asarray(self.shape)
+
+    @property
+    def centre(self) -> NDArray[np.float64]:
+        """Physical centre of the imaged region."""
+        lower, upper = self.bounds
+        return 0.5 * (lower + upper)
+
+    def axis(self, dim: str) -> NDArray[np.float64]:
+        """Return the voxel centres along one dimension."""
+        i = self.dims.index(dim)
+        return self.origin[i] + self.spacing[i] * np.arange(self.shape[i])
+
+    def index_to_physical(self, index: ArrayLike) -> NDArray[np.float64]:
+        """Map (fractional) voxel indices ``(..., ndim)`` to physical points."""
+        return np.asarray(self.origin) + np.asarray(self.spacing) * np.asarray(index)
+
+    def physical_to_index(self, points: ArrayLike) -> NDArray[np.float64]:
+        """Map physical points ``(..., ndim)`` to fractional voxel indices."""
+        return (np.asarray(points) - np.asarray(self.origin)) / np.asarray(self.spacing)
+
+    def window(self, window: Sequence[slice]) -> Grid:
+        """Return the grid of a rectangular part, given as index slices."""
+        starts = [0 if part.start is None else part.start for part in window]
+        stops = [
+            size if part.stop is None else part.stop
+            for part, size in zip(window, self.shape, strict=True)
+        ]
+        return replace(
+            self,
+            shape=tuple(b - a for a, b in zip(starts, stops, strict=True)),
+            origin=tuple(float(v) for v in self.index_to_physical(starts)),
+        )
+
+    def coarsen(self, factors: Sequence[int]) -> Grid:
+        """Return the grid of means over ``factors`` voxels; a remainder is dropped."""
+        offset = 0.5 * (np.asarray(factors) - 1.0)
+        return replace(
+            self,
+            shape=tuple(n // f for n, f in zip(self.shape, factors, strict=True)),
+            spacing=tuple(s * f for s, f in zip(self.spacing, factors, strict=True)),
+            origin=tuple(float(v) for v in self.index_to_physical(offset)),
+        )
+
+    def every(self, steps: Sequence[int]) -> Grid:
+        """Return every ``steps``-th voxel, from the first to at least the last one."""
+        return replace(
+            self,
+            shape=tuple(
+                -(-(n - 1) // k) + 1 for n, k in zip(self.shape, steps, strict=True)
+            ),
+            spacing=tuple(s * k for s, k in zip(self.spacing, steps, strict=True)),
+        )
+
+    def to_units(self, units: str | None) -> Grid:
+        """Return the same grid with its lengths expressed in another unit.
+
+        Raises
+        ------
+        InputError
+            If the units do not convert.
+        """
+        ratio = unit_ratio(self.units, units)
+        return replace(
+            self,
+            spacing=tuple(s * ratio for s in self.spacing),
+            origin=tuple(o * ratio for o in self.origin),
+            units=normalise_units(units),
+        )
+
+    def covering(
+        self, lower: ArrayLike, upper: ArrayLike, margin: int = 0
+    ) -> tuple[slice, ...] | None:
+        """Return the window of voxels needed to interpolate within a physical box.
+
+        Parameters
+        ----------
+        lower, upper : (ndim,)
+            Corners of the box, in ``units``.
+        margin
+            Voxels to add on every side.
+
+        Returns
+        -------
+        tuple of slice or None
+            Clipped to the grid; None where the box misses it altogether.
+        """
+        first = np.floor(self.physical_to_index(lower)) - margin
+        last = np.floor(self.physical_to_index(upper)) + 2 + margin
+        if not (np.isfinite(first).all() and np.isfinite(last).all()):
+            return None
+        starts = np.clip(first, 0, self.shape).astype(int)
+        stops = np.clip(last, 0, self.shape).astype(int)
+        if (stops <= starts).any():
+            return None
+        return tuple(slice(int(a), int(b)) for a, b in zip(starts, stops, strict=True))
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain JSON values that `from_dict` takes."""
+        return {
+            "dims": list(self.dims),
+            "shape": list(self.shape),
+            "spacing": list(self.spacing),
+            "origin": list(self.origin),
+            "units": self.units,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, object]) -> Grid:
+        """Rebuild a grid from what `to_dict` returned."""
+        return cls(
+            dims=tuple(values["dims"]),  # type: ignore[arg-type]
+            shape=tuple(int(v) for v in values["shape"]),  # type: ignore[attr-defined]
+            spacing=tuple(float(v) for v in values["spacing"]),  # type: ignore[attr-defined]
+            origin=tuple(float(v) for v in values["origin"]),  # type: ignore[attr-defined]
+            units=values["units"],  # type: ignore[arg-type]
+        )

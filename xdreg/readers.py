@@ -1,0 +1,267 @@
+"""Readers: what a block task holds instead of an image.
+
+A reader names an image and reads windows of it. It pickles to about a kilobyte when the
+image lies in a Zarr store, so tens of thousands of tasks can share it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dask
+import dask.array
+import numpy as np
+import xarray as xr
+from dask.base import normalize_token
+
+from xdreg import kernels
+from xdreg.coordinates import OTHER_DIMS, grid_of, spatial_dims
+from xdreg.errors import InputError
+from xdreg.ome_zarr import zarr_array_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from xdreg.grid import Grid
+
+
+class LazyArray:
+    """A Dask array that a task computes by itself, window by window.
+
+    It hides the array from Dask, which would otherwise compute all of it first.
+    """
+
+    def __init__(self, array: dask.array.Array) -> None:
+        self._array = array
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def __getitem__(self, index: tuple[int | slice, ...]) -> NDArray[Any]:
+        """Compute one window in the calling thread."""
+        return np.asarray(self._array[index].compute(scheduler="synchronous"))
+
+    def __dask_tokenize__(self) -> object:
+        """Identify by the Dask array's own name."""
+        return ("xdreg.LazyArray", self._array.name)
+
+
+class ImageReader:
+    """One spatial image: a single channel and time point of an array.
+
+    Parameters
+    ----------
+    source
+        Anything that numpy-style slicing reads: a Zarr or numpy array, a `LazyArray`.
+    grid
+        Geometry of the spatial axes.
+    axes
+        For each axis of ``source``, the spatial dim that it is, or the index to take.
+    """
+
+    def __init__(
+        self, source: Any, grid: Grid, axes: tuple[str | int, ...]
+    ) -> None:
+        self.source, self.grid, self.axes = source, grid, axes
+
+    def __dask_tokenize__(self) -> object:
+        """Identify by the source's content or address."""
+        source = self.source
+        if hasattr(source, "store"):
+            source = (str(source.store), source.path, source.metadata.to_dict())
+        return ("xdreg.ImageReader", normalize_token((source, self.grid, self.axes)))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The stored dtype."""
+        return np.dtype(self.source.dtype)
+
+    def read(self, window: Sequence[slice] | None = None) -> NDArray[Any]:
+        """Read a window, with axes in dims order and the stored dtype."""
+        if window is None:
+            window = tuple(slice(0, n) for n in self.grid.shape)
+        parts = dict(zip(self.grid.dims, window, strict=True))
+        index = tuple(parts[a] if isinstance(a, str) else a for a in self.axes)
+        values = np.asarray(self.source[index])
+        stored = [a for a in self.axes if isinstance(a, str)]
+        return values.transpose([stored.index(dim) for dim in self.grid.dims])
+
+    def read_finite(self, window: Sequence[slice] | None = None) -> NDArray[np.float32]:
+        """Read a window as float32 with every value that is not finite as NaN."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = self.read(window).astype(np.float32)
+        values[~np.isfinite(values)] = np.nan
+        return values
+
+    def read_mask(self, target: Grid) -> NDArray[np.bool_]:
+        """Read the image as a mask on another grid, by the nearest voxel."""
+        lower, upper = _corners(target)
+        window = self.grid.covering(lower, upper, margin=1)
+        if window is None:
+            return np.zeros(target.shape, bool)
+        identity, corners = kernels.affine_displacement(np.eye(target.ndim + 1), target)
+        values = (self.read(window) != 0).astype(np.uint8)
+        return kernels.warp(
+            values, self.grid.window(window), identity, corners, target, order=0, fill=0
+        ).astype(bool)
+
+
+class FieldReader:
+    """A displacement field in a Zarr array, read where it is needed.
+
+    Parameters
+    ----------
+    source : array (ndim, *grid.shape) float32
+    grid
+        Geometry of the field.
+    """
+
+    def __init__(self, source: Any, grid: Grid) -> None:
+        self.source, self.grid = source, grid
+
+    def __dask_tokenize__(self) -> object:
+        """Identify by the source's content or address."""
+        source = self.source
+        if hasattr(source, "store"):
+            source = (str(source.store), source.path)
+        return ("xdreg.FieldReader", normalize_token((source, self.grid)))
+
+    def read_around(
+        self, target: Grid, reach: Sequence[float] | None = None
+    ) -> tuple[NDArray[np.float32], Grid]:
+        """Read the part of the field needed to interpolate it over a grid.
+
+        Parameters
+        ----------
+        target
+            The region.
+        reach : (ndim,), optional
+            Physical distance to add on every side.
+
+        Returns
+        -------
+        displacement : (ndim, ...) float32
+        grid : Grid
+            Geometry of that part.
+        """
+        lower, upper = _corners(target)
+        if reach is not None:
+            lower, upper = lower - np.asarray(reach), upper + np.asarray(reach)
+        first = np.floor(self.grid.physical_to_index(lower))
+        last = np.floor(self.grid.physical_to_index(upper)) + 2
+        # Beyond its grid the field is continued from its last cell: keep at least that.
+        size = np.asarray(self.grid.shape)
+        starts = np.clip(first, 0, np.maximum(size - 2, 0)).astype(int)
+        stops = np.clip(last, np.minimum(starts + 2, size), size).astype(int)
+        window = tuple(slice(int(a), int(b)) for a, b in zip(starts, stops, strict=True))
+        values = np.asarray(self.source[(slice(None), *window)], np.float32)
+        return values, self.grid.window(window)
+
+
+def _corners(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    lower = np.asarray(grid.origin)
+    return lower, grid.index_to_physical([n - 1 for n in grid.shape])
+
+
+def source_of(array: xr.DataArray) -> Any:
+    """Return what holds an image's voxels: a Zarr array, numpy, or a `LazyArray`."""
+    stored = zarr_array_of(array)
+    if stored is not None:
+        return stored
+    if array.chunks is not None:
+        return LazyArray(array.data)
+    if array.variable._in_memory:  # the only way to ask without loading
+        return array.to_numpy()
+    return LazyArray(array.chunk().data)
+
+
+def image_reader(
+    array: xr.DataArray,
+    name: str = "image",
+    *,
+    units: str | None = None,
+    select: Mapping[str, int] | None = None,
+) -> ImageReader:
+    """Make the reader of an image.
+
+    Parameters
+    ----------
+    array : DataArray ([t], [c], [z], y, x)
+        The image.
+    name
+        What to call it in an error.
+    units
+        Unit of length to express its geometry in; by default its own.
+    select
+        Which time point and channel to read, where there are several.
+
+    Returns
+    -------
+    ImageReader
+
+    Raises
+    ------
+    InputError
+        If the geometry or the dtype is unusable, the units do not convert, or an axis
+        of several channels or time points has no selection.
+    """
+    dims = spatial_dims(array, name)
+    grid = grid_of(array, name)
+    if units is not None or grid.units is not None:
+        grid = grid.to_units(units if units is not None else grid.units)
+    if array.dtype.kind not in "biuf":
+        msg = (
+            f"{name} has dtype {array.dtype}; expected integers, floating point or bool. "
+            f"Take, for example, abs({name}) of a complex image"
+        )
+        raise InputError(msg)
+    axes: list[str | int] = []
+    for dim in array.dims:
+        if dim in dims:
+            axes.append(str(dim))
+            continue
+        index = (select or {}).get(str(dim), 0 if array.sizes[dim] == 1 else None)
+        if index is None:
+            what = {"c": "channels", "t": "time points"}[str(dim)]
+            msg = (
+                f"{name} has {array.sizes[dim]} {what}; choose one, for example "
+                f"{name}.isel({dim}=0)" + (" or channel=0" if dim == "c" else "")
+            )
+            raise InputError(msg)
+        axes.append(index)
+    return ImageReader(source_of(array), grid, tuple(axes))
+
+
+def channel_index(array: xr.DataArray, channel: int | str, name: str) -> int:
+    """Return the position of a channel given by index or by name.
+
+    Raises
+    ------
+    InputError
+        If the image has no such channel; the message lists those that it has.
+    """
+    if "c" not in array.dims:
+        msg = f"channel={channel!r} was given, but {name} has no channel axis 'c'"
+        raise InputError(msg)
+    count = array.sizes["c"]
+    labels = [str(v) for v in array["c"].values] if "c" in array.coords else []
+    if isinstance(channel, str) and channel in labels:
+        return labels.index(channel)
+    if not isinstance(channel, str) and -count <= channel < count:
+        return int(channel) % count
+    msg = (
+        f"{name} has no channel {channel!r}; it has {count}"
+        + (f", named {labels}" if labels else ", numbered from 0")
+    )
+    raise InputError(msg)
+
+
+__all__ = [
+    "OTHER_DIMS",
+    "FieldReader",
+    "ImageReader",
+    "LazyArray",
+    "channel_index",
+    "image_reader",
+    "source_of",
+]
