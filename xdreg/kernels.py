@@ -306,6 +306,38 @@ def compose(update: Array, grid: Grid, before: Array, before_grid: Grid) -> Arra
     return update + sample(before, before_grid, points).reshape(update.shape)
 
 
+def moved_bounds(displacement: Array, displacement_grid: Grid, grid: Grid) -> Array:
+    """Return the box that a region is mapped into, exactly.
+
+    Within a cell of the field the mapping is multilinear, so its extremes lie at cell
+    corners, cut off where the region ends; corners of the region alone would miss bumps.
+
+    Parameters
+    ----------
+    displacement : (ndim, *displacement_grid.shape)
+        The field around the region.
+    displacement_grid
+        Its geometry.
+    grid
+        The region: all points between its first and last voxel centre.
+
+    Returns
+    -------
+    (2, ndim)
+        Lower and upper corner, physical.
+    """
+    knots = []
+    for dim in grid.dims:
+        centres, cells = grid.axis(dim), displacement_grid.axis(dim)
+        low, high = centres[0], centres[-1]
+        inside = cells[(cells > low) & (cells < high)]
+        knots.append(np.unique(np.concatenate([[low], inside, [high]])))
+    mesh = np.meshgrid(*knots, indexing="ij")
+    points = np.stack([axis.ravel() for axis in mesh], axis=1)
+    moved = points + sample(displacement, displacement_grid, points).T
+    return np.stack([moved.min(axis=0), moved.max(axis=0)])
+
+
 def affine_displacement(matrix: Array, grid: Grid) -> tuple[Array, Grid]:
     """Return a linear transform as displacements at the corners of a grid.
 

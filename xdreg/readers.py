@@ -15,16 +15,15 @@ import xarray as xr
 from dask.base import normalize_token
 
 from xdreg import kernels
-from xdreg.coordinates import OTHER_DIMS, grid_of, spatial_dims
+from xdreg.coordinates import grid_of, spatial_dims
 from xdreg.errors import InputError
+from xdreg.grid import Grid
 from xdreg.ome_zarr import zarr_array_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
-
-    from xdreg.grid import Grid
 
 
 class LazyArray:
@@ -93,16 +92,58 @@ class ImageReader:
         values[~np.isfinite(values)] = np.nan
         return values
 
-    def read_mask(self, target: Grid) -> NDArray[np.bool_]:
-        """Read the image as a mask on another grid, by the nearest voxel."""
-        lower, upper = _corners(target)
+    def read_mask(
+        self,
+        target: Grid,
+        displacement: NDArray[np.float32] | None = None,
+        displacement_grid: Grid | None = None,
+    ) -> NDArray[np.bool_]:
+        """Read the image as a mask on another grid, by the nearest voxel.
+
+        A mask finer than the target is read with a stride, so that memory is bounded by
+        the target. Outside the mask's own region nothing counts.
+
+        Parameters
+        ----------
+        target
+            Grid of the result.
+        displacement, displacement_grid
+            A field around the target to pull the mask through; by default none.
+
+        Returns
+        -------
+        (*target.shape) bool
+        """
+        if displacement is None or displacement_grid is None:
+            identity = np.eye(target.ndim + 1)
+            displacement, displacement_grid = kernels.affine_displacement(identity, target)
+        lower, upper = kernels.moved_bounds(displacement, displacement_grid, target)
         window = self.grid.covering(lower, upper, margin=1)
         if window is None:
             return np.zeros(target.shape, bool)
-        identity, corners = kernels.affine_displacement(np.eye(target.ndim + 1), target)
-        values = (self.read(window) != 0).astype(np.uint8)
+        strides = [
+            max(int(t / s + 1e-6), 1)
+            for t, s in zip(target.spacing, self.grid.spacing, strict=True)
+        ]
+        part = self.grid.window(window)
+        strided = Grid(
+            part.dims,
+            tuple(-(-n // k) for n, k in zip(part.shape, strides, strict=True)),
+            tuple(s * k for s, k in zip(part.spacing, strides, strict=True)),
+            part.origin,
+            part.units,
+        )
+        values = self.read(
+            [slice(w.start, w.stop, k) for w, k in zip(window, strides, strict=True)]
+        )
         return kernels.warp(
-            values, self.grid.window(window), identity, corners, target, order=0, fill=0
+            (values != 0).astype(np.uint8),
+            strided,
+            displacement,
+            displacement_grid,
+            target,
+            order=0,
+            fill=0,
         ).astype(bool)
 
 
@@ -254,14 +295,3 @@ def channel_index(array: xr.DataArray, channel: int | str, name: str) -> int:
         + (f", named {labels}" if labels else ", numbered from 0")
     )
     raise InputError(msg)
-
-
-__all__ = [
-    "OTHER_DIMS",
-    "FieldReader",
-    "ImageReader",
-    "LazyArray",
-    "channel_index",
-    "image_reader",
-    "source_of",
-]

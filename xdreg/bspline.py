@@ -1,0 +1,107 @@
+"""Cubic B-spline fields on regular grids, as a product of small per-axis matrices.
+
+A field is ``sum_k c_k * b(i - k)`` with the centred cubic B-spline ``b`` (support of four
+coefficients) and ``i`` the position in the coefficient grid; coefficients beyond the
+grid are zero. Inside ITK's valid region this equals its ``BSplineTransform``.
+
+See Unser, "Splines: a perfect fit for signal and image processing", 1999.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xdreg.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from xdreg.grid import Grid
+
+
+def basis_matrix(points_index: ArrayLike, n_coefficients: int) -> NDArray[np.float64]:
+    """Return how much each coefficient of an axis counts at each position on it.
+
+    Parameters
+    ----------
+    points_index : (n,)
+        Positions in units of the coefficient spacing, zero at the first coefficient.
+    n_coefficients
+        Number of coefficients.
+
+    Returns
+    -------
+    (n, n_coefficients)
+        Rows sum to one where all four coefficients of the support are there.
+
+    Examples
+    --------
+    >>> (6 * basis_matrix([1.0], 4)).round(12)
+    array([[1., 4., 1., 0.]])
+    """
+    position = np.asarray(points_index, dtype=np.float64)
+    distance = np.abs(position[:, None] - np.arange(n_coefficients))
+    near = 2.0 / 3.0 - distance**2 * (1.0 - 0.5 * distance)
+    far = np.maximum(2.0 - distance, 0.0) ** 3 / 6.0
+    return np.where(distance < 1.0, near, far)
+
+
+def evaluate(
+    coefficients: ArrayLike, coefficient_grid: Grid, grid: Grid
+) -> NDArray[np.float32]:
+    """Return a B-spline field on every voxel of a grid.
+
+    Parameters
+    ----------
+    coefficients : (ndim, *coefficient_grid.shape)
+        Displacement coefficients, components in dims order.
+    coefficient_grid
+        Where the coefficients lie.
+    grid
+        Where to evaluate.
+
+    Returns
+    -------
+    (ndim, *grid.shape) float32
+        In the units of the coefficients.
+
+    Raises
+    ------
+    InputError
+        If the coefficients do not fit their grid, or the grids differ in dims or units.
+    """
+    field = np.asarray(coefficients, dtype=np.float32)
+    expected = (coefficient_grid.ndim, *coefficient_grid.shape)
+    if field.shape != expected:
+        msg = f"coefficients must have shape {expected}, got {field.shape}"
+        raise InputError(msg)
+    if (grid.dims, grid.units) != (coefficient_grid.dims, coefficient_grid.units):
+        msg = (
+            f"the coefficient grid has dims {coefficient_grid.dims} in "
+            f"{coefficient_grid.units}, the grid {grid.dims} in {grid.units}; "
+            "express both alike, for example with Grid.to_units"
+        )
+        raise InputError(msg)
+    origin, step = np.asarray(grid.origin), np.asarray(grid.spacing)
+    first = coefficient_grid.physical_to_index(origin)
+    step = step / np.asarray(coefficient_grid.spacing)
+    # The last axis first: what it makes grow is then worked on contiguously.
+    for axis in reversed(range(grid.ndim)):
+        positions = first[axis] + step[axis] * np.arange(grid.shape[axis])
+        basis = basis_matrix(positions, coefficient_grid.shape[axis])
+        field = _along(basis.astype(np.float32), field, axis + 1)
+    return np.ascontiguousarray(field)
+
+
+def _along(
+    matrix: NDArray[np.float32], field: NDArray[np.float32], axis: int
+) -> NDArray[np.float32]:
+    if axis == field.ndim - 1:
+        result = field @ matrix.T
+    else:
+        rows = field.reshape(*field.shape[: axis + 1], -1)
+        result = matrix @ rows
+        result = result.reshape(*result.shape[: axis + 1], *field.shape[axis + 1 :])
+    return np.asarray(result, dtype=np.float32)

@@ -1,0 +1,221 @@
+"""What a user may choose: the stages of a registration and their options.
+
+Stages are frozen values. An option left at None is derived from the images when the
+registration is planned; everything is checked here, before any work starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from xdreg.errors import InputError
+
+Metric = Literal["ncc", "mi", "msd"]
+PerAxis = float | Sequence[float]
+
+
+def _check_choice(value: object, choices: tuple[str, ...], name: str) -> None:
+    if value not in choices:
+        msg = f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}"
+        raise InputError(msg)
+
+
+def _check_positive(value: object, name: str, *, whole: bool = False) -> None:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    kinds = int if whole else (int, float)
+    for v in values:
+        if isinstance(v, bool) or not isinstance(v, kinds) or not v > 0:
+            kind = "a whole number" if whole else "a number"
+            msg = f"{name} must be {kind} above zero, got {value!r}"
+            raise InputError(msg)
+
+
+def check_metric(metric: object, name: str = "metric") -> None:
+    """Refuse a metric that does not exist."""
+    _check_choice(metric, get_args(Metric), name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What every stage has.
+
+    Parameters
+    ----------
+    level
+        Level of the fixed image's pyramid, 0 the finest. By default derived.
+    metric
+        ``"ncc"`` normalised correlation, for images of one modality; ``"mi"`` mutual
+        information, across modalities and stains; ``"msd"`` mean squared difference.
+        By default the one given to ``register``.
+    iterations, samples
+        Iterations of the optimiser per resolution, and voxels drawn in each.
+    timeout
+        Seconds after which a block is given up; by default never.
+    """
+
+    level: int | None = None
+    metric: Metric | None = None
+    iterations: int | None = None
+    samples: int | None = None
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if self.level is not None and (
+            isinstance(self.level, bool)
+            or not isinstance(self.level, int)
+            or self.level < 0
+        ):
+            msg = f"level must be a whole number from 0, the finest; got {self.level!r}"
+            raise InputError(msg)
+        if self.metric is not None:
+            check_metric(self.metric)
+        for name in ("iterations", "samples"):
+            if getattr(self, name) is not None:
+                _check_positive(getattr(self, name), name, whole=True)
+        if self.timeout is not None:
+            _check_positive(self.timeout, "timeout")
+
+    @property
+    def name(self) -> str:
+        """The stage's kind, in lower case."""
+        return type(self).__name__.lower()
+
+    def engine_options(self) -> dict[str, Any]:
+        """Options for the engine: those that were set."""
+        names = ("iterations", "samples", "timeout")
+        return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Stage):
+    """A stage whose result is one linear transform of the whole image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translation(Linear):
+    """Find a shift of the whole image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rigid(Linear):
+    """Find a rotation and a shift of the whole image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similarity(Linear):
+    """Find a rotation, a shift and one scale of the whole image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Affine(Linear):
+    """Find an affine transform of the whole image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blockwise(Stage):
+    """A deformable stage: what every stage has that runs block by block.
+
+    Parameters
+    ----------
+    block_shape, overlap
+        Voxels of the stage's level in a block, and by which its window exceeds it on
+        every side; one number, or one per dim. By default those given to ``register``.
+    field_step
+        Voxels of the stage's level between points of the displacement field.
+    """
+
+    block_shape: int | Sequence[int] | None = None
+    overlap: int | Sequence[int] | None = None
+    field_step: int | Sequence[int] = 2
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        _check_positive(self.field_step, "field_step", whole=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BSpline(Blockwise):
+    """Free-form deformation by cubic B-splines, block by block, through elastix.
+
+    Parameters
+    ----------
+    grid_spacing
+        Distance of control points in physical units; one number, or one per dim. By
+        default 10 voxels of the stage's level.
+
+    References
+    ----------
+    Rueckert et al., Nonrigid registration using free-form deformations, IEEE TMI 1999;
+    Klein et al., elastix: a toolbox for intensity-based medical image registration,
+    IEEE TMI 2010.
+    """
+
+    grid_spacing: PerAxis | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        if self.grid_spacing is not None:
+            _check_positive(self.grid_spacing, "grid_spacing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Custom(Blockwise):
+    """Your own registration method, run block by block in threads.
+
+    Parameters
+    ----------
+    method
+        ``method(fixed, moving, **options)``: two small DataArrays on one grid, each with
+        a boolean coordinate ``mask`` of the voxels that count; ``moving`` is already
+        pulled through the field so far. Returns an ``itk.Transform``, or a displacement
+        DataArray ``(component, [z], y, x)`` in physical units, fixed → moving. A
+        module-level function, so that it can be sent to workers.
+    options
+        Keyword arguments for it.
+    """
+
+    method: Callable[..., Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        if not callable(self.method):
+            msg = f"method must be a function of two images, got {self.method!r}"
+            raise InputError(msg)
+        unused = [n for n in ("iterations", "samples", "timeout") if getattr(self, n)]
+        if unused:
+            msg = (
+                f"{', '.join(unused)} would not reach your method; "
+                "put what it needs into options={...}"
+            )
+            raise InputError(msg)
+
+    @property
+    def name(self) -> str:
+        """The method's own name."""
+        return getattr(self.method, "__name__", "custom")
+
+
+def as_stage(stage: object) -> Stage:
+    """Take a stage as it is, and a bare function as a custom stage of the finest level.
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+    """
+    if isinstance(stage, (Linear, BSpline, Custom)):
+        return stage
+    if callable(stage) and not isinstance(stage, type):
+        return Custom(method=stage, level=0)
+    msg = (
+        f"a stage must be xdreg.Translation(), Rigid(), Similarity(), Affine(), "
+        f"BSpline(), Custom(method=...) or a function of two images, got {stage!r}"
+    )
+    raise InputError(msg)

@@ -1,0 +1,332 @@
+"""What a registration will do, decided before anything runs: levels, stages, blocks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from xdreg.blocks import Partition, per_axis
+from xdreg.coordinates import grid_of
+from xdreg.errors import InputError
+from xdreg.options import (
+    Affine,
+    Blockwise,
+    BSpline,
+    Linear,
+    Rigid,
+    Stage,
+    as_stage,
+    check_metric,
+)
+from xdreg.pyramid import pyramid_factors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from xdreg.grid import Grid
+    from xdreg.options import Metric
+
+#: A level of at most so many voxels is registered linearly, whole.
+LINEAR_VOXELS = {2: 512**2, 3: 400_000}
+
+#: Deformable stages begin at a level whose longest axis has at most so many voxels.
+COARSEST_DEFORMABLE = {2: 256, 3: 128}
+
+DEFAULT_BLOCK_SHAPE = {2: 512, 3: 128}
+
+#: Control points of a B-spline, in voxels of the stage's level, unless given.
+BSPLINE_SPACING_VOXELS = 10
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """An image at its levels, finest first; levels that no store has are ``None``.
+
+    Parameters
+    ----------
+    arrays
+        The image at every level, or None where it must be made from the level before.
+    grids
+        Geometry of every level, all in one unit.
+    """
+
+    arrays: tuple[xr.DataArray | None, ...]
+    grids: tuple[Grid, ...]
+
+    def level_like(self, grid: Grid) -> int:
+        """Return the level whose voxels are nearest in size to those of ``grid``."""
+        cost = [
+            np.abs(np.log(np.divide(g.spacing, grid.spacing))).sum() for g in self.grids
+        ]
+        return int(np.argmin(np.round(cost, 3)))
+
+
+def image_levels(image: Any, name: str) -> list[xr.DataArray]:
+    """Return the levels, finest first, of a tree, an array or an ITK image.
+
+    Raises
+    ------
+    InputError
+        If it is none of them.
+    """
+    if isinstance(image, xr.DataTree):
+        levels = [
+            node.dataset["image"] for node in image.subtree if "image" in node.data_vars
+        ]
+        if levels:
+            return sorted(levels, key=lambda level: -math.prod(level.shape))
+        msg = f"{name} is a DataTree without a variable 'image' in any node"
+        raise InputError(msg)
+    if isinstance(image, xr.DataArray):
+        return [image]
+    if hasattr(image, "GetLargestPossibleRegion"):
+        from xdreg.itk_bridge import from_itk_image
+
+        return [from_itk_image(image)]
+    msg = (
+        f"{name} must be a DataArray, a DataTree from xdreg.open_ome_zarr or an "
+        f"itk.Image, got {type(image).__name__}; open files with xdreg.open_ome_zarr or "
+        "xdreg.open_image"
+    )
+    raise InputError(msg)
+
+
+def build_pyramid(image: Any, name: str, units: str | None = None) -> Pyramid:
+    """Return an image's pyramid, continued below its coarsest stored level.
+
+    Parameters
+    ----------
+    image : DataTree, DataArray or itk.Image
+        The image.
+    name
+        What to call it in an error.
+    units
+        Unit of length to express all grids in; by default its own.
+    """
+    arrays: list[xr.DataArray | None] = [*image_levels(image, name)]
+    grids = [grid_of(array, name) for array in arrays if array is not None]
+    if units is not None or grids[0].units is not None:
+        grids = [grid.to_units(units or grids[0].units) for grid in grids]
+    for factors in pyramid_factors(grids[-1]):
+        grids.append(grids[-1].coarsen(factors))
+        arrays.append(None)
+    return Pyramid(tuple(arrays), tuple(grids))
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage with everything decided.
+
+    Parameters
+    ----------
+    options
+        The stage as the user or the default gave it, with level and metric filled in.
+    fixed_level, moving_level
+        Levels of the two pyramids.
+    partition
+        Blocks; a linear stage has a single one, the whole image.
+    """
+
+    options: Stage
+    fixed_level: int
+    moving_level: int
+    partition: Partition
+
+    @property
+    def metric(self) -> Metric:
+        """The metric of the stage."""
+        return self.options.metric or "ncc"
+
+    @property
+    def engine_options(self) -> dict[str, Any]:
+        """Keyword arguments for the engine."""
+        options = self.options.engine_options()
+        options["metric"] = self.metric
+        if isinstance(self.options, BSpline):
+            spacing = self.options.grid_spacing
+            if spacing is None:
+                steps = self.partition.grid.spacing
+                spacing = [BSPLINE_SPACING_VOXELS * step for step in steps]
+            options["grid_spacing"] = spacing
+        return options
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ``register`` will do; printing it shows a table.
+
+    Parameters
+    ----------
+    stages
+        In the order in which they run.
+    fixed, moving
+        The two pyramids.
+    """
+
+    stages: tuple[PlannedStage, ...]
+    fixed: Pyramid
+    moving: Pyramid
+
+    def table(self) -> list[dict[str, str]]:
+        """Return one row per stage, as text."""
+        rows = []
+        for number, stage in enumerate(self.stages):
+            partition = stage.partition
+            largest = [
+                min(b + 2 * o, n)
+                for b, o, n in zip(
+                    partition.block_shape,
+                    partition.overlap,
+                    partition.grid.shape,
+                    strict=True,
+                )
+            ]
+            rows.append(
+                {
+                    "stage": f"{number} {stage.options.name}",
+                    "metric": stage.metric,
+                    "level": f"{stage.fixed_level} / {stage.moving_level}",
+                    "image": " × ".join(map(str, partition.grid.shape)),
+                    "blocks": " × ".join(map(str, partition.counts)),
+                    "window": " × ".join(map(str, largest)),
+                    "field points": " × ".join(map(str, partition.field_grid.shape)),
+                }
+            )
+        return rows
+
+    def __str__(self) -> str:
+        """Lay the table out in columns."""
+        rows = self.table()
+        names = list(rows[0])
+        widths = {n: max(len(n), *(len(row[n]) for row in rows)) for n in names}
+        lines = ["  ".join(n.ljust(widths[n]) for n in names).rstrip()]
+        lines += ["  ".join(r[n].ljust(widths[n]) for n in names).rstrip() for r in rows]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def make_plan(
+    fixed: Any,
+    moving: Any,
+    *,
+    stages: Sequence[Any] | None,
+    metric: Metric,
+    block_shape: int | Sequence[int] | None,
+    overlap: int | Sequence[int] | None,
+    initial_is_field: bool,
+) -> Plan:
+    """Decide levels, stages and blocks.
+
+    Parameters
+    ----------
+    fixed, moving : DataTree, DataArray or itk.Image
+        The pair.
+    stages
+        Stages or functions; None for the default: rigid, affine, then B-splines from
+        coarse to fine.
+    metric, block_shape, overlap
+        For every stage that does not say otherwise.
+    initial_is_field
+        Whether the run starts from a field, which makes the default skip linear stages.
+
+    Raises
+    ------
+    InputError
+        If the images do not go together, or an option does not fit them.
+    """
+    check_metric(metric)
+    fixed_pyramid = build_pyramid(fixed, "fixed")
+    grid = fixed_pyramid.grids[0]
+    moving_pyramid = build_pyramid(moving, "moving", grid.units)
+    other = moving_pyramid.grids[0]
+    if grid.ndim != other.ndim:
+        msg = (
+            f"fixed has {grid.ndim} spatial dimensions and moving {other.ndim}; select a "
+            "plane of the larger one, for example moving.isel(z=0)"
+        )
+        raise InputError(msg)
+    if grid.units is None and other.units != moving_pyramid_units(moving):
+        msg = "moving has units and fixed has none; set fixed.x.attrs['units'] and so on"
+        raise InputError(msg)
+    linear_level = _first_level(fixed_pyramid, lambda g: g.size <= LINEAR_VOXELS[g.ndim])
+    if stages is None:
+        coarsest = _first_level(
+            fixed_pyramid, lambda g: max(g.shape) <= COARSEST_DEFORMABLE[g.ndim]
+        )
+        chosen: list[Stage] = [] if initial_is_field else [Rigid(), Affine()]
+        chosen += [BSpline(level=level) for level in range(coarsest, -1, -1)]
+    else:
+        chosen = [as_stage(stage) for stage in stages]
+    if not chosen:
+        msg = "stages is empty; give at least one, or leave it out for the default"
+        raise InputError(msg)
+    blockwise = [stage for stage in chosen if isinstance(stage, Blockwise)]
+    planned = []
+    for stage in chosen:
+        level = stage.level
+        if level is None:
+            later = len(blockwise) - 1 - next(
+                (i for i, s in enumerate(blockwise) if s is stage), 0
+            )
+            level = linear_level if isinstance(stage, Linear) else later
+            level = min(level, len(fixed_pyramid.grids) - 1)
+        if level >= len(fixed_pyramid.grids):
+            msg = (
+                f"stage {stage.name} asks for level {level}; fixed has levels 0 to "
+                f"{len(fixed_pyramid.grids) - 1}"
+            )
+            raise InputError(msg)
+        level_grid = fixed_pyramid.grids[level]
+        planned.append(
+            PlannedStage(
+                replace(stage, level=level, metric=stage.metric or metric),
+                level,
+                moving_pyramid.level_like(level_grid),
+                _partition(stage, level_grid, block_shape, overlap),
+            )
+        )
+    return Plan(tuple(planned), fixed_pyramid, moving_pyramid)
+
+
+def moving_pyramid_units(moving: Any) -> str | None:
+    """Return the units that the moving image came with."""
+    return grid_of(image_levels(moving, "moving")[0], "moving").units
+
+
+def _first_level(pyramid: Pyramid, fits: Any) -> int:
+    for level, grid in enumerate(pyramid.grids):
+        if fits(grid):
+            return level
+    return len(pyramid.grids) - 1
+
+
+def _partition(
+    stage: Stage,
+    grid: Grid,
+    block_shape: int | Sequence[int] | None,
+    overlap: int | Sequence[int] | None,
+) -> Partition:
+    if not isinstance(stage, Blockwise):
+        return Partition(grid, grid.shape, (0,) * grid.ndim, (1,) * grid.ndim)
+    shape = stage.block_shape if stage.block_shape is not None else block_shape
+    if shape is None:
+        shape = DEFAULT_BLOCK_SHAPE[grid.ndim]
+    margin = stage.overlap if stage.overlap is not None else overlap
+    if margin is None:
+        # An eighth of the block on every side, but never more than fits.
+        bare = Partition.balanced(
+            grid, block_shape=shape, overlap=0, field_step=stage.field_step
+        )
+        sizes = per_axis(shape, grid.ndim, "block_shape", minimum=1)
+        margin = [
+            min(max(size // 8, 4), b // 2)
+            for size, b in zip(sizes, bare.block_shape, strict=True)
+        ]
+    return Partition.balanced(
+        grid, block_shape=shape, overlap=margin, field_step=stage.field_step
+    )

@@ -1,0 +1,451 @@
+"""What runs on a worker: registering one block, blending one field chunk.
+
+Functions here see arrays, readers and grids; they never build graphs. A block leaves its
+patch in the work directory and returns diagnostics only, so no voxels cross the scheduler.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from xdreg import kernels, metrics
+from xdreg.blocks import BlockStatus, Partition
+from xdreg.coordinates import coordinates, grid_of
+from xdreg.errors import MethodError, MethodTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import zarr
+    from numpy.typing import NDArray
+
+    from xdreg.grid import Grid
+    from xdreg.readers import FieldReader, ImageReader
+
+#: Diagnostics of a block, in the order in which its record stores them.
+RECORD = (
+    "status",
+    "similarity_before",
+    "similarity_after",
+    "min_jacobian",
+    "max_update",
+    "seconds",
+)
+
+#: A block with fewer voxels per axis that count, on average, is not registered.
+MIN_SAMPLES_PER_AXIS = 8
+
+#: Share of the window's voxels that must count.
+MIN_SHARE = 0.02
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The two images at one stage's levels, their masks, and the field so far."""
+
+    fixed: ImageReader
+    moving: ImageReader
+    fixed_mask: ImageReader | None
+    moving_mask: ImageReader | None
+    before: FieldReader
+
+
+@dataclass(frozen=True)
+class BlockTask:
+    """All that the blocks of one stage need; the same for every block."""
+
+    inputs: Inputs
+    partition: Partition
+    method: Callable[..., Any]
+    options: Mapping[str, Any]
+    metric: str
+    patches: zarr.Array[Any]
+    records: zarr.Array[Any]
+    field: zarr.Array[Any]
+    disagreement: zarr.Array[Any]
+    errors: Path
+
+    def __dask_tokenize__(self) -> object:
+        """Identify by where results go: a work directory holds one run."""
+        return ("xdreg.BlockTask", str(self.patches.store), self.patches.path)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Both images on one block's window: the moving one pulled through the field so far.
+
+    ``moving_values`` and ``moving_grid`` keep the part of the moving image that was read,
+    with a margin, to judge the result on.
+    """
+
+    grid: Grid
+    fixed: NDArray[np.float32]
+    moving: NDArray[np.float32]
+    fixed_mask: NDArray[np.bool_]
+    moving_mask: NDArray[np.bool_]
+    moving_values: NDArray[np.float32]
+    moving_grid: Grid
+    before: NDArray[np.float32]
+    before_grid: Grid
+
+
+def read_window(
+    inputs: Inputs, window: Sequence[slice], margin: Sequence[float]
+) -> Window | BlockStatus:
+    """Read both images on a window of the fixed one, or say why there is nothing to do.
+
+    Parameters
+    ----------
+    inputs
+        Images and field so far.
+    window
+        Voxels of the fixed image.
+    margin : (ndim,), physical units
+        How much more of the moving image to read on every side.
+    """
+    grid = inputs.fixed.grid.window(window)
+    fixed = inputs.fixed.read_finite(window)
+    fixed_mask = np.isfinite(fixed)
+    if inputs.fixed_mask is not None:
+        fixed_mask &= inputs.fixed_mask.read_mask(grid)
+    counted = fixed[fixed_mask]
+    if counted.size == 0 or counted.min() == counted.max():
+        return BlockStatus.EMPTY
+    before, before_grid = inputs.before.read_around(grid)
+    lower, upper = kernels.moved_bounds(before, before_grid, grid)
+    part = inputs.moving.grid.covering(lower - margin, upper + margin)
+    if part is None:
+        return BlockStatus.NO_OVERLAP
+    values, part_grid = inputs.moving.read_finite(part), inputs.moving.grid.window(part)
+    moving = kernels.warp(values, part_grid, before, before_grid, grid)
+    moving_mask = np.isfinite(moving)
+    if inputs.moving_mask is not None:
+        moving_mask &= inputs.moving_mask.read_mask(grid, before, before_grid)
+    if not moving_mask.any():
+        return BlockStatus.NO_OVERLAP
+    both = moving[fixed_mask & moving_mask]
+    if both.size < max(MIN_SAMPLES_PER_AXIS**grid.ndim, MIN_SHARE * grid.size):
+        return BlockStatus.TOO_FEW_SAMPLES
+    if both.min() == both.max():
+        return BlockStatus.EMPTY
+    return Window(
+        grid, fixed, moving, fixed_mask, moving_mask, values, part_grid, before, before_grid
+    )
+
+
+def masked_image(
+    values: NDArray[np.float32], mask: NDArray[np.bool_], grid: Grid
+) -> xr.DataArray:
+    """Return the image that a method is given: no NaN, a coordinate ``mask``.
+
+    Voxels without a value take the smallest one that counts, which is the background of
+    most images, so that no false edge is made inside it.
+    """
+    known = np.isfinite(values)
+    if not known.all():
+        values = np.where(known, values, values[known].min() if known.any() else 0)
+    image = xr.DataArray(
+        np.ascontiguousarray(values, np.float32), dims=grid.dims, coords=coordinates(grid)
+    )
+    return image.assign_coords(mask=(grid.dims, mask))
+
+
+def similarity(
+    metric: str, a: NDArray[Any], b: NDArray[Any], mask: NDArray[np.bool_]
+) -> float:
+    """Return how similar two images are in the sense of a metric; larger is better."""
+    if metric == "mi":
+        return metrics.mutual_information(a, b, mask)
+    return metrics.normalised_correlation(a, b, mask)
+
+
+def as_displacement(result: object, grid: Grid) -> NDArray[np.float32]:
+    """Bring what a method returned onto the window's grid.
+
+    Parameters
+    ----------
+    result : itk.Transform or DataArray (component, [z], y, x)
+        Fixed → moving, physical units.
+    grid
+        Grid of the window.
+
+    Returns
+    -------
+    (ndim, *grid.shape) float32
+
+    Raises
+    ------
+    MethodError
+        If it is something else, has NaN, or does not lie on the window.
+    """
+    if not isinstance(result, xr.DataArray):
+        from xdreg.itk_bridge import displacement_from_itk  # itk loads slowly
+
+        return displacement_from_itk(result, grid)
+    expected = ("component", *grid.dims)
+    if set(result.dims) != set(expected) or result.sizes["component"] != grid.ndim:
+        msg = (
+            f"the method returned dimensions {dict(result.sizes)}, expected {expected} "
+            f"with {grid.ndim} components"
+        )
+        raise MethodError(msg)
+    result = result.transpose(*expected)
+    values = np.asarray(result.values, np.float32)
+    if not np.isfinite(values).all():
+        msg = "the method returned NaN or infinity"
+        raise MethodError(msg)
+    own_grid = grid_of(result.isel(component=0, drop=True), "the method's result")
+    return kernels.resample_displacement(values, own_grid, grid)
+
+
+def register_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float32]:
+    """Register one block, store its patch and then its record; return the record.
+
+    A block whose record is stored already is not run again.
+    """
+    stored = np.asarray(task.records[index], np.float32)
+    if not np.isnan(stored[0]):
+        return stored
+    began = time.perf_counter()
+    partition = task.partition
+    record = dict.fromkeys(RECORD, np.nan)
+    patch_slices = partition.patch(index)
+    patch_grid = partition.field_grid.window(patch_slices)
+    window = read_window(
+        task.inputs,
+        partition.window(index),
+        [2 * o * s for o, s in zip(partition.overlap, partition.grid.spacing, strict=True)],
+    )
+    update = None
+    if isinstance(window, BlockStatus):
+        status = window
+    else:
+        status, update = _run_method(window, task, index)
+    if isinstance(window, Window) and update is not None:
+        status, patch, verdict = judge(window, update, patch_grid, task.metric)
+        record.update(verdict)
+        if status is BlockStatus.SUCCESS:
+            padded = np.zeros(task.patches.chunks[partition.grid.ndim :], np.float32)
+            padded[(slice(None), *(slice(0, n) for n in patch_grid.shape))] = patch
+            task.patches[index] = padded
+    record["status"] = float(status)
+    record["seconds"] = time.perf_counter() - began
+    values = np.array([record[name] for name in RECORD], np.float32)
+    task.records[index] = values
+    return values
+
+
+def _run_method(
+    window: Window, task: BlockTask, index: tuple[int, ...]
+) -> tuple[BlockStatus, NDArray[np.float32] | None]:
+    fixed = masked_image(window.fixed, window.fixed_mask, window.grid)
+    moving = masked_image(window.moving, window.moving_mask, window.grid)
+    try:
+        result = task.method(fixed, moving, **task.options)
+        return BlockStatus.SUCCESS, as_displacement(result, window.grid)
+    except MethodTimeout as error:
+        status, text = BlockStatus.TIMEOUT, str(error)
+    except Exception as error:  # noqa: BLE001 - a user's method may raise anything
+        error.add_note(f"block {index}")
+        status, text = BlockStatus.CRASHED, "".join(traceback.format_exception(error))
+    name = ".".join(map(str, index))
+    (task.errors / f"{name}.txt").write_text(text)
+    return status, None
+
+
+def judge(
+    window: Window, update: NDArray[np.float32], patch_grid: Grid, metric: str
+) -> tuple[BlockStatus, NDArray[np.float32], dict[str, float]]:
+    """Decide whether a block's result is to be believed.
+
+    Parameters
+    ----------
+    window
+        What the block was registered on.
+    update : (ndim, *window.grid.shape)
+        The displacement that the method found, on top of the field so far.
+    patch_grid
+        Field points of the block.
+    metric
+        The similarity to judge by.
+
+    Returns
+    -------
+    status : BlockStatus
+    patch : (ndim, *patch_grid.shape)
+        The update at the field points.
+    verdict : dict
+        Diagnostics, by their names in ``RECORD``.
+    """
+    patch = kernels.resample_displacement(update, window.grid, patch_grid)
+    total = kernels.compose(update, window.grid, window.before, window.before_grid)
+    after = kernels.warp(
+        window.moving_values, window.moving_grid, total, window.grid, window.grid
+    )
+    both = window.fixed_mask & window.moving_mask & np.isfinite(after)
+    verdict = {
+        "similarity_before": similarity(metric, window.fixed, window.moving, both),
+        "similarity_after": similarity(metric, window.fixed, after, both),
+        "min_jacobian": float(kernels.jacobian_determinant(patch, patch_grid).min()),
+        "max_update": float(np.sqrt((patch**2).sum(axis=0)).max()),
+    }
+    lower, upper = window.grid.bounds
+    if verdict["max_update"] > 0.5 * float((upper - lower).max()):
+        status = BlockStatus.REJECTED
+    elif verdict["min_jacobian"] <= 0:
+        status = BlockStatus.FOLDED
+    elif not verdict["similarity_after"] >= verdict["similarity_before"]:
+        status = BlockStatus.NOT_IMPROVED
+    else:
+        status = BlockStatus.SUCCESS
+    return status, patch, verdict
+
+
+def blend_block(index: tuple[int, ...], task: BlockTask) -> float:
+    """Blend the patches around one block's core and store the field there.
+
+    Partition-of-unity weights; a block that failed counts as a zero update, so the field
+    eases back to the stage before. The update is composed with the field so far.
+
+    Returns
+    -------
+    float
+        Disagreement: root mean square difference, in physical units, of the block's own
+        patch and the blended update where other blocks contribute; NaN without any.
+    """
+    done = float(np.asarray(task.disagreement[index]))
+    if not np.isinf(done):
+        return done
+    partition = task.partition
+    core = partition.field_core(index)
+    grid = partition.field_grid.window(core)
+    update = np.zeros((grid.ndim, *grid.shape), np.float32)
+    own = np.zeros_like(update)
+    succeeded = False
+    for other in partition.neighbours(index):
+        if np.asarray(task.records[other])[0] != BlockStatus.SUCCESS:
+            continue
+        extent = partition.patch(other)
+        shared = tuple(
+            slice(max(a.start, b.start), min(a.stop, b.stop))
+            for a, b in zip(core, extent, strict=True)
+        )
+        if any(part.stop <= part.start for part in shared):
+            continue
+        inner = tuple(
+            slice(s.start - e.start, s.stop - e.start)
+            for s, e in zip(shared, extent, strict=True)
+        )
+        outer = tuple(
+            slice(s.start - c.start, s.stop - c.start)
+            for s, c in zip(shared, core, strict=True)
+        )
+        patch = np.asarray(task.patches[other])[(slice(None), *inner)]
+        update[(slice(None), *outer)] += partition.weights(other, shared) * patch
+        if other == index:
+            own[(slice(None), *outer)] = patch
+            succeeded = True
+    reach = np.abs(update).reshape(grid.ndim, -1).max(axis=1)
+    before, before_grid = task.inputs.before.read_around(grid, reach)
+    task.field[(slice(None), *core)] = kernels.compose(update, grid, before, before_grid)
+    mixed = partition.weights(index, core) < 1
+    result = float("nan")
+    if succeeded and mixed.any():
+        squares = ((own - update) ** 2).sum(axis=0)[mixed]
+        result = float(np.sqrt(squares.mean()))
+    task.disagreement[index] = result
+    return result
+
+
+def register_linear(
+    inputs: Inputs,
+    matrix: NDArray[np.float64] | None,
+    *,
+    kind: str,
+    metric: str,
+    options: Mapping[str, Any],
+    search: bool,
+) -> tuple[NDArray[np.float64], dict[str, float]]:
+    """Register two whole images, at a coarse level, by one linear transform.
+
+    Parameters
+    ----------
+    inputs
+        The images, both read whole.
+    matrix : (ndim + 1, ndim + 1) or None
+        The transform so far where it is linear; None where a field came before, which
+        the moving image is then pulled through.
+    kind, metric, options
+        Passed to `xdreg.elastix.linear`.
+    search
+        Look for a starting translation first.
+
+    Returns
+    -------
+    matrix : ndarray
+        The transform, to be applied *instead of* ``matrix``, or *before* the field where
+        ``matrix`` was None. Where the stage failed, what it started from.
+    record : dict
+        Diagnostics, by their names in ``RECORD``.
+    """
+    from xdreg import elastix
+    from xdreg.initialise import initial_translation
+
+    began = time.perf_counter()
+    grid = inputs.fixed.grid
+    whole = tuple(slice(0, n) for n in grid.shape)
+    fixed_values = inputs.fixed.read_finite(whole)
+    fixed_mask = np.isfinite(fixed_values)
+    if inputs.fixed_mask is not None:
+        fixed_mask &= inputs.fixed_mask.read_mask(grid)
+    record = dict.fromkeys(RECORD, float("nan"))
+    if matrix is None:
+        window = read_window(inputs, whole, [0.0] * grid.ndim)
+        if isinstance(window, BlockStatus):
+            record["status"] = float(window)
+            return np.eye(grid.ndim + 1), record
+        moving_values, moving_grid = window.moving, grid
+        moving_mask = window.moving_mask
+        start = np.eye(grid.ndim + 1)
+    else:
+        moving_values, moving_grid = inputs.moving.read_finite(), inputs.moving.grid
+        moving_mask = np.isfinite(moving_values)
+        if inputs.moving_mask is not None:
+            moving_mask &= inputs.moving_mask.read_mask(moving_grid)
+        start = matrix
+    fixed = masked_image(fixed_values, fixed_mask, grid)
+    moving = masked_image(moving_values, moving_mask, moving_grid)
+
+    def quality(candidate: NDArray[np.float64]) -> float:
+        pulled = kernels.warp(
+            moving_values, moving_grid, *kernels.affine_displacement(candidate, grid), grid
+        )
+        return similarity(metric, fixed_values, pulled, fixed_mask & np.isfinite(pulled))
+
+    record["similarity_before"] = quality(start)
+    try:
+        if search:
+            start, _ = initial_translation(fixed, moving)
+        result = elastix.linear(
+            fixed, moving, kind=kind, metric=metric, initial=start, **options
+        )
+        record["similarity_after"] = quality(result)
+        record["min_jacobian"] = float(np.linalg.det(result[:-1, :-1]))
+        if record["min_jacobian"] <= 0:
+            status, result = BlockStatus.FOLDED, start
+        elif not record["similarity_after"] >= quality(start):
+            status, result = BlockStatus.NOT_IMPROVED, start
+        else:
+            status = BlockStatus.SUCCESS
+    except MethodTimeout:
+        status, result = BlockStatus.TIMEOUT, start
+    record["status"] = float(status)
+    record["seconds"] = time.perf_counter() - began
+    return result, record

@@ -1,0 +1,123 @@
+"""The work directory of a run: where blocks leave their patches, and what resume reads.
+
+::
+
+    run.json                what was run: sources, geometry, options, versions
+    fixed_levels, moving_levels    pyramid levels that the store did not have
+    stage_00 … stage_NN
+        patches             one chunk per block: its residual displacement
+        records             one chunk per block: its diagnostics, written last
+        errors              one text file per block that failed
+        field               the displacement field after the stage
+
+A block counts as done when its record exists, so a run that was interrupted goes on
+with the blocks that are missing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import zarr
+
+from xdreg.errors import InputError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_MANIFEST = "run.json"
+
+
+class WorkDirectory:
+    """A directory that holds one run.
+
+    Parameters
+    ----------
+    path
+        Where to keep the run; None makes a temporary directory that is removed when
+        Python ends.
+    """
+
+    def __init__(self, path: str | Path | None) -> None:
+        self.temporary = path is None
+        if path is None:
+            self.path = Path(tempfile.mkdtemp(prefix="xdreg-"))
+            atexit.register(shutil.rmtree, self.path, ignore_errors=True)
+            return
+        self.path = Path(path).expanduser().resolve()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            msg = f"workdir {self.path} cannot be made: {error.strerror}"
+            raise StoreError(msg) from error
+
+    def claim(self, manifest: dict[str, Any]) -> None:
+        """Record what runs here, or check that it is what ran here before.
+
+        Raises
+        ------
+        InputError
+            If the directory holds another run, or files that are no run at all.
+        """
+        file = self.path / _MANIFEST
+        # Through JSON and back, so that tuples and lists compare equal.
+        manifest = json.loads(json.dumps(manifest))
+        if file.exists():
+            earlier = json.loads(file.read_text())
+            changed = [
+                f"{key}: {_short(earlier.get(key))} before, {_short(manifest.get(key))} now"
+                for key in sorted(earlier.keys() | manifest.keys())
+                if earlier.get(key) != manifest.get(key)
+            ]
+            if changed:
+                msg = (
+                    f"workdir {self.path} holds another registration; use another "
+                    f"directory or remove it. What differs: {'; '.join(changed)}"
+                )
+                raise InputError(msg)
+            return
+        if any(self.path.iterdir()):
+            msg = f"workdir {self.path} is not empty and holds no run; choose another"
+            raise InputError(msg)
+        partial = file.with_suffix(".part")
+        partial.write_text(json.dumps(manifest, indent=1))
+        partial.rename(file)
+
+    def stage(self, number: int) -> Path:
+        """Return the directory of a stage."""
+        return self.path / f"stage_{number:02d}"
+
+    def discard_patches(self, number: int) -> None:
+        """Remove a stage's patches from a temporary directory: its field holds them."""
+        if self.temporary:
+            shutil.rmtree(self.stage(number) / "patches", ignore_errors=True)
+
+
+def open_array(
+    path: Path, shape: Sequence[int], chunks: Sequence[int], fill: float
+) -> zarr.Array[Any]:
+    """Open a float32 array of a run, making it where it does not exist.
+
+    Chunk names are flat (``0.1.2``), so that one listing shows what is done.
+    """
+    if (path / "zarr.json").exists():
+        return zarr.open_array(path, mode="r+")
+    return zarr.create_array(
+        path,
+        shape=tuple(shape),
+        chunks=tuple(chunks),
+        dtype="float32",
+        fill_value=fill,
+        chunk_key_encoding={"name": "v2", "separator": "."},
+        config={"write_empty_chunks": True},
+    )
+
+
+def _short(value: object, limit: int = 160) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
