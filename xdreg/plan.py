@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from xdreg.grid import Grid
     from xdreg.options import Metric
 
+#: Asks for an image's own unit of length; None asks for an image without units.
+OWN_UNITS = "own"
+
 #: A level of at most so many voxels is registered linearly, whole.
 LINEAR_VOXELS = {2: 512**2, 3: 400_000}
 
@@ -95,7 +98,7 @@ def image_levels(image: Any, name: str) -> list[xr.DataArray]:
     raise InputError(msg)
 
 
-def build_pyramid(image: Any, name: str, units: str | None = None) -> Pyramid:
+def build_pyramid(image: Any, name: str, units: str | None = OWN_UNITS) -> Pyramid:
     """Return an image's pyramid, continued below its coarsest stored level.
 
     Parameters
@@ -109,8 +112,8 @@ def build_pyramid(image: Any, name: str, units: str | None = None) -> Pyramid:
     """
     arrays: list[xr.DataArray | None] = [*image_levels(image, name)]
     grids = [grid_of(array, name) for array in arrays if array is not None]
-    if units is not None or grids[0].units is not None:
-        grids = [grid.to_units(units or grids[0].units) for grid in grids]
+    target = grids[0].units if units == OWN_UNITS else units
+    grids = [grid.to_units(target) for grid in grids]
     for factors in pyramid_factors(grids[-1]):
         grids.append(grids[-1].coarsen(factors))
         arrays.append(None)
@@ -250,9 +253,6 @@ def make_plan(
             "plane of the larger one, for example moving.isel(z=0)"
         )
         raise InputError(msg)
-    if grid.units is None and other.units != moving_pyramid_units(moving):
-        msg = "moving has units and fixed has none; set fixed.x.attrs['units'] and so on"
-        raise InputError(msg)
     linear_level = _first_level(fixed_pyramid, lambda g: g.size <= LINEAR_VOXELS[g.ndim])
     if stages is None:
         coarsest = _first_level(
@@ -291,11 +291,6 @@ def make_plan(
             )
         )
     return Plan(tuple(planned), fixed_pyramid, moving_pyramid)
-
-
-def moving_pyramid_units(moving: Any) -> str | None:
-    """Return the units that the moving image came with."""
-    return grid_of(image_levels(moving, "moving")[0], "moving").units
 
 
 def _first_level(pyramid: Pyramid, fits: Any) -> int:

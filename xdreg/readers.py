@@ -220,7 +220,7 @@ def image_reader(
     array: xr.DataArray,
     name: str = "image",
     *,
-    units: str | None = None,
+    grid: Grid | None = None,
     select: Mapping[str, int] | None = None,
 ) -> ImageReader:
     """Make the reader of an image.
@@ -231,8 +231,8 @@ def image_reader(
         The image.
     name
         What to call it in an error.
-    units
-        Unit of length to express its geometry in; by default its own.
+    grid
+        Its geometry where that is known, perhaps in other units; by default derived.
     select
         Which time point and channel to read, where there are several.
 
@@ -243,13 +243,11 @@ def image_reader(
     Raises
     ------
     InputError
-        If the geometry or the dtype is unusable, the units do not convert, or an axis
-        of several channels or time points has no selection.
+        If the geometry or the dtype is unusable, or an axis of several channels or time
+        points has no selection.
     """
     dims = spatial_dims(array, name)
-    grid = grid_of(array, name)
-    if units is not None or grid.units is not None:
-        grid = grid.to_units(units if units is not None else grid.units)
+    grid = grid_of(array, name) if grid is None else grid
     if array.dtype.kind not in "biuf":
         msg = (
             f"{name} has dtype {array.dtype}; expected integers, floating point or bool. "

@@ -1,0 +1,366 @@
+"""The displacement field as an xarray Dataset: its layout, its measures, its store.
+
+``displacement (component, [z], y, x)`` float32 in physical units, on a grid of its own;
+``block_…`` variables hold the diagnostics of the last deformable stage, and
+``stageN_block_…`` those of the others. A field maps fixed points onto moving ones and is
+interpolated linearly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask.array
+import numpy as np
+import xarray as xr
+
+from xdreg import kernels
+from xdreg.blocks import BlockStatus
+from xdreg.coordinates import coordinates, grid_of
+from xdreg.errors import InputError, StoreError
+from xdreg.grid import Grid
+from xdreg.options import Linear
+from xdreg.readers import FieldReader, source_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from xdreg.plan import PlannedStage
+
+COMPONENT = "component"
+
+_DIAGNOSTICS = {
+    "status": "what became of the block",
+    "similarity_before": "similarity of the window before the stage",
+    "similarity_after": "similarity of the window after the stage",
+    "min_jacobian": "smallest Jacobian determinant of the block's update",
+    "max_update": "largest displacement of the block's update",
+    "disagreement": "RMS difference of the block's patch from the blend",
+    "seconds": "time the block took",
+}
+
+
+def is_field(dataset: xr.Dataset) -> bool:
+    """Return whether a Dataset is laid out as a displacement field."""
+    return "displacement" in dataset and COMPONENT in dataset["displacement"].dims
+
+
+def field_grid(field: xr.Dataset) -> Grid:
+    """Return the geometry of a field's own grid.
+
+    Raises
+    ------
+    InputError
+        If the Dataset is no field.
+    """
+    if not is_field(field):
+        msg = (
+            "the Dataset has no variable 'displacement' with a dimension 'component'; "
+            "fields come from register, xdreg.open_field or xdreg.from_itk_transform"
+        )
+        raise InputError(msg)
+    return grid_of(field["displacement"].isel({COMPONENT: 0}, drop=True), "field")
+
+
+def fixed_grid(field: xr.Dataset) -> Grid:
+    """Return the geometry of the fixed image that a field was made for."""
+    stored = field.attrs.get("fixed_grid")
+    return field_grid(field) if stored is None else Grid.from_dict(json.loads(stored))
+
+
+def open_displacement(field: xr.Dataset) -> FieldReader:
+    """Return the reader of a field's displacement."""
+    grid = field_grid(field)
+    displacement = field["displacement"].transpose(COMPONENT, *grid.dims)
+    return FieldReader(source_of(displacement), grid)
+
+
+def displacement_array(source: Any, grid: Grid) -> xr.DataArray:
+    """Return a displacement as a chunked DataArray.
+
+    Parameters
+    ----------
+    source : array (ndim, *grid.shape)
+        A Zarr array stays lazy, one Dask chunk per stored chunk.
+    grid
+        Geometry.
+    """
+    if not isinstance(source, np.ndarray):
+        source = dask.array.from_array(source, chunks=source.chunks, inline_array=False)
+    array = xr.DataArray(source, dims=(COMPONENT, *grid.dims), coords=coordinates(grid))
+    array = array.assign_coords({COMPONENT: list(grid.dims)})
+    array.attrs["long_name"] = "displacement, fixed to moving"
+    if grid.units is not None:
+        array.attrs["units"] = grid.units
+    return array
+
+
+def make_field(displacement: Any, grid: Grid, fixed: Grid | None = None) -> xr.Dataset:
+    """Return a field Dataset without diagnostics.
+
+    Parameters
+    ----------
+    displacement : array (ndim, *grid.shape), physical units
+        Fixed → moving, component order as the dims.
+    grid
+        Geometry of the displacement.
+    fixed
+        Geometry of the fixed image; by default ``grid``.
+    """
+    field = xr.Dataset({"displacement": displacement_array(displacement, grid)})
+    field.attrs["fixed_grid"] = json.dumps((fixed or grid).to_dict())
+    return field
+
+
+def assemble_field(
+    reader: FieldReader,
+    records: Sequence[Mapping[str, NDArray[np.float32]]],
+    stages: Sequence[PlannedStage],
+    attrs: Mapping[str, str],
+) -> xr.Dataset:
+    """Put a run's result together.
+
+    Parameters
+    ----------
+    reader
+        The last stage's field.
+    records
+        Per stage, its diagnostics by name, each ``(*counts)``.
+    stages
+        The stages.
+    attrs
+        Provenance.
+    """
+    field = xr.Dataset({"displacement": displacement_array(reader.source, reader.grid)})
+    deformable = [i for i, s in enumerate(stages) if not isinstance(s.options, Linear)]
+    last = deformable[-1] if deformable else len(stages) - 1
+    for number, record in enumerate(records):
+        prefix = "" if number == last else f"stage{number}_"
+        dims = [f"{prefix}block_{dim}" for dim in reader.grid.dims]
+        for name, long_name in _DIAGNOSTICS.items():
+            values = record[name].astype(np.int8 if name == "status" else np.float32)
+            variable = xr.Variable(dims, values, {"long_name": long_name})
+            if name == "status":
+                used = [s for s in BlockStatus if s is not BlockStatus.PENDING]
+                variable.attrs["flag_values"] = [int(s) for s in used]
+                variable.attrs["flag_meanings"] = " ".join(s.meaning for s in used)
+            field[f"{prefix}block_{name}"] = variable
+    return field.assign_attrs(attrs)
+
+
+def status_counts(field: xr.Dataset) -> dict[str, int]:
+    """Return how many blocks of the last deformable stage ended in each status."""
+    if "block_status" not in field:
+        return {}
+    values, counts = np.unique(field["block_status"].values, return_counts=True)
+    return {
+        BlockStatus(int(v)).meaning: int(c) for v, c in zip(values, counts, strict=True)
+    }
+
+
+def transform_points(field: xr.Dataset, points: ArrayLike | xr.DataArray) -> Any:
+    """Map points of the fixed image into the moving one.
+
+    Parameters
+    ----------
+    field : Dataset
+        A displacement field.
+    points : (n, ndim) array or DataArray, physical units
+        In the order of the dims, ``z, y, x``.
+
+    Returns
+    -------
+    (n, ndim)
+        As given, array or DataArray. NaN for points outside the fixed image: the field
+        says nothing there.
+
+    Raises
+    ------
+    InputError
+        If the points have another number of dimensions.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xdreg.grid import Grid
+    >>> grid = Grid(("y", "x"), (3, 3), (1.0, 1.0), (0.0, 0.0))
+    >>> field = make_field(np.full((2, 3, 3), 0.5, np.float32), grid)
+    >>> transform_points(field, [[1.0, 1.0], [9.0, 9.0]])
+    array([[1.5, 1.5],
+           [nan, nan]])
+    """
+    reader = open_displacement(field)
+    grid = reader.grid
+    values = np.asarray(points, np.float64)
+    if values.ndim != 2 or values.shape[1] != grid.ndim:
+        msg = (
+            f"points must be of shape (n, {grid.ndim}) in the order {grid.dims}, got "
+            f"{values.shape}"
+        )
+        raise InputError(msg)
+    result = np.full(values.shape, np.nan)
+    lower, upper = (np.asarray(b) for b in fixed_grid(field).bounds)
+    inside = ((values >= lower) & (values <= upper)).all(axis=1)
+    # Points near each other read the same chunk: go through them chunk by chunk.
+    cell = np.full((len(values), grid.ndim), -1, int)
+    cell[inside] = grid.physical_to_index(values[inside]) // 64
+    for key in np.unique(cell[inside], axis=0) if inside.any() else ():
+        chosen = inside & (cell == key).all(axis=1)
+        box = values[chosen]
+        low, high = box.min(axis=0), box.max(axis=0)
+        span = Grid(
+            grid.dims,
+            (2,) * grid.ndim,
+            tuple(np.maximum(high - low, 1e-9 * np.asarray(grid.spacing)).tolist()),
+            tuple(low.tolist()),
+            grid.units,
+        )
+        part, part_grid = reader.read_around(span)
+        result[chosen] = box + kernels.sample(part, part_grid, box).T
+    return points.copy(data=result) if isinstance(points, xr.DataArray) else result
+
+
+def jacobian_determinant(field: xr.Dataset) -> xr.DataArray:
+    """Return the Jacobian determinant of a field on the field's own grid, lazily.
+
+    Parameters
+    ----------
+    field : Dataset
+        A displacement field.
+
+    Returns
+    -------
+    DataArray ([z], y, x)
+        One where volume is kept; at or below zero the field folds.
+    """
+    grid = field_grid(field)
+    displacement = field["displacement"].transpose(COMPONENT, *grid.dims)
+    data = dask.array.asarray(displacement.data).rechunk({0: -1})
+    determinant = dask.array.map_overlap(
+        _jacobian_chunk,
+        data,
+        depth={0: 0} | dict.fromkeys(range(1, grid.ndim + 1), 1),
+        boundary="none",
+        trim=False,
+        drop_axis=0,
+        dtype=np.float32,
+        chunks=data.chunks[1:],
+        meta=np.empty((0,) * grid.ndim, np.float32),
+        spacing=grid.spacing,
+        dims=grid.dims,
+        core=data.chunks[1:],
+    )
+    return xr.DataArray(
+        determinant,
+        dims=grid.dims,
+        coords=coordinates(grid),
+        name="jacobian_determinant",
+        attrs={"long_name": "Jacobian determinant"},
+    )
+
+
+def _jacobian_chunk(
+    values: NDArray[np.float32],
+    spacing: tuple[float, ...],
+    dims: tuple[str, ...],
+    core: tuple[tuple[int, ...], ...],
+    block_info: Any = None,
+) -> NDArray[np.float32]:
+    shape = values.shape[1:]
+    grid = Grid(dims, shape, spacing, (0.0,) * len(dims))
+    result = kernels.jacobian_determinant(values, grid)
+    position = block_info[None]["chunk-location"]
+    inner = tuple(
+        slice(1 if i > 0 else 0, (1 if i > 0 else 0) + sizes[i])
+        for i, sizes in zip(position, core, strict=True)
+    )
+    return result[inner]
+
+
+_EXTRA = "xdreg"
+_FIELD_PATH = "displacement"
+
+
+def save_field(
+    field: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = False
+) -> None:
+    """Write a field as OME-Zarr 0.6, with RFC-5 transformation metadata.
+
+    The store is a scene of two coordinate systems, ``fixed`` and ``moving``, related by a
+    ``displacements`` transformation whose field is a multiscale image of its own.
+    Diagnostics and provenance lie beside it, in the group ``xdreg``.
+
+    Parameters
+    ----------
+    field : Dataset
+        A displacement field.
+    path
+        Directory to write; it appears whole or not at all.
+    overwrite
+        Replace what is there.
+
+    Raises
+    ------
+    StoreError
+        If something is there and ``overwrite`` is false.
+    """
+    from xdreg.ome_zarr_writer import write_field_metadata
+
+    target = Path(path)
+    grid = field_grid(field)
+    if target.exists() and not overwrite:
+        msg = f"{target} exists; choose another name or pass overwrite=True"
+        raise StoreError(msg)
+    partial = target.with_name(f".{target.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        displacement = field["displacement"].transpose(COMPONENT, *grid.dims)
+        data = dask.array.asarray(displacement.data).astype(np.float32)
+        store = write_field_metadata(partial, _FIELD_PATH, grid, data.chunksize)
+        dask.array.store(data.rechunk(store.chunks), store, lock=False)
+        extra = field.drop_vars(["displacement", COMPONENT, *grid.dims], errors="ignore")
+        extra = extra.assign_attrs(displacement_attrs=json.dumps(displacement.attrs))
+        extra.to_zarr(partial, group=_EXTRA, mode="a", consolidated=False)
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def open_field(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Open a field that `save_field` wrote, lazily; values are the same to the bit.
+
+    Parameters
+    ----------
+    path
+        Path or URL of the store.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    StoreError
+        If there is no such store, or it holds no displacement field.
+    """
+    from xdreg.ome_zarr_writer import read_field_metadata
+
+    source, grid = read_field_metadata(path)
+    field = xr.Dataset({"displacement": displacement_array(source, grid)})
+    try:
+        extra = xr.open_zarr(
+            str(path), group=_EXTRA, consolidated=False, chunks=None
+        ).load()
+    except (FileNotFoundError, KeyError):
+        extra = xr.Dataset(attrs={"fixed_grid": json.dumps(grid.to_dict())})
+    attrs = dict(extra.attrs)
+    field["displacement"].attrs |= json.loads(attrs.pop("displacement_attrs", "{}"))
+    return field.merge(extra).assign_attrs(attrs)

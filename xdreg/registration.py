@@ -1,0 +1,732 @@
+"""Registration as map-reduce: stages, map over blocks, blend.
+
+Each stage maps `register_block` over a Dataset of block numbers by `xarray.map_blocks`,
+then `blend_block` over the same, and hands its field to the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import dask
+import dask.array
+import numpy as np
+import xarray as xr
+
+from xdreg import kernels, tasks
+from xdreg.blocks import BlockStatus, Partition
+from xdreg.errors import InputError, MethodError
+from xdreg.field import assemble_field, is_field, open_displacement
+from xdreg.options import BSpline, Custom, Linear
+from xdreg.plan import Plan, PlannedStage, Pyramid, build_pyramid, make_plan
+from xdreg.progress import StageProgress
+from xdreg.pyramid import downsample
+from xdreg.readers import FieldReader, ImageReader, channel_index, image_reader, source_of
+from xdreg.tasks import RECORD, BlockTask, Inputs
+from xdreg.workdir import WorkDirectory, open_array
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    import zarr
+    from numpy.typing import NDArray
+
+    from xdreg.grid import Grid
+    from xdreg.options import Metric
+
+BLOCK_PREFIX = "block_"
+
+
+def register(
+    fixed: Any,
+    moving: Any,
+    *,
+    stages: Sequence[Any] | None = None,
+    metric: Metric = "ncc",
+    block_shape: int | Sequence[int] | None = None,
+    overlap: int | Sequence[int] | None = None,
+    fixed_mask: Any = None,
+    moving_mask: Any = None,
+    initial: Any = None,
+    channel: int | str | None = None,
+    moving_channel: int | str | None = None,
+    workdir: str | Path | None = None,
+    progress: bool = True,
+    compute: bool = True,
+) -> xr.Dataset:
+    """Find the displacement field that maps the fixed image onto the moving one.
+
+    Runs stage by stage, coarse to fine, each cut in overlapping blocks. With a
+    ``dask.distributed`` client active the blocks run there, else on all local cores.
+
+    Parameters
+    ----------
+    fixed, moving : DataTree, DataArray or itk.Image
+        The pair, two- or three-dimensional, with physical coordinates.
+    stages
+        Stages, such as ``[xdreg.Affine(), xdreg.BSpline(level=1)]``, or functions of two
+        images. By default rigid, affine, then B-splines from a coarse to the finest
+        level.
+    metric
+        ``"ncc"`` for images of one modality, ``"mi"`` across modalities and stains,
+        ``"msd"`` where intensities are equal.
+    block_shape
+        Voxels of a block, at the stage's level; one number or one per dim.
+    overlap
+        Voxels by which a block's window exceeds it on every side.
+    fixed_mask, moving_mask : DataArray or DataTree, optional
+        Voxels that count are not zero. On the grid of any level of its image.
+    initial : itk.Transform, Dataset, DataArray or (ndim + 1, ndim + 1) array, optional
+        Where to start: a transform, a field, or a homogeneous matrix in dims order,
+        fixed → moving, physical units.
+    channel, moving_channel
+        Index or name of the channel to register; ``moving_channel`` is ``channel``
+        unless given.
+    workdir
+        Directory to keep the run in; the same call again resumes it. By default a
+        temporary one, removed when Python ends.
+    progress
+        Show a line per stage, on a terminal and in a notebook.
+    compute
+        False returns a ``dask.delayed`` object instead of running.
+
+    Returns
+    -------
+    Dataset
+        ``displacement (component, [z], y, x)`` float32 in the units of the fixed
+        coordinates, ``x_moving = x_fixed + u(x_fixed)``, with a status and diagnostics
+        for every block. Backed lazily by the work directory.
+
+    Raises
+    ------
+    InputError
+        If anything given does not fit, before any block runs.
+    MethodError
+        If every block of a stage fails.
+
+    Examples
+    --------
+    >>> import xdreg
+    >>> pair = xdreg.datasets.phantom_pair((48, 56), amplitude=2.0)
+    >>> field = register(pair.fixed, pair.moving, progress=False)
+    >>> field.displacement.dims
+    ('component', 'y', 'x')
+    """
+    arguments: dict[str, Any] = {
+        "stages": stages,
+        "metric": metric,
+        "block_shape": block_shape,
+        "overlap": overlap,
+        "fixed_mask": fixed_mask,
+        "moving_mask": moving_mask,
+        "initial": initial,
+        "channel": channel,
+        "moving_channel": moving_channel,
+        "workdir": workdir,
+        "progress": progress,
+    }
+    if not compute:
+        run = _Deferred(fixed, moving, arguments)
+        return dask.delayed(run, pure=False)()  # type: ignore[no-any-return]
+    if moving_channel is None:
+        moving_channel = channel
+    start = _initial(initial)
+    plan = make_plan(
+        fixed,
+        moving,
+        stages=stages,
+        metric=metric,
+        block_shape=block_shape,
+        overlap=overlap,
+        initial_is_field=not isinstance(start, np.ndarray) and start is not None,
+    )
+    _check_overlap(plan, start)
+    select = [
+        _selection(pyramid, chosen, name)
+        for pyramid, chosen, name in (
+            (plan.fixed, channel, "fixed"),
+            (plan.moving, moving_channel, "moving"),
+        )
+    ]
+    masks = [
+        _mask_pyramid(mask, pyramid.grids[0], name)
+        for mask, pyramid, name in (
+            (fixed_mask, plan.fixed, "fixed_mask"),
+            (moving_mask, plan.moving, "moving_mask"),
+        )
+    ]
+    directory = WorkDirectory(workdir)
+    directory.claim(_manifest(plan, start, masks, select))
+    run_ = _Run(plan, directory, select, masks, start)
+    with StageProgress(enabled=progress) as lines:
+        return run_.execute(lines)
+
+
+def plan(fixed: Any, moving: Any, **options: Any) -> Plan:
+    """Return what `register` would do with the same arguments; nothing runs.
+
+    Parameters
+    ----------
+    fixed, moving : DataTree, DataArray or itk.Image
+        The pair.
+    **options
+        ``stages``, ``metric``, ``block_shape``, ``overlap``, ``initial`` as in
+        `register`.
+
+    Returns
+    -------
+    Plan
+        Printing it shows a table of stages.
+    """
+    start = _initial(options.pop("initial", None))
+    defaults: dict[str, Any] = {
+        "stages": None,
+        "metric": "ncc",
+        "block_shape": None,
+        "overlap": None,
+    }
+    unknown = options.keys() - defaults.keys()
+    if unknown:
+        msg = f"plan does not take {sorted(unknown)}; it takes {sorted(defaults)}"
+        raise InputError(msg)
+    is_field_ = start is not None and not isinstance(start, np.ndarray)
+    return make_plan(
+        fixed, moving, **(defaults | options), initial_is_field=is_field_
+    )
+
+
+class _Deferred:
+    """A registration that runs when a delayed object is computed."""
+
+    def __init__(self, fixed: Any, moving: Any, arguments: dict[str, Any]) -> None:
+        self._call = fixed, moving, arguments
+
+    def __call__(self) -> xr.Dataset:
+        """Run it."""
+        fixed, moving, arguments = self._call
+        return register(fixed, moving, **arguments)
+
+
+@dataclass
+class _State:
+    """The displacement so far; ``matrix`` is set while it is linear."""
+
+    reader: FieldReader
+    matrix: NDArray[np.float64] | None
+
+
+class _Run:
+    """One registration under way."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        directory: WorkDirectory,
+        select: list[dict[str, int]],
+        masks: list[Pyramid | None],
+        start: Any,
+    ) -> None:
+        self.plan, self.directory, self.masks = plan, directory, masks
+        self.pyramids = {"fixed": plan.fixed, "moving": plan.moving}
+        self.select = dict(zip(("fixed", "moving"), select, strict=True))
+        self.start = start
+        self._readers: dict[tuple[str, int], ImageReader] = {}
+
+    def execute(self, lines: StageProgress) -> xr.Dataset:
+        """Run all stages and return the field."""
+        coarsest = max(stage.fixed_level for stage in self.plan.stages)
+        for name, level in (
+            ("fixed", coarsest),
+            ("moving", max(s.moving_level for s in self.plan.stages)),
+        ):
+            self._check_content(name, level)
+        self._warm_engines()
+        state = self._initial_state()
+        records: list[dict[str, NDArray[np.float32]]] = []
+        for number, stage in enumerate(self.plan.stages):
+            run = self._linear if isinstance(stage.options, Linear) else self._blockwise
+            state, record = run(number, stage, state, lines)
+            records.append(record)
+        return self._result(state, records)
+
+    def reader(self, name: str, level: int) -> ImageReader:
+        """Return the reader of one level of an image, making the level if need be."""
+        key = (name, level)
+        if key not in self._readers:
+            pyramid = self.pyramids[name]
+            array, grid = pyramid.arrays[level], pyramid.grids[level]
+            if array is not None:
+                self._readers[key] = image_reader(
+                    array, name, grid=grid, select=self.select[name]
+                )
+            else:
+                self._readers[key] = self._make_level(name, level)
+        return self._readers[key]
+
+    def _make_level(self, name: str, level: int) -> ImageReader:
+        """Store a level that the pyramid lacks: means of the level before it."""
+        path = self.directory.path / f"{name}_levels" / f"{level}.zarr"
+        grid = self.pyramids[name].grids[level]
+        finer = self.reader(name, level - 1)
+        if not path.exists():
+            factors = tuple(
+                round(c / f) for c, f in zip(grid.spacing, finer.grid.spacing, strict=True)
+            )
+            partial = path.with_suffix(".part")
+            image = dask.array.from_array(
+                _FiniteView(finer), chunks=(128,) * grid.ndim, meta=np.empty((), "f4")
+            )
+            store = open_array(partial, grid.shape, (64,) * grid.ndim, np.nan)
+            coarse = downsample(image, factors).rechunk((64,) * grid.ndim)
+            dask.array.store(coarse, store, lock=False)
+            partial.rename(path)
+        return ImageReader(open_array(path, (), (), np.nan), grid, grid.dims)
+
+    def _check_content(self, name: str, level: int) -> None:
+        """Refuse an image with nothing in it; say so if values are not finite."""
+        values = self.reader(name, level).read_finite()
+        finite = np.isfinite(values)
+        if not finite.any() or values[finite].min() == values[finite].max():
+            what = "no finite value" if not finite.any() else "one and the same value"
+            msg = f"{name} holds {what} everywhere; is it the right image or channel?"
+            raise InputError(msg)
+        if not finite.all():
+            share = 100 * (1 - finite.mean())
+            warnings.warn(
+                f"{share:.2g} % of {name} is not finite at level {level}; those voxels "
+                "are masked out",
+                stacklevel=4,
+            )
+
+    def _warm_engines(self) -> None:
+        """Start engine processes while the first levels are read."""
+        if any(isinstance(s.options, (Linear, BSpline)) for s in self.plan.stages):
+            from xdreg import processes
+
+            processes.prepare(1, "xdreg.elastix")
+
+    def _initial_state(self) -> _State:
+        grid = self.plan.fixed.grids[0]
+        if self.start is None:
+            matrix = np.eye(grid.ndim + 1)
+        elif isinstance(self.start, np.ndarray):
+            matrix = self.start
+            if matrix.shape != (grid.ndim + 1,) * 2:
+                msg = (
+                    f"initial is a matrix of shape {matrix.shape}; expected a homogeneous "
+                    f"{(grid.ndim + 1,) * 2} in the order of the dims {grid.dims}"
+                )
+                raise InputError(msg)
+        else:
+            return _State(self._initial_field(grid), None)
+        corners = kernels.affine_displacement(matrix, grid)
+        return _State(FieldReader(*corners), matrix)
+
+    def _initial_field(self, grid: Grid) -> FieldReader:
+        if isinstance(self.start, xr.Dataset):
+            reader = open_displacement(self.start)
+            scaled = reader.grid.to_units(grid.units)
+            if scaled == reader.grid:
+                return reader
+            ratio = scaled.spacing[0] / reader.grid.spacing[0]
+            return FieldReader(np.asarray(reader.source[:]) * ratio, scaled)
+        from xdreg.itk_bridge import displacement_from_itk
+
+        coarse = self.plan.stages[0].partition.field_grid
+        return FieldReader(displacement_from_itk(self.start, coarse), coarse)
+
+    def _inputs(self, stage: PlannedStage, state: _State) -> Inputs:
+        fixed = self.reader("fixed", stage.fixed_level)
+        moving = self.reader("moving", stage.moving_level)
+        masks = [
+            None if mask is None else _mask_reader(mask, image.grid)
+            for mask, image in zip(self.masks, (fixed, moving), strict=True)
+        ]
+        return Inputs(fixed, moving, masks[0], masks[1], state.reader)
+
+    def _linear(
+        self, number: int, stage: PlannedStage, state: _State, lines: StageProgress
+    ) -> tuple[_State, dict[str, NDArray[np.float32]]]:
+        """Run a linear stage, as one task."""
+        inputs = self._inputs(stage, state)
+        grid = self.plan.fixed.grids[0]
+        folder = self.directory.stage(number)
+        done = folder / "linear.json"
+        if done.exists():
+            stored = json.loads(done.read_text())
+            matrix, record = np.array(stored["matrix"]), stored["record"]
+        else:
+            search = self.start is None and not any(
+                isinstance(s.options, Linear) for s in self.plan.stages[:number]
+            )
+            task = dask.delayed(_linear_task, pure=False)(
+                _Opaque(inputs, "linear"),
+                state.matrix,
+                kind=stage.options.name,
+                metric=stage.metric,
+                options=stage.options.engine_options(),
+                search=search and number == 0,
+            )
+            with lines.watch(f"{number} {stage.options.name}", 1, None, folder):
+                matrix, record = task.compute()
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = done.with_suffix(".part")
+            values = {name: float(value) for name, value in record.items()}
+            partial.write_text(json.dumps({"matrix": matrix.tolist(), "record": values}))
+            partial.rename(done)
+        arrays = {
+            name: np.full((1,) * grid.ndim, record[name], np.float32) for name in RECORD
+        }
+        arrays["disagreement"] = np.full((1,) * grid.ndim, np.nan, np.float32)
+        if state.matrix is not None:
+            corners = kernels.affine_displacement(matrix, grid)
+            return _State(FieldReader(*corners), matrix), arrays
+        before = state.reader
+        whole, _ = before.read_around(before.grid)
+        update = kernels.resample_displacement(
+            *kernels.affine_displacement(matrix, before.grid), before.grid
+        )
+        total = kernels.compose(update, before.grid, whole, before.grid)
+        return _State(FieldReader(total, before.grid), None), arrays
+
+    def _blockwise(
+        self, number: int, stage: PlannedStage, state: _State, lines: StageProgress
+    ) -> tuple[_State, dict[str, NDArray[np.float32]]]:
+        """Run a deformable stage: map over blocks, then blend."""
+        partition, folder = stage.partition, self.directory.stage(number)
+        (folder / "errors").mkdir(parents=True, exist_ok=True)
+        counts, ndim = partition.counts, partition.grid.ndim
+        ones = (1,) * ndim
+        patch = (ndim, *partition.patch_shape)
+        field_grid = partition.field_grid
+        task = BlockTask(
+            inputs=self._inputs(stage, state),
+            partition=partition,
+            method=_method(stage),
+            options=_method_options(stage),
+            metric=stage.metric,
+            patches=open_array(folder / "patches", counts + patch, ones + patch, 0),
+            records=open_array(
+                folder / "records", (*counts, len(RECORD)), (*ones, len(RECORD)), np.nan
+            ),
+            field=open_array(
+                folder / "field",
+                (ndim, *field_grid.shape),
+                (ndim, *partition.field_chunks),
+                np.nan,
+            ),
+            disagreement=open_array(folder / "disagreement", counts, ones, np.inf),
+            errors=folder / "errors",
+        )
+        label = f"{number} {stage.options.name} level {stage.fixed_level}"
+        with lines.watch(label, partition.size, task.records, folder / "records"):
+            records = map_over_blocks(_register_chunk, partition, task, len(RECORD))
+        self._check_any(records, number, stage, folder / "errors")
+        disagreement = map_over_blocks(_blend_chunk, partition, task, 1)[..., 0]
+        self.directory.discard_patches(number)
+        arrays = {name: records[..., i] for i, name in enumerate(RECORD)}
+        arrays["disagreement"] = disagreement
+        return _State(FieldReader(task.field, field_grid), None), arrays
+
+    @staticmethod
+    def _check_any(
+        records: NDArray[np.float32], number: int, stage: PlannedStage, errors: Path
+    ) -> None:
+        """Stop when every block that ran failed in the method itself."""
+        status = records[..., 0]
+        failed = np.isin(status, (BlockStatus.CRASHED, BlockStatus.TIMEOUT))
+        if failed.any() and not (status == BlockStatus.SUCCESS).any():
+            first = next(iter(sorted(errors.glob("*.txt"))), None)
+            reason = first.read_text().strip() if first else "no message was left"
+            msg = (
+                f"all {int(failed.sum())} blocks of stage {number} ({stage.options.name}) "
+                f"failed; the first said: {reason}"
+            )
+            raise MethodError(msg)
+
+    def _result(
+        self, state: _State, records: list[dict[str, NDArray[np.float32]]]
+    ) -> xr.Dataset:
+        grid = self.plan.fixed.grids[0]
+        matrix = state.matrix
+        attrs = {
+            "fixed_grid": json.dumps(grid.to_dict()),
+            "xdreg": json.dumps(
+                {
+                    "stages": [_describe(stage) for stage in self.plan.stages],
+                    "fixed": _source(self.plan.fixed),
+                    "moving": _source(self.plan.moving),
+                    "versions": _versions(),
+                }
+            ),
+        }
+        if matrix is not None:
+            attrs["matrix"] = json.dumps(matrix.tolist())
+        else:
+            # Earlier linear stages were folded into the field.
+            attrs["linear_part"] = "included"
+        return assemble_field(state.reader, records, self.plan.stages, attrs)
+
+
+class _Opaque:
+    """Hides a value from Dask, which would take dataclasses apart.
+
+    Its token names the step, for `xarray.map_blocks` leaves the function out of its keys.
+    """
+
+    def __init__(self, value: Any, step: str) -> None:
+        self.value, self.step = value, step
+
+    def __dask_tokenize__(self) -> object:
+        """Identify by step and content."""
+        return ("xdreg._Opaque", self.step, dask.base.tokenize(self.value))
+
+
+def _linear_task(inputs: _Opaque, *arguments: Any, **options: Any) -> Any:
+    """Run a linear stage on a worker."""
+    return tasks.register_linear(inputs.value, *arguments, **options)
+
+
+class _FiniteView:
+    """An image reader as an array that Dask can chunk."""
+
+    def __init__(self, reader: ImageReader) -> None:
+        self._reader = reader
+        self.shape, self.ndim = reader.grid.shape, reader.grid.ndim
+        self.dtype = np.dtype(np.float32)
+
+    def __getitem__(self, window: tuple[slice, ...]) -> NDArray[np.float32]:
+        """Read one window."""
+        return self._reader.read_finite(window)
+
+    def __dask_tokenize__(self) -> object:
+        """Identify by the reader."""
+        return self._reader.__dask_tokenize__()
+
+
+def map_over_blocks(
+    function: Callable[..., xr.DataArray],
+    partition: Partition,
+    task: BlockTask,
+    width: int,
+) -> NDArray[np.float32]:
+    """Run a task for every block by `xarray.map_blocks`, on whatever scheduler is active.
+
+    Parameters
+    ----------
+    function
+        Module-level function of a chunk of block numbers; see `_register_chunk`.
+    partition
+        The blocks.
+    task
+        What they share.
+    width
+        Diagnostics per block that the function returns.
+
+    Returns
+    -------
+    (*counts, width) float32
+    """
+    dims = tuple(BLOCK_PREFIX + dim for dim in partition.grid.dims)
+    numbers = np.arange(partition.size).reshape(partition.counts)
+    blocks = xr.DataArray(dask.array.from_array(numbers, chunks=1), dims=dims)
+    template = xr.DataArray(
+        dask.array.empty(
+            (*partition.counts, width), dtype=np.float32, chunks=(1,) * len(dims) + (width,)
+        ),
+        dims=(*dims, "diagnostic"),
+    )
+    mapped = xr.map_blocks(
+        function, blocks, kwargs={"task": _Opaque(task, function.__name__)}, template=template
+    )
+    return np.asarray(mapped.compute().values, np.float32)
+
+
+def _block_index(numbers: xr.DataArray, task: BlockTask) -> tuple[int, ...]:
+    index = np.unravel_index(int(numbers.values.ravel()[0]), task.partition.counts)
+    return tuple(int(i) for i in index)
+
+
+def _register_chunk(numbers: xr.DataArray, task: _Opaque) -> xr.DataArray:
+    """Register the block that a chunk of numbers names."""
+    index = _block_index(numbers, task.value)
+    try:
+        record = tasks.register_block(index, task.value)
+    except Exception as error:
+        error.add_note(f"while registering block {index}")
+        raise
+    return _as_chunk(numbers, record)
+
+
+def _blend_chunk(numbers: xr.DataArray, task: _Opaque) -> xr.DataArray:
+    """Blend the field chunk that a chunk of numbers names."""
+    index = _block_index(numbers, task.value)
+    try:
+        disagreement = tasks.blend_block(index, task.value)
+    except Exception as error:
+        error.add_note(f"while blending block {index}")
+        raise
+    return _as_chunk(numbers, np.array([disagreement], np.float32))
+
+
+def _as_chunk(numbers: xr.DataArray, values: NDArray[np.float32]) -> xr.DataArray:
+    shape = (1,) * numbers.ndim + (len(values),)
+    return xr.DataArray(values.reshape(shape), dims=(*numbers.dims, "diagnostic"))
+
+
+def _method(stage: PlannedStage) -> Callable[..., Any]:
+    if isinstance(stage.options, Custom):
+        return stage.options.method
+    from xdreg import elastix
+
+    return elastix.bspline
+
+
+def _method_options(stage: PlannedStage) -> dict[str, Any]:
+    if isinstance(stage.options, Custom):
+        return dict(stage.options.options)
+    return stage.engine_options
+
+
+def _initial(initial: Any) -> Any:
+    """Return a matrix, a field Dataset, an ITK transform, or None."""
+    if initial is None:
+        return None
+    if isinstance(initial, xr.Dataset):
+        if not is_field(initial):
+            msg = "initial is a Dataset without 'displacement'; is it a field of xdreg?"
+            raise InputError(msg)
+        return initial
+    if hasattr(initial, "TransformPoint"):
+        from xdreg.itk_bridge import matrix_from_itk
+
+        matrix = matrix_from_itk(initial)
+        return initial if matrix is None else matrix
+    try:
+        matrix = np.asarray(initial, np.float64)
+    except (TypeError, ValueError):
+        matrix = np.empty(0)
+    if matrix.ndim == 2 and np.isfinite(matrix).all():
+        return matrix
+    msg = (
+        "initial must be an itk.Transform, a field, or a homogeneous matrix of finite "
+        f"numbers, got {type(initial).__name__}"
+    )
+    raise InputError(msg)
+
+
+def _selection(
+    pyramid: Pyramid, channel: int | str | None, name: str
+) -> dict[str, int]:
+    array = pyramid.arrays[0]
+    if channel is None or array is None:
+        image_reader(array, name)  # type: ignore[arg-type]  # says what is missing
+        return {}
+    return {"c": channel_index(array, channel, name)}
+
+
+def _check_overlap(plan: Plan, start: Any) -> None:
+    """Refuse images that share no space, unless an initial transform brings them near."""
+    (a, b), (c, d) = plan.fixed.grids[0].bounds, plan.moving.grids[0].bounds
+    if start is None and ((b <= c) | (d <= a)).any():
+        msg = (
+            f"fixed spans {_span(a, b)} and moving {_span(c, d)} "
+            f"{plan.fixed.grids[0].units or ''}: they do not overlap. Check units and "
+            "origins, or say where they meet with initial=, a matrix of a translation"
+        )
+        raise InputError(msg)
+
+
+def _span(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> str:
+    return " × ".join(f"{a:g}…{b:g}" for a, b in zip(lower, upper, strict=True))
+
+
+def _mask_pyramid(mask: Any, image: Grid, name: str) -> Pyramid | None:
+    """Return a mask's stored levels, or say why it does not fit its image."""
+    if mask is None:
+        return None
+    pyramid = build_pyramid(mask, name, image.units)
+    grid = pyramid.grids[0]
+    owner = name.removesuffix("_mask")
+    tolerance = np.maximum(grid.spacing, image.spacing) if grid.ndim == image.ndim else 0
+    differs = grid.ndim != image.ndim or any(
+        (np.abs(a - b) > tolerance).any()
+        for a, b in zip(grid.bounds, image.bounds, strict=True)
+    )
+    if differs:
+        msg = (
+            f"{name} spans {_span(*grid.bounds)} and {owner} {_span(*image.bounds)}: a "
+            f"mask must cover its image. Bring it there with {name}.interp_like({owner}, "
+            "method='nearest'), or check its coordinates"
+        )
+        raise InputError(msg)
+    stored = [i for i, array in enumerate(pyramid.arrays) if array is not None]
+    return Pyramid(
+        tuple(pyramid.arrays[i] for i in stored), tuple(pyramid.grids[i] for i in stored)
+    )
+
+
+def _mask_reader(mask: Pyramid, grid: Grid) -> ImageReader:
+    level = mask.level_like(grid)
+    array = mask.arrays[level]
+    assert array is not None  # noqa: S101 - only stored levels are kept
+    return image_reader(array, "mask", grid=mask.grids[level])
+
+
+def _source(pyramid: Pyramid) -> dict[str, Any]:
+    """Describe an image so that a change of it is noticed."""
+    array = pyramid.arrays[0]
+    assert array is not None  # noqa: S101 - the finest level is always there
+    grid = pyramid.grids[0]
+    return {
+        "source": str(array.attrs.get("source", "")),
+        "token": dask.base.tokenize(ImageReader(source_of(array), grid, grid.dims)),
+        "dtype": str(array.dtype),
+        "grid": grid.to_dict(),
+    }
+
+
+def _describe(stage: PlannedStage) -> dict[str, Any]:
+    options = asdict(stage.options)
+    if isinstance(stage.options, Custom):
+        method = stage.options.method
+        options["method"] = f"{method.__module__}.{getattr(method, '__qualname__', method)}"
+        options["options"] = {k: repr(v) for k, v in stage.options.options.items()}
+    return {
+        "name": stage.options.name,
+        **options,
+        "moving_level": stage.moving_level,
+        "block_shape": list(stage.partition.block_shape),
+        "overlap": list(stage.partition.overlap),
+        "field_step": list(stage.partition.field_step),
+    }
+
+
+def _manifest(
+    plan: Plan, start: Any, masks: list[Pyramid | None], select: list[dict[str, int]]
+) -> dict[str, Any]:
+    if isinstance(start, np.ndarray):
+        begin: Any = start.tolist()
+    elif isinstance(start, xr.Dataset):
+        begin = dask.base.tokenize(open_displacement(start))
+    else:
+        begin = None if start is None else repr(start)
+    return {
+        "fixed": _source(plan.fixed),
+        "moving": _source(plan.moving),
+        "fixed_mask": None if masks[0] is None else _source(masks[0]),
+        "moving_mask": None if masks[1] is None else _source(masks[1]),
+        "channels": select,
+        "initial": begin,
+        "stages": [_describe(stage) for stage in plan.stages],
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("itk-elastix", "numpy", "xarray", "zarr")}
