@@ -1,0 +1,339 @@
+"""Writing OME-Zarr, out of core: images with their pyramids, and field metadata.
+
+ngff-zarr lays out the store and its metadata; the voxels are written chunk by chunk
+through zarr-python, on whatever scheduler is active.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import dask.array
+import numpy as np
+import xarray as xr
+import zarr
+
+from xdreg.coordinates import grid_of
+from xdreg.errors import InputError, StoreError
+from xdreg.grid import UNIT_METRES, Grid
+from xdreg.ome_zarr import lazy_zarr
+from xdreg.pyramid import downsample, pyramid_factors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Version = Literal["0.4", "0.5", "0.6"]
+
+#: Voxels of a chunk per spatial axis, unless the image has chunks of its own.
+CHUNK = {2: 512, 3: 64}
+
+#: Paths below a field store.
+FIELD_TRANSFORM = "displacement"
+
+
+def write_ome_zarr(
+    image: xr.DataArray,
+    path: str | os.PathLike[str],
+    *,
+    version: Version = "0.5",
+    levels: int | None = None,
+    chunks: int | Sequence[int] | None = None,
+    labels: bool = False,
+    overwrite: bool = False,
+    name: str | None = None,
+) -> None:
+    """Write an image as OME-Zarr with its pyramid, never more than chunks in memory.
+
+    Parameters
+    ----------
+    image : DataArray ([t], [c], [z], y, x)
+        Numpy- or Dask-backed.
+    path
+        Directory to write; it appears whole or not at all.
+    version
+        OME-Zarr version.
+    levels
+        Number of levels; by default until the longest axis has at most 64 voxels.
+    chunks
+        Voxels of a chunk along the spatial axes.
+    labels
+        Coarsen by picking voxels instead of by means.
+    overwrite
+        Replace what is there.
+    name
+        Name of the image; by default the one it has.
+
+    Raises
+    ------
+    InputError
+        If the image's coordinates are unusable or an option does not exist.
+    StoreError
+        If something is there and ``overwrite`` is false.
+    """
+    target = Path(path)
+    grid = grid_of(image)
+    others = [str(d) for d in image.dims if d not in grid.dims]
+    image = image.transpose(*[d for d in ("t", "c") if d in others], *grid.dims)
+    if version not in ("0.4", "0.5", "0.6"):
+        msg = f"version must be '0.4', '0.5' or '0.6', got {version!r}"
+        raise InputError(msg)
+    factors = pyramid_factors(grid)
+    if levels is not None:
+        if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:
+            msg = f"levels must be a whole number from 1, got {levels!r}"
+            raise InputError(msg)
+        factors = pyramid_factors(grid, smallest=1)[: levels - 1]
+    check_target(target, overwrite=overwrite)
+    grids = [grid]
+    for step in factors:
+        grids.append(grids[-1].coarsen(step))
+    spatial_chunks = _chunk_shape(chunks, grid)
+    partial = target.with_name(f".{target.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        label = name or str(image.attrs.get("name") or image.name or "image")
+        _lay_out(partial, image, grids, spatial_chunks, version, label)
+        group = zarr.open_group(partial, mode="r+")
+        source = dask.array.asarray(image.data)
+        for i in range(len(grids)):
+            store = group[f"scale{i}/image"]
+            assert isinstance(store, zarr.Array)  # noqa: S101 - laid out above
+            if i > 0:
+                source = downsample(source, factors[i - 1], labels=labels)
+            dask.array.store(source.rechunk(store.chunks), store, lock=False)
+            source = lazy_zarr(store)
+        _replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Refuse an output that exists, or a folder that does not.
+
+    Raises
+    ------
+    StoreError
+        With the remedy.
+    """
+    if target.exists() and not overwrite:
+        msg = f"{target} exists; choose another name, or overwrite it: overwrite=True"
+        raise StoreError(msg)
+    if not target.parent.exists():
+        msg = f"the folder {target.parent} does not exist; make it first"
+        raise StoreError(msg)
+
+
+def _replace(partial: Path, target: Path) -> None:
+    if target.exists():
+        shutil.rmtree(target)
+    partial.rename(target)
+
+
+def _chunk_shape(chunks: int | Sequence[int] | None, grid: Grid) -> tuple[int, ...]:
+    if chunks is None:
+        return tuple(min(CHUNK[grid.ndim], n) for n in grid.shape)
+    values = (chunks,) * grid.ndim if isinstance(chunks, int) else tuple(chunks)
+    if len(values) != grid.ndim or any(int(v) < 1 for v in values):
+        msg = f"chunks must be one number above zero or {grid.ndim}, got {chunks!r}"
+        raise InputError(msg)
+    return tuple(min(int(v), n) for v, n in zip(values, grid.shape, strict=True))
+
+
+def _ome_units(units: str | None) -> str | None:
+    # OME-Zarr has no word for other units; the coordinates stay plain numbers then.
+    return units if units in UNIT_METRES else None
+
+
+def _lay_out(
+    path: Path,
+    image: xr.DataArray,
+    grids: Sequence[Grid],
+    chunks: tuple[int, ...],
+    version: str,
+    name: str,
+) -> None:
+    """Make the store with its metadata and empty arrays."""
+    import ngff_zarr as nz
+
+    dims = tuple(str(d) for d in image.dims)
+    others = dims[: -grids[0].ndim]
+    units = _ome_units(grids[0].units)
+    kinds = {"t": "time", "c": "channel"}
+    axes = [
+        nz.Axis(name=d, type=kinds.get(d, "space"), unit=None if d in kinds else units)
+        for d in dims
+    ]
+    images, datasets = [], []
+    for i, grid in enumerate(grids):
+        scale = [1.0] * len(others) + list(grid.spacing)
+        translation = [0.0] * len(others) + list(grid.origin)
+        shape = tuple(image.sizes[d] for d in others) + grid.shape
+        data = dask.array.zeros(
+            shape, dtype=_native(image.dtype), chunks=(1,) * len(others) + chunks
+        )
+        images.append(
+            nz.NgffImage(
+                data,
+                dims,
+                dict(zip(dims, scale, strict=True)),
+                dict(zip(dims, translation, strict=True)),
+                name,
+                dict.fromkeys(grid.dims, units) if units else None,
+            )
+        )
+        transforms = [nz.Scale(scale=scale), nz.Translation(translation=translation)]
+        datasets.append(
+            nz.Dataset(path=f"scale{i}/image", coordinateTransformations=transforms)
+        )
+    metadata = nz.Metadata(
+        axes=axes, datasets=datasets, coordinateTransformations=None, name=name
+    )
+    if "c" in image.coords and "c" in dims:
+        metadata.omero = _omero(image)
+    nz.to_ome_zarr(
+        str(path),
+        nz.NgffMultiscales(images, metadata),
+        version=version,
+        metadata_only=True,
+        consolidate_metadata=False,
+    )
+
+
+def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    if dtype == bool:
+        return np.dtype(np.uint8)
+    return dtype.newbyteorder("=")
+
+
+def _omero(image: xr.DataArray) -> Any:
+    """Return channel names as OME-Zarr keeps them, with display limits by dtype."""
+    import ngff_zarr as nz
+
+    limits = np.iinfo(image.dtype) if image.dtype.kind in "iu" else None
+    low, high = (float(limits.min), float(limits.max)) if limits else (0.0, 1.0)
+    window = nz.OmeroWindow(min=low, max=high, start=low, end=high)
+    colors = nz.GLASBEY_COLORS
+    return nz.Omero(
+        channels=[
+            nz.OmeroChannel(color=colors[i % len(colors)], window=window, label=str(label))
+            for i, label in enumerate(image["c"].values)
+        ]
+    )
+
+
+def write_field_metadata(
+    path: Path, name: str, grid: Grid, chunks: tuple[int, ...]
+) -> zarr.Array[Any]:
+    """Make an OME-Zarr 0.6 scene that holds a displacement field and nothing else.
+
+    The scene's coordinate systems ``fixed`` and ``moving`` are related by a
+    ``displacements`` transformation; its field is a multiscale image with a
+    ``displacement`` axis, at ``coordinateTransformations/NAME``.
+
+    Parameters
+    ----------
+    path
+        Directory to make.
+    name
+        Name of the field below the store.
+    grid
+        Geometry of the field.
+    chunks : (ndim + 1,)
+        Chunk shape of the array, components first.
+
+    Returns
+    -------
+    zarr.Array (ndim, *grid.shape)
+        Empty; to be filled.
+    """
+    import ngff_zarr as nz
+
+    units = _ome_units(grid.units)
+    dims = ("c", *grid.dims)
+    image = nz.NgffImage(
+        dask.array.zeros((grid.ndim, *grid.shape), dtype=np.float32, chunks=chunks),
+        dims,
+        dict(zip(dims, (1.0, *grid.spacing), strict=True)),
+        dict(zip(dims, (0.0, *grid.origin), strict=True)),
+        name,
+        dict.fromkeys(grid.dims, units) if units else None,
+        axes_types={"c": nz.AxisType.Displacement},
+    )
+    location = f"coordinateTransformations/{name}"
+    nz.to_ome_zarr(
+        str(path / location),
+        nz.to_multiscales(image, scale_factors=[], chunks=dict(zip(dims, chunks, strict=True))),
+        version="0.6",
+        metadata_only=True,
+        consolidate_metadata=False,
+    )
+    axes = [nz.v06.zarr_metadata.Axis(name=d, type="space", unit=units) for d in grid.dims]
+    transform = nz.Displacements(path=location, interpolation="linear")
+    transform.name = "fixed to moving"
+    transform.input = nz.CoordinateSystemIdentifier(name="fixed")
+    transform.output = nz.CoordinateSystemIdentifier(name="moving")
+    scene = nz.NgffScene(
+        images={},
+        coordinateTransformations=[transform],
+        coordinateSystems=[
+            nz.CoordinateSystem(name="fixed", axes=axes),
+            nz.CoordinateSystem(name="moving", axes=axes),
+        ],
+    )
+    nz.to_ome_zarr(
+        str(path), scene, version="0.6", overwrite=False, consolidate_metadata=False
+    )
+    return _first_array(zarr.open_group(path, mode="r+"), location)
+
+
+def _first_array(group: zarr.Group, location: str) -> zarr.Array[Any]:
+    dataset = group[location].attrs["ome"]["multiscales"][0]["datasets"][0]["path"]  # type: ignore[index,call-overload]
+    array = group[f"{location}/{dataset}"]
+    assert isinstance(array, zarr.Array)  # noqa: S101 - the metadata says so
+    return array
+
+
+def read_field_metadata(path: str | os.PathLike[str]) -> tuple[zarr.Array[Any], Grid]:
+    """Return the displacement array of a field store, and its geometry.
+
+    Raises
+    ------
+    StoreError
+        If there is no store, or it holds no displacement field.
+    """
+    from xdreg.ome_zarr import _open_group, _read_metadata
+
+    address = os.fspath(path)
+    group = _open_group(address, None)
+    ome: Any = group.attrs.get("ome", {})
+    transforms = ome.get("scene", {}).get("coordinateTransformations", [])
+    found = [t for t in transforms if t.get("type") == "displacements"]
+    if not found:
+        msg = (
+            f"{address} holds no displacement field; open images with "
+            "xdreg.open_ome_zarr"
+        )
+        raise StoreError(msg)
+    location = found[0]["path"]
+    if ".." in location.split("/") or location.startswith("/"):
+        msg = f"{address}: the field's path {location!r} leaves the store"
+        raise StoreError(msg)
+    child = group[location]
+    assert isinstance(child, zarr.Group)  # noqa: S101 - a multiscale image is a group
+    _, levels, _ = _read_metadata(f"{address}/{location}", child, None)
+    dataset, image = levels[0]
+    array = child[dataset]
+    assert isinstance(array, zarr.Array)  # noqa: S101 - a level is an array
+    dims = tuple(str(d) for d in image.dims)[1:]
+    units = (image.axes_units or {}).get(dims[0])
+    grid = Grid(
+        dims,
+        array.shape[1:],
+        tuple(float(image.scale[d]) for d in dims),
+        tuple(float(image.translation[d]) for d in dims),
+        units,
+    )
+    return array, grid
