@@ -21,8 +21,14 @@ import xarray as xr
 from xdreg import kernels
 from xdreg.blocks import BlockStatus
 from xdreg.coordinates import coordinates, grid_of
-from xdreg.errors import InputError, StoreError
+from xdreg.errors import InputError
 from xdreg.grid import Grid
+from xdreg.ome_zarr_writer import (
+    check_target,
+    read_field_metadata,
+    write_field_metadata,
+    write_ome_zarr,
+)
 from xdreg.options import Linear
 from xdreg.readers import FieldReader, source_of
 
@@ -31,7 +37,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from xdreg.plan import PlannedStage
+    from xdreg.planning import PlannedStage
 
 COMPONENT = "component"
 
@@ -310,13 +316,9 @@ def save_field(
     StoreError
         If something is there and ``overwrite`` is false.
     """
-    from xdreg.ome_zarr_writer import write_field_metadata
-
     target = Path(path)
     grid = field_grid(field)
-    if target.exists() and not overwrite:
-        msg = f"{target} exists; choose another name or pass overwrite=True"
-        raise StoreError(msg)
+    check_target(target, overwrite=overwrite)
     partial = target.with_name(f".{target.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -332,6 +334,56 @@ def save_field(
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def save(data: xr.Dataset | xr.DataArray, path: str | os.PathLike[str], **options: Any) -> None:
+    """Write a field, or an image with its pyramid, as OME-Zarr.
+
+    Parameters
+    ----------
+    data : Dataset or DataArray
+        A displacement field, or an image ``([t], [c], [z], y, x)``.
+    path
+        Directory to write; it appears whole or not at all.
+    **options
+        ``overwrite``; for images also ``version``, ``levels``, ``chunks``, ``labels``,
+        ``name``.
+
+    Raises
+    ------
+    StoreError
+        If something is there and ``overwrite`` is not given.
+    """
+    if isinstance(data, xr.Dataset):
+        save_field(data, path, **options)
+    else:
+        write_ome_zarr(data, path, **options)
+
+
+def from_itk_transform(transform: Any, grid: Grid | xr.DataArray) -> xr.Dataset:
+    """Return an ITK transform as a field.
+
+    Parameters
+    ----------
+    transform : itk.Transform
+        Fixed → moving, in the unit of the grid.
+    grid : Grid or DataArray
+        Where to sample it: the grid of the fixed image, or a coarser one.
+
+    Returns
+    -------
+    Dataset
+        ``displacement (component, [z], y, x)``.
+
+    Raises
+    ------
+    InputError
+        If the transform is of another dimension than the grid.
+    """
+    from xdreg.itk_bridge import displacement_from_itk  # itk loads slowly
+
+    target = grid if isinstance(grid, Grid) else grid_of(grid, "grid")
+    return make_field(displacement_from_itk(transform, target), target)
 
 
 def open_field(path: str | os.PathLike[str]) -> xr.Dataset:
@@ -351,8 +403,6 @@ def open_field(path: str | os.PathLike[str]) -> xr.Dataset:
     StoreError
         If there is no such store, or it holds no displacement field.
     """
-    from xdreg.ome_zarr_writer import read_field_metadata
-
     source, grid = read_field_metadata(path)
     field = xr.Dataset({"displacement": displacement_array(source, grid)})
     try:

@@ -22,7 +22,7 @@ from xdreg.blocks import BlockStatus, Partition
 from xdreg.errors import InputError, MethodError
 from xdreg.field import assemble_field, is_field, open_displacement
 from xdreg.options import BSpline, Custom, Linear
-from xdreg.plan import Plan, PlannedStage, Pyramid, build_pyramid, make_plan
+from xdreg.planning import Plan, PlannedStage, Pyramid, build_pyramid, make_plan
 from xdreg.progress import StageProgress
 from xdreg.pyramid import downsample
 from xdreg.readers import FieldReader, ImageReader, channel_index, image_reader, source_of

@@ -1,0 +1,106 @@
+"""Registration of images too large for memory, as map-reduce over blocks, on xarray.
+
+>>> import xdreg
+>>> pair = xdreg.datasets.phantom_pair((48, 56), amplitude=2.0)
+>>> field = pair.fixed.dreg.register(pair.moving, progress=False)
+>>> moved = field.dreg.warp(pair.moving)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from xdreg import accessor as _accessor
+from xdreg.errors import (
+    InputError,
+    MethodCrash,
+    MethodError,
+    MethodTimeout,
+    StoreError,
+    XdregError,
+)
+from xdreg.grid import Grid
+from xdreg.options import Affine, BSpline, Custom, Rigid, Similarity, Translation
+
+if TYPE_CHECKING:
+    from xdreg import datasets, plot
+    from xdreg.field import (
+        from_itk_transform,
+        jacobian_determinant,
+        open_field,
+        save,
+        transform_points,
+    )
+    from xdreg.itk_bridge import from_itk_image, open_image, to_itk_image
+    from xdreg.ome_zarr import open_ome_zarr
+    from xdreg.registration import plan, register
+    from xdreg.resampling import warp
+
+__version__ = "0.1.0"
+
+#: Where the public functions live; each module loads when it is first asked for.
+_LAZY = {
+    "register": "registration",
+    "plan": "registration",
+    "warp": "resampling",
+    "transform_points": "field",
+    "jacobian_determinant": "field",
+    "open_field": "field",
+    "open_ome_zarr": "ome_zarr",
+    "open_image": "itk_bridge",
+    "from_itk_image": "itk_bridge",
+    "to_itk_image": "itk_bridge",
+    "from_itk_transform": "field",
+    "save": "field",
+}
+
+__all__ = [
+    "Affine",
+    "BSpline",
+    "Custom",
+    "Grid",
+    "InputError",
+    "MethodCrash",
+    "MethodError",
+    "MethodTimeout",
+    "Rigid",
+    "Similarity",
+    "StoreError",
+    "Translation",
+    "XdregError",
+    "__version__",
+    "datasets",
+    "from_itk_image",
+    "from_itk_transform",
+    "jacobian_determinant",
+    "open_field",
+    "open_image",
+    "open_ome_zarr",
+    "plan",
+    "plot",
+    "register",
+    "save",
+    "to_itk_image",
+    "transform_points",
+    "warp",
+]
+
+_accessor.install()
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public function, or a module of them, when it is first used."""
+    if name in ("datasets", "plot"):
+        return importlib.import_module(f"xdreg.{name}")
+    if name in _LAZY:
+        value = getattr(importlib.import_module(f"xdreg.{_LAZY[name]}"), name)
+        globals()[name] = value
+        return value
+    msg = f"module 'xdreg' has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return __all__

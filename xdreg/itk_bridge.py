@@ -1,0 +1,291 @@
+"""Arrays ↔ ITK: the one place where axes turn from ``z, y, x`` to ITK's ``x, y, z``.
+
+ITK transforms map fixed points to moving points, in physical units, as xdreg's do; only
+the order of axes and components differs. (`xdreg.elastix` speaks to ITK inside an engine
+process and turns its own arrays.)
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from xdreg import kernels
+from xdreg.coordinates import coordinates, grid_of
+from xdreg.errors import InputError, StoreError
+from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: A direction cosine may be off a permutation by so much and still be one.
+_AXIS_TOLERANCE = 1e-6
+
+
+def from_itk_image(image: Any, *, units: str | None = "millimeter") -> xr.DataArray:
+    """Return an ITK image as a DataArray; every voxel keeps its physical place.
+
+    Parameters
+    ----------
+    image : itk.Image
+        Two- or three-dimensional, of scalar or vector pixels. A direction matrix that
+        flips or permutes axes is honoured.
+    units
+        Unit of its coordinates; ITK's convention is millimetres.
+
+    Returns
+    -------
+    DataArray ([c], [z], y, x)
+
+    Raises
+    ------
+    InputError
+        If the image is oblique, or not two- or three-dimensional.
+    """
+    import itk
+
+    ndim = int(image.GetImageDimension())
+    if ndim not in (2, 3):
+        msg = f"the image has {ndim} dimensions; expected 2 or 3. Extract one volume first"
+        raise InputError(msg)
+    # The array of a view would be lost with the image.
+    values = np.array(itk.array_view_from_image(image))
+    components = values.ndim - ndim
+    direction = itk.array_from_matrix(image.GetDirection())[::-1, ::-1]
+    spacing = np.array(list(image.GetSpacing()))[::-1]
+    index = np.array(list(image.GetLargestPossibleRegion().GetIndex()))[::-1]
+    origin = np.array(list(image.GetOrigin()))[::-1] + direction @ (spacing * index)
+    axes = np.abs(direction).argmax(axis=0)
+    signs = np.sign(direction[axes, range(ndim)])
+    exact = np.zeros_like(direction)
+    exact[axes, range(ndim)] = signs
+    if np.abs(direction - exact).max() > _AXIS_TOLERANCE or len(set(axes)) < ndim:
+        msg = (
+            f"the image is oblique, its direction matrix is {direction[::-1, ::-1]}; "
+            "xdreg works on axis-aligned grids. Resample it first: itk.resample_image_"
+            "filter(image, size=..., output_spacing=..., output_origin=..., "
+            "output_direction=identity)"
+        )
+        raise InputError(msg)
+    # Array axis k runs along physical axis axes[k], backwards where its sign is negative.
+    sizes = np.array(values.shape[:ndim])
+    low = origin.copy()
+    for k in range(ndim):
+        if signs[k] < 0:
+            low[axes[k]] -= spacing[k] * (sizes[k] - 1)
+            values = np.flip(values, axis=k)
+    order = np.argsort(axes)
+    values = values.transpose([*order, *range(ndim, ndim + components)])
+    grid = Grid(
+        SPATIAL_DIMS[-ndim:],
+        tuple(int(n) for n in sizes[order]),
+        tuple(float(s) for s in spacing[order]),
+        tuple(float(o) for o in low),
+        normalise_units(units),
+    )
+    dims: tuple[str, ...] = grid.dims
+    if components:
+        values, dims = np.moveaxis(values, -1, 0), ("c", *dims)
+    return xr.DataArray(np.ascontiguousarray(values), dims=dims, coords=coordinates(grid))
+
+
+def to_itk_image(array: xr.DataArray) -> Any:
+    """Return a DataArray as an ITK image, in memory.
+
+    Parameters
+    ----------
+    array : DataArray ([c], [z], y, x)
+        Channels become vector pixels.
+
+    Returns
+    -------
+    itk.Image
+        With identity direction.
+
+    Raises
+    ------
+    InputError
+        If the image has a time axis of several points, or unusable coordinates.
+    """
+    import itk
+
+    grid = grid_of(array)
+    if "t" in array.dims:
+        if array.sizes["t"] > 1:
+            msg = f"the image has {array.sizes['t']} time points; take one: .isel(t=0)"
+            raise InputError(msg)
+        array = array.isel(t=0)
+    vector = "c" in array.dims
+    values = array.transpose(*grid.dims, *(["c"] if vector else [])).to_numpy()
+    if values.dtype == bool:
+        values = values.astype(np.uint8)
+    values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+    image = itk.image_from_array(values, is_vector=vector)
+    image.SetSpacing([float(s) for s in grid.spacing[::-1]])
+    image.SetOrigin([float(o) for o in grid.origin[::-1]])
+    return image
+
+
+def open_image(
+    path: str | os.PathLike[str], *, units: str | None = "millimeter"
+) -> xr.DataArray:
+    """Read any image file that ITK reads (NRRD, MetaImage, NIfTI, TIFF, PNG, …), whole.
+
+    Parameters
+    ----------
+    path
+        The file.
+    units
+        Unit of its coordinates; medical formats are in millimetres.
+
+    Returns
+    -------
+    DataArray ([c], [z], y, x)
+
+    Raises
+    ------
+    StoreError
+        If the file does not exist or ITK cannot read it.
+    InputError
+        If the image is oblique.
+    """
+    import itk
+
+    address = os.fspath(path)
+    if not os.path.exists(address):  # noqa: PTH110 - may be any PathLike
+        msg = f"{address} does not exist; check the path"
+        raise StoreError(msg)
+    if os.path.isdir(address):  # noqa: PTH112
+        msg = f"{address} is a directory; open OME-Zarr with xdreg.open_ome_zarr"
+        raise StoreError(msg)
+    try:
+        image = itk.imread(address)
+    except RuntimeError as error:
+        msg = f"ITK cannot read {address}: {str(error).strip().splitlines()[-1]}"
+        raise StoreError(msg) from error
+    result = from_itk_image(image, units=units)
+    result.attrs["source"] = address
+    return result
+
+
+def displacement_to_itk(displacement: NDArray[Any], grid: Grid) -> Any:
+    """Return a displacement as an ``itk.DisplacementFieldTransform``.
+
+    Parameters
+    ----------
+    displacement : (ndim, *grid.shape)
+        Fixed → moving, component order as the dims.
+    grid
+        Its geometry.
+    """
+    import itk
+
+    vectors = np.moveaxis(displacement[::-1], 0, -1)
+    kind = itk.Image[itk.Vector[itk.D, grid.ndim], grid.ndim]
+    itk_field = kind.New()
+    itk_field.SetRegions([int(n) for n in grid.shape[::-1]])
+    itk_field.Allocate()
+    itk.array_view_from_image(itk_field)[...] = vectors
+    itk_field.SetSpacing([float(s) for s in grid.spacing[::-1]])
+    itk_field.SetOrigin([float(o) for o in grid.origin[::-1]])
+    transform = itk.DisplacementFieldTransform[itk.D, grid.ndim].New()
+    transform.SetDisplacementField(itk_field)
+    return transform
+
+
+def displacement_from_itk(transform: Any, grid: Grid) -> NDArray[np.float32]:
+    """Sample any ITK transform on a grid.
+
+    Parameters
+    ----------
+    transform : itk.Transform
+        Fixed → moving, in the unit of the grid.
+    grid
+        Where to sample it.
+
+    Returns
+    -------
+    (ndim, *grid.shape) float32
+
+    Raises
+    ------
+    InputError
+        If the transform is of another dimension, or is none.
+    """
+    import itk
+
+    _check_transform(transform, grid.ndim)
+    matrix = matrix_from_itk(transform)
+    if matrix is not None:
+        return kernels.resample_displacement(
+            *kernels.affine_displacement(matrix, grid), grid
+        )
+    if hasattr(transform, "GetDisplacementField"):
+        stored = transform.GetDisplacementField()
+        same = (
+            tuple(stored.GetSpacing())[::-1] == grid.spacing
+            and tuple(stored.GetOrigin())[::-1] == grid.origin
+            and tuple(stored.GetLargestPossibleRegion().GetSize())[::-1] == grid.shape
+            and np.array_equal(itk.array_from_matrix(stored.GetDirection()), np.eye(grid.ndim))
+        )
+        if same:
+            vectors = np.array(itk.array_view_from_image(stored))
+            return np.moveaxis(vectors, -1, 0)[::-1].astype(np.float32)
+    kind = itk.Image[itk.Vector[itk.D, grid.ndim], grid.ndim]
+    sampler = itk.TransformToDisplacementFieldFilter[kind, itk.D].New()
+    sampler.SetTransform(transform)
+    sampler.SetSize([int(n) for n in grid.shape[::-1]])
+    sampler.SetOutputSpacing([float(s) for s in grid.spacing[::-1]])
+    sampler.SetOutputOrigin([float(o) for o in grid.origin[::-1]])
+    sampler.Update()
+    vectors = np.array(itk.array_view_from_image(sampler.GetOutput()))
+    return np.moveaxis(vectors, -1, 0)[::-1].astype(np.float32)
+
+
+def matrix_from_itk(transform: Any) -> NDArray[np.float64] | None:
+    """Return a linear ITK transform as a homogeneous matrix in dims order.
+
+    Returns
+    -------
+    (ndim + 1, ndim + 1) or None
+        None where the transform is not linear.
+    """
+    ndim = int(transform.GetInputSpaceDimension())
+    if not transform.IsLinear():
+        return None
+    zero = np.array(list(transform.TransformPoint([0.0] * ndim)))
+    unit = [list(transform.TransformPoint(list(row))) for row in np.eye(ndim)]
+    matrix = np.eye(ndim + 1)
+    matrix[:-1, :-1] = (np.array(unit) - zero).T[::-1, ::-1]
+    matrix[:-1, -1] = zero[::-1]
+    return matrix
+
+
+def matrix_to_itk(matrix: NDArray[np.float64]) -> Any:
+    """Return a homogeneous matrix in dims order as an ``itk.AffineTransform``."""
+    import itk
+
+    ndim = matrix.shape[0] - 1
+    transform = itk.AffineTransform[itk.D, ndim].New()
+    linear = np.ascontiguousarray(matrix[:-1, :-1][::-1, ::-1])
+    transform.SetMatrix(itk.matrix_from_array(linear))
+    transform.SetOffset([float(v) for v in matrix[:-1, -1][::-1]])
+    return transform
+
+
+def _check_transform(transform: Any, ndim: int) -> None:
+    if not hasattr(transform, "TransformPoint"):
+        msg = (
+            f"expected an itk.Transform, got {type(transform).__name__}; read files with "
+            "itk.transformread"
+        )
+        raise InputError(msg)
+    if int(transform.GetInputSpaceDimension()) != ndim:
+        msg = (
+            f"the transform has {transform.GetInputSpaceDimension()} dimensions, the "
+            f"grid has {ndim}"
+        )
+        raise InputError(msg)
