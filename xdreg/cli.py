@@ -1,0 +1,267 @@
+"""The command ``xdreg``: register, warp, info, demo."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from xdreg.errors import XdregError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+app = typer.Typer(
+    help="Register images too large for memory, block by block.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+_out = Console()
+
+FixedPath = Annotated[str, typer.Argument(help="Fixed image: OME-Zarr, or a file of ITK.")]
+MovingPath = Annotated[str, typer.Argument(help="Moving image.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+
+def _open(path: str) -> Any:
+    """Open an image of any kind, by what lies at the path."""
+    from xdreg.itk_bridge import open_image
+    from xdreg.ome_zarr import open_ome_zarr
+
+    if "://" in path or Path(path).is_dir() or path.rstrip("/").endswith(".zarr"):
+        return open_ome_zarr(path)
+    return open_image(path)
+
+
+@app.command()
+def register(
+    fixed: FixedPath,
+    moving: MovingPath,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")],
+    metric: Annotated[
+        Literal["ncc", "mi", "msd"],
+        typer.Option(help="ncc: one modality; mi: across modalities; msd: equal intensities."),
+    ] = "ncc",
+    block_shape: Annotated[
+        int | None, typer.Option(help="Voxels of a block per axis.")
+    ] = None,
+    overlap: Annotated[int | None, typer.Option(help="Voxels of overlap per side.")] = None,
+    fixed_mask: Annotated[str | None, typer.Option(help="Mask of the fixed image.")] = None,
+    moving_mask: Annotated[str | None, typer.Option(help="Mask of the moving image.")] = None,
+    channel: Annotated[str | None, typer.Option(help="Channel, by name or number.")] = None,
+    workdir: Annotated[Path | None, typer.Option(help="Keep the run here, to resume.")] = None,
+    progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
+    overwrite: Overwrite = False,
+) -> None:
+    """Register MOVING to FIXED; write field.ome.zarr and moved.ome.zarr.
+
+    Example: xdreg register fixed.ome.zarr moving.ome.zarr -o out
+    """
+    from xdreg.field import save_field
+    from xdreg.ome_zarr_writer import check_target, write_ome_zarr
+    from xdreg.planning import image_levels
+    from xdreg.registration import register as run
+    from xdreg.resampling import warp
+
+    began = time.perf_counter()
+    targets = output / "field.ome.zarr", output / "moved.ome.zarr"
+    images = _open(fixed), _open(moving)
+    masks = [None if mask is None else _open(mask) for mask in (fixed_mask, moving_mask)]
+    output.mkdir(parents=True, exist_ok=True)
+    for target in targets:
+        check_target(target, overwrite=overwrite)
+    selected: int | str | None = channel
+    if channel is not None and channel.isdigit():
+        selected = int(channel)
+    field = run(
+        *images,
+        metric=metric,
+        block_shape=block_shape,
+        overlap=overlap,
+        fixed_mask=masks[0],
+        moving_mask=masks[1],
+        channel=selected,
+        workdir=workdir,
+        progress=progress,
+    )
+    save_field(field, targets[0], overwrite=overwrite)
+    moved = warp(field, images[1], like=image_levels(images[0], "fixed")[0])
+    write_ome_zarr(moved, targets[1], overwrite=overwrite)
+    _summary(field, time.perf_counter() - began)
+    _out.print(f"wrote {targets[0]} and {targets[1]}", highlight=False)
+
+
+@app.command("warp")
+def warp_command(
+    field: Annotated[str, typer.Argument(help="A field.ome.zarr.")],
+    moving: MovingPath,
+    output: Annotated[Path, typer.Option("-o", "--output", help="OME-Zarr to write.")],
+    labels: Annotated[bool, typer.Option("--labels", help="Take the nearest voxel.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Resample MOVING through FIELD onto the fixed grid.
+
+    Example: xdreg warp out/field.ome.zarr moving.ome.zarr -o moved.ome.zarr
+    """
+    from xdreg.field import open_field
+    from xdreg.ome_zarr_writer import check_target, write_ome_zarr
+    from xdreg.resampling import warp
+
+    check_target(output, overwrite=overwrite)
+    moved = warp(open_field(field), _open(moving), order=0 if labels else 1)
+    write_ome_zarr(moved, output, labels=labels, overwrite=overwrite)
+    _out.print(f"wrote {output}", highlight=False)
+
+
+@app.command()
+def info(
+    path: Annotated[str, typer.Argument(help="An image, or a field.ome.zarr.")],
+) -> None:
+    """Print what an image or a field holds.
+
+    Example: xdreg info fixed.ome.zarr
+    """
+    from xdreg.coordinates import grid_of
+    from xdreg.errors import StoreError
+    from xdreg.field import field_grid, open_field
+    from xdreg.planning import image_levels
+
+    try:
+        image = _open(path)
+    except StoreError as error:
+        if "scene" not in str(error):
+            raise
+        field = open_field(path)
+        grid = field_grid(field)
+        _out.print(f"displacement field on {grid}", highlight=False)
+        _summary(field)
+        return
+    table = Table("level", "dims", "shape", "spacing", "origin", "units", "dtype", "chunks")
+    for number, array in enumerate(image_levels(image, "image")):
+        grid = grid_of(array)
+        chunks = tuple(sizes[0] for sizes in array.chunks) if array.chunks else "-"
+        table.add_row(
+            str(number),
+            " ".join(map(str, array.dims)),
+            *(" × ".join(f"{v:g}" for v in vs) for vs in (array.shape, grid.spacing)),
+            ", ".join(f"{v:g}" for v in grid.origin),
+            str(grid.units),
+            str(array.dtype),
+            str(chunks),
+        )
+    _out.print(table)
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder to write to.")
+    ] = Path("xdreg-demo"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Make a pair with a known deformation, register it in blocks, print the error.
+
+    Example: xdreg demo -o demo
+    """
+    from xdreg.datasets import phantom_pair
+    from xdreg.field import save_field, transform_points
+    from xdreg.ome_zarr import open_ome_zarr
+    from xdreg.ome_zarr_writer import check_target, write_ome_zarr
+    from xdreg.registration import register as run
+    from xdreg.resampling import warp
+
+    began = time.perf_counter()
+    names = ("fixed.ome.zarr", "moving.ome.zarr", "field.ome.zarr", "moved.ome.zarr")
+    output.mkdir(parents=True, exist_ok=True)
+    paths = [output / name for name in names]
+    for path in paths:
+        check_target(path, overwrite=overwrite)
+    pair = phantom_pair((72, 88, 104), amplitude=5.0)
+    for image, path in zip((pair.fixed, pair.moving), paths, strict=False):
+        write_ome_zarr(image, path, overwrite=overwrite)
+    fixed, moving = open_ome_zarr(paths[0]), open_ome_zarr(paths[1])
+    field = run(fixed, moving, block_shape=56)
+    save_field(field, paths[2], overwrite=overwrite)
+    write_ome_zarr(warp(field, moving), paths[3], overwrite=overwrite)
+    points = pair.foreground.values.nonzero()
+    some = np.stack(points, axis=1)[:: max(len(points[0]) // 20_000, 1)]
+    truth = pair.displacement.values[(slice(None), *some.T)].T
+    found = transform_points(field, some.astype(float)) - some
+    error = np.linalg.norm(found - truth, axis=1)
+    before = np.linalg.norm(truth, axis=1)
+    _summary(field, time.perf_counter() - began)
+    _out.print(
+        f"mean error against the truth: {error.mean():.3f} voxels, "
+        f"from {before.mean():.3f} before registration",
+        highlight=False,
+    )
+    picture = output / "before_after.png"
+    try:
+        from xdreg.plot import before_after
+
+        before_after(field, fixed, moving).savefig(picture, dpi=110)
+        _out.print(f"picture: {picture}", highlight=False)
+    except ImportError:
+        _out.print("no picture: matplotlib is missing; pip install 'xdreg[plot]'")
+
+
+def _summary(field: xr.Dataset, seconds: float | None = None) -> None:
+    """Print similarity, blocks by status, time and memory."""
+    from xdreg.field import status_counts
+
+    if "block_status" not in field:
+        return
+    stages = sorted(
+        {name.split("_")[0] for name in map(str, field) if name.startswith("stage")}
+    )
+    first = f"{stages[0]}_block_similarity_before" if stages else "block_similarity_before"
+    before = float(np.nanmean(field[first].values))
+    after = field["block_similarity_after"].values
+    rows = {
+        "similarity": f"{before:.3f} before, {np.nanmean(after):.3f} after"
+        if np.isfinite(after).any()
+        else f"{before:.3f} before",
+        "blocks": ", ".join(f"{n} {what}" for what, n in status_counts(field).items()),
+    }
+    if seconds is not None:
+        rows["time"] = f"{seconds:.1f} s"
+        rows["peak memory"] = f"{_peak_memory():.2f} GB in the largest process"
+    for name, text in rows.items():
+        _out.print(f"{name:<12} {text}", highlight=False)
+
+
+def _peak_memory() -> float:
+    """Return the largest resident size of this process or any engine process, in GB."""
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    peak = max(resource.getrusage(w).ru_maxrss for w in who)
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends it with one line and exit code 1."""
+    try:
+        app(standalone_mode=False)
+    except XdregError as error:
+        Console(stderr=True).print(
+            f"xdreg: {error}", style="red", highlight=False, markup=False
+        )
+        sys.exit(1)
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        # Click's usage errors know how to show themselves; anything else is a bug.
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show()
+            sys.exit(error.exit_code)
+        raise
+
+
