@@ -20,9 +20,7 @@ def partitions(draw):
     grid = Grid(dims, shape, (1.0,) * ndim, (0.0,) * ndim)
     bare = Partition.balanced(grid, block_shape=block, overlap=0, field_step=step)
     overlap = tuple(draw(st.integers(0, b // 2)) for b in bare.block_shape)
-    return Partition.balanced(
-        grid, block_shape=block, overlap=overlap, field_step=step
-    )
+    return Partition.balanced(grid, block_shape=block, overlap=overlap, field_step=step)
 
 
 @given(partitions())

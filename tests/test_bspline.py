@@ -26,9 +26,12 @@ def test_equals_itk(coarse, grid):
         scale=3.0, size=(grid.ndim, *coarse.shape)
     )
     transform = itk.BSplineTransform[itk.D, grid.ndim, 3].New()
-    fixed = np.concatenate(
-        [coarse.shape[::-1], coarse.origin[::-1], coarse.spacing[::-1]]
-    ).tolist() + np.eye(grid.ndim).ravel().tolist()
+    fixed = (
+        np.concatenate(
+            [coarse.shape[::-1], coarse.origin[::-1], coarse.spacing[::-1]]
+        ).tolist()
+        + np.eye(grid.ndim).ravel().tolist()
+    )
     parameters = itk.OptimizerParameters[itk.D](len(fixed))
     for i, value in enumerate(fixed):
         parameters[i] = value

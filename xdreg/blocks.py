@@ -210,7 +210,11 @@ class Partition:
         return tuple(self._patch_axis(axis, i) for axis, i in enumerate(block))
 
     def _patch_axis(self, axis: int, i: int) -> slice:
-        b, n, step = self.block_shape[axis], self.grid.shape[axis], self.field_step[axis]
+        b, n, step = (
+            self.block_shape[axis],
+            self.grid.shape[axis],
+            self.field_step[axis],
+        )
         first = max(i * b - self.overlap[axis], 0)
         stop = min((i + 1) * b + self.overlap[axis], n)
         # Past the last voxel there is one more field point where the step leaves a rest.

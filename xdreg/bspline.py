@@ -1,8 +1,8 @@
 """Cubic B-spline fields on regular grids, as a product of small per-axis matrices.
 
-A field is ``sum_k c_k * b(i - k)`` with the centred cubic B-spline ``b`` (support of four
-coefficients) and ``i`` the position in the coefficient grid; coefficients beyond the
-grid are zero. Inside ITK's valid region this equals its ``BSplineTransform``.
+A field is ``sum_k c_k * b(i - k)`` with the centred cubic B-spline ``b``, which spans
+four coefficients, and ``i`` the position in the coefficient grid; coefficients beyond
+the grid are zero. Inside ITK's valid region this equals its ``BSplineTransform``.
 
 See Unser, "Splines: a perfect fit for signal and image processing", 1999.
 """

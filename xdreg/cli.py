@@ -27,7 +27,9 @@ app = typer.Typer(
 )
 _out = Console()
 
-FixedPath = Annotated[str, typer.Argument(help="Fixed image: OME-Zarr, or a file of ITK.")]
+FixedPath = Annotated[
+    str, typer.Argument(help="Fixed image: OME-Zarr, or a file of ITK.")
+]
 MovingPath = Annotated[str, typer.Argument(help="Moving image.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
@@ -49,16 +51,28 @@ def register(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")],
     metric: Annotated[
         Literal["ncc", "mi", "msd"],
-        typer.Option(help="ncc: one modality; mi: across modalities; msd: equal intensities."),
+        typer.Option(
+            help="ncc: one modality; mi: across modalities; msd: equal intensities."
+        ),
     ] = "ncc",
     block_shape: Annotated[
         int | None, typer.Option(help="Voxels of a block per axis.")
     ] = None,
-    overlap: Annotated[int | None, typer.Option(help="Voxels of overlap per side.")] = None,
-    fixed_mask: Annotated[str | None, typer.Option(help="Mask of the fixed image.")] = None,
-    moving_mask: Annotated[str | None, typer.Option(help="Mask of the moving image.")] = None,
-    channel: Annotated[str | None, typer.Option(help="Channel, by name or number.")] = None,
-    workdir: Annotated[Path | None, typer.Option(help="Keep the run here, to resume.")] = None,
+    overlap: Annotated[
+        int | None, typer.Option(help="Voxels of overlap per side.")
+    ] = None,
+    fixed_mask: Annotated[
+        str | None, typer.Option(help="Mask of the fixed image.")
+    ] = None,
+    moving_mask: Annotated[
+        str | None, typer.Option(help="Mask of the moving image.")
+    ] = None,
+    channel: Annotated[
+        str | None, typer.Option(help="Channel, by name or number.")
+    ] = None,
+    workdir: Annotated[
+        Path | None, typer.Option(help="Keep the run here, to resume.")
+    ] = None,
     progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
     overwrite: Overwrite = False,
 ) -> None:
@@ -75,7 +89,9 @@ def register(
     began = time.perf_counter()
     targets = output / "field.ome.zarr", output / "moved.ome.zarr"
     images = _open(fixed), _open(moving)
-    masks = [None if mask is None else _open(mask) for mask in (fixed_mask, moving_mask)]
+    masks = [
+        None if mask is None else _open(mask) for mask in (fixed_mask, moving_mask)
+    ]
     output.mkdir(parents=True, exist_ok=True)
     for target in targets:
         check_target(target, overwrite=overwrite)
@@ -105,7 +121,9 @@ def warp_command(
     field: Annotated[str, typer.Argument(help="A field.ome.zarr.")],
     moving: MovingPath,
     output: Annotated[Path, typer.Option("-o", "--output", help="OME-Zarr to write.")],
-    labels: Annotated[bool, typer.Option("--labels", help="Take the nearest voxel.")] = False,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Take the nearest voxel.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Resample MOVING through FIELD onto the fixed grid.
@@ -145,7 +163,9 @@ def info(
         _out.print(f"displacement field on {grid}", highlight=False)
         _summary(field)
         return
-    table = Table("level", "dims", "shape", "spacing", "origin", "units", "dtype", "chunks")
+    table = Table(
+        "level", "dims", "shape", "spacing", "origin", "units", "dtype", "chunks"
+    )
     for number, array in enumerate(image_levels(image, "image")):
         grid = grid_of(array)
         chunks = tuple(sizes[0] for sizes in array.chunks) if array.chunks else "-"
@@ -223,7 +243,9 @@ def _summary(field: xr.Dataset, seconds: float | None = None) -> None:
     stages = sorted(
         {name.split("_")[0] for name in map(str, field) if name.startswith("stage")}
     )
-    first = f"{stages[0]}_block_similarity_before" if stages else "block_similarity_before"
+    first = (
+        f"{stages[0]}_block_similarity_before" if stages else "block_similarity_before"
+    )
     before = float(np.nanmean(field[first].values))
     after = field["block_similarity_after"].values
     rows = {
@@ -263,5 +285,3 @@ def main() -> None:
             error.show()
             sys.exit(error.exit_code)
         raise
-
-

@@ -265,7 +265,9 @@ class _Scene:
 
     def envelope(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return one inside a rounded body, zero outside, smoothly."""
-        radius = (np.abs((points - self._centre) / self._half) ** 3).sum(axis=1) ** (1 / 3)
+        radius = (np.abs((points - self._centre) / self._half) ** 3).sum(axis=1) ** (
+            1 / 3
+        )
         return np.clip((0.9 - radius) / 0.08, 0.0, 1.0)
 
     def texture(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -289,7 +291,9 @@ def _make_chunk(
 ) -> NDArray[Any]:
     """Make one chunk of one of the phantom's arrays."""
     info = block_info[None]
-    window = [slice(int(a), int(b)) for a, b in info["array-location"]][-scene.grid.ndim :]
+    window = [slice(int(a), int(b)) for a, b in info["array-location"]][
+        -scene.grid.ndim :
+    ]
     grid = scene.grid.window(window)
     points = _points(grid)
     if what == "displacement":
@@ -300,9 +304,10 @@ def _make_chunk(
         return (scene.envelope(moved) > 0.5).reshape(grid.shape)
     brightness = scene.texture(moved)
     if noise > 0:
-        index = np.stack(
-            [a.ravel() for a in np.mgrid[tuple(window)]], axis=1
-        ) @ np.array([1 << 42, 1 << 21, 1])[-grid.ndim :]
+        index = (
+            np.stack([a.ravel() for a in np.mgrid[tuple(window)]], axis=1)
+            @ np.array([1 << 42, 1 << 21, 1])[-grid.ndim :]
+        )
         stream = scene.seed * 7 + (3 if what == "fixed" else 5)
         u, v = _hash_uniform(index, stream), _hash_uniform(index, stream + 1000)
         # Box-Muller.

@@ -232,7 +232,9 @@ def bspline(
         "Registration": ["MultiResolutionRegistration"],
         "Transform": ["BSplineTransform"],
         "BSplineTransformSplineOrder": ["3"],
-        "FinalGridSpacingInPhysicalUnits": [repr(_rounded(v / scale)) for v in knots[::-1]],
+        "FinalGridSpacingInPhysicalUnits": [
+            repr(_rounded(v / scale)) for v in knots[::-1]
+        ],
         "GridSpacingSchedule": [str(level) for level in levels],
         **_pyramid(levels, local),
     }
@@ -290,8 +292,8 @@ def _checked_matrix(initial: ArrayLike | None, ndim: int) -> NDArray[np.float64]
         or np.linalg.det(matrix) == 0
     ):
         msg = (
-            f"initial must be an invertible homogeneous matrix ({ndim + 1}, {ndim + 1}) "
-            f"with last row {last}, got {matrix.tolist()}"
+            f"initial must be an invertible homogeneous matrix of shape "
+            f"{(ndim + 1, ndim + 1)} with last row {last}, got {matrix.tolist()}"
         )
         raise InputError(msg)
     return matrix
@@ -312,7 +314,10 @@ def _same_grid(a: Grid, b: Grid) -> bool:
 def _per_axis(value: float | Sequence[float], grid: Grid) -> tuple[float, ...]:
     values = np.atleast_1d(np.asarray(value, dtype=np.float64))
     if values.ndim != 1 or values.size not in (1, grid.ndim):
-        msg = f"grid_spacing must be one number or one for each of {grid.dims}, got {value}"
+        msg = (
+            f"grid_spacing must be one number or one for each of {grid.dims}, got "
+            f"{value}"
+        )
         raise InputError(msg)
     if not (np.isfinite(values).all() and (values > 0).all()):
         msg = f"grid_spacing must be positive, got {value}"

@@ -326,7 +326,9 @@ def save_field(
         data = dask.array.asarray(displacement.data).astype(np.float32)
         store = write_field_metadata(partial, _FIELD_PATH, grid, data.chunksize)
         dask.array.store(data.rechunk(store.chunks), store, lock=False)
-        extra = field.drop_vars(["displacement", COMPONENT, *grid.dims], errors="ignore")
+        extra = field.drop_vars(
+            ["displacement", COMPONENT, *grid.dims], errors="ignore"
+        )
         extra = extra.assign_attrs(displacement_attrs=json.dumps(displacement.attrs))
         extra.to_zarr(partial, group=_EXTRA, mode="a", consolidated=False)
         if target.exists():
@@ -336,7 +338,9 @@ def save_field(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def save(data: xr.Dataset | xr.DataArray, path: str | os.PathLike[str], **options: Any) -> None:
+def save(
+    data: xr.Dataset | xr.DataArray, path: str | os.PathLike[str], **options: Any
+) -> None:
     """Write a field, or an image with its pyramid, as OME-Zarr.
 
     Parameters

@@ -104,9 +104,7 @@ def _coarse(
 def _cell_means(values: NDArray[np.generic], factors: list[int]) -> NDArray[np.float64]:
     kept = tuple(slice(n - n % f) for n, f in zip(values.shape, factors, strict=True))
     split = [
-        part
-        for n, f in zip(values.shape, factors, strict=True)
-        for part in (n // f, f)
+        part for n, f in zip(values.shape, factors, strict=True) for part in (n // f, f)
     ]
     cells = np.asarray(values[kept], dtype=np.float32).reshape(split)
     odd = tuple(range(1, 2 * values.ndim, 2))

@@ -89,7 +89,9 @@ def from_itk_image(image: Any, *, units: str | None = "millimeter") -> xr.DataAr
     dims: tuple[str, ...] = grid.dims
     if components:
         values, dims = np.moveaxis(values, -1, 0), ("c", *dims)
-    return xr.DataArray(np.ascontiguousarray(values), dims=dims, coords=coordinates(grid))
+    return xr.DataArray(
+        np.ascontiguousarray(values), dims=dims, coords=coordinates(grid)
+    )
 
 
 def to_itk_image(array: xr.DataArray) -> Any:
@@ -229,7 +231,9 @@ def displacement_from_itk(transform: Any, grid: Grid) -> NDArray[np.float32]:
             tuple(stored.GetSpacing())[::-1] == grid.spacing
             and tuple(stored.GetOrigin())[::-1] == grid.origin
             and tuple(stored.GetLargestPossibleRegion().GetSize())[::-1] == grid.shape
-            and np.array_equal(itk.array_from_matrix(stored.GetDirection()), np.eye(grid.ndim))
+            and np.array_equal(
+                itk.array_from_matrix(stored.GetDirection()), np.eye(grid.ndim)
+            )
         )
         if same:
             vectors = np.array(itk.array_view_from_image(stored))

@@ -86,9 +86,7 @@ def _pull_linear(image, field, cells, places, start, scale, out):  # type: ignor
     last = field.shape[3] - 1
     for k in range(out.shape[0]):
         for j in range(out.shape[1]):
-            _field_row(
-                field, cells[0][k], places[0][k], cells[1][j], places[1][j], row
-            )
+            _field_row(field, cells[0][k], places[0][k], cells[1][j], places[1][j], row)
             for i in range(out.shape[2]):
                 x0, fx = cells[2][i], places[2][i]
                 x1 = min(x0 + 1, last)
@@ -109,7 +107,11 @@ def _pull_linear(image, field, cells, places, start, scale, out):  # type: ignor
                 wz = np.float32(pz - iz)
                 wy = np.float32(py - iy)
                 wx = np.float32(px - ix)
-                jz, jy, jx = min(iz + 1, nz - 1), min(iy + 1, ny - 1), min(ix + 1, nx - 1)
+                jz, jy, jx = (
+                    min(iz + 1, nz - 1),
+                    min(iy + 1, ny - 1),
+                    min(ix + 1, nx - 1),
+                )
                 a = image[iz, iy, ix] + wx * (image[iz, iy, jx] - image[iz, iy, ix])
                 b = image[iz, jy, ix] + wx * (image[iz, jy, jx] - image[iz, jy, ix])
                 c = image[jz, iy, ix] + wx * (image[jz, iy, jx] - image[jz, iy, ix])
@@ -126,9 +128,7 @@ def _pull_nearest(shape, field, cells, places, start, scale, out):  # type: igno
     last = field.shape[3] - 1
     for k in range(out.shape[0]):
         for j in range(out.shape[1]):
-            _field_row(
-                field, cells[0][k], places[0][k], cells[1][j], places[1][j], row
-            )
+            _field_row(field, cells[0][k], places[0][k], cells[1][j], places[1][j], row)
             for i in range(out.shape[2]):
                 x0, fx = cells[2][i], places[2][i]
                 x1 = min(x0 + 1, last)

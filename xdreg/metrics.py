@@ -72,7 +72,9 @@ def mutual_information(
     edges = [np.quantile(v, (0.005, 0.995)) for v in (x, y)]
     if any(high <= low for low, high in edges):
         return float("nan")
-    clipped = [np.clip(v, low, high) for v, (low, high) in zip((x, y), edges, strict=True)]
+    clipped = [
+        np.clip(v, low, high) for v, (low, high) in zip((x, y), edges, strict=True)
+    ]
     joint, _, _ = np.histogram2d(clipped[0], clipped[1], bins=bins)
     p = joint / joint.sum()
     outer = p.sum(axis=1, keepdims=True) * p.sum(axis=0, keepdims=True)

@@ -87,7 +87,9 @@ def open_ome_zarr(
     group = _open_group(address, storage_options)
     name, images, version = _read_metadata(address, group, storage_options)
     if level is not None and not 0 <= level < len(images):
-        msg = f"{address} has levels 0 to {len(images) - 1}; level {level} does not exist"
+        msg = (
+            f"{address} has levels 0 to {len(images) - 1}; level {level} does not exist"
+        )
         raise InputError(msg)
     levels = images if level is None else [images[level]]
     arrays = [_open_level(group, image, path, address) for path, image in levels]
@@ -125,9 +127,7 @@ def lazy_zarr(source: zarr.Array[Any]) -> dask.array.Array:
     return dask.array.from_array(source, chunks=chunks, inline_array=False)
 
 
-def _open_group(
-    address: str, storage_options: Mapping[str, Any] | None
-) -> zarr.Group:
+def _open_group(address: str, storage_options: Mapping[str, Any] | None) -> zarr.Group:
     remote = "://" in address
     options = dict(storage_options) if remote and storage_options else None
     if not remote and not os.path.exists(address):  # noqa: PTH110 - may be any PathLike
@@ -167,7 +167,10 @@ def _read_metadata(
     attrs = dict(group.attrs)
     ome = attrs.get("ome", attrs)
     for key, remedy in (
-        ("scene", "open one of the images below it, or the field with xdreg.open_field"),
+        (
+            "scene",
+            "open one of the images below it, or the field with xdreg.open_field",
+        ),
         ("plate", "open one field of a well, for example PATH/A/1/0"),
     ):
         if isinstance(ome, dict) and key in ome:
@@ -246,9 +249,7 @@ def _open_level(group: zarr.Group, image: Any, path: str, address: str) -> xr.Da
     dims = tuple(str(dim) for dim in image.dims)
     spatial = tuple(dim for dim in SPATIAL_DIMS if dim in dims)
     if tuple(dim for dim in dims if dim in SPATIAL_DIMS) != spatial or len(spatial) < 2:
-        msg = (
-            f"{address} has axes {dims}; expected space axes z, y, x or y, x in this order"
-        )
+        msg = f"{address} has axes {dims}; expected space axes z, y, x or y, x in this order"
         raise StoreError(msg)
     units = {normalise_units((image.axes_units or {}).get(dim)) for dim in spatial}
     if len(units) > 1:
@@ -262,6 +263,10 @@ def _open_level(group: zarr.Group, image: Any, path: str, address: str) -> xr.Da
         units.pop(),
     )
     array = xr.DataArray(lazy_zarr(source), dims=dims, coords=coordinates(grid))
-    if "c" in dims and image.channel_names and len(image.channel_names) == array.sizes["c"]:
+    if (
+        "c" in dims
+        and image.channel_names
+        and len(image.channel_names) == array.sizes["c"]
+    ):
         array = array.assign_coords(c=np.asarray(image.channel_names, dtype=object))
     return array

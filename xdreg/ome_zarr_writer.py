@@ -218,7 +218,9 @@ def _omero(image: xr.DataArray) -> Any:
     colors = nz.GLASBEY_COLORS
     return nz.Omero(
         channels=[
-            nz.OmeroChannel(color=colors[i % len(colors)], window=window, label=str(label))
+            nz.OmeroChannel(
+                color=colors[i % len(colors)], window=window, label=str(label)
+            )
             for i, label in enumerate(image["c"].values)
         ]
     )
@@ -265,12 +267,16 @@ def write_field_metadata(
     location = f"coordinateTransformations/{name}"
     nz.to_ome_zarr(
         str(path / location),
-        nz.to_multiscales(image, scale_factors=[], chunks=dict(zip(dims, chunks, strict=True))),
+        nz.to_multiscales(
+            image, scale_factors=[], chunks=dict(zip(dims, chunks, strict=True))
+        ),
         version="0.6",
         metadata_only=True,
         consolidate_metadata=False,
     )
-    axes = [nz.v06.zarr_metadata.Axis(name=d, type="space", unit=units) for d in grid.dims]
+    axes = [
+        nz.v06.zarr_metadata.Axis(name=d, type="space", unit=units) for d in grid.dims
+    ]
     transform = nz.Displacements(path=location, interpolation="linear")
     transform.name = "fixed to moving"
     transform.input = nz.CoordinateSystemIdentifier(name="fixed")

@@ -207,7 +207,9 @@ class Plan:
         names = list(rows[0])
         widths = {n: max(len(n), *(len(row[n]) for row in rows)) for n in names}
         lines = ["  ".join(n.ljust(widths[n]) for n in names).rstrip()]
-        lines += ["  ".join(r[n].ljust(widths[n]) for n in names).rstrip() for r in rows]
+        lines += [
+            "  ".join(r[n].ljust(widths[n]) for n in names).rstrip() for r in rows
+        ]
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -253,7 +255,9 @@ def make_plan(
             "plane of the larger one, for example moving.isel(z=0)"
         )
         raise InputError(msg)
-    linear_level = _first_level(fixed_pyramid, lambda g: g.size <= LINEAR_VOXELS[g.ndim])
+    linear_level = _first_level(
+        fixed_pyramid, lambda g: g.size <= LINEAR_VOXELS[g.ndim]
+    )
     if stages is None:
         coarsest = _first_level(
             fixed_pyramid, lambda g: max(g.shape) <= COARSEST_DEFORMABLE[g.ndim]
@@ -270,8 +274,10 @@ def make_plan(
     for stage in chosen:
         level = stage.level
         if level is None:
-            later = len(blockwise) - 1 - next(
-                (i for i, s in enumerate(blockwise) if s is stage), 0
+            later = (
+                len(blockwise)
+                - 1
+                - next((i for i, s in enumerate(blockwise) if s is stage), 0)
             )
             level = linear_level if isinstance(stage, Linear) else later
             level = min(level, len(fixed_pyramid.grids) - 1)

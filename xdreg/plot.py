@@ -125,15 +125,15 @@ def _draw_grid(axis: Any, field: xr.Dataset, target: xr.DataArray) -> None:
     displacement = field["displacement"]
     if grid.ndim == 3:
         z = float(target["z"].values[0])
-        nearest = int(np.clip(round((z - grid.origin[0]) / grid.spacing[0]), 0, grid.shape[0] - 1))
+        nearest = int(
+            np.clip(round((z - grid.origin[0]) / grid.spacing[0]), 0, grid.shape[0] - 1)
+        )
         displacement = displacement.isel(z=nearest)
     step = max(1, max(displacement.sizes["y"], displacement.sizes["x"]) // 60)
     part = displacement.isel(y=slice(None, None, step), x=slice(None, None, step))
     u = part.sel({COMPONENT: ["y", "x"]}).values
     # The mean shift is no deformation; drawn with it the grid would leave the picture.
     u = u - u.mean(axis=(1, 2), keepdims=True)
-    y, x = np.meshgrid(
-        grid.axis("y")[::step], grid.axis("x")[::step], indexing="ij"
-    )
+    y, x = np.meshgrid(grid.axis("y")[::step], grid.axis("x")[::step], indexing="ij")
     axis.plot(x + u[1], y + u[0], color="tab:cyan", linewidth=0.5)
     axis.plot((x + u[1]).T, (y + u[0]).T, color="tab:cyan", linewidth=0.5)

@@ -29,6 +29,7 @@ import sys
 import tempfile
 import threading
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xdreg.errors import InputError, MethodCrash, MethodError, MethodTimeout, XdregError
@@ -137,7 +138,7 @@ class _Process:
 
     def __init__(self) -> None:
         self.directory = tempfile.mkdtemp(prefix="xdreg-engine-")
-        path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+        path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
         self.popen = subprocess.Popen(
             [sys.executable, "-c", _BOOTSTRAP],
             stdin=subprocess.PIPE,
@@ -240,8 +241,8 @@ class _Process:
         if self._expired:
             limit = LOAD_LIMIT if timeout is None else timeout
             return MethodTimeout(
-                f"{function} was stopped after {limit:g} s; allow more time, or give it "
-                "a smaller image or fewer iterations"
+                f"{function} was stopped after {limit:g} s; allow more time, or give "
+                "it a smaller image or fewer iterations"
             )
         tail = self._tail.decode(errors="replace").strip() or "nothing"
         return MethodCrash(
@@ -366,7 +367,7 @@ def _serve(replies: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests = os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    directory = os.getcwd()
+    directory = Path.cwd()
     loaded: set[str] = set()
     try:
         while True:

@@ -68,7 +68,11 @@ class StageProgress:
 
     @contextlib.contextmanager
     def watch(
-        self, description: str, total: int, records: zarr.Array[Any] | None, folder: Path
+        self,
+        description: str,
+        total: int,
+        records: zarr.Array[Any] | None,
+        folder: Path,
     ) -> Iterator[None]:
         """Show a stage while the body runs.
 

@@ -39,9 +39,7 @@ def pyramid_factors(grid: Grid, smallest: int = SMALLEST) -> list[tuple[int, ...
     """
     factors = []
     while max(grid.shape) > smallest:
-        finest = min(
-            s for s, n in zip(grid.spacing, grid.shape, strict=True) if n > 1
-        )
+        finest = min(s for s, n in zip(grid.spacing, grid.shape, strict=True) if n > 1)
         step = tuple(
             2 if n > 1 and s < ANISOTROPY * finest else 1
             for s, n in zip(grid.spacing, grid.shape, strict=True)
@@ -71,12 +69,15 @@ def downsample(
         Means are computed in float and rounded back for integer dtypes.
     """
     steps = (1,) * (array.ndim - len(factors)) + tuple(factors)
-    trimmed = array[tuple(slice(0, n - n % k) for n, k in zip(array.shape, steps, strict=True))]
+    trimmed = array[
+        tuple(slice(0, n - n % k) for n, k in zip(array.shape, steps, strict=True))
+    ]
     if labels:
         return trimmed[tuple(slice(None, None, k) for k in steps)]
     # Chunks must hold whole groups.
     chunks = tuple(
-        max(size - size % k, k) for size, k in zip(trimmed.chunksize, steps, strict=True)
+        max(size - size % k, k)
+        for size, k in zip(trimmed.chunksize, steps, strict=True)
     )
     means = dask.array.coarsen(
         np.mean, trimmed.rechunk(chunks), dict(enumerate(steps)), dtype=np.float32

@@ -58,9 +58,7 @@ class ImageReader:
         For each axis of ``source``, the spatial dim that it is, or the index to take.
     """
 
-    def __init__(
-        self, source: Any, grid: Grid, axes: tuple[str | int, ...]
-    ) -> None:
+    def __init__(self, source: Any, grid: Grid, axes: tuple[str | int, ...]) -> None:
         self.source, self.grid, self.axes = source, grid, axes
 
     def __dask_tokenize__(self) -> object:
@@ -116,7 +114,9 @@ class ImageReader:
         """
         if displacement is None or displacement_grid is None:
             identity = np.eye(target.ndim + 1)
-            displacement, displacement_grid = kernels.affine_displacement(identity, target)
+            displacement, displacement_grid = kernels.affine_displacement(
+                identity, target
+            )
         lower, upper = kernels.moved_bounds(displacement, displacement_grid, target)
         window = self.grid.covering(lower, upper, margin=1)
         if window is None:
@@ -194,7 +194,9 @@ class FieldReader:
         size = np.asarray(self.grid.shape)
         starts = np.clip(first, 0, np.maximum(size - 2, 0)).astype(int)
         stops = np.clip(last, np.minimum(starts + 2, size), size).astype(int)
-        window = tuple(slice(int(a), int(b)) for a, b in zip(starts, stops, strict=True))
+        window = tuple(
+            slice(int(a), int(b)) for a, b in zip(starts, stops, strict=True)
+        )
         values = np.asarray(self.source[(slice(None), *window)], np.float32)
         return values, self.grid.window(window)
 
@@ -288,8 +290,7 @@ def channel_index(array: xr.DataArray, channel: int | str, name: str) -> int:
         return labels.index(channel)
     if not isinstance(channel, str) and -count <= channel < count:
         return int(channel) % count
-    msg = (
-        f"{name} has no channel {channel!r}; it has {count}"
-        + (f", named {labels}" if labels else ", numbered from 0")
+    msg = f"{name} has no channel {channel!r}; it has {count}" + (
+        f", named {labels}" if labels else ", numbered from 0"
     )
     raise InputError(msg)

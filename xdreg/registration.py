@@ -25,7 +25,13 @@ from xdreg.options import BSpline, Custom, Linear
 from xdreg.planning import Plan, PlannedStage, Pyramid, build_pyramid, make_plan
 from xdreg.progress import StageProgress
 from xdreg.pyramid import downsample
-from xdreg.readers import FieldReader, ImageReader, channel_index, image_reader, source_of
+from xdreg.readers import (
+    FieldReader,
+    ImageReader,
+    channel_index,
+    image_reader,
+    source_of,
+)
 from xdreg.tasks import RECORD, BlockTask, Inputs
 from xdreg.workdir import WorkDirectory, open_array
 
@@ -195,9 +201,7 @@ def plan(fixed: Any, moving: Any, **options: Any) -> Plan:
         msg = f"plan does not take {sorted(unknown)}; it takes {sorted(defaults)}"
         raise InputError(msg)
     is_field_ = start is not None and not isinstance(start, np.ndarray)
-    return make_plan(
-        fixed, moving, **(defaults | options), initial_is_field=is_field_
-    )
+    return make_plan(fixed, moving, **(defaults | options), initial_is_field=is_field_)
 
 
 class _Deferred:
@@ -275,7 +279,8 @@ class _Run:
         finer = self.reader(name, level - 1)
         if not path.exists():
             factors = tuple(
-                round(c / f) for c, f in zip(grid.spacing, finer.grid.spacing, strict=True)
+                round(c / f)
+                for c, f in zip(grid.spacing, finer.grid.spacing, strict=True)
             )
             partial = path.with_suffix(".part")
             image = dask.array.from_array(
@@ -377,7 +382,9 @@ class _Run:
             folder.mkdir(parents=True, exist_ok=True)
             partial = done.with_suffix(".part")
             values = {name: float(value) for name, value in record.items()}
-            partial.write_text(json.dumps({"matrix": matrix.tolist(), "record": values}))
+            partial.write_text(
+                json.dumps({"matrix": matrix.tolist(), "record": values})
+            )
             partial.rename(done)
         arrays = {
             name: np.full((1,) * grid.ndim, record[name], np.float32) for name in RECORD
@@ -537,12 +544,17 @@ def map_over_blocks(
     blocks = xr.DataArray(dask.array.from_array(numbers, chunks=1), dims=dims)
     template = xr.DataArray(
         dask.array.empty(
-            (*partition.counts, width), dtype=np.float32, chunks=(1,) * len(dims) + (width,)
+            (*partition.counts, width),
+            dtype=np.float32,
+            chunks=(1,) * len(dims) + (width,),
         ),
         dims=(*dims, "diagnostic"),
     )
     mapped = xr.map_blocks(
-        function, blocks, kwargs={"task": _Opaque(task, function.__name__)}, template=template
+        function,
+        blocks,
+        kwargs={"task": _Opaque(task, function.__name__)},
+        template=template,
     )
     return np.asarray(mapped.compute().values, np.float32)
 
@@ -653,7 +665,9 @@ def _mask_pyramid(mask: Any, image: Grid, name: str) -> Pyramid | None:
     pyramid = build_pyramid(mask, name, image.units)
     grid = pyramid.grids[0]
     owner = name.removesuffix("_mask")
-    tolerance = np.maximum(grid.spacing, image.spacing) if grid.ndim == image.ndim else 0
+    tolerance = (
+        np.maximum(grid.spacing, image.spacing) if grid.ndim == image.ndim else 0
+    )
     differs = grid.ndim != image.ndim or any(
         (np.abs(a - b) > tolerance).any()
         for a, b in zip(grid.bounds, image.bounds, strict=True)
@@ -667,7 +681,8 @@ def _mask_pyramid(mask: Any, image: Grid, name: str) -> Pyramid | None:
         raise InputError(msg)
     stored = [i for i, array in enumerate(pyramid.arrays) if array is not None]
     return Pyramid(
-        tuple(pyramid.arrays[i] for i in stored), tuple(pyramid.grids[i] for i in stored)
+        tuple(pyramid.arrays[i] for i in stored),
+        tuple(pyramid.grids[i] for i in stored),
     )
 
 
@@ -695,7 +710,9 @@ def _describe(stage: PlannedStage) -> dict[str, Any]:
     options = asdict(stage.options)
     if isinstance(stage.options, Custom):
         method = stage.options.method
-        options["method"] = f"{method.__module__}.{getattr(method, '__qualname__', method)}"
+        options["method"] = (
+            f"{method.__module__}.{getattr(method, '__qualname__', method)}"
+        )
         options["options"] = {k: repr(v) for k, v in stage.options.options.items()}
     return {
         "name": stage.options.name,

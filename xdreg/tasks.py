@@ -136,7 +136,15 @@ def read_window(
     if both.min() == both.max():
         return BlockStatus.EMPTY
     return Window(
-        grid, fixed, moving, fixed_mask, moving_mask, values, part_grid, before, before_grid
+        grid,
+        fixed,
+        moving,
+        fixed_mask,
+        moving_mask,
+        values,
+        part_grid,
+        before,
+        before_grid,
     )
 
 
@@ -152,7 +160,9 @@ def masked_image(
     if not known.all():
         values = np.where(known, values, values[known].min() if known.any() else 0)
     image = xr.DataArray(
-        np.ascontiguousarray(values, np.float32), dims=grid.dims, coords=coordinates(grid)
+        np.ascontiguousarray(values, np.float32),
+        dims=grid.dims,
+        coords=coordinates(grid),
     )
     return image.assign_coords(mask=(grid.dims, mask))
 
@@ -221,7 +231,10 @@ def register_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float3
     window = read_window(
         task.inputs,
         partition.window(index),
-        [2 * o * s for o, s in zip(partition.overlap, partition.grid.spacing, strict=True)],
+        [
+            2 * o * s
+            for o, s in zip(partition.overlap, partition.grid.spacing, strict=True)
+        ],
     )
     update = None
     if isinstance(window, BlockStatus):
@@ -354,7 +367,9 @@ def blend_block(index: tuple[int, ...], task: BlockTask) -> float:
             succeeded = True
     reach = np.abs(update).reshape(grid.ndim, -1).max(axis=1)
     before, before_grid = task.inputs.before.read_around(grid, reach)
-    task.field[(slice(None), *core)] = kernels.compose(update, grid, before, before_grid)
+    task.field[(slice(None), *core)] = kernels.compose(
+        update, grid, before, before_grid
+    )
     mixed = partition.weights(index, core) < 1
     result = float("nan")
     if succeeded and mixed.any():
@@ -425,9 +440,14 @@ def register_linear(
 
     def quality(candidate: NDArray[np.float64]) -> float:
         pulled = kernels.warp(
-            moving_values, moving_grid, *kernels.affine_displacement(candidate, grid), grid
+            moving_values,
+            moving_grid,
+            *kernels.affine_displacement(candidate, grid),
+            grid,
         )
-        return similarity(metric, fixed_values, pulled, fixed_mask & np.isfinite(pulled))
+        return similarity(
+            metric, fixed_values, pulled, fixed_mask & np.isfinite(pulled)
+        )
 
     record["similarity_before"] = quality(start)
     try:
