@@ -39,8 +39,10 @@ def leave():
 
 def refuse(kind):
     if kind == "input":
-        raise InputError("too small")
-    raise ValueError("odd")
+        msg = "too small"
+        raise InputError(msg)
+    msg = "odd"
+    raise ValueError(msg)
 
 
 def chatter():
@@ -50,7 +52,7 @@ def chatter():
 
 def litter():
     Path("deformationField.nii").write_text("x")
-    return os.getcwd()
+    return str(Path.cwd())
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -132,10 +134,10 @@ def test_prints_do_not_reach_the_protocol():
 
 def test_engine_works_in_its_own_directory():
     directory = processes.call(HERE + "litter")
-    assert directory != os.getcwd()
-    assert os.path.exists(directory)
+    assert directory != str(Path.cwd())
+    assert Path(directory).exists()
     processes.shutdown()
-    assert not os.path.exists(directory)
+    assert not Path(directory).exists()
 
 
 def test_two_threads_run_in_parallel():

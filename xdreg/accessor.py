@@ -98,6 +98,6 @@ class FieldAccessor:
 
 def install() -> None:
     """Register the accessors with xarray."""
-    xr.register_dataarray_accessor("dreg")(ImageAccessor)
-    xr.register_datatree_accessor("dreg")(ImageAccessor)
-    xr.register_dataset_accessor("dreg")(FieldAccessor)
+    xr.register_dataarray_accessor("dreg")(ImageAccessor)  # type: ignore[no-untyped-call]
+    xr.register_datatree_accessor("dreg")(ImageAccessor)  # type: ignore[no-untyped-call]
+    xr.register_dataset_accessor("dreg")(FieldAccessor)  # type: ignore[no-untyped-call]

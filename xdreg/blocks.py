@@ -1,8 +1,8 @@
 """The partition of a fixed image into overlapping blocks, and how their patches blend.
 
-Vocabulary: a *core* is a block's own voxels, cores tile the image exactly once; a *window*
-is the core with the overlap on every side, clipped to the image; a *patch* is the part
-of the stage's displacement field that lies in a window. Field points are every
+Vocabulary: a *core* is a block's own voxels, cores tile the image exactly once; a
+*window* is the core with the overlap on every side, clipped to the image; a *patch* is
+the part of the stage's displacement field that lies in a window. Field points are every
 ``field_step``-th voxel, so a core holds a whole number of them.
 """
 
@@ -59,7 +59,8 @@ def per_axis(
     )
     if len(values) != ndim or not whole or any(v < minimum for v in values):
         msg = (
-            f"{name} must be a whole number of voxels ≥ {minimum:g}, or {ndim} of them, "
+            f"{name} must be a whole number of voxels ≥ {minimum:g}, or {ndim} of "
+            f"them, "
             f"got {value!r}"
         )
         raise InputError(msg)
@@ -217,12 +218,13 @@ class Partition:
         )
         first = max(i * b - self.overlap[axis], 0)
         stop = min((i + 1) * b + self.overlap[axis], n)
-        # Past the last voxel there is one more field point where the step leaves a rest.
+        # Past the last voxel there is one more field point where the step leaves a
+        # rest.
         last = self.field_grid.shape[axis] if stop == n else (stop - 1) // step + 1
         return slice(-(-first // step), last)
 
     def neighbours(self, block: Sequence[int]) -> Iterator[tuple[int, ...]]:
-        """Iterate over the block and those around it whose patches may reach its core."""
+        """Iterate over the block and those whose patches may reach its core."""
         return itertools.product(
             *(
                 range(max(i - 1, 0), min(i + 2, count))

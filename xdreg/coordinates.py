@@ -133,14 +133,14 @@ def _origin_and_spacing(
         msg = f"coordinate {dim!r} of {name} holds NaN or infinity"
         raise InputError(msg)
     if values.size == 1:
-        spacing = array[dim].attrs.get("spacing")
-        if spacing is None:
+        thickness = array[dim].attrs.get("spacing")
+        if thickness is None:
             msg = (
                 f"{name} has a single voxel along {dim!r}, so its thickness is not "
                 f"known; set {name}.{dim}.attrs['spacing']"
             )
             raise InputError(msg)
-        return float(values[0]), float(spacing)
+        return float(values[0]), float(thickness)
     spacing = float((values[-1] - values[0]) / (values.size - 1))
     if spacing < 0:
         raise _descending(dim, name)

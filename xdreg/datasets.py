@@ -1,9 +1,9 @@
 """Phantom pairs with a known displacement field, of any size, made block by block.
 
-The moving image is a texture ``T(y)``, tissue-like structure at several scales on a dark
-background; the fixed image is ``T(x + u(x))`` with a smooth, known ``u``. So
-``moving(x + u(x)) = fixed(x)`` holds exactly, and ``u`` is what a registration should find.
-Every value is a function of its position alone: any chunking gives the same bits.
+The moving image is a texture ``T(y)``, tissue-like structure at several scales on a
+dark background; the fixed image is ``T(x + u(x))`` with a smooth, known ``u``. So
+``moving(x + u(x)) = fixed(x)`` holds exactly, and ``u`` is what a registration should
+find. Every value is a function of its position alone: any chunking gives the same bits.
 """
 
 from __future__ import annotations
@@ -261,14 +261,14 @@ class _Scene:
     def displacement(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return u at points."""
         phase = np.einsum("nd,cwd->ncw", points, self._waves) + self._phases
-        return 0.5 * self.amplitude * np.sin(phase).sum(axis=2)
+        return np.asarray(0.5 * self.amplitude * np.sin(phase).sum(axis=2))
 
     def envelope(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return one inside a rounded body, zero outside, smoothly."""
         radius = (np.abs((points - self._centre) / self._half) ** 3).sum(axis=1) ** (
             1 / 3
         )
-        return np.clip((0.9 - radius) / 0.08, 0.0, 1.0)
+        return np.asarray(np.clip((0.9 - radius) / 0.08, 0.0, 1.0))
 
     def texture(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the tissue's brightness, zero to one."""
@@ -280,7 +280,7 @@ class _Scene:
             value += weight * (_value_noise(position, self.seed * 31 + number) - 0.5)
         ridges = 1.0 - np.minimum(np.abs(value) * 2.5, 1.0)
         tissue = 0.25 + 0.35 * np.clip(value + 0.5, 0, 1) + 0.4 * ridges**2
-        return self.envelope(points) * tissue
+        return np.asarray(self.envelope(points) * tissue)
 
     def __dask_tokenize__(self) -> object:
         return ("xdreg.phantom", str(self.grid), self.amplitude, self.seed)

@@ -427,7 +427,7 @@ def _common_parameters(
     iterations: int,
     samples: int,
     seed: int,
-    fixed_mask: NDArray[np.bool_] | None,
+    fixed_mask: NDArray[Any] | None,
 ) -> dict[str, list[str]]:
     sparse = fixed_mask is not None and fixed_mask.mean() < _SPARSE_MASK
     return {

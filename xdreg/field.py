@@ -2,8 +2,8 @@
 
 ``displacement (component, [z], y, x)`` float32 in physical units, on a grid of its own;
 ``block_…`` variables hold the diagnostics of the last deformable stage, and
-``stageN_block_…`` those of the others. A field maps fixed points onto moving ones and is
-interpolated linearly.
+``stageN_block_…`` those of the others. A field maps fixed points onto moving ones and
+is interpolated linearly.
 """
 
 from __future__ import annotations
@@ -298,8 +298,8 @@ def save_field(
 ) -> None:
     """Write a field as OME-Zarr 0.6, with RFC-5 transformation metadata.
 
-    The store is a scene of two coordinate systems, ``fixed`` and ``moving``, related by a
-    ``displacements`` transformation whose field is a multiscale image of its own.
+    The store is a scene of two coordinate systems, ``fixed`` and ``moving``, related
+    by a ``displacements`` transformation whose field is a multiscale image of its own.
     Diagnostics and provenance lie beside it, in the group ``xdreg``.
 
     Parameters

@@ -57,7 +57,7 @@ def normalise_units(units: str | None) -> str | None:
     if units is None or units == "":
         return None
     name = _UNIT_ALIASES.get(units, units)
-    if name.endswith("metre") or name.endswith("metres"):
+    if name.endswith(("metre", "metres")):
         name = name.replace("metre", "meter")
     if name.endswith("meters"):
         name = name.removesuffix("s")
@@ -78,8 +78,7 @@ def unit_ratio(source: str | None, target: str | None) -> float:
     if source in UNIT_METRES and target in UNIT_METRES:
         ratio = UNIT_METRES[source] / UNIT_METRES[target]
         # Powers of ten are meant exactly; 1e-3 / 1e-6 is not 1000.0 in binary.
-        rounded = float(f"{ratio:.14g}")
-        return rounded
+        return float(f"{ratio:.14g}")
     msg = (
         f"lengths in {source or 'no unit'} do not convert to {target or 'no unit'}; "
         "give both images the same kind of unit, for example "
@@ -167,15 +166,21 @@ class Grid:
     def axis(self, dim: str) -> NDArray[np.float64]:
         """Return the voxel centres along one dimension."""
         i = self.dims.index(dim)
-        return self.origin[i] + self.spacing[i] * np.arange(self.shape[i])
+        return np.asarray(
+            self.origin[i] + self.spacing[i] * np.arange(self.shape[i]), np.float64
+        )
 
     def index_to_physical(self, index: ArrayLike) -> NDArray[np.float64]:
         """Map (fractional) voxel indices ``(..., ndim)`` to physical points."""
-        return np.asarray(self.origin) + np.asarray(self.spacing) * np.asarray(index)
+        return np.asarray(
+            np.asarray(self.origin) + np.asarray(self.spacing) * np.asarray(index)
+        )
 
     def physical_to_index(self, points: ArrayLike) -> NDArray[np.float64]:
         """Map physical points ``(..., ndim)`` to fractional voxel indices."""
-        return (np.asarray(points) - np.asarray(self.origin)) / np.asarray(self.spacing)
+        return np.asarray(
+            (np.asarray(points) - np.asarray(self.origin)) / np.asarray(self.spacing)
+        )
 
     def window(self, window: Sequence[slice]) -> Grid:
         """Return the grid of a rectangular part, given as index slices."""

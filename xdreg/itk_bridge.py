@@ -1,8 +1,8 @@
 """Arrays ↔ ITK: the one place where axes turn from ``z, y, x`` to ITK's ``x, y, z``.
 
 ITK transforms map fixed points to moving points, in physical units, as xdreg's do; only
-the order of axes and components differs. (`xdreg.elastix` speaks to ITK inside an engine
-process and turns its own arrays.)
+the order of axes and components differs. (`xdreg.elastix` speaks to ITK inside an
+engine process and turns its own arrays.)
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ def from_itk_image(image: Any, *, units: str | None = "millimeter") -> xr.DataAr
 
     ndim = int(image.GetImageDimension())
     if ndim not in (2, 3):
-        msg = f"the image has {ndim} dimensions; expected 2 or 3. Extract one volume first"
+        msg = (
+            f"the image has {ndim} dimensions; expected 2 or 3. Extract one "
+            f"volume first"
+        )
         raise InputError(msg)
     # The array of a view would be lost with the image.
     values = np.array(itk.array_view_from_image(image))
@@ -70,7 +73,8 @@ def from_itk_image(image: Any, *, units: str | None = "millimeter") -> xr.DataAr
             "output_direction=identity)"
         )
         raise InputError(msg)
-    # Array axis k runs along physical axis axes[k], backwards where its sign is negative.
+    # Array axis k runs along physical axis axes[k], backwards where its sign is
+    # negative.
     sizes = np.array(values.shape[:ndim])
     low = origin.copy()
     for k in range(ndim):
@@ -283,7 +287,8 @@ def matrix_to_itk(matrix: NDArray[np.float64]) -> Any:
 def _check_transform(transform: Any, ndim: int) -> None:
     if not hasattr(transform, "TransformPoint"):
         msg = (
-            f"expected an itk.Transform, got {type(transform).__name__}; read files with "
+            f"expected an itk.Transform, got {type(transform).__name__}; read files "
+            f"with "
             "itk.transformread"
         )
         raise InputError(msg)

@@ -1,11 +1,13 @@
 """Interpolation and composition of displacement fields: numbers only, no graphs.
 
-Every compiled kernel releases the GIL, so blocks run in parallel threads. Two-dimensional
-arrays are lifted to three dimensions with a single plane, so both run the same code.
+Every compiled kernel releases the GIL, so blocks run in parallel threads.
+Two-dimensional arrays are lifted to three dimensions with a single plane, so both run
+the same code.
 
 Conventions: a displacement is ``(ndim, *shape)`` float32 in physical units, component
-order as the dims; ``x_moving = x_fixed + u(x_fixed)``. Fields are interpolated linearly,
-as ITK and OME-Zarr do, and continued linearly over at most one cell beyond their grid.
+order as the dims; ``x_moving = x_fixed + u(x_fixed)``. Fields are interpolated
+linearly, as ITK and OME-Zarr do, and continued linearly over at most one cell beyond
+their grid.
 """
 
 from __future__ import annotations
@@ -310,7 +312,8 @@ def moved_bounds(displacement: Array, displacement_grid: Grid, grid: Grid) -> Ar
     """Return the box that a region is mapped into, exactly.
 
     Within a cell of the field the mapping is multilinear, so its extremes lie at cell
-    corners, cut off where the region ends; corners of the region alone would miss bumps.
+    corners, cut off where the region ends; corners of the region alone would miss
+    bumps.
 
     Parameters
     ----------

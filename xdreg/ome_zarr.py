@@ -64,8 +64,8 @@ def open_ome_zarr(
     -------
     DataTree or DataArray
         The tree has a node per level, ``tree["scale0/image"]`` the finest, each a
-        DataArray ``([t], [c], [z], y, x)`` chunked as stored, whose coordinates are voxel
-        centres with ``units``.
+        DataArray ``([t], [c], [z], y, x)`` chunked as stored, whose coordinates are
+        voxel centres with ``units``.
 
     Raises
     ------
@@ -138,13 +138,17 @@ def _open_group(address: str, storage_options: Mapping[str, Any] | None) -> zarr
         node = zarr.open(address, mode="r", storage_options=options)
     except (FileNotFoundError, zarr.errors.NodeNotFoundError) as error:
         msg = (
-            f"{address} is not a Zarr store, or it cannot be reached; OME-Zarr images are "
+            f"{address} is not a Zarr store, or it cannot be reached; OME-Zarr images "
+            f"are "
             "directories with zarr.json or .zgroup inside. Open other files with "
             "xdreg.open_image"
         )
         raise StoreError(msg) from error
     except ImportError as error:
-        msg = f"{address} needs a package that is missing: {error}; pip install xdreg[remote]"
+        msg = (
+            f"{address} needs a package that is missing: {error}; pip install "
+            f"xdreg[remote]"
+        )
         raise StoreError(msg) from error
     except OSError as error:
         msg = f"{address} cannot be read: {error}"
@@ -206,7 +210,7 @@ def _read_metadata(
 
 
 def _metadata_mapping(group: zarr.Group) -> dict[str, bytes]:
-    """Copy a remote group's metadata documents, for ngff-zarr to read them as a mapping."""
+    """Copy a remote group's metadata documents into a mapping for ngff-zarr."""
     documents: dict[str, bytes] = {}
 
     def add(path: str, node: zarr.Group | zarr.Array[Any]) -> None:
@@ -215,7 +219,7 @@ def _metadata_mapping(group: zarr.Group) -> dict[str, bytes]:
             documents[prefix + key] = buffer.to_bytes()
 
     add("", group)
-    attrs = dict(group.attrs)
+    attrs: dict[str, Any] = dict(group.attrs)
     multiscales = attrs.get("ome", attrs)["multiscales"]
     for dataset in multiscales[0]["datasets"]:
         path = dataset["path"]
@@ -249,7 +253,10 @@ def _open_level(group: zarr.Group, image: Any, path: str, address: str) -> xr.Da
     dims = tuple(str(dim) for dim in image.dims)
     spatial = tuple(dim for dim in SPATIAL_DIMS if dim in dims)
     if tuple(dim for dim in dims if dim in SPATIAL_DIMS) != spatial or len(spatial) < 2:
-        msg = f"{address} has axes {dims}; expected space axes z, y, x or y, x in this order"
+        msg = (
+            f"{address} has axes {dims}; expected space axes z, y, x or y, x in "
+            f"this order"
+        )
         raise StoreError(msg)
     units = {normalise_units((image.axes_units or {}).get(dim)) for dim in spatial}
     if len(units) > 1:

@@ -100,7 +100,7 @@ def write_ome_zarr(
         source = dask.array.asarray(image.data)
         for i in range(len(grids)):
             store = group[f"scale{i}/image"]
-            assert isinstance(store, zarr.Array)  # noqa: S101 - laid out above
+            assert isinstance(store, zarr.Array)
             if i > 0:
                 source = downsample(source, factors[i - 1], labels=labels)
             dask.array.store(source.rechunk(store.chunks), store, lock=False)
@@ -203,7 +203,7 @@ def _lay_out(
 
 
 def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    if dtype == bool:
+    if dtype.kind == "b":
         return np.dtype(np.uint8)
     return dtype.newbyteorder("=")
 
@@ -298,7 +298,7 @@ def write_field_metadata(
 def _first_array(group: zarr.Group, location: str) -> zarr.Array[Any]:
     dataset = group[location].attrs["ome"]["multiscales"][0]["datasets"][0]["path"]  # type: ignore[index,call-overload]
     array = group[f"{location}/{dataset}"]
-    assert isinstance(array, zarr.Array)  # noqa: S101 - the metadata says so
+    assert isinstance(array, zarr.Array)
     return array
 
 
@@ -328,11 +328,11 @@ def read_field_metadata(path: str | os.PathLike[str]) -> tuple[zarr.Array[Any], 
         msg = f"{address}: the field's path {location!r} leaves the store"
         raise StoreError(msg)
     child = group[location]
-    assert isinstance(child, zarr.Group)  # noqa: S101 - a multiscale image is a group
+    assert isinstance(child, zarr.Group)
     _, levels, _ = _read_metadata(f"{address}/{location}", child, None)
     dataset, image = levels[0]
     array = child[dataset]
-    assert isinstance(array, zarr.Array)  # noqa: S101 - a level is an array
+    assert isinstance(array, zarr.Array)
     dims = tuple(str(d) for d in image.dims)[1:]
     units = (image.axes_units or {}).get(dims[0])
     grid = Grid(

@@ -170,11 +170,11 @@ class Custom(Blockwise):
     Parameters
     ----------
     method
-        ``method(fixed, moving, **options)``: two small DataArrays on one grid, each with
-        a boolean coordinate ``mask`` of the voxels that count; ``moving`` is already
-        pulled through the field so far. Returns an ``itk.Transform``, or a displacement
-        DataArray ``(component, [z], y, x)`` in physical units, fixed → moving. A
-        module-level function, so that it can be sent to workers.
+        ``method(fixed, moving, **options)``: two small DataArrays on one grid, each
+        with a boolean coordinate ``mask`` of the voxels that count; ``moving`` is
+        already pulled through the field so far. Returns an ``itk.Transform``, or a
+        displacement DataArray ``(component, [z], y, x)`` in physical units, fixed →
+        moving. A module-level function, so that it can be sent to workers.
     options
         Keyword arguments for it.
     """

@@ -92,7 +92,8 @@ def image_levels(image: Any, name: str) -> list[xr.DataArray]:
         return [from_itk_image(image)]
     msg = (
         f"{name} must be a DataArray, a DataTree from xdreg.open_ome_zarr or an "
-        f"itk.Image, got {type(image).__name__}; open files with xdreg.open_ome_zarr or "
+        f"itk.Image, got {type(image).__name__}; open files with xdreg.open_ome_zarr "
+        f"or "
         "xdreg.open_image"
     )
     raise InputError(msg)
@@ -251,7 +252,8 @@ def make_plan(
     other = moving_pyramid.grids[0]
     if grid.ndim != other.ndim:
         msg = (
-            f"fixed has {grid.ndim} spatial dimensions and moving {other.ndim}; select a "
+            f"fixed has {grid.ndim} spatial dimensions and moving {other.ndim}; "
+            f"select a "
             "plane of the larger one, for example moving.isel(z=0)"
         )
         raise InputError(msg)

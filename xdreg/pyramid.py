@@ -34,7 +34,8 @@ def pyramid_factors(grid: Grid, smallest: int = SMALLEST) -> list[tuple[int, ...
     Examples
     --------
     >>> from xdreg.grid import Grid
-    >>> pyramid_factors(Grid(("z", "y", "x"), (40, 256, 256), (4.0, 1.0, 1.0), (0, 0, 0)))
+    >>> dims, origin = ("z", "y", "x"), (0.0, 0.0, 0.0)
+    >>> pyramid_factors(Grid(dims, (40, 256, 256), (4.0, 1.0, 1.0), origin))
     [(1, 2, 2), (1, 2, 2)]
     """
     factors = []

@@ -71,7 +71,8 @@ class ImageReader:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The stored dtype."""
-        return np.dtype(self.source.dtype)
+        dtype: np.dtype[Any] = self.source.dtype
+        return dtype
 
     def read(self, window: Sequence[slice] | None = None) -> NDArray[Any]:
         """Read a window, with axes in dims order and the stored dtype."""
@@ -252,7 +253,8 @@ def image_reader(
     grid = grid_of(array, name) if grid is None else grid
     if array.dtype.kind not in "biuf":
         msg = (
-            f"{name} has dtype {array.dtype}; expected integers, floating point or bool. "
+            f"{name} has dtype {array.dtype}; expected integers, floating point or "
+            f"bool. "
             f"Take, for example, abs({name}) of a complex image"
         )
         raise InputError(msg)

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    import zarr
     from numpy.typing import NDArray
 
     from xdreg.grid import Grid
@@ -75,8 +74,8 @@ def register(
     fixed, moving : DataTree, DataArray or itk.Image
         The pair, two- or three-dimensional, with physical coordinates.
     stages
-        Stages, such as ``[xdreg.Affine(), xdreg.BSpline(level=1)]``, or functions of two
-        images. By default rigid, affine, then B-splines from a coarse to the finest
+        Stages, such as ``[xdreg.Affine(), xdreg.BSpline(level=1)]``, or functions of
+        two images. By default rigid, affine, then B-splines from a coarse to the finest
         level.
     metric
         ``"ncc"`` for images of one modality, ``"mi"`` across modalities and stains,
@@ -323,7 +322,8 @@ class _Run:
             matrix = self.start
             if matrix.shape != (grid.ndim + 1,) * 2:
                 msg = (
-                    f"initial is a matrix of shape {matrix.shape}; expected a homogeneous "
+                    f"initial is a matrix of shape {matrix.shape}; expected a "
+                    f"homogeneous "
                     f"{(grid.ndim + 1,) * 2} in the order of the dims {grid.dims}"
                 )
                 raise InputError(msg)
@@ -451,7 +451,8 @@ class _Run:
             first = next(iter(sorted(errors.glob("*.txt"))), None)
             reason = first.read_text().strip() if first else "no message was left"
             msg = (
-                f"all {int(failed.sum())} blocks of stage {number} ({stage.options.name}) "
+                f"all {int(failed.sum())} blocks of stage {number} "
+                f"({stage.options.name}) "
                 f"failed; the first said: {reason}"
             )
             raise MethodError(msg)
@@ -483,7 +484,8 @@ class _Run:
 class _Opaque:
     """Hides a value from Dask, which would take dataclasses apart.
 
-    Its token names the step, for `xarray.map_blocks` leaves the function out of its keys.
+    Its token names the step, for `xarray.map_blocks` leaves the function out of its
+    keys.
     """
 
     def __init__(self, value: Any, step: str) -> None:
@@ -522,7 +524,7 @@ def map_over_blocks(
     task: BlockTask,
     width: int,
 ) -> NDArray[np.float32]:
-    """Run a task for every block by `xarray.map_blocks`, on whatever scheduler is active.
+    """Run a task for every block by `xarray.map_blocks`, on the active scheduler.
 
     Parameters
     ----------
@@ -643,7 +645,7 @@ def _selection(
 
 
 def _check_overlap(plan: Plan, start: Any) -> None:
-    """Refuse images that share no space, unless an initial transform brings them near."""
+    """Refuse images that share no space, unless a start brings them near."""
     (a, b), (c, d) = plan.fixed.grids[0].bounds, plan.moving.grids[0].bounds
     if start is None and ((b <= c) | (d <= a)).any():
         msg = (
@@ -675,7 +677,8 @@ def _mask_pyramid(mask: Any, image: Grid, name: str) -> Pyramid | None:
     if differs:
         msg = (
             f"{name} spans {_span(*grid.bounds)} and {owner} {_span(*image.bounds)}: a "
-            f"mask must cover its image. Bring it there with {name}.interp_like({owner}, "
+            f"mask must cover its image. Bring it there with "
+            f"{name}.interp_like({owner}, "
             "method='nearest'), or check its coordinates"
         )
         raise InputError(msg)
@@ -689,14 +692,14 @@ def _mask_pyramid(mask: Any, image: Grid, name: str) -> Pyramid | None:
 def _mask_reader(mask: Pyramid, grid: Grid) -> ImageReader:
     level = mask.level_like(grid)
     array = mask.arrays[level]
-    assert array is not None  # noqa: S101 - only stored levels are kept
+    assert array is not None
     return image_reader(array, "mask", grid=mask.grids[level])
 
 
 def _source(pyramid: Pyramid) -> dict[str, Any]:
     """Describe an image so that a change of it is noticed."""
     array = pyramid.arrays[0]
-    assert array is not None  # noqa: S101 - the finest level is always there
+    assert array is not None
     grid = pyramid.grids[0]
     return {
         "source": str(array.attrs.get("source", "")),

@@ -106,18 +106,15 @@ def warp(
         order=order,
         fill=fill_value,
     )
-    coords = coordinates(target) if like is None else template.coords
+    spatial: Any = coordinates(target)
+    if like is not None:
+        spatial = {d: template.coords[d] for d in dims}
     result = xr.DataArray(
         data,
         dims=(*others, *dims),
-        coords={d: coords[d] for d in ()} if like is None else None,
         name=image.name,
         attrs={k: v for k, v in image.attrs.items() if k != "source"},
-    )
-    if like is None:
-        result = result.assign_coords(coords)
-    else:
-        result = result.assign_coords({d: template.coords[d] for d in dims})
+    ).assign_coords(spatial)
     return result.assign_coords({d: image[d] for d in others if d in image.coords})
 
 
@@ -208,8 +205,8 @@ def cast(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         rounded = np.nan_to_num(np.rint(values.astype(np.float64)))
-        return np.clip(rounded, limits.min, limits.max).astype(dtype)
-    return values.astype(dtype)
+        return np.clip(rounded, limits.min, limits.max).astype(dtype)  # type: ignore[no-any-return]
+    return np.asarray(values, dtype)
 
 
 def _check_fill(fill: float, dtype: np.dtype[Any]) -> None:

@@ -1,7 +1,8 @@
 """What runs on a worker: registering one block, blending one field chunk.
 
-Functions here see arrays, readers and grids; they never build graphs. A block leaves its
-patch in the work directory and returns diagnostics only, so no voxels cross the scheduler.
+Functions here see arrays, readers and grids; they never build graphs. A block leaves
+its patch in the work directory and returns diagnostics only, so no voxels cross the
+scheduler.
 """
 
 from __future__ import annotations
@@ -79,10 +80,10 @@ class BlockTask:
 
 @dataclass(frozen=True)
 class Window:
-    """Both images on one block's window: the moving one pulled through the field so far.
+    """Both images on one window: the moving one pulled through the field so far.
 
-    ``moving_values`` and ``moving_grid`` keep the part of the moving image that was read,
-    with a margin, to judge the result on.
+    ``moving_values`` and ``moving_grid`` keep the part of the moving image that was
+    read, with a margin, to judge the result on.
     """
 
     grid: Grid
@@ -265,7 +266,7 @@ def _run_method(
         return BlockStatus.SUCCESS, as_displacement(result, window.grid)
     except MethodTimeout as error:
         status, text = BlockStatus.TIMEOUT, str(error)
-    except Exception as error:  # noqa: BLE001 - a user's method may raise anything
+    except Exception as error:
         error.add_note(f"block {index}")
         status, text = BlockStatus.CRASHED, "".join(traceback.format_exception(error))
     name = ".".join(map(str, index))
@@ -324,8 +325,8 @@ def judge(
 def blend_block(index: tuple[int, ...], task: BlockTask) -> float:
     """Blend the patches around one block's core and store the field there.
 
-    Partition-of-unity weights; a block that failed counts as a zero update, so the field
-    eases back to the stage before. The update is composed with the field so far.
+    Partition-of-unity weights; a block that failed counts as a zero update, so the
+    field eases back to the stage before. The update is composed with the field so far.
 
     Returns
     -------
@@ -383,8 +384,8 @@ def register_linear(
     inputs: Inputs,
     matrix: NDArray[np.float64] | None,
     *,
-    kind: str,
-    metric: str,
+    kind: Any,
+    metric: Any,
     options: Mapping[str, Any],
     search: bool,
 ) -> tuple[NDArray[np.float64], dict[str, float]]:
@@ -405,8 +406,8 @@ def register_linear(
     Returns
     -------
     matrix : ndarray
-        The transform, to be applied *instead of* ``matrix``, or *before* the field where
-        ``matrix`` was None. Where the stage failed, what it started from.
+        The transform, to be applied *instead of* ``matrix``, or *before* the field
+        where ``matrix`` was None. Where the stage failed, what it started from.
     record : dict
         Diagnostics, by their names in ``RECORD``.
     """

@@ -70,7 +70,8 @@ class WorkDirectory:
         if file.exists():
             earlier = json.loads(file.read_text())
             changed = [
-                f"{key}: {_short(earlier.get(key))} before, {_short(manifest.get(key))} now"
+                f"{key}: {_short(earlier.get(key))} before, "
+                f"{_short(manifest.get(key))} now"
                 for key in sorted(earlier.keys() | manifest.keys())
                 if earlier.get(key) != manifest.get(key)
             ]

@@ -1,0 +1,119 @@
+"""The field's own operations and its ways out: points, ITK, OME-Zarr."""
+
+import itk
+import ngff_zarr
+import numpy as np
+import pytest
+import xarray as xr
+
+import xdreg
+from xdreg.coordinates import coordinates
+from xdreg.field import field_grid, make_field
+from xdreg.grid import Grid
+
+
+def _field(ndim=3):
+    dims = ("z", "y", "x")[-ndim:]
+    fixed = Grid(dims, (17, 22, 25)[-ndim:], (2.0, 1.0, 0.5)[-ndim:], (-7.0, 3.0, 11.0)[-ndim:], "millimeter")
+    grid = fixed.every((2,) * ndim)
+    points = np.stack(np.meshgrid(*(grid.axis(d) for d in dims), indexing="ij"))
+    waves = [0.7 * np.sin(points[(i + 1) % ndim] / 4 + i) for i in range(ndim)]
+    return make_field(np.stack(waves).astype(np.float32), grid, fixed), fixed
+
+
+def _image(grid, seed=0):
+    values = np.random.default_rng(seed).random(grid.shape, np.float32)
+    return xr.DataArray(values, dims=grid.dims, coords=coordinates(grid))
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_itk_round_trip_and_points(ndim):
+    field, fixed = _field(ndim)
+    transform = field.dreg.to_itk_transform()
+    back = xdreg.from_itk_transform(transform, field_grid(field))
+    np.testing.assert_array_equal(back.displacement, field.displacement)
+    lower, upper = fixed.bounds
+    points = lower + np.random.default_rng(1).uniform(0.1, 0.9, (40, ndim)) * (upper - lower)
+    theirs = [list(transform.TransformPoint(list(p[::-1])))[::-1] for p in points]
+    np.testing.assert_allclose(field.dreg.transform_points(points), theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_warp_equals_itk(ndim):
+    field, fixed = _field(ndim)
+    moving = _image(fixed)
+    moved = field.dreg.warp(moving.chunk(8))
+    assert moved.chunks is not None
+    theirs = itk.resample_image_filter(
+        moving.dreg.to_itk_image(),
+        transform=field.dreg.to_itk_transform(),
+        use_reference_image=True,
+        reference_image=moving.dreg.to_itk_image(),
+    )
+    inner = (slice(2, -2),) * ndim
+    np.testing.assert_allclose(moved.values[inner], np.asarray(theirs)[inner], atol=1e-3)
+
+
+def test_warp_does_not_depend_on_chunks_and_loops_over_channels():
+    field, fixed = _field()
+    moving = xr.concat([_image(fixed, s) for s in range(2)], "c").assign_coords(c=["a", "b"])
+    whole = field.dreg.warp(moving)
+    like = _image(fixed).chunk(z=5, y=7, x=6)
+    chunked = field.dreg.warp(moving.chunk(4), like=like)
+    assert whole.dims == ("c", "z", "y", "x")
+    assert list(whole.c.values) == ["a", "b"]
+    np.testing.assert_array_equal(whole.values, chunked.values)
+    single = field.dreg.warp(moving.isel(c=1))
+    np.testing.assert_array_equal(whole.isel(c=1).values, single.values)
+
+
+def test_warp_of_labels_invents_none():
+    field, fixed = _field()
+    labels = (_image(fixed) * 5).astype("uint16") * 100
+    moved = field.dreg.warp(labels, order=0)
+    assert moved.dtype == np.uint16
+    assert set(np.unique(moved.values)) <= set(np.unique(labels.values)) | {0}
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_store_round_trip_is_exact_and_valid(ndim, tmp_path):
+    field, _ = _field(ndim)
+    path = tmp_path / "field.ome.zarr"
+    field.dreg.to_ome_zarr(path)
+    assert xdreg.open_field(path).identical(field)
+    scene = ngff_zarr.from_ome_zarr(str(path), kind="scene", validate=True)
+    (transform,) = scene.coordinateTransformations
+    assert transform.type == "displacements"
+    with pytest.raises(xdreg.StoreError, match="overwrite"):
+        field.dreg.to_ome_zarr(path)
+    field.dreg.to_ome_zarr(path, overwrite=True)
+
+
+def test_ngff_zarr_applies_the_written_field(tmp_path):
+    field, fixed = _field()
+    path = tmp_path / "field.ome.zarr"
+    field.dreg.to_ome_zarr(path)
+    scene = ngff_zarr.from_ome_zarr(str(path), kind="scene", validate=True)
+    transform = scene.coordinateTransformations[0]
+    stored = ngff_zarr.from_ome_zarr(str(path / transform.path)).images[0]
+    theirs = ngff_zarr.ngff_displacement_field_to_itk_transform(transform, stored)
+    rebuilt = itk.transform_from_dict(theirs) if isinstance(theirs, dict) else theirs
+    values = np.asarray(getattr(rebuilt[0], "parameters", None))
+    ours = np.moveaxis(field.displacement.values[::-1], 0, -1).ravel()
+    np.testing.assert_allclose(values, ours, atol=1e-6)
+    assert fixed.units == stored.axes_units["x"]
+
+
+def test_points_outside_are_nan_and_wrong_shapes_refused():
+    field, _ = _field()
+    assert np.isnan(field.dreg.transform_points([[1e6, 0, 0]])).all()
+    with pytest.raises(xdreg.InputError, match=r"\(n, 3\)"):
+        field.dreg.transform_points([[1.0, 2.0]])
+
+
+def test_jacobian_is_the_same_for_any_chunking():
+    field, _ = _field()
+    whole = field.dreg.jacobian_determinant()
+    chunked = field.chunk(z=4, y=5, x=6).dreg.jacobian_determinant()
+    np.testing.assert_array_equal(whole.values, chunked.values)
+    assert float(whole.min()) > 0

@@ -1,0 +1,73 @@
+"""Geometry: index and physical space, units, coordinates."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xdreg.coordinates import coordinates, grid_of
+from xdreg.errors import InputError
+from xdreg.grid import Grid, unit_ratio
+
+GRID = Grid(("z", "y", "x"), (5, 7, 9), (2.5, 1.366, 1.366), (-1434.5, 3.0, 0.1), "mm")
+
+
+def test_coordinates_carry_exact_numbers():
+    grid = GRID.to_units("millimeter")
+    image = xr.DataArray(np.zeros(grid.shape), dims=grid.dims, coords=coordinates(grid))
+    assert grid_of(image) == grid
+    part = image.isel(z=slice(1, 4), x=slice(2, 3))
+    window = (slice(1, 4), slice(0, 7), slice(2, 3))
+    assert grid_of(part).spacing == grid.spacing
+    np.testing.assert_allclose(grid_of(part).origin, grid.window(window).origin)
+
+
+def test_a_coarse_grid_keeps_the_extent():
+    coarse = Grid(("y", "x"), (8, 6), (1.0, 2.0), (3.0, 5.0)).coarsen((2, 3))
+    assert coarse.shape == (4, 2)
+    lower, upper = coarse.bounds
+    np.testing.assert_allclose([lower, upper], [[2.5, 4.0], [10.5, 16.0]])
+
+
+@given(st.integers(1, 50), st.integers(1, 5))
+def test_every_kth_point_covers_the_last_voxel(size, step):
+    grid = Grid(("y", "x"), (size, 3), (1.0, 1.0), (0.0, 0.0)).every((step, 1))
+    last = (grid.shape[0] - 1) * step
+    assert size - 1 <= last < size - 1 + step
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "ratio"),
+    [("millimeter", "micrometer", 1000.0), ("um", "mm", 1e-3), (None, None, 1.0)],
+)
+def test_units_convert(source, target, ratio):
+    assert unit_ratio(source, target) == ratio
+
+
+@pytest.mark.parametrize("pair", [("millimeter", None), ("pixel", "micrometer")])
+def test_units_that_do_not_convert_are_refused(pair):
+    with pytest.raises(InputError, match="do not convert"):
+        unit_ratio(*pair)
+
+
+@pytest.mark.parametrize(
+    ("coords", "text"),
+    [
+        ({"y": [0.0, 1.0, 2.0], "x": [2.0, 1.0, 0.0]}, "descends"),
+        ({"y": [0.0, 1.0, 3.0], "x": [0.0, 1.0, 2.0]}, "not uniform"),
+        ({"y": [0.0, 1.0, 2.0]}, "no coordinate 'x'"),
+        ({"y": [0.0, np.nan, 2.0], "x": [0.0, 1.0, 2.0]}, "NaN"),
+    ],
+)
+def test_unusable_coordinates_are_named(coords, text):
+    image = xr.DataArray(np.zeros((3, 3)), dims=("y", "x"), coords=coords)
+    with pytest.raises(InputError, match=text):
+        grid_of(image, "fixed")
+
+
+def test_other_dimensions_are_refused():
+    with pytest.raises(InputError, match="Rename"):
+        grid_of(xr.DataArray(np.zeros((3, 3)), dims=("row", "col")))
+    with pytest.raises(InputError, match="expected"):
+        grid_of(xr.DataArray(np.zeros(3), dims="x", coords={"x": [0.0, 1.0, 2.0]}))
