@@ -141,7 +141,7 @@ def test_bspline_recovers_a_smooth_field():
 def test_bspline_in_two_dimensions_with_bending_energy():
     points = points_of(FLAT)
     moving = image(scene(points, FLAT), FLAT)
-    fixed = image(scene([*points, 3.0, -2.0], FLAT), FLAT)
+    fixed = image(scene(points + np.array([3.0, -2.0]), FLAT), FLAT)
     free = elastix.bspline(fixed, moving, grid_spacing=20.0)
     stiff = elastix.bspline(fixed, moving, grid_spacing=20.0, bending_energy=1000.0)
     error = np.linalg.norm(free.values - [[[3.0]], [[-2.0]]], axis=0)

@@ -25,7 +25,9 @@ def test_warp_equals_scipy(ndim):
     dense = kernels.resample_displacement(field, field_grid, grid)
     points = kernels.grid_points(grid) + dense.reshape(ndim, -1).T
     index = grid.physical_to_index(points).T
-    expected = map_coordinates(image, index, order=1, mode="nearest").reshape(grid.shape)
+    expected = map_coordinates(image, index, order=1, mode="nearest").reshape(
+        grid.shape
+    )
     known = np.isfinite(warped)
     assert 0.5 < known.mean() < 1
     np.testing.assert_allclose(warped[known], expected[known], atol=1e-5)
@@ -47,7 +49,9 @@ def test_corners_reproduce_a_linear_transform():
     grid, _ = _grids(3)
     matrix = np.eye(4)
     matrix[:3] += 0.1 * RNG.normal(size=(3, 4))
-    field = kernels.resample_displacement(*kernels.affine_displacement(matrix, grid), grid)
+    field = kernels.resample_displacement(
+        *kernels.affine_displacement(matrix, grid), grid
+    )
     points = kernels.grid_points(grid)
     expected = points @ matrix[:3, :3].T + matrix[:3, 3] - points
     np.testing.assert_allclose(field.reshape(3, -1).T, expected, atol=1e-5)

@@ -113,7 +113,7 @@ def register(
     moved = warp(field, images[1], like=image_levels(images[0], "fixed")[0])
     write_ome_zarr(moved, targets[1], overwrite=overwrite)
     _summary(field, time.perf_counter() - began)
-    _out.print(f"wrote {targets[0]} and {targets[1]}", highlight=False)
+    _out.print(f"wrote {targets[0]} and {targets[1]}", highlight=False, soft_wrap=True)
 
 
 @app.command("warp")
@@ -137,7 +137,7 @@ def warp_command(
     check_target(output, overwrite=overwrite)
     moved = warp(open_field(field), _open(moving), order=0 if labels else 1)
     write_ome_zarr(moved, output, labels=labels, overwrite=overwrite)
-    _out.print(f"wrote {output}", highlight=False)
+    _out.print(f"wrote {output}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -160,7 +160,7 @@ def info(
             raise
         field = open_field(path)
         grid = field_grid(field)
-        _out.print(f"displacement field on {grid}", highlight=False)
+        _out.print(f"displacement field on {grid}", highlight=False, soft_wrap=True)
         _summary(field)
         return
     table = Table(
@@ -223,13 +223,14 @@ def demo(
         f"mean error against the truth: {error.mean():.3f} voxels, "
         f"from {before.mean():.3f} before registration",
         highlight=False,
+        soft_wrap=True,
     )
     picture = output / "before_after.png"
     try:
         from xdreg.plot import before_after
 
         before_after(field, fixed, moving).savefig(picture, dpi=110)
-        _out.print(f"picture: {picture}", highlight=False)
+        _out.print(f"picture: {picture}", highlight=False, soft_wrap=True)
     except ImportError:
         _out.print("no picture: matplotlib is missing; pip install 'xdreg[plot]'")
 
@@ -258,7 +259,7 @@ def _summary(field: xr.Dataset, seconds: float | None = None) -> None:
         rows["time"] = f"{seconds:.1f} s"
         rows["peak memory"] = f"{_peak_memory():.2f} GB in the largest process"
     for name, text in rows.items():
-        _out.print(f"{name:<12} {text}", highlight=False)
+        _out.print(f"{name:<12} {text}", highlight=False, soft_wrap=True)
 
 
 def _peak_memory() -> float:
@@ -274,7 +275,11 @@ def main() -> None:
         app(standalone_mode=False)
     except XdregError as error:
         Console(stderr=True).print(
-            f"xdreg: {error}", style="red", highlight=False, markup=False
+            f"xdreg: {error}",
+            style="red",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
         sys.exit(1)
     except typer.Abort:

@@ -113,7 +113,7 @@ def linear(
         )
         raise InputError(msg)
     start = _checked_matrix(initial, fixed_grid.ndim)
-    images = [
+    images: list[Any] = [
         *_prepared(fixed, fixed_grid, "fixed", metric, "linear"),
         *_prepared(moving, moving_grid, "moving", metric, "linear"),
     ]
@@ -219,7 +219,7 @@ def bspline(
         )
         raise InputError(msg)
     knots = _per_axis(grid_spacing, grid)
-    images = [
+    images: list[Any] = [
         *_prepared(fixed, grid, "fixed", metric, "bspline"),
         *_prepared(moving, grid, "moving", metric, "bspline"),
     ]

@@ -242,7 +242,7 @@ def displacement_from_itk(transform: Any, grid: Grid) -> NDArray[np.float32]:
         if same:
             vectors = np.array(itk.array_view_from_image(stored))
             return np.moveaxis(vectors, -1, 0)[::-1].astype(np.float32)
-    kind = itk.Image[itk.Vector[itk.D, grid.ndim], grid.ndim]
+    kind = itk.Image[itk.Vector[itk.F, grid.ndim], grid.ndim]
     sampler = itk.TransformToDisplacementFieldFilter[kind, itk.D].New()
     sampler.SetTransform(transform)
     sampler.SetSize([int(n) for n in grid.shape[::-1]])

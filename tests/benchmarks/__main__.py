@@ -1,4 +1,4 @@
-"""Figures on real pairs: ``python -m tests.benchmarks NAME``, or without a name for all."""
+"""Figures on real pairs: ``python -m tests.benchmarks [NAME …]``, by default all."""
 
 import sys
 import time
@@ -15,16 +15,21 @@ BLOCK = 64
 
 
 def _pair(name):
-    return [xdreg.open_ome_zarr(ROOT / name / f"{n}.ome.zarr") for n in ("fixed", "moving")]
+    return [
+        xdreg.open_ome_zarr(ROOT / name / f"{n}.ome.zarr") for n in ("fixed", "moving")
+    ]
 
 
 def _row(name, **figures):
-    texts = [f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items()]
+    texts = [
+        f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}"
+        for k, v in figures.items()
+    ]
     print(f"{name:<28} " + "   ".join(texts), flush=True)
 
 
-def _border_ratio(blocks, whole, block_voxels):
-    """Compare second differences at block borders with the one-block run's, same planes."""
+def _border_ratio(blocks, whole):
+    """Compare the field's kinks at block borders with the one-block run's."""
     ratios = []
     for axis, dim in enumerate(field_grid(blocks).dims):
         chunk = blocks["displacement"].chunksizes[dim][0]
@@ -50,7 +55,9 @@ def lung_ct():
     }
     for name, options in (("lung_ct with masks", masks), ("lung_ct without", {})):
         began = time.perf_counter()
-        field = fixed.dreg.register(moving, block_shape=BLOCK, progress=False, **options)
+        field = fixed.dreg.register(
+            moving, block_shape=BLOCK, progress=False, **options
+        )
         seconds = time.perf_counter() - began
         mapped = field.dreg.transform_points(points[0])
         error = target_registration_error(mapped, points[1])
@@ -83,7 +90,10 @@ def exm_lowres():
             blocks=status_counts(field),
             seconds=seconds,
         )
-    _row("exm_lowres borders", step_ratio=_border_ratio(fields[BLOCK], fields[1024], BLOCK))
+    _row(
+        "exm_lowres borders",
+        step_ratio=_border_ratio(fields[BLOCK], fields[1024]),
+    )
 
 
 def synthetic():
@@ -114,9 +124,13 @@ def roundtrips():
 
     import itk
 
-    fixed, moving = (tree["scale0/image"].astype("float32") for tree in _pair("lung_ct"))
+    fixed, moving = (
+        tree["scale0/image"].astype("float32") for tree in _pair("lung_ct")
+    )
     stages = [xdreg.Affine(), xdreg.BSpline(level=1)]
-    field = fixed.dreg.register(moving, stages=stages, block_shape=BLOCK, progress=False)
+    field = fixed.dreg.register(
+        moving, stages=stages, block_shape=BLOCK, progress=False
+    )
     grid = field_grid(field)
     with tempfile.TemporaryDirectory() as folder:
         field.dreg.to_ome_zarr(f"{folder}/field.ome.zarr")

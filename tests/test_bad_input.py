@@ -1,0 +1,131 @@
+"""What a user can get wrong ends in one clear error before any block runs."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import xdreg
+from xdreg.coordinates import coordinates
+from xdreg.grid import Grid
+
+
+def image(shape=(40, 48), *, units="micrometer", origin=0.0, seed=0):
+    ndim = len(shape)
+    grid = Grid(("z", "y", "x")[-ndim:], shape, (1.0,) * ndim, (origin,) * ndim, units)
+    values = np.random.default_rng(seed).random(shape).astype(np.float32)
+    return xr.DataArray(values, dims=grid.dims, coords=coordinates(grid))
+
+
+def never(fixed, moving):
+    raise AssertionError
+
+
+GOOD = image()
+
+
+@pytest.mark.parametrize(
+    ("fixed", "moving", "options", "text"),
+    [
+        (GOOD, image((20, 40, 48)), {}, "spatial dimensions"),
+        (GOOD, image(units="second"), {}, "do not convert"),
+        (GOOD, image(units=None), {}, "do not convert"),
+        (GOOD, image(origin=1e4), {}, "do not overlap"),
+        (GOOD * 0 + 3, GOOD, {}, "fixed holds one and the same value"),
+        (GOOD, GOOD * np.nan, {}, "moving holds no finite value"),
+        (GOOD.isel(x=slice(None, None, -1)), GOOD, {}, "descends"),
+        (GOOD, GOOD.drop_vars("x"), {}, "no coordinate 'x'"),
+        (GOOD, "moving.zarr", {}, "xdreg.open_ome_zarr"),
+        (GOOD, GOOD.astype(complex), {}, "dtype complex"),
+        (GOOD, xr.concat([GOOD, GOOD], "c"), {}, "2 channels"),
+        (GOOD, GOOD, {"channel": 1}, "no channel axis"),
+        (GOOD, GOOD, {"fixed_mask": image((20, 24)) > 0.5}, "must cover its image"),
+        (GOOD, GOOD, {"metric": "nmi"}, "metric must be one of"),
+        (GOOD, GOOD, {"block_shape": 0}, "block_shape must be"),
+        (GOOD, GOOD, {"block_shape": 20, "overlap": 15}, "more than half"),
+        (GOOD, GOOD, {"stages": []}, "stages is empty"),
+        (GOOD, GOOD, {"stages": ["affine"]}, "a stage must be"),
+        (GOOD, GOOD, {"stages": [xdreg.Affine(level=9)]}, "asks for level 9"),
+        (GOOD, GOOD, {"initial": np.eye(4)}, r"matrix of shape \(4, 4\)"),
+        (GOOD, GOOD, {"initial": "start.tfm"}, "initial must be"),
+    ],
+)
+def test_bad_arguments(fixed, moving, options, text):
+    options = {"stages": [never]} | options
+    with pytest.raises(xdreg.XdregError, match=text):
+        xdreg.register(fixed, moving, progress=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: xdreg.BSpline(grid_spacing=0), "grid_spacing"),
+        (lambda: xdreg.BSpline(level=-1), "level must be"),
+        (lambda: xdreg.Affine(iterations=1.5), "iterations"),
+        (lambda: xdreg.Custom(method=3), "method must be"),
+        (lambda: xdreg.Custom(method=never, iterations=5), "would not reach"),
+    ],
+)
+def test_bad_stages(make, text):
+    with pytest.raises(xdreg.InputError, match=text):
+        make()
+
+
+def test_values_that_are_not_finite_are_masked_and_said():
+    fixed = image()
+    fixed[5:9, 5:9] = np.nan
+
+    def check(fixed, moving):
+        assert np.isfinite(fixed).all()
+        assert not fixed.mask[5:9, 5:9].any()
+        assert fixed.mask[20:, 20:].all()
+        grid_shape = (2, *fixed.shape)
+        return xr.DataArray(
+            np.zeros(grid_shape, np.float32),
+            dims=("component", "y", "x"),
+            coords={d: fixed[d] for d in "yx"},
+        )
+
+    with pytest.warns(UserWarning, match="not finite"):
+        field = fixed.dreg.register(image(seed=1), stages=[check], progress=False)
+    assert (field.block_status == 0).all()
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["bool", "int8", "uint8", ">u2", "int16", "uint32", "int64", ">f4", "float64"],
+)
+def test_every_width_of_numbers_is_read(dtype):
+    fixed = (image() * 100 > 50 if dtype == "bool" else image() * 100).astype(dtype)
+
+    def same(fixed, moving):
+        assert fixed.dtype == np.float32
+        return xr.DataArray(
+            np.zeros((2, *fixed.shape), np.float32),
+            dims=("component", "y", "x"),
+            coords={d: fixed[d] for d in "yx"},
+        )
+
+    field = fixed.dreg.register(fixed, stages=[same], progress=False)
+    assert (field.block_status == 0).all()
+
+
+def test_units_that_convert_are_converted():
+    fixed = image(units="micrometer")
+    moving = fixed.copy()
+    for dim in fixed.dims:
+        moving = moving.assign_coords({dim: fixed[dim].values / 1000})
+        moving[dim].attrs["units"] = "millimeter"
+
+    def same(fixed, moving):
+        np.testing.assert_allclose(
+            moving.values[2:-2, 2:-2], fixed.values[2:-2, 2:-2], atol=1e-4
+        )
+        return xr.DataArray(
+            np.zeros((2, *fixed.shape), np.float32),
+            dims=("component", "y", "x"),
+            coords={d: fixed[d] for d in "yx"},
+        )
+
+    field = fixed.dreg.register(moving, stages=[same], progress=False)
+    assert field.displacement.attrs["units"] == "micrometer"
+    assert (field.block_status == 0).all()

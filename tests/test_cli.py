@@ -1,0 +1,62 @@
+"""The command, run as a user runs it."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import xdreg
+
+
+def run(*arguments):
+    command = [
+        sys.executable,
+        "-c",
+        "from xdreg.cli import main; main()",
+        *map(str, arguments),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_register_info_and_warp(tmp_path):
+    fixed, moving = xdreg.datasets.write_phantom_pair(tmp_path, (80, 96), amplitude=3.0)
+    done = run("register", fixed, moving, "-o", tmp_path / "out", "--block-shape", 64)
+    assert done.returncode == 0, done.stderr
+    for word in ("similarity", "success", "time", "peak memory"):
+        assert word in done.stdout
+    field = xdreg.open_field(tmp_path / "out" / "field.ome.zarr")
+    moved = xdreg.open_ome_zarr(tmp_path / "out" / "moved.ome.zarr", level=0)
+    np.testing.assert_array_equal(moved, field.dreg.warp(xdreg.open_ome_zarr(moving)))
+    assert "scale" not in run("info", fixed).stderr
+    assert "micrometer" in run("info", fixed).stdout
+    assert (
+        "displacement field" in run("info", tmp_path / "out" / "field.ome.zarr").stdout
+    )
+    warped = tmp_path / "warped.ome.zarr"
+    done = run("warp", tmp_path / "out" / "field.ome.zarr", moving, "-o", warped)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(xdreg.open_ome_zarr(warped, level=0), moved)
+    again = run("register", fixed, moving, "-o", tmp_path / "out")
+    assert again.returncode == 1
+    assert "exists" in again.stderr
+
+
+def test_a_users_mistake_is_one_clear_line(tmp_path):
+    done = run(
+        "register", tmp_path / "no.zarr", tmp_path / "no.zarr", "-o", tmp_path / "o"
+    )
+    assert done.returncode == 1
+    assert "does not exist" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert run("register", "only-one").returncode == 2
+
+
+def test_import_is_light():
+    heavy = "('itk', 'distributed', 'napari', 'numba')"
+    code = f"import sys, xdreg; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,229 @@
+"""Registration end to end: recovers what is known, whatever the blocks."""
+
+import json
+import pickle
+
+import dask
+import itk
+import numpy as np
+import pytest
+import xarray as xr
+
+import xdreg
+from xdreg.coordinates import coordinates, grid_of
+from xdreg.grid import Grid
+from xdreg.kernels import affine_displacement, grid_points, resample_displacement
+
+STAGES = [xdreg.BSpline(level=0, iterations=60)]
+
+
+def shift_by_two(fixed, moving):
+    """Return a constant shift, as a user's own method would."""
+    grid = grid_of(fixed)
+    matrix = np.eye(grid.ndim + 1)
+    matrix[-2, -1] = 2.0
+    values, corners = affine_displacement(matrix, grid)
+    return xr.DataArray(
+        values, dims=("component", *grid.dims), coords=coordinates(corners)
+    )
+
+
+def shift_as_itk(fixed, moving):
+    """Return the same shift as an ITK transform."""
+    transform = itk.TranslationTransform[itk.D, 3].New()
+    transform.SetOffset([2.0, 0.0, 0.0])
+    return transform
+
+
+def fails_in_some_blocks(fixed, moving):
+    """Raise, return NaN or fold, by where the block lies; else shift."""
+    place = grid_of(fixed).origin
+    if place[-1] > 10:
+        msg = "deliberate"
+        raise ValueError(msg)
+    result = shift_by_two(fixed, moving)
+    if place[-2] > 10:
+        return result * np.nan
+    return result
+
+
+@pytest.mark.parametrize("block", [20, 28, 64])
+@pytest.mark.parametrize("method", [shift_by_two, shift_as_itk])
+def test_a_translation_is_recovered_for_any_block_shape(block, method):
+    phantom = xdreg.datasets.phantom_pair((40, 48, 56), noise=0.0)
+    fixed = phantom.moving.compute()
+    moving = fixed.shift(x=2, fill_value=0)
+    field = fixed.dreg.register(
+        moving, stages=[method], block_shape=block, overlap=4, progress=False
+    )
+    assert (field.block_status == 0).all()
+    np.testing.assert_allclose(field.displacement.sel(component="x"), 2.0, atol=1e-5)
+    np.testing.assert_allclose(field.displacement.sel(component="z"), 0.0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_smooth_field_is_recovered_in_blocks():
+    pair = xdreg.datasets.phantom_pair((56, 64, 72), amplitude=3.0)
+    field = pair.fixed.dreg.register(pair.moving, block_shape=40, progress=False)
+    assert field.block_status.size > 1
+    mapped = field.dreg.transform_points(pair.fixed_points)
+    error = np.linalg.norm(mapped - pair.moving_points, axis=1)
+    before = np.linalg.norm(pair.fixed_points - pair.moving_points, axis=1)
+    # Elastix draws its samples at random; measured 0.1 voxel.
+    assert error.mean() < 0.4 < before.mean()
+    assert float(field.dreg.jacobian_determinant().min()) > 0
+
+
+def test_two_dimensions_run_the_same_code():
+    pair = xdreg.datasets.phantom_pair((120, 140), amplitude=3.0)
+    field = pair.fixed.dreg.register(pair.moving, block_shape=64, progress=False)
+    assert field.displacement.dims == ("component", "y", "x")
+    mapped = field.dreg.transform_points(pair.fixed_points)
+    error = np.linalg.norm(mapped - pair.moving_points, axis=1)
+    assert error.mean() < 0.5
+
+
+def test_bad_blocks_ease_back_and_are_reported():
+    phantom = xdreg.datasets.phantom_pair((24, 48, 56), noise=0.0)
+    fixed = phantom.moving.compute()
+    moving = fixed.shift(x=2, fill_value=0)
+    field = fixed.dreg.register(
+        moving,
+        stages=[fails_in_some_blocks],
+        block_shape=(24, 24, 28),
+        overlap=4,
+        progress=False,
+    )
+    meanings = field.block_status.attrs["flag_meanings"].split()
+    status = [meanings[v] for v in field.block_status.values.ravel()]
+    assert status == ["success", "crashed", "crashed", "crashed"]
+    x = field.displacement.sel(component="x")
+    assert np.isfinite(x).all()
+    np.testing.assert_allclose(x[:, :8, :8], 2.0, atol=1e-5)
+    np.testing.assert_allclose(x[:, -6:, -6:], 0.0, atol=1e-5)
+    # No step: the update eases out over the overlap of eight voxels, four field points.
+    assert float(np.abs(np.diff(x.values, axis=2)).max()) < 1.0
+
+
+def test_a_method_that_always_fails_says_why():
+    def broken(fixed, moving):
+        msg = "no such luck"
+        raise RuntimeError(msg)
+
+    pair = xdreg.datasets.phantom_pair((32, 32))
+    with pytest.raises(xdreg.MethodError, match="no such luck"):
+        pair.fixed.dreg.register(pair.moving, stages=[broken], progress=False)
+
+
+def test_the_result_does_not_depend_on_chunks_or_scheduler(tmp_path):
+    pair = xdreg.datasets.phantom_pair((64, 72), amplitude=2.0)
+    results = []
+    for chunk, scheduler in ((16, "threads"), (50, "synchronous")):
+        with dask.config.set(scheduler=scheduler):
+            field = pair.fixed.chunk(chunk).dreg.register(
+                pair.moving.chunk(chunk), stages=STAGES, block_shape=32, progress=False
+            )
+            results.append(field.displacement.values)
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.slow
+def test_it_runs_on_a_distributed_cluster(tmp_path):
+    from distributed import Client, LocalCluster
+
+    paths = xdreg.datasets.write_phantom_pair(tmp_path, (64, 72), amplitude=2.0)
+    fixed, moving = (xdreg.open_ome_zarr(p) for p in paths)
+    options = {"stages": STAGES, "block_shape": 32, "progress": False}
+    local = fixed.dreg.register(moving, **options).displacement.values
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None
+        ) as cluster,
+        Client(cluster),
+    ):
+        remote = fixed.dreg.register(moving, **options)
+        np.testing.assert_array_equal(remote.displacement.values, local)
+        moved = remote.dreg.warp(moving).compute()
+    assert moved.shape == fixed["scale0/image"].shape
+
+
+def test_resume_runs_only_what_is_missing(tmp_path):
+    pair = xdreg.datasets.phantom_pair((64, 72), amplitude=2.0)
+    fixed, moving = pair.fixed.compute(), pair.moving.compute()
+    options = {"stages": STAGES, "block_shape": 32, "progress": False}
+    first = fixed.dreg.register(moving, workdir=tmp_path / "run", **options)
+    values = first.displacement.values.copy()
+    stage = tmp_path / "run" / "stage_00"
+    stamps = {p.name: p.stat().st_mtime_ns for p in (stage / "records").glob("[0-9]*")}
+    (stage / "records" / "0.1.0").unlink()
+    for name in ("field", "disagreement"):
+        for chunk in (stage / name).glob("[0-9]*"):
+            chunk.unlink()
+    again = fixed.dreg.register(moving, workdir=tmp_path / "run", **options)
+    np.testing.assert_array_equal(again.displacement.values, values)
+    after = {p.name: p.stat().st_mtime_ns for p in (stage / "records").glob("[0-9]*")}
+    assert {n for n in stamps if stamps[n] != after[n]} == {"0.1.0"}
+    with pytest.raises(xdreg.InputError, match="another registration"):
+        fixed.dreg.register(moving, workdir=tmp_path / "run", metric="mi", **options)
+
+
+def test_initial_is_taken_as_matrix_field_and_itk_transform():
+    phantom = xdreg.datasets.phantom_pair((40, 48), noise=0.0)
+    fixed = phantom.moving.compute()
+    moving = fixed.shift(x=2, fill_value=0)
+    start = np.eye(3)
+    start[1, 2] = 1.0
+    grid = grid_of(fixed)
+    as_itk = itk.TranslationTransform[itk.D, 2].New()
+    as_itk.SetOffset([1.0, 0.0])
+    as_field = xdreg.from_itk_transform(as_itk, grid)
+
+    def one_more(fixed, moving):
+        return shift_by_two(fixed, moving) / 2
+
+    for initial in (start, as_field, as_itk):
+        field = fixed.dreg.register(
+            moving, stages=[one_more], initial=initial, progress=False
+        )
+        np.testing.assert_allclose(field.displacement.sel(component="x"), 2, atol=1e-4)
+
+
+def test_compute_false_returns_a_delayed_field():
+    pair = xdreg.datasets.phantom_pair((40, 48))
+    delayed = pair.fixed.dreg.register(
+        pair.moving,
+        stages=[xdreg.Custom(method=nothing)],
+        progress=False,
+        compute=False,
+    )
+    (field,) = dask.compute(delayed)
+    assert float(np.abs(field.displacement).max()) == 0
+
+
+def nothing(fixed, moving):
+    """Return no displacement."""
+    grid = grid_of(fixed)
+    zero = np.zeros((grid.ndim, *grid.shape), np.float32)
+    return xr.DataArray(zero, dims=("component", *grid.dims), coords=coordinates(grid))
+
+
+def test_provenance_and_diagnostics_are_kept():
+    pair = xdreg.datasets.phantom_pair((40, 48))
+    field = pair.fixed.dreg.register(
+        pair.moving, stages=[nothing, nothing], block_shape=24, progress=False
+    )
+    assert field.block_status.dims == ("block_y", "block_x")
+    assert "stage0_block_status" in field
+    recorded = json.loads(field.attrs["xdreg"])
+    assert [s["name"] for s in recorded["stages"]] == ["nothing", "nothing"]
+
+
+def test_field_points_and_readers_pickle(tmp_path):
+    paths = xdreg.datasets.write_phantom_pair(tmp_path, (48, 56))
+    image = xdreg.open_ome_zarr(paths[0], level=0)
+    assert len(pickle.dumps(image)) < 10_000
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(image)), image)
+    grid = grid_of(image)
+    field = resample_displacement(*affine_displacement(np.eye(3), grid), grid)
+    assert field.shape == (2, *grid.shape)
+    assert len(grid_points(Grid(grid.dims, (2, 3), grid.spacing, grid.origin))) == 6
