@@ -21,9 +21,9 @@ def normalised_correlation(
 
     Parameters
     ----------
-    a, b : (*shape)
+    a, b : arrays of one shape
         Intensities; voxels that are not finite in both do not count.
-    mask : (*shape) bool, optional
+    mask : bool array of that shape, optional
         Voxels that count.
 
     Returns
@@ -54,9 +54,9 @@ def mutual_information(
 
     Parameters
     ----------
-    a, b : (*shape)
+    a, b : arrays of one shape
         Intensities; voxels that are not finite in both do not count.
-    mask : (*shape) bool, optional
+    mask : bool array of that shape, optional
         Voxels that count.
     bins
         Histogram bins per image.
@@ -121,7 +121,7 @@ def dice(a: ArrayLike, b: ArrayLike) -> dict[int, float]:
 
     Parameters
     ----------
-    a, b : (*shape) integer
+    a, b : integer arrays of one shape
         Label images on one grid; zero is background.
 
     Returns
