@@ -44,14 +44,15 @@ def before_after(field: xr.Dataset, fixed: Any, moving: Any) -> Figure:
     InputError
         If an image has several channels or time points.
     """
-    from matplotlib.figure import Figure
+    import matplotlib.pyplot as plt
 
     target, reference = _slice(_coarse(fixed, "fixed"))
     source = _coarse(moving, "moving").astype(np.float32)
     identity = _identity(field)
     before = _plane(warp(identity, source, like=target))
     after = _plane(warp(field, source, like=target))
-    figure = Figure(figsize=(14, 5), layout="constrained")
+    figure = plt.figure(figsize=(14, 5), layout="constrained")
+    plt.close(figure)  # a notebook shows what is returned, and would show it twice
     axes = figure.subplots(1, 3)
     units = fixed_grid(field).units or "voxel units"
     y, x = target.dims[-2:]
