@@ -11,7 +11,7 @@ LAYERS = [
     {"coordinates", "processes"},
     {"elastix", "initialise", "itk_bridge", "ome_zarr", "ome_zarr_writer", "workdir"},
     {"readers", "planning", "progress"},
-    {"tasks", "field"},
+    {"tasks", "field", "inputs"},
     {"registration", "resampling"},
     {"accessor", "datasets", "plot", "cli"},
     {"__init__"},

@@ -51,7 +51,7 @@ def before_after(field: xr.Dataset, fixed: Any, moving: Any) -> Figure:
     identity = _identity(field)
     before = _plane(warp(identity, source, like=target))
     after = _plane(warp(field, source, like=target))
-    figure = plt.figure(figsize=(14, 5), layout="constrained")
+    figure: Figure = plt.figure(figsize=(14, 5), layout="constrained")
     plt.close(figure)  # a notebook shows what is returned, and would show it twice
     axes = figure.subplots(1, 3)
     units = fixed_grid(field).units or "voxel units"

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -20,17 +19,26 @@ import xarray as xr
 from xdreg import kernels, tasks
 from xdreg.blocks import BlockStatus, Partition
 from xdreg.errors import InputError, MethodError
-from xdreg.field import assemble_field, is_field, open_displacement
+from xdreg.field import assemble_field, open_displacement
+from xdreg.inputs import (
+    channel_selection,
+    check_overlap,
+    describe_source,
+    describe_stage,
+    mask_pyramid,
+    mask_reader,
+    run_manifest,
+    starting_point,
+    versions,
+)
 from xdreg.options import BSpline, Custom, Linear
-from xdreg.planning import Plan, PlannedStage, Pyramid, build_pyramid, make_plan
+from xdreg.planning import Plan, PlannedStage, Pyramid, make_plan
 from xdreg.progress import StageProgress
 from xdreg.pyramid import downsample
 from xdreg.readers import (
     FieldReader,
     ImageReader,
-    channel_index,
     image_reader,
-    source_of,
 )
 from xdreg.tasks import RECORD, BlockTask, Inputs
 from xdreg.workdir import WorkDirectory, open_array
@@ -140,7 +148,7 @@ def register(
         return dask.delayed(run, pure=False)()  # type: ignore[no-any-return]
     if moving_channel is None:
         moving_channel = channel
-    start = _initial(initial)
+    start = starting_point(initial)
     plan = make_plan(
         fixed,
         moving,
@@ -150,23 +158,23 @@ def register(
         overlap=overlap,
         initial_is_field=not isinstance(start, np.ndarray) and start is not None,
     )
-    _check_overlap(plan, start)
+    check_overlap(plan, start)
     select = [
-        _selection(pyramid, chosen, name)
+        channel_selection(pyramid, chosen, name)
         for pyramid, chosen, name in (
             (plan.fixed, channel, "fixed"),
             (plan.moving, moving_channel, "moving"),
         )
     ]
     masks = [
-        _mask_pyramid(mask, pyramid.grids[0], name)
+        mask_pyramid(mask, pyramid.grids[0], name)
         for mask, pyramid, name in (
             (fixed_mask, plan.fixed, "fixed_mask"),
             (moving_mask, plan.moving, "moving_mask"),
         )
     ]
     directory = WorkDirectory(workdir)
-    directory.claim(_manifest(plan, start, masks, select))
+    directory.claim(run_manifest(plan, start, masks, select))
     run_ = _Run(plan, directory, select, masks, start)
     with StageProgress(enabled=progress) as lines:
         return run_.execute(lines)
@@ -188,7 +196,7 @@ def plan(fixed: Any, moving: Any, **options: Any) -> Plan:
     Plan
         Printing it shows a table of stages.
     """
-    start = _initial(options.pop("initial", None))
+    start = starting_point(options.pop("initial", None))
     defaults: dict[str, Any] = {
         "stages": None,
         "metric": "ncc",
@@ -349,7 +357,7 @@ class _Run:
         fixed = self.reader("fixed", stage.fixed_level)
         moving = self.reader("moving", stage.moving_level)
         masks = [
-            None if mask is None else _mask_reader(mask, image.grid)
+            None if mask is None else mask_reader(mask, image.grid)
             for mask, image in zip(self.masks, (fixed, moving), strict=True)
         ]
         return Inputs(fixed, moving, masks[0], masks[1], state.reader)
@@ -466,10 +474,10 @@ class _Run:
             "fixed_grid": json.dumps(grid.to_dict()),
             "xdreg": json.dumps(
                 {
-                    "stages": [_describe(stage) for stage in self.plan.stages],
-                    "fixed": _source(self.plan.fixed),
-                    "moving": _source(self.plan.moving),
-                    "versions": _versions(),
+                    "stages": [describe_stage(stage) for stage in self.plan.stages],
+                    "fixed": describe_source(self.plan.fixed),
+                    "moving": describe_source(self.plan.moving),
+                    "versions": versions(),
                 }
             ),
         }
@@ -605,148 +613,3 @@ def _method_options(stage: PlannedStage) -> dict[str, Any]:
     if isinstance(stage.options, Custom):
         return dict(stage.options.options)
     return stage.engine_options
-
-
-def _initial(initial: Any) -> Any:
-    """Return a matrix, a field Dataset, an ITK transform, or None."""
-    if initial is None:
-        return None
-    if isinstance(initial, xr.Dataset):
-        if not is_field(initial):
-            msg = "initial is a Dataset without 'displacement'; is it a field of xdreg?"
-            raise InputError(msg)
-        return initial
-    if hasattr(initial, "TransformPoint"):
-        from xdreg.itk_bridge import matrix_from_itk
-
-        matrix = matrix_from_itk(initial)
-        return initial if matrix is None else matrix
-    try:
-        matrix = np.asarray(initial, np.float64)
-    except (TypeError, ValueError):
-        matrix = np.empty(0)
-    if matrix.ndim == 2 and np.isfinite(matrix).all():
-        return matrix
-    msg = (
-        "initial must be an itk.Transform, a field, or a homogeneous matrix of finite "
-        f"numbers, got {type(initial).__name__}"
-    )
-    raise InputError(msg)
-
-
-def _selection(
-    pyramid: Pyramid, channel: int | str | None, name: str
-) -> dict[str, int]:
-    array = pyramid.arrays[0]
-    if channel is None or array is None:
-        image_reader(array, name)  # type: ignore[arg-type]  # says what is missing
-        return {}
-    return {"c": channel_index(array, channel, name)}
-
-
-def _check_overlap(plan: Plan, start: Any) -> None:
-    """Refuse images that share no space, unless a start brings them near."""
-    (a, b), (c, d) = plan.fixed.grids[0].bounds, plan.moving.grids[0].bounds
-    if start is None and ((b <= c) | (d <= a)).any():
-        msg = (
-            f"fixed spans {_span(a, b)} and moving {_span(c, d)} "
-            f"{plan.fixed.grids[0].units or ''}: they do not overlap. Check units and "
-            "origins, or say where they meet with initial=, a matrix of a translation"
-        )
-        raise InputError(msg)
-
-
-def _span(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> str:
-    return " × ".join(f"{a:g}…{b:g}" for a, b in zip(lower, upper, strict=True))
-
-
-def _mask_pyramid(mask: Any, image: Grid, name: str) -> Pyramid | None:
-    """Return a mask's stored levels, or say why it does not fit its image."""
-    if mask is None:
-        return None
-    pyramid = build_pyramid(mask, name, image.units)
-    grid = pyramid.grids[0]
-    owner = name.removesuffix("_mask")
-    tolerance = (
-        np.maximum(grid.spacing, image.spacing) if grid.ndim == image.ndim else 0
-    )
-    differs = grid.ndim != image.ndim or any(
-        (np.abs(a - b) > tolerance).any()
-        for a, b in zip(grid.bounds, image.bounds, strict=True)
-    )
-    if differs:
-        msg = (
-            f"{name} spans {_span(*grid.bounds)} and {owner} {_span(*image.bounds)}: a "
-            f"mask must cover its image. Bring it there with "
-            f"{name}.interp_like({owner}, "
-            "method='nearest'), or check its coordinates"
-        )
-        raise InputError(msg)
-    stored = [i for i, array in enumerate(pyramid.arrays) if array is not None]
-    return Pyramid(
-        tuple(pyramid.arrays[i] for i in stored),
-        tuple(pyramid.grids[i] for i in stored),
-    )
-
-
-def _mask_reader(mask: Pyramid, grid: Grid) -> ImageReader:
-    level = mask.level_like(grid)
-    array = mask.arrays[level]
-    assert array is not None
-    return image_reader(array, "mask", grid=mask.grids[level])
-
-
-def _source(pyramid: Pyramid) -> dict[str, Any]:
-    """Describe an image so that a change of it is noticed."""
-    array = pyramid.arrays[0]
-    assert array is not None
-    grid = pyramid.grids[0]
-    return {
-        "source": str(array.attrs.get("source", "")),
-        "token": dask.base.tokenize(ImageReader(source_of(array), grid, grid.dims)),
-        "dtype": str(array.dtype),
-        "grid": grid.to_dict(),
-    }
-
-
-def _describe(stage: PlannedStage) -> dict[str, Any]:
-    options = asdict(stage.options)
-    if isinstance(stage.options, Custom):
-        method = stage.options.method
-        options["method"] = (
-            f"{method.__module__}.{getattr(method, '__qualname__', method)}"
-        )
-        options["options"] = {k: repr(v) for k, v in stage.options.options.items()}
-    return {
-        "name": stage.options.name,
-        **options,
-        "moving_level": stage.moving_level,
-        "block_shape": list(stage.partition.block_shape),
-        "overlap": list(stage.partition.overlap),
-        "field_step": list(stage.partition.field_step),
-    }
-
-
-def _manifest(
-    plan: Plan, start: Any, masks: list[Pyramid | None], select: list[dict[str, int]]
-) -> dict[str, Any]:
-    if isinstance(start, np.ndarray):
-        begin: Any = start.tolist()
-    elif isinstance(start, xr.Dataset):
-        begin = dask.base.tokenize(open_displacement(start))
-    else:
-        begin = None if start is None else repr(start)
-    return {
-        "fixed": _source(plan.fixed),
-        "moving": _source(plan.moving),
-        "fixed_mask": None if masks[0] is None else _source(masks[0]),
-        "moving_mask": None if masks[1] is None else _source(masks[1]),
-        "channels": select,
-        "initial": begin,
-        "stages": [_describe(stage) for stage in plan.stages],
-        "versions": _versions(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("itk-elastix", "numpy", "xarray", "zarr")}
