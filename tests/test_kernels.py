@@ -83,3 +83,15 @@ def test_jacobian_of_a_scaling_and_of_a_fold():
     np.testing.assert_allclose(scaled, 1.5**3, rtol=1e-3)
     folded = kernels.jacobian_determinant((-1.5 * points).astype(np.float32), grid)
     assert (folded < 0).all()
+
+
+def test_unfolding_smooths_folds_and_leaves_the_rest():
+    grid = Grid(("y", "x"), (40, 40), (1.0, 1.0), (0.0, 0.0))
+    points = kernels.grid_points(grid).T.reshape(2, 40, 40)
+    bump = np.exp(-((points - 10) ** 2).sum(axis=0) / 8)
+    field = np.stack([6 * bump, np.sin(points[0] / 9)]).astype(np.float32)
+    assert kernels.jacobian_determinant(field, grid).min() < 0
+    unfolded = kernels.unfold(field, grid)
+    assert kernels.jacobian_determinant(unfolded, grid).min() > 0
+    np.testing.assert_array_equal(unfolded[:, 25:, 25:], field[:, 25:, 25:])
+    np.testing.assert_array_equal(kernels.unfold(unfolded, grid), unfolded)

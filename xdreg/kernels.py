@@ -398,3 +398,53 @@ def jacobian_determinant(displacement: Array, grid: Grid) -> Array:
             + g[0, 2] * (g[1, 0] * g[2, 1] - g[1, 1] * g[2, 0])
         )
     return np.asarray(determinant, np.float32)
+
+
+#: Rounds of smoothing that `unfold` tries at most.
+UNFOLD_ROUNDS = 30
+
+#: Smallest Jacobian determinant that `unfold` leaves, where it can.
+LEAST_JACOBIAN = 0.1
+
+
+def unfold(displacement: Array, grid: Grid) -> Array:
+    """Smooth a displacement where it folds, until it does not.
+
+    Around points whose Jacobian determinant is too small the field is replaced by its
+    binomial average, again and again; elsewhere it stays as it is.
+
+    Parameters
+    ----------
+    displacement : (ndim, *grid.shape), physical units
+    grid
+        Its geometry.
+
+    Returns
+    -------
+    (ndim, *grid.shape) float32
+        The same array where nothing folds. May still fold if the rounds did not do.
+    """
+    for _ in range(UNFOLD_ROUNDS):
+        low = jacobian_determinant(displacement, grid) < LEAST_JACOBIAN
+        if not low.any():
+            break
+        weight = low.astype(np.float32)
+        for _ in range(3):
+            weight = _binomial(weight, 0)
+        weight = np.minimum(weight * 8, 1.0)
+        smooth = _binomial(displacement, 1)
+        displacement = displacement + weight * (smooth - displacement)
+    return displacement
+
+
+def _binomial(values: Array, first: int) -> Array:
+    """Average with the neighbours, weights 1 2 1, along the axes from ``first`` on."""
+    for axis in range(first, values.ndim):
+        if values.shape[axis] > 1:
+            pad = [(0, 0)] * values.ndim
+            pad[axis] = (1, 1)
+            wide = np.pad(values, pad, mode="edge")
+            n = values.shape[axis]
+            left, right = (np.take(wide, range(i, i + n), axis) for i in (0, 2))
+            values = np.asarray(0.5 * values + 0.25 * (left + right), np.float32)
+    return values

@@ -299,6 +299,9 @@ def judge(
         Diagnostics, by their names in ``RECORD``.
     """
     patch = kernels.resample_displacement(update, window.grid, patch_grid)
+    patch = kernels.unfold(patch, patch_grid)
+    # What is judged is what will be used: the update between field points.
+    update = kernels.resample_displacement(patch, patch_grid, window.grid)
     total = kernels.compose(update, window.grid, window.before, window.before_grid)
     after = kernels.warp(
         window.moving_values, window.moving_grid, total, window.grid, window.grid
