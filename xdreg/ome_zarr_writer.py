@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import dask.array
 import numpy as np
 import xarray as xr
-import zarr
 
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError, StoreError
@@ -23,7 +23,7 @@ from xdreg.ome_zarr import lazy_zarr
 from xdreg.pyramid import downsample, pyramid_factors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import zarr
 
 Version = Literal["0.4", "0.5", "0.6"]
 
@@ -56,13 +56,14 @@ def write_ome_zarr(
     version
         OME-Zarr version.
     levels
-        Number of levels; by default until the longest axis has at most 64 voxels.
+        Number of levels, fewer where a single voxel is reached before; by default
+        until the longest axis has at most 64 voxels.
     chunks
         Voxels of a chunk along the spatial axes.
     labels
         Coarsen by picking voxels instead of by means.
     overwrite
-        Replace what is there.
+        Replace the Zarr store that is there.
     name
         Name of the image; by default the one it has.
 
@@ -71,9 +72,20 @@ def write_ome_zarr(
     InputError
         If the image's coordinates are unusable or an option does not exist.
     StoreError
-        If something is there and ``overwrite`` is false.
+        If something is there and ``overwrite`` is false, or it is no Zarr store.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> axis = range(128)
+    >>> image = xr.DataArray(np.eye(128), {"y": axis, "x": axis}, ("y", "x"))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_ome_zarr(image, f"{folder}/eye.ome.zarr")
     """
-    target = Path(path)
+    import zarr
+
+    target = _local(path)
+    _check_values(image)
     grid = grid_of(image)
     others = [str(d) for d in image.dims if d not in grid.dims]
     image = image.transpose(*[d for d in ("t", "c") if d in others], *grid.dims)
@@ -99,8 +111,7 @@ def write_ome_zarr(
         group = zarr.open_group(partial, mode="r+")
         source = dask.array.asarray(image.data)
         for i in range(len(grids)):
-            store = group[f"scale{i}/image"]
-            assert isinstance(store, zarr.Array)
+            store: Any = group[f"scale{i}/image"]
             if i > 0:
                 source = downsample(source, factors[i - 1], labels=labels)
             dask.array.store(source.rechunk(store.chunks), store, lock=False)
@@ -113,6 +124,8 @@ def write_ome_zarr(
 def check_target(target: Path, *, overwrite: bool) -> None:
     """Refuse an output that exists, or a folder that does not.
 
+    Only a Zarr store, or an empty directory, is ever overwritten.
+
     Raises
     ------
     StoreError
@@ -121,23 +134,69 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     if target.exists() and not overwrite:
         msg = f"{target} exists; choose another name, or overwrite it: overwrite=True"
         raise StoreError(msg)
+    if target.exists() and not _is_replaceable(target):
+        msg = (
+            f"{target} is not a Zarr store, so it is not overwritten; choose another "
+            "name, or remove it yourself"
+        )
+        raise StoreError(msg)
     if not target.parent.exists():
         msg = f"the folder {target.parent} does not exist; make it first"
         raise StoreError(msg)
 
 
+def _is_replaceable(target: Path) -> bool:
+    names = {path.name for path in target.iterdir()} if target.is_dir() else {""}
+    return not names or bool(names & {"zarr.json", ".zgroup", ".zarray"})
+
+
 def _replace(partial: Path, target: Path) -> None:
+    # Two renames: the old store is whole until the new one is.
+    previous = target.with_name(f".{target.name}.old")
+    shutil.rmtree(previous, ignore_errors=True)
     if target.exists():
-        shutil.rmtree(target)
+        target.rename(previous)
     partial.rename(target)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _local(path: str | os.PathLike[str]) -> Path:
+    if "://" in os.fspath(path):
+        msg = (
+            f"images are written to local directories, not to {path}; write to one "
+            "and copy it there, for example with fsspec"
+        )
+        raise InputError(msg)
+    # Absolute, since a worker may run in another directory.
+    return Path(path).absolute()
+
+
+def _check_values(image: xr.DataArray) -> None:
+    if not isinstance(image, xr.DataArray):
+        msg = (
+            f"image must be a DataArray, got {type(image).__name__}; of a DataTree "
+            "take one level, for example tree['scale0/image']"
+        )
+        raise InputError(msg)
+    if image.dtype.kind not in "biuf" or image.dtype.itemsize > 8:
+        msg = (
+            f"image must hold integers or floats of up to 64 bits, got {image.dtype}; "
+            "convert it with image.astype('float32')"
+        )
+        raise InputError(msg)
 
 
 def _chunk_shape(chunks: int | Sequence[int] | None, grid: Grid) -> tuple[int, ...]:
     if chunks is None:
         return tuple(min(CHUNK[grid.ndim], n) for n in grid.shape)
-    values = (chunks,) * grid.ndim if isinstance(chunks, int) else tuple(chunks)
-    if len(values) != grid.ndim or any(int(v) < 1 for v in values):
-        msg = f"chunks must be one number above zero or {grid.ndim}, got {chunks!r}"
+    values: list[Any] = [chunks] * grid.ndim
+    if isinstance(chunks, Sequence) and not isinstance(chunks, str):
+        values = list(chunks)
+    whole = [
+        isinstance(v, int | np.integer) and not isinstance(v, bool) for v in values
+    ]
+    if len(values) != grid.ndim or not all(whole) or min(values) < 1:
+        msg = f"chunks must be 1 or {grid.ndim} whole numbers from 1, got {chunks!r}"
         raise InputError(msg)
     return tuple(min(int(v), n) for v, n in zip(values, grid.shape, strict=True))
 
@@ -252,6 +311,7 @@ def write_field_metadata(
         Empty; to be filled.
     """
     import ngff_zarr as nz
+    import zarr
 
     units = _ome_units(grid.units)
     dims = ("c", *grid.dims)
@@ -292,14 +352,9 @@ def write_field_metadata(
     nz.to_ome_zarr(
         str(path), scene, version="0.6", overwrite=False, consolidate_metadata=False
     )
-    return _first_array(zarr.open_group(path, mode="r+"), location)
-
-
-def _first_array(group: zarr.Group, location: str) -> zarr.Array[Any]:
-    dataset = group[location].attrs["ome"]["multiscales"][0]["datasets"][0]["path"]  # type: ignore[index,call-overload]
-    array = group[f"{location}/{dataset}"]
-    assert isinstance(array, zarr.Array)
-    return array
+    group = zarr.open_group((path / location).absolute(), mode="r+")
+    metadata: Any = group.attrs["ome"]
+    return group[metadata["multiscales"][0]["datasets"][0]["path"]]  # type: ignore[return-value]
 
 
 def read_field_metadata(path: str | os.PathLike[str]) -> tuple[zarr.Array[Any], Grid]:
@@ -310,6 +365,8 @@ def read_field_metadata(path: str | os.PathLike[str]) -> tuple[zarr.Array[Any], 
     StoreError
         If there is no store, or it holds no displacement field.
     """
+    import zarr
+
     from xdreg.ome_zarr import _open_group, _read_metadata
 
     address = os.fspath(path)
@@ -327,12 +384,12 @@ def read_field_metadata(path: str | os.PathLike[str]) -> tuple[zarr.Array[Any], 
     if ".." in location.split("/") or location.startswith("/"):
         msg = f"{address}: the field's path {location!r} leaves the store"
         raise StoreError(msg)
-    child = group[location]
-    assert isinstance(child, zarr.Group)
-    _, levels, _ = _read_metadata(f"{address}/{location}", child, None)
-    dataset, image = levels[0]
-    array = child[dataset]
-    assert isinstance(array, zarr.Array)
+    child = group.get(location)
+    if not isinstance(child, zarr.Group):
+        msg = f"{address} names a field {location!r}, but has no image group there"
+        raise StoreError(msg)
+    _, levels, _ = _read_metadata(f"{address}/{location}", child)
+    array, image = levels[0]
     dims = tuple(str(d) for d in image.dims)[1:]
     units = (image.axes_units or {}).get(dims[0])
     grid = Grid(

@@ -67,7 +67,8 @@ def downsample(
     Returns
     -------
     dask.array.Array
-        Means are computed in float and rounded back for integer dtypes.
+        Means are computed in float and rounded back for integer dtypes; those of
+        64-bit integers are good to 53 bits.
     """
     steps = (1,) * (array.ndim - len(factors)) + tuple(factors)
     trimmed = array[
@@ -80,9 +81,15 @@ def downsample(
         max(size - size % k, k)
         for size, k in zip(trimmed.chunksize, steps, strict=True)
     )
+    # float32 holds 16-bit integers exactly, and halves of them; float64 32-bit ones.
+    exact = np.result_type(array.dtype, np.float32)
     means = dask.array.coarsen(
-        np.mean, trimmed.rechunk(chunks), dict(enumerate(steps)), dtype=np.float32
+        np.mean, trimmed.rechunk(chunks), dict(enumerate(steps)), dtype=exact
     )
     if array.dtype.kind in "iub":
         means = dask.array.rint(means)
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
+        # The largest 64-bit integer is no float: the next one above it would wrap.
+        limits = np.iinfo(array.dtype)
+        means = means.clip(float(limits.min), np.nextafter(float(limits.max), 0.0))
     return means.astype(array.dtype)
