@@ -8,8 +8,16 @@ import xdreg
 LAYERS = [
     {"errors"},
     {"grid", "options", "blocks", "kernels", "metrics", "bspline", "pyramid"},
-    {"coordinates", "processes"},
-    {"elastix", "initialise", "itk_bridge", "ome_zarr", "ome_zarr_writer", "workdir"},
+    {"coordinates", "processes", "descent", "correlation"},
+    {
+        "local_correlation",
+        "elastix",
+        "initialise",
+        "itk_bridge",
+        "ome_zarr",
+        "ome_zarr_writer",
+        "workdir",
+    },
     {"readers", "planning", "progress"},
     {"tasks", "field", "inputs"},
     {"registration", "resampling"},
@@ -44,5 +52,13 @@ def test_imports_point_downward():
 
 
 def test_kernels_know_no_dask():
-    for name in ("kernels", "grid", "blocks", "metrics", "bspline"):
+    for name in (
+        "kernels",
+        "descent",
+        "correlation",
+        "grid",
+        "blocks",
+        "metrics",
+        "bspline",
+    ):
         assert "dask" not in (FOLDER / f"{name}.py").read_text().replace("Dask", "")

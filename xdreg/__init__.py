@@ -21,7 +21,15 @@ from xdreg.errors import (
     XdregError,
 )
 from xdreg.grid import Grid
-from xdreg.options import Affine, BSpline, Custom, Rigid, Similarity, Translation
+from xdreg.options import (
+    Affine,
+    BSpline,
+    Custom,
+    LocalCorrelation,
+    Rigid,
+    Similarity,
+    Translation,
+)
 
 if TYPE_CHECKING:
     from xdreg import datasets, plot
@@ -61,6 +69,7 @@ __all__ = [
     "Custom",
     "Grid",
     "InputError",
+    "LocalCorrelation",
     "MethodCrash",
     "MethodError",
     "MethodTimeout",

@@ -50,11 +50,11 @@ def register(
     moving: MovingPath,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")],
     metric: Annotated[
-        Literal["ncc", "mi", "msd"],
+        Literal["lncc", "mind", "ncc", "mi", "msd"],
         typer.Option(
-            help="ncc: one modality; mi: across modalities; msd: equal intensities."
+            help="lncc, ncc: one modality; mind, mi: across; msd: equal intensities."
         ),
-    ] = "ncc",
+    ] = "lncc",
     block_shape: Annotated[
         int | None, typer.Option(help="Voxels of a block per axis.")
     ] = None,

@@ -7,13 +7,16 @@ registration is planned; everything is checked here, before any work starts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, get_args
 
 from xdreg.errors import InputError
 
-Metric = Literal["ncc", "mi", "msd"]
+Metric = Literal["lncc", "mind", "ncc", "mi", "msd"]
 PerAxis = float | Sequence[float]
+
+#: Elastix has metrics of whole images only.
+ELASTIX_NEAREST: Mapping[str, Metric] = {"lncc": "ncc", "mind": "mi"}
 
 
 def _check_choice(value: object, choices: tuple[str, ...], name: str) -> None:
@@ -32,6 +35,11 @@ def _check_positive(value: object, name: str, *, whole: bool = False) -> None:
             raise InputError(msg)
 
 
+def _check_set(stage: Stage, name: str, *, whole: bool = False) -> None:
+    if getattr(stage, name) is not None:
+        _check_positive(getattr(stage, name), name, whole=whole)
+
+
 def check_metric(metric: object, name: str = "metric") -> None:
     """Refuse a metric that does not exist."""
     _check_choice(metric, get_args(Metric), name)
@@ -46,19 +54,24 @@ class Stage:
     level
         Level of the fixed image's pyramid, 0 the finest. By default derived.
     metric
-        ``"ncc"`` normalised correlation, for images of one modality; ``"mi"`` mutual
+        ``"lncc"`` squared local correlation and ``"ncc"`` correlation, for images of
+        one modality; ``"mind"`` self-similarity descriptors and ``"mi"`` mutual
         information, across modalities and stains; ``"msd"`` mean squared difference.
-        By default the one given to ``register``.
-    iterations, samples
-        Iterations of the optimiser per resolution, and voxels drawn in each.
+        By default the one given to ``register``, or the nearest that the stage has.
+    iterations
+        Iterations of the optimiser; with elastix per resolution.
     timeout
         Seconds after which a block is given up; by default never.
     """
 
+    #: The nearest that the stage has, for each metric that it lacks.
+    nearest_metric: ClassVar[Mapping[str, Metric]] = {}
+    #: Options that the method takes by the same name where they are set.
+    passed_on: ClassVar[tuple[str, ...]] = ("iterations", "timeout")
+
     level: int | None = None
     metric: Metric | None = None
     iterations: int | None = None
-    samples: int | None = None
     timeout: float | None = None
 
     def __post_init__(self) -> None:
@@ -72,11 +85,14 @@ class Stage:
             raise InputError(msg)
         if self.metric is not None:
             check_metric(self.metric)
-        for name in ("iterations", "samples"):
-            if getattr(self, name) is not None:
-                _check_positive(getattr(self, name), name, whole=True)
-        if self.timeout is not None:
-            _check_positive(self.timeout, "timeout")
+            if self.metric in self.nearest_metric:
+                msg = (
+                    f"{type(self).__name__} has no metric {self.metric!r}; the nearest "
+                    f"is {self.nearest_metric[self.metric]!r}"
+                )
+                raise InputError(msg)
+        _check_set(self, "iterations", whole=True)
+        _check_set(self, "timeout")
 
     @property
     def name(self) -> str:
@@ -85,13 +101,34 @@ class Stage:
 
     def engine_options(self) -> dict[str, Any]:
         """Options for the engine: those that were set."""
-        names = ("iterations", "samples", "timeout")
-        return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+        values = {name: getattr(self, name) for name in self.passed_on}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def with_metric(self, metric: Metric) -> Stage:
+        """Return the stage with a metric, unless it has its own."""
+        chosen = self.metric or self.nearest_metric.get(metric, metric)
+        return replace(self, metric=chosen)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Stage):
-    """A stage whose result is one linear transform of the whole image."""
+    """A stage whose result is one linear transform of the whole image.
+
+    Parameters
+    ----------
+    samples
+        Voxels drawn in each iteration.
+    """
+
+    nearest_metric: ClassVar[Mapping[str, Metric]] = ELASTIX_NEAREST
+    passed_on: ClassVar[tuple[str, ...]] = ("iterations", "samples", "timeout")
+
+    samples: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        _check_set(self, "samples", whole=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,17 +161,73 @@ class Blockwise(Stage):
         Voxels of the stage's level in a block, and by which its window exceeds it on
         every side; one number, or one per dim. By default those given to ``register``.
     field_step
-        Voxels of the stage's level between points of the displacement field.
+        Voxels of the stage's level between points of the displacement field. By default
+        2 at the finest level of the registration, and 1 before.
     """
 
     block_shape: int | Sequence[int] | None = None
     overlap: int | Sequence[int] | None = None
-    field_step: int | Sequence[int] = 2
+    field_step: int | Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        _check_positive(self.field_step, "field_step", whole=True)
+        _check_set(self, "field_step", whole=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalCorrelation(Blockwise):
+    """Diffeomorphic registration by local correlation, block by block, in threads.
+
+    Follows the gradient of the squared correlation in a box around every voxel, or with
+    ``metric="mind"`` of self-similarity descriptors. Each update is smoothed, bounded
+    and applied by composition, and the total is smoothed, so that the field does not
+    fold.
+
+    Parameters
+    ----------
+    radius
+        Half-width of the box in physical units; one number, or one per dim. By default
+        2 voxels of the stage's level in three dimensions, 5 in two. For ``"mind"`` that
+        of the patches compared, by default 1 voxel.
+    update_sigma, field_sigma
+        Gaussian smoothing in physical units of each update, and of the total after a
+        step of one voxel; one number, or one per dim. By default 2 and 1.5 voxels.
+    step
+        Longest vector of an update, in voxels; halved whenever it brings no more.
+
+    References
+    ----------
+    Avants et al., Symmetric diffeomorphic image registration with cross-correlation,
+    Medical Image Analysis 2008; Yushkevich et al., Human Brain Mapping 2015 (greedy);
+    Vercauteren et al., Diffeomorphic demons, NeuroImage 2009; Heinrich et al., MICCAI
+    2013 (MIND-SSC).
+    """
+
+    nearest_metric: ClassVar[Mapping[str, Metric]] = {
+        "ncc": "lncc",
+        "msd": "lncc",
+        "mi": "mind",
+    }
+    passed_on: ClassVar[tuple[str, ...]] = (
+        "iterations", "timeout", "radius", "update_sigma", "field_sigma", "step",
+    )  # fmt: skip
+
+    radius: PerAxis | None = None
+    update_sigma: PerAxis | None = None
+    field_sigma: PerAxis | None = None
+    step: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        for name in ("radius", "update_sigma", "field_sigma", "step"):
+            _check_set(self, name)
+
+    @property
+    def name(self) -> str:
+        """The method's own name."""
+        return "local_correlation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +239,8 @@ class BSpline(Blockwise):
     grid_spacing
         Distance of control points in physical units; one number, or one per dim. By
         default 10 voxels of the stage's level.
+    samples
+        Voxels drawn in each iteration.
 
     References
     ----------
@@ -154,13 +249,19 @@ class BSpline(Blockwise):
     IEEE TMI 2010.
     """
 
+    nearest_metric: ClassVar[Mapping[str, Metric]] = ELASTIX_NEAREST
+    passed_on: ClassVar[tuple[str, ...]] = (
+        "iterations", "timeout", "samples", "grid_spacing",
+    )  # fmt: skip
+
     grid_spacing: PerAxis | None = None
+    samples: int | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        if self.grid_spacing is not None:
-            _check_positive(self.grid_spacing, "grid_spacing")
+        _check_set(self, "grid_spacing")
+        _check_set(self, "samples", whole=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +289,7 @@ class Custom(Blockwise):
         if not callable(self.method):
             msg = f"method must be a function of two images, got {self.method!r}"
             raise InputError(msg)
-        unused = [n for n in ("iterations", "samples", "timeout") if getattr(self, n)]
+        unused = [n for n in self.passed_on if getattr(self, n)]
         if unused:
             msg = (
                 f"{', '.join(unused)} would not reach your method; "
@@ -210,12 +311,12 @@ def as_stage(stage: object) -> Stage:
     InputError
         If it is neither.
     """
-    if isinstance(stage, (Linear, BSpline, Custom)):
+    if isinstance(stage, (Linear, LocalCorrelation, BSpline, Custom)):
         return stage
     if callable(stage) and not isinstance(stage, type):
         return Custom(method=stage, level=0)
     msg = (
         f"a stage must be xdreg.Translation(), Rigid(), Similarity(), Affine(), "
-        f"BSpline(), Custom(method=...) or a function of two images, got {stage!r}"
+        f"LocalCorrelation(), BSpline(), Custom(method=...) or a function of two images, got {stage!r}"
     )
     raise InputError(msg)

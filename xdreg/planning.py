@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xdreg.blocks import Partition, per_axis
+from xdreg.blocks import Partition
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
 from xdreg.options import (
@@ -17,6 +17,7 @@ from xdreg.options import (
     Blockwise,
     BSpline,
     Linear,
+    LocalCorrelation,
     Rigid,
     Stage,
     as_stage,
@@ -37,9 +38,15 @@ OWN_UNITS = "own"
 LINEAR_VOXELS = {2: 512**2, 3: 400_000}
 
 #: Deformable stages begin at a level whose longest axis has at most so many voxels.
-COARSEST_DEFORMABLE = {2: 256, 3: 128}
+COARSEST_DEFORMABLE = {2: 128, 3: 64}
 
-DEFAULT_BLOCK_SHAPE = {2: 512, 3: 128}
+#: Voxels per axis of a block, unless given.
+BLOCK_SHAPE = {2: 1024, 3: 192}
+
+#: Overlap per side, unless given, in voxels: what a box of radius 2 and three sigma of
+#: an update's smoothing reach. A B-spline reaches with its control points.
+OVERLAP_VOXELS = 8
+BSPLINE_OVERLAP_VOXELS = 16
 
 #: Control points of a B-spline, in voxels of the stage's level, unless given.
 BSPLINE_SPACING_VOXELS = 10
@@ -143,7 +150,7 @@ class PlannedStage:
     @property
     def metric(self) -> Metric:
         """The metric of the stage."""
-        return self.options.metric or "ncc"
+        return self.options.metric or "lncc"
 
     @property
     def engine_options(self) -> dict[str, Any]:
@@ -233,8 +240,8 @@ def make_plan(
     fixed, moving : DataTree, DataArray or itk.Image
         The pair.
     stages
-        Stages or functions; None for the default: rigid, affine, then B-splines from
-        coarse to fine.
+        Stages or functions; None for the default: rigid, affine, then local
+        correlation from coarse to fine.
     metric, block_shape, overlap
         For every stage that does not say otherwise.
     initial_is_field
@@ -265,14 +272,16 @@ def make_plan(
             fixed_pyramid, lambda g: max(g.shape) <= COARSEST_DEFORMABLE[g.ndim]
         )
         chosen: list[Stage] = [] if initial_is_field else [Rigid(), Affine()]
-        chosen += [BSpline(level=level) for level in range(coarsest, -1, -1)]
+        # Only elastix knows squared differences.
+        deformable = BSpline if metric == "msd" else LocalCorrelation
+        chosen += [deformable(level=level) for level in range(coarsest, -1, -1)]
     else:
         chosen = [as_stage(stage) for stage in stages]
     if not chosen:
         msg = "stages is empty; give at least one, or leave it out for the default"
         raise InputError(msg)
     blockwise = [stage for stage in chosen if isinstance(stage, Blockwise)]
-    planned = []
+    levels = []
     for stage in chosen:
         level = stage.level
         if level is None:
@@ -289,10 +298,15 @@ def make_plan(
                 f"{len(fixed_pyramid.grids) - 1}"
             )
             raise InputError(msg)
+        levels.append(level)
+    planned = []
+    for stage, level in zip(chosen, levels, strict=True):
         level_grid = fixed_pyramid.grids[level]
+        if isinstance(stage, Blockwise) and stage.field_step is None:
+            stage = replace(stage, field_step=2 if level == min(levels) else 1)
         planned.append(
             PlannedStage(
-                replace(stage, level=level, metric=stage.metric or metric),
+                replace(stage.with_metric(metric), level=level),
                 level,
                 moving_pyramid.level_like(level_grid),
                 _partition(stage, level_grid, block_shape, overlap),
@@ -318,18 +332,14 @@ def _partition(
         return Partition(grid, grid.shape, (0,) * grid.ndim, (1,) * grid.ndim)
     shape = stage.block_shape if stage.block_shape is not None else block_shape
     if shape is None:
-        shape = DEFAULT_BLOCK_SHAPE[grid.ndim]
+        shape = BLOCK_SHAPE[grid.ndim]
     margin = stage.overlap if stage.overlap is not None else overlap
+    step = stage.field_step or 1
     if margin is None:
-        # An eighth of the block on every side, but never more than fits.
-        bare = Partition.balanced(
-            grid, block_shape=shape, overlap=0, field_step=stage.field_step
-        )
-        sizes = per_axis(shape, grid.ndim, "block_shape", minimum=1)
-        margin = [
-            min(max(size // 8, 4), b // 2)
-            for size, b in zip(sizes, bare.block_shape, strict=True)
-        ]
-    return Partition.balanced(
-        grid, block_shape=shape, overlap=margin, field_step=stage.field_step
-    )
+        # Never more than fits.
+        bare = Partition.balanced(grid, block_shape=shape, overlap=0, field_step=step)
+        reach = OVERLAP_VOXELS
+        if isinstance(stage, BSpline):
+            reach = BSPLINE_OVERLAP_VOXELS
+        margin = [min(reach, size // 2) for size in bare.block_shape]
+    return Partition.balanced(grid, block_shape=shape, overlap=margin, field_step=step)

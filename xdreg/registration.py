@@ -15,6 +15,7 @@ import dask
 import dask.array
 import numpy as np
 import xarray as xr
+from dask.system import CPU_COUNT
 
 from xdreg import kernels, tasks
 from xdreg.blocks import BlockStatus, Partition
@@ -31,7 +32,7 @@ from xdreg.inputs import (
     starting_point,
     versions,
 )
-from xdreg.options import BSpline, Custom, Linear
+from xdreg.options import BSpline, Custom, Linear, LocalCorrelation
 from xdreg.planning import Plan, PlannedStage, Pyramid, make_plan
 from xdreg.progress import StageProgress
 from xdreg.pyramid import downsample
@@ -60,7 +61,7 @@ def register(
     moving: Any,
     *,
     stages: Sequence[Any] | None = None,
-    metric: Metric = "ncc",
+    metric: Metric = "lncc",
     block_shape: int | Sequence[int] | None = None,
     overlap: int | Sequence[int] | None = None,
     fixed_mask: Any = None,
@@ -83,11 +84,13 @@ def register(
         The pair, two- or three-dimensional, with physical coordinates.
     stages
         Stages, such as ``[xdreg.Affine(), xdreg.BSpline(level=1)]``, or functions of
-        two images. By default rigid, affine, then B-splines from a coarse to the finest
-        level.
+        two images. By default rigid, affine, then local correlation from a coarse to
+        the finest level.
     metric
-        ``"ncc"`` for images of one modality, ``"mi"`` across modalities and stains,
-        ``"msd"`` where intensities are equal.
+        ``"lncc"``, local correlation, or ``"ncc"`` for images of one modality;
+        ``"mind"``, self-similarity, or ``"mi"``, mutual information, across modalities
+        and stains; ``"msd"`` where intensities are equal. A stage that lacks it takes
+        the nearest that it has.
     block_shape
         Voxels of a block, at the stage's level; one number or one per dim.
     overlap
@@ -199,7 +202,7 @@ def plan(fixed: Any, moving: Any, **options: Any) -> Plan:
     start = starting_point(options.pop("initial", None))
     defaults: dict[str, Any] = {
         "stages": None,
-        "metric": "ncc",
+        "metric": "lncc",
         "block_shape": None,
         "overlap": None,
     }
@@ -246,6 +249,7 @@ class _Run:
         self.pyramids = {"fixed": plan.fixed, "moving": plan.moving}
         self.select = dict(zip(("fixed", "moving"), select, strict=True))
         self.start = start
+        self.contrast: dict[str, float] = {}
         self._readers: dict[tuple[str, int], ImageReader] = {}
 
     def execute(self, lines: StageProgress) -> xr.Dataset:
@@ -300,13 +304,14 @@ class _Run:
         return ImageReader(open_array(path, (), (), np.nan), grid, grid.dims)
 
     def _check_content(self, name: str, level: int) -> None:
-        """Refuse an image with nothing in it; say so if values are not finite."""
+        """Refuse an image with nothing in it; note its contrast, say what is not finite."""
         values = self.reader(name, level).read_finite()
         finite = np.isfinite(values)
         if not finite.any() or values[finite].min() == values[finite].max():
             what = "no finite value" if not finite.any() else "one and the same value"
             msg = f"{name} holds {what} everywhere; is it the right image or channel?"
             raise InputError(msg)
+        self.contrast[name] = float(values[finite].std(dtype=np.float64))
         if not finite.all():
             share = 100 * (1 - finite.mean())
             warnings.warn(
@@ -423,7 +428,7 @@ class _Run:
             inputs=self._inputs(stage, state),
             partition=partition,
             method=_method(stage),
-            options=_method_options(stage),
+            options=self._method_options(stage),
             metric=stage.metric,
             patches=open_array(folder / "patches", counts + patch, ones + patch, 0),
             records=open_array(
@@ -447,6 +452,16 @@ class _Run:
         arrays = {name: records[..., i] for i, name in enumerate(RECORD)}
         arrays["disagreement"] = disagreement
         return _State(FieldReader(task.field, field_grid), None), arrays
+
+    def _method_options(self, stage: PlannedStage) -> dict[str, Any]:
+        if isinstance(stage.options, Custom):
+            return dict(stage.options.options)
+        options = stage.engine_options
+        if isinstance(stage.options, LocalCorrelation):
+            # What is noise is measured on the whole images, so that blocks agree.
+            options["contrast"] = (self.contrast["fixed"], self.contrast["moving"])
+            options["threads"] = max(1, CPU_COUNT // stage.partition.size)
+        return options
 
     @staticmethod
     def _check_any(
@@ -604,12 +619,10 @@ def _as_chunk(numbers: xr.DataArray, values: NDArray[np.float32]) -> xr.DataArra
 def _method(stage: PlannedStage) -> Callable[..., Any]:
     if isinstance(stage.options, Custom):
         return stage.options.method
+    if isinstance(stage.options, LocalCorrelation):
+        from xdreg.local_correlation import local_correlation  # numba loads slowly
+
+        return local_correlation
     from xdreg import elastix
 
     return elastix.bspline
-
-
-def _method_options(stage: PlannedStage) -> dict[str, Any]:
-    if isinstance(stage.options, Custom):
-        return dict(stage.options.options)
-    return stage.engine_options

@@ -169,9 +169,17 @@ def masked_image(
 
 
 def similarity(
-    metric: str, a: NDArray[Any], b: NDArray[Any], mask: NDArray[np.bool_]
+    metric: str,
+    a: NDArray[Any],
+    b: NDArray[Any],
+    mask: NDArray[np.bool_],
+    grid: Grid,
 ) -> float:
     """Return how similar two images are in the sense of a metric; larger is better."""
+    if metric in ("lncc", "mind"):
+        from xdreg.local_correlation import local_similarity  # numba loads slowly
+
+        return local_similarity(metric, a, b, mask, grid)
     if metric == "mi":
         return metrics.mutual_information(a, b, mask)
     return metrics.normalised_correlation(a, b, mask)
@@ -308,8 +316,10 @@ def judge(
     )
     both = window.fixed_mask & window.moving_mask & np.isfinite(after)
     verdict = {
-        "similarity_before": similarity(metric, window.fixed, window.moving, both),
-        "similarity_after": similarity(metric, window.fixed, after, both),
+        "similarity_before": similarity(
+            metric, window.fixed, window.moving, both, window.grid
+        ),
+        "similarity_after": similarity(metric, window.fixed, after, both, window.grid),
         "min_jacobian": float(kernels.jacobian_determinant(patch, patch_grid).min()),
         "max_update": float(np.sqrt((patch**2).sum(axis=0)).max()),
     }
@@ -450,7 +460,7 @@ def register_linear(
             grid,
         )
         return similarity(
-            metric, fixed_values, pulled, fixed_mask & np.isfinite(pulled)
+            metric, fixed_values, pulled, fixed_mask & np.isfinite(pulled), grid
         )
 
     record["similarity_before"] = quality(start)

@@ -1,0 +1,239 @@
+"""The engine: gradient, kernels, recovery of known fields, masks, threads."""
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import xarray as xr
+
+import xdreg
+from xdreg import correlation, descent
+from xdreg.coordinates import coordinates
+from xdreg.correlation import correlation_force, mean_correlation
+from xdreg.descent import gaussian_taps
+from xdreg.grid import Grid
+from xdreg.local_correlation import VoxelUnits, local_correlation
+
+ONE = np.ones(3, np.float32)
+THREADS = (1, 2, 3)
+
+
+def noise(shape, sigma=1.5, seed=0):
+    white = np.random.default_rng(seed).standard_normal(shape)
+    smooth = scipy.ndimage.gaussian_filter(white, sigma)
+    return (smooth / smooth.std()).astype(np.float32)
+
+
+def image(values, spacing=None, mask=None):
+    dims = ("z", "y", "x")[-values.ndim :]
+    spacing = spacing or (1.0,) * values.ndim
+    grid = Grid(dims, values.shape, tuple(spacing), (0.0,) * values.ndim)
+    array = xr.DataArray(values, dims=dims, coords=coordinates(grid))
+    return array if mask is None else array.assign_coords(mask=(dims, mask))
+
+
+def update_of(fixed, moving, radius):
+    """Return the update and totals where nothing is displaced."""
+    update = np.zeros((*fixed.shape, 3), np.float32)
+    energy = np.zeros((fixed.shape[0], 4))
+    still = np.zeros_like(update)
+    for kernel in correlation_force(fixed, moving, radius, ONE, (1.0, 1.0)):
+        kernel(0, fixed.shape[0], still, update, energy)
+    return update, energy
+
+
+@pytest.mark.parametrize("radius", [(2, 2, 2), (0, 3, 2), (1, 2, 3)])
+def test_gradient_is_that_of_the_energy(radius):
+    """Against finite differences of the summed energy by single voxels' values."""
+    shape = (1 if radius[0] == 0 else 9, 11, 12)
+    fixed = noise(shape, 1.0 if shape[0] > 1 else (0, 1, 1))
+    moving = np.float32(0.5) * fixed + noise(shape, 1.0, seed=1)
+    fixed[0, 2, 3] = np.nan
+    update, _ = update_of(fixed, moving, radius)
+    mean = np.float32(np.nanmean(moving))
+    rng = np.random.default_rng(2)
+    for _ in range(12):
+        place = tuple(
+            int(rng.integers(0 if n == 1 else 1, max(1, n - 1))) for n in shape
+        )
+        if np.isnan(fixed[place]):
+            continue
+        sums = []
+        for change in (0.02, -0.02):
+            changed = moving.copy()
+            changed[place] += np.float32(change)
+            # Keep the mean that is taken off, so that one voxel alone changes.
+            changed -= np.float32(np.nanmean(changed)) - mean
+            sums.append(update_of(fixed, changed, radius)[1][:, 0].sum())
+        by_value = (sums[0] - sums[1]) / 0.04
+        slopes = [
+            0.0 if shape[axis] == 1 else float(np.gradient(moving, axis=axis)[place])
+            for axis in range(3)
+        ]
+        expected = by_value * np.array(slopes)
+        assert update[place] == pytest.approx(expected, rel=0.03, abs=2e-3)
+
+
+def test_energy_against_scipy():
+    fixed, moving = noise((10, 12, 14)), noise((10, 12, 14), seed=3)
+    moving += fixed
+
+    def box(values):
+        return scipy.ndimage.uniform_filter(values, 5, mode="constant") * 125
+
+    f, m = (v.astype(float) - v.mean() for v in (fixed, moving))
+    n = box(np.ones_like(f))
+    cross = box(f * m) - box(f) * box(m) / n
+    floor = correlation.NOISE**2 * n
+    var_f = box(f * f) - box(f) ** 2 / n + floor
+    var_m = box(m * m) - box(m) ** 2 / n + floor
+    expected = (cross**2 / (var_f * var_m)).mean()
+    assert mean_correlation(fixed, moving, (2, 2, 2), (1.0, 1.0)) == pytest.approx(
+        expected, rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("sigma", [(2.0, 2.0, 2.0), (0.0, 1.5, 3.0), (1.0, 0.0, 0.5)])
+def test_smoothing_against_scipy(sigma):
+    field = np.stack([noise((11, 13, 12), 0.5, seed=s) for s in range(3)], axis=-1)
+    taps = [gaussian_taps(s) for s in sigma]
+    planes, out = field.copy(), np.empty_like(field)
+    descent._smooth_planes(0, 11, planes, taps[1], taps[2])
+    longest = descent._smooth_across(0, 11, planes, taps[0], out)
+    expected, weight = field.astype(float), np.ones(field.shape[:3])
+    for axis, t in enumerate(taps):
+        t = t.astype(float)
+        expected = scipy.ndimage.correlate1d(expected, t, axis, mode="constant")
+        weight = scipy.ndimage.correlate1d(weight, t, axis, mode="constant")
+    expected /= weight[..., None]
+    np.testing.assert_allclose(out, expected, atol=2e-6)
+    assert longest == pytest.approx((expected**2).sum(axis=-1).max(), rel=1e-4)
+
+
+def test_known_translation_is_found():
+    values = noise((40, 44, 48), 2.0)
+    shift = (1.5, -2.0, 1.0)
+    moved = scipy.ndimage.shift(values, shift, order=3, mode="nearest")
+    field = local_correlation(image(values), image(moved))
+    inner = field.values[:, 8:-8, 8:-8, 8:-8]
+    assert np.abs(inner - np.reshape(shift, (3, 1, 1, 1))).mean() < 0.05
+
+
+@pytest.mark.parametrize("shape", [(96, 104), (64, 72, 80)])
+def test_known_smooth_field_is_found_without_folding(shape):
+    pair = xdreg.datasets.phantom_pair(shape, amplitude=2.0)
+    field = local_correlation(pair.fixed.compute(), pair.moving.compute())
+    inside = pair.foreground.values
+    error = np.linalg.norm(field.values - pair.displacement.values, axis=0)[inside]
+    start = np.linalg.norm(pair.displacement.values, axis=0)[inside]
+    assert np.median(error) < 0.2
+    assert error.mean() < 0.25 * start.mean()
+    dataset = field.rename("displacement").to_dataset()
+    assert float(xdreg.jacobian_determinant(dataset).min()) > 0
+
+
+def test_contrast_and_its_sign_do_not_matter():
+    pair = xdreg.datasets.phantom_pair((64, 72), amplitude=2.0)
+    fixed, moving = (v.astype("float32").compute() for v in (pair.fixed, pair.moving))
+    plain = local_correlation(fixed, moving)
+    other = local_correlation(1e4 - 300 * fixed, 1e-3 * moving)
+    assert np.abs(plain.values - other.values).max() < 0.02
+
+
+def test_voxels_outside_the_mask_contribute_nothing():
+    values = noise((32, 36, 40), 2.0)
+    moved = scipy.ndimage.shift(values, (1, 0, 0), order=3, mode="nearest")
+    mask = np.zeros(values.shape, bool)
+    mask[:, :, :28] = True
+    fields = []
+    for junk in (0.0, 1e4):
+        spoilt = np.where(mask, values, np.float32(junk) * noise(values.shape, seed=9))
+        fields.append(
+            local_correlation(image(spoilt, mask=mask), image(moved, mask=mask))
+        )
+    np.testing.assert_array_equal(fields[0].values, fields[1].values)
+    assert fields[0].values[0, 8:-8, 8:-8, 6:20].mean() == pytest.approx(1, abs=0.1)
+
+
+def test_nothing_moves_where_nothing_counts():
+    values = noise((24, 24, 24))
+    mask = np.zeros(values.shape, bool)
+    field = local_correlation(image(values, mask=mask), image(values + 1, mask=mask))
+    assert not field.values.any()
+
+
+def test_edges_make_no_force():
+    """An image against itself rests, at its edges too."""
+    values = noise((20, 22, 24))
+    update, energy = update_of(values, values.copy(), (2, 2, 2))
+    assert energy[:, 0].sum() / energy[:, 1].sum() > 0.97
+    field = local_correlation(image(values), image(values.copy()))
+    assert not field.values.any()
+    assert np.isfinite(update).all()
+
+
+@pytest.mark.parametrize("order", [("y", "x", "z"), ("x", "z", "y")])
+def test_transposed_axes_give_the_same_answer(order):
+    pair = xdreg.datasets.phantom_pair((30, 34, 38), amplitude=2.0)
+    fixed, moving = pair.fixed.compute().values, pair.moving.compute().values
+    axes = tuple("zyx".index(d) for d in order)
+    plain = local_correlation(image(fixed), image(moving)).values
+    turned = local_correlation(
+        image(fixed.transpose(axes).copy()), image(moving.transpose(axes).copy())
+    ).values
+    back = np.argsort(axes)
+    turned = turned[back].transpose(0, *(back + 1))
+    # Sums in another order differ in the last bit, and steps carry that on.
+    assert np.abs(plain - turned).max() < 0.02
+
+
+@pytest.mark.parametrize("threads", THREADS[1:])
+def test_any_number_of_threads_gives_the_same_bits(threads):
+    pair = xdreg.datasets.phantom_pair((29, 34, 38), amplitude=2.0)
+    fixed, moving = pair.fixed.compute(), pair.moving.compute()
+    expected = local_correlation(fixed, moving, iterations=15)
+    found = local_correlation(fixed, moving, iterations=15, threads=threads)
+    np.testing.assert_array_equal(found.values, expected.values)
+
+
+def test_a_plane_is_a_slab_of_one_slice():
+    pair = xdreg.datasets.phantom_pair((60, 72), amplitude=2.0)
+    fixed, moving = pair.fixed.compute(), pair.moving.compute()
+    flat = local_correlation(fixed, moving)
+    lifted = [image(v.values[None], (7.0, 1.0, 1.0)) for v in (fixed, moving)]
+    slab = local_correlation(*lifted)
+    np.testing.assert_array_equal(slab.values[1:, 0], flat.values)
+    assert not slab.values[0].any()
+
+
+def test_lengths_are_physical():
+    grid = Grid(("z", "y", "x"), (8, 9, 10), (4.0, 1.0, 1.0), (0.0,) * 3)
+    units = VoxelUnits(grid)
+    assert units.voxels(2.0, 1.0) == (0.5, 2.0, 2.0)
+    assert units.radius([4.0, 3.0, 0.4]) == (1, 3, 1)
+    np.testing.assert_allclose(
+        units.squared_steps * 16, units.squared_steps[::-1] * [1, 16, 256]
+    )
+
+
+def test_anisotropic_voxels_are_displaced_in_physical_units():
+    pair = xdreg.datasets.phantom_pair((64, 72, 80), amplitude=1.5)
+    fixed, moving = (v.compute().values for v in (pair.fixed, pair.moving))
+    spacing = (3.0, 1.0, 1.0)
+    field = local_correlation(image(fixed, spacing), image(moving, spacing)).values
+    truth = pair.displacement.values * np.reshape(spacing, (3, 1, 1, 1))
+    inside = pair.foreground.values
+    error = np.linalg.norm(field - truth, axis=0)[inside]
+    assert np.median(error) < 0.5 * np.linalg.norm(truth, axis=0)[inside].mean()
+
+
+def test_time_limit():
+    values = noise((24, 24, 24))
+    with pytest.raises(xdreg.MethodTimeout, match="more time"):
+        local_correlation(
+            image(values), image(noise((24, 24, 24), seed=4)), timeout=1e-6
+        )
+
+
+def test_two_grids_are_refused():
+    with pytest.raises(xdreg.InputError, match="one grid"):
+        local_correlation(image(noise((20, 20))), image(noise((20, 21))))
