@@ -7,8 +7,17 @@ import xdreg
 
 LAYERS = [
     {"errors"},
-    {"grid", "options", "blocks", "kernels", "metrics", "bspline", "pyramid"},
-    {"coordinates", "processes", "descent", "correlation"},
+    {
+        "grid",
+        "options",
+        "blocks",
+        "kernels",
+        "metrics",
+        "bspline",
+        "pyramid",
+        "filters",
+    },
+    {"coordinates", "processes", "descent", "correlation", "mind"},
     {
         "local_correlation",
         "elastix",

@@ -6,10 +6,10 @@ import scipy.ndimage
 import xarray as xr
 
 import xdreg
-from xdreg import correlation, descent
+from xdreg import correlation
 from xdreg.coordinates import coordinates
 from xdreg.correlation import correlation_force, mean_correlation
-from xdreg.descent import gaussian_taps
+from xdreg.filters import gaussian_taps, smooth_across, smooth_planes
 from xdreg.grid import Grid
 from xdreg.local_correlation import VoxelUnits, local_correlation
 
@@ -97,8 +97,8 @@ def test_smoothing_against_scipy(sigma):
     field = np.stack([noise((11, 13, 12), 0.5, seed=s) for s in range(3)], axis=-1)
     taps = [gaussian_taps(s) for s in sigma]
     planes, out = field.copy(), np.empty_like(field)
-    descent._smooth_planes(0, 11, planes, taps[1], taps[2])
-    longest = descent._smooth_across(0, 11, planes, taps[0], out)
+    smooth_planes(0, 11, planes, taps[1], taps[2])
+    longest = smooth_across(0, 11, planes, taps[0], out)
     expected, weight = field.astype(float), np.ones(field.shape[:3])
     for axis, t in enumerate(taps):
         t = t.astype(float)
@@ -125,7 +125,7 @@ def test_known_smooth_field_is_found_without_folding(shape):
     inside = pair.foreground.values
     error = np.linalg.norm(field.values - pair.displacement.values, axis=0)[inside]
     start = np.linalg.norm(pair.displacement.values, axis=0)[inside]
-    assert np.median(error) < 0.2
+    assert np.median(error) < 0.25
     assert error.mean() < 0.25 * start.mean()
     dataset = field.rename("displacement").to_dataset()
     assert float(xdreg.jacobian_determinant(dataset).min()) > 0

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xdreg.descent import compiled
+from xdreg.filters import compiled, sum_boxes, sum_ring
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -154,39 +154,6 @@ def _products(fixed, moving, rx, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _add(target, source):  # type: ignore[no-untyped-def]
-    for i in range(target.size):
-        target[i] += source[i]
-
-
-@compiled
-def _box(padded, ry, rx, rows, out):  # type: ignore[no-untyped-def]
-    """Sum over boxes in a plane; ``padded`` has ``rx`` zeros on both sides of x."""
-    count, ny, nx = out.shape
-    for q in range(count):
-        for j in range(ny):
-            row = rows[j]
-            row[:] = padded[q, j, :nx]
-            for k in range(1, 2 * rx + 1):
-                _add(row, padded[q, j, k : k + nx])
-        for j in range(ny):
-            row = out[q, j]
-            row[:] = rows[max(0, j - ry)]
-            for k in range(max(0, j - ry) + 1, min(ny, j + ry + 1)):
-                _add(row, rows[k])
-
-
-@compiled
-def _sum_ring(ring, first, out):  # type: ignore[no-untyped-def]
-    """Sum all planes of a ring, from plane ``first`` on, in this order."""
-    depth = ring.shape[0]
-    flat = out.reshape(-1)
-    flat[:] = ring[first % depth].reshape(-1)
-    for k in range(1, depth):
-        _add(flat, ring[(first + k) % depth].reshape(-1))
-
-
-@compiled
 def _coefficients(sums, least, rx, out):  # type: ignore[no-untyped-def]
     """Turn a plane's sums into coefficients of the gradient; return the energy."""
     ny, nx = sums.shape[1:]
@@ -278,16 +245,18 @@ def _force(start, stop, fixed, pulled, radius, squared_steps, update, totals):  
     for p in range(max(0, start - 2 * rz), stop + 2 * rz):
         if p < nz:
             _products(fixed[p], pulled[p], rx, padded)
-            _box(padded, ry, rx, rows, products[p % depth])
+            for q in range(6):
+                sum_boxes(padded[q], ry, rx, rows, products[p % depth, q])
         else:
             products[p % depth] = 0
         centre = p - rz
         if centre < 0 or centre < start - rz:
             continue
         if centre < nz:
-            _sum_ring(products, centre - rz, sums)
+            sum_ring(products, centre - rz, sums)
             raised, count = _coefficients(sums, least, rx, weights)
-            _box(weights, ry, rx, rows, coefficients[centre % depth])
+            for q in range(3):
+                sum_boxes(weights[q], ry, rx, rows, coefficients[centre % depth, q])
             if start <= centre < stop:
                 totals[centre, 0] = raised
                 totals[centre, 1] = count
@@ -295,7 +264,7 @@ def _force(start, stop, fixed, pulled, radius, squared_steps, update, totals):  
             coefficients[centre % depth] = 0
         here = centre - rz
         if start <= here < stop:
-            _sum_ring(coefficients, here - rz, pulls)
+            sum_ring(coefficients, here - rz, pulls)
             once, twice = _push(fixed, pulled, here, pulls, squared_steps, update)
             totals[here, 2] = once
             totals[here, 3] = twice

@@ -21,10 +21,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 
 from xdreg.errors import MethodTimeout
+from xdreg.filters import compiled, gaussian_taps, smooth_across, smooth_planes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,11 +33,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float32]
     Kernel = Callable[[int, int, Array, Array, NDArray[np.float64]], None]
-
-#: Reordering of sums lets loops run as vectors; NaN keep their meaning.
-FAST = {"contract", "reassoc", "nsz", "arcp"}
-
-compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True, fastmath=FAST)
 
 #: Iterations over which the slope of the energy is taken.
 SLOPE_WINDOW = 5
@@ -134,8 +129,8 @@ def descend(
                 if step < LEAST_STEP:
                     break
                 field_taps = [gaussian_taps(s * step**0.5) for s in how.field_sigma]
-            slabs.run(_smooth_planes, update, update_taps[1], update_taps[2])
-            longest = max(slabs.run(_smooth_across, update, update_taps[0], smooth))
+            slabs.run(smooth_planes, update, update_taps[1], update_taps[2])
+            longest = max(slabs.run(smooth_across, update, update_taps[0], smooth))
             if longest == 0:
                 break
             reach = OVERSHOOT * np.sqrt(longest) * curvature / squared
@@ -143,8 +138,8 @@ def descend(
                 break
             factor = np.float32(min(step, reach) / np.sqrt(longest))
             slabs.run(_compose, smooth, factor, total, update)
-            slabs.run(_smooth_planes, update, field_taps[1], field_taps[2])
-            slabs.run(_smooth_across, update, field_taps[0], total)
+            slabs.run(smooth_planes, update, field_taps[1], field_taps[2])
+            slabs.run(smooth_across, update, field_taps[0], total)
             spent = time.perf_counter() - began
             if how.timeout is not None and spent > how.timeout:
                 msg = (
@@ -153,14 +148,6 @@ def descend(
                 )
                 raise MethodTimeout(msg)
     return total, energies
-
-
-def gaussian_taps(sigma: float) -> Array:
-    """Return the weights of a Gaussian, cut at three sigma; a single one if narrow."""
-    radius = int(np.ceil(3 * sigma)) if sigma > 0.1 else 0
-    place = np.arange(-radius, radius + 1)
-    weights = np.exp(-0.5 * (place / max(sigma, 0.1)) ** 2)
-    return np.asarray(weights / weights.sum(), np.float32)
 
 
 def _slope(values: list[float]) -> float:
@@ -221,67 +208,3 @@ def _compose(start, stop, update, factor, before, out):  # type: ignore[no-untyp
                     r += fy * (s - r)
                     v = vz if c == 0 else (vy if c == 1 else vx)
                     out[k, j, i, c] = v + p + fz * (r - p)
-
-
-@compiled
-def _add(target, weight, source):  # type: ignore[no-untyped-def]
-    for i in range(target.size):
-        target[i] += weight * source[i]
-
-
-@compiled
-def _kept(taps, place, size):  # type: ignore[no-untyped-def]
-    """Return the offsets that stay on an axis of ``size``, and the sum of weights."""
-    radius = taps.size // 2
-    low, high = max(-radius, -place), min(radius, size - 1 - place)
-    total = np.float32(0)
-    for k in range(low, high + 1):
-        total += taps[k + radius]
-    return low, high, total
-
-
-@compiled
-def _smooth_planes(start, stop, field, taps_y, taps_x):  # type: ignore[no-untyped-def]
-    """Smooth along y and x, in place; at the edges the weights are renormalised."""
-    ny, nx = field.shape[1], field.shape[2]
-    ry, rx = taps_y.size // 2, taps_x.size // 2
-    plane = np.empty((ny, nx * 3), np.float32)
-    line = np.zeros((nx + 2 * rx) * 3, np.float32)
-    inner = line[3 * rx : 3 * (rx + nx)]
-    scale = np.empty(nx * 3, np.float32)
-    for i in range(nx):
-        scale[3 * i : 3 * i + 3] = 1 / _kept(taps_x, i, nx)[2]
-    for z in range(start, stop):
-        rows = field[z].reshape(ny, nx * 3)
-        for y in range(ny):
-            inner[:] = rows[y]
-            row = plane[y]
-            row[:] = 0
-            for k in range(2 * rx + 1):
-                _add(row, taps_x[k], line[3 * k : 3 * (k + nx)])
-            row *= scale
-        for y in range(ny):
-            low, high, total = _kept(taps_y, y, ny)
-            row = rows[y]
-            row[:] = 0
-            for k in range(low, high + 1):
-                _add(row, taps_y[k + ry] / total, plane[y + k])
-
-
-@compiled
-def _smooth_across(start, stop, field, taps, out):  # type: ignore[no-untyped-def]
-    """Smooth along z, into ``out``; return the square of the longest vector."""
-    nz, ny = field.shape[:2]
-    radius = taps.size // 2
-    longest = np.float32(0)
-    for z in range(start, stop):
-        low, high, total = _kept(taps, z, nz)
-        for y in range(ny):
-            row = out[z, y].reshape(-1)
-            row[:] = 0
-            for k in range(low, high + 1):
-                _add(row, taps[k + radius] / total, field[z + k, y].reshape(-1))
-            for i in range(0, row.size, 3):
-                length = row[i] ** 2 + row[i + 1] ** 2 + row[i + 2] ** 2
-                longest = max(longest, length)
-    return longest

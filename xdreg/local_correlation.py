@@ -19,6 +19,7 @@ from xdreg.coordinates import coordinates, grid_of
 from xdreg.correlation import correlation_force, mean_correlation
 from xdreg.descent import Settings, descend
 from xdreg.errors import InputError
+from xdreg.mind import descriptor_force, mean_likeness
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 #: Half-width of the box in mean voxels: boxes of 125 voxels in space, 121 in a plane.
 RADIUS_VOXELS = {2: 5.0, 3: 2.0}
+
+#: Half-width of the patches that descriptors compare, in mean voxels.
+MIND_RADIUS_VOXELS = 1.0
 
 #: Smoothing in mean voxels: of an update, and of the total after one voxel's step.
 UPDATE_SIGMA_VOXELS = 2.0
@@ -110,13 +114,14 @@ def local_correlation(
         )
         raise InputError(msg)
     units = VoxelUnits(grid)
-    force = correlation_force(
-        counted(fixed, grid),
-        counted(moving, grid),
-        units.radius(radius),
-        units.squared_steps,
-        contrast,
-    )
+    images = counted(fixed, grid), counted(moving, grid)
+    if metric == "mind":
+        patch = units.radius(radius, MIND_RADIUS_VOXELS)
+        force = descriptor_force(*images, patch, units.squared_steps)
+    else:
+        box = units.radius(radius)
+        force = correlation_force(*images, box, units.squared_steps, contrast)
+
     how = Settings(
         units.voxels(update_sigma, UPDATE_SIGMA_VOXELS),
         units.voxels(field_sigma, FIELD_SIGMA_VOXELS),
@@ -148,11 +153,14 @@ def local_similarity(
         That grid.
     """
     units = VoxelUnits(grid)
-    images = [
-        np.where(mask, image, np.float32(np.nan)).reshape(units.shape)
-        for image in (fixed, moving)
-    ]
-    return mean_correlation(images[0], images[1], units.radius(None))
+    hole = np.float32(np.nan)
+    images = (
+        np.where(mask, fixed, hole).reshape(units.shape),
+        np.where(mask, moving, hole).reshape(units.shape),
+    )
+    if metric == "mind":
+        return mean_likeness(*images, units.radius(None, MIND_RADIUS_VOXELS))
+    return mean_correlation(*images, units.radius(None))
 
 
 def counted(image: xr.DataArray, grid: Grid) -> Array:
@@ -204,9 +212,13 @@ class VoxelUnits:
         padded = np.concatenate([np.zeros(3 - self.grid.ndim), given])
         return tuple(np.where(self._present, padded / self._spacing, 0.0).tolist())
 
-    def radius(self, lengths: float | Sequence[float] | None) -> tuple[int, int, int]:
+    def radius(
+        self, lengths: float | Sequence[float] | None, default: float | None = None
+    ) -> tuple[int, int, int]:
         """Return a box's half-width in whole voxels, at least one where there are."""
-        voxels = self.voxels(lengths, RADIUS_VOXELS[int(self._present.sum()) or 2])
+        if default is None:
+            default = RADIUS_VOXELS[3 if self._present.all() else 2]
+        voxels = self.voxels(lengths, default)
         z, y, x = (max(1, round(v)) if v else 0 for v in voxels)
         return z, y, x
 
