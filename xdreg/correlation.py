@@ -97,8 +97,8 @@ def _standardised(
     result = []
     for image, given in zip((fixed, moving), contrast or (None, None), strict=True):
         known = image[np.isfinite(image)]
-        mean = known.mean(dtype=np.float64) if known.size else 0.0
-        scale = given or (known.std(dtype=np.float64) if known.size else 1.0) or 1.0
+        mean = float(known.mean(dtype=np.float64)) if known.size else 0.0
+        scale = given or (float(known.std(dtype=np.float64)) if known.size else 0) or 1
         result.append(np.asarray((image - mean) / scale, np.float32))
     return result
 

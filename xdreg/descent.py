@@ -43,7 +43,6 @@ LEAST_SLOPE = 5e-4
 #: Steps are halved down to this, in voxels.
 LEAST_STEP = 0.2
 
-
 #: An update is at most so many times as long as a least-squares fit would make it: far
 #: beyond, for smoothing takes most of it away, but no jump where images agree.
 OVERSHOOT = 10.0
@@ -143,8 +142,8 @@ def descend(
             spent = time.perf_counter() - began
             if how.timeout is not None and spent > how.timeout:
                 msg = (
-                    f"stopped after {iteration + 1} iterations and {spent:.0f} s; allow "
-                    "more time, or give it smaller blocks or fewer iterations"
+                    f"stopped after {iteration + 1} iterations and {spent:.0f} s; "
+                    "allow more time, or give it smaller blocks or fewer iterations"
                 )
                 raise MethodTimeout(msg)
     return total, energies

@@ -36,8 +36,8 @@ RADIUS_VOXELS = {2: 5.0, 3: 2.0}
 MIND_RADIUS_VOXELS = 1.0
 
 #: Smoothing in mean voxels: of an update, and of the total after one voxel's step.
-UPDATE_SIGMA_VOXELS = 2.0
-FIELD_SIGMA_VOXELS = 1.5
+UPDATE_SIGMA_VOXELS = 2.5
+FIELD_SIGMA_VOXELS = 1.25
 
 
 def local_correlation(
@@ -54,7 +54,7 @@ def local_correlation(
     threads: int = 1,
     timeout: float | None = None,
 ) -> xr.DataArray:
-    """Register two images on one grid by squared local correlation.
+    """Register two images on one grid, diffeomorphically.
 
     Parameters
     ----------
@@ -65,10 +65,12 @@ def local_correlation(
         self-similarity, for images that share shapes but no intensities.
     radius
         Half-width of the box, physical; one number, or one per dim. By default two
-        voxels in three dimensions, five in two, the voxel's mean extent taken.
+        voxels in three dimensions, five in two, the voxel's mean extent taken; for
+        descriptors that of the patches compared, one voxel.
     update_sigma, field_sigma
         Gaussian smoothing of each update, and of the total after a step of one voxel;
-        physical, one number or one per dim. By default 2 and 1.5 mean voxels.
+        physical, one number or one per dim. By default 2.5 and 1.25
+        mean voxels.
     step
         Longest vector of an update, in voxels; halved whenever it brings no more.
     iterations
@@ -114,14 +116,21 @@ def local_correlation(
         )
         raise InputError(msg)
     units = VoxelUnits(grid)
-    images = counted(fixed, grid), counted(moving, grid)
     if metric == "mind":
-        patch = units.radius(radius, MIND_RADIUS_VOXELS)
-        force = descriptor_force(*images, patch, units.squared_steps)
+        force = descriptor_force(
+            counted(fixed, grid),
+            counted(moving, grid),
+            units.radius(radius, MIND_RADIUS_VOXELS),
+            units.squared_steps,
+        )
     else:
-        box = units.radius(radius)
-        force = correlation_force(*images, box, units.squared_steps, contrast)
-
+        force = correlation_force(
+            counted(fixed, grid),
+            counted(moving, grid),
+            units.radius(radius),
+            units.squared_steps,
+            contrast,
+        )
     how = Settings(
         units.voxels(update_sigma, UPDATE_SIGMA_VOXELS),
         units.voxels(field_sigma, FIELD_SIGMA_VOXELS),

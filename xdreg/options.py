@@ -192,7 +192,7 @@ class LocalCorrelation(Blockwise):
         of the patches compared, by default 1 voxel.
     update_sigma, field_sigma
         Gaussian smoothing in physical units of each update, and of the total after a
-        step of one voxel; one number, or one per dim. By default 2 and 1.5 voxels.
+        step of one voxel; one number, or one per dim. By default 2.5 and 1.25 voxels.
     step
         Longest vector of an update, in voxels; halved whenever it brings no more.
 
@@ -317,6 +317,7 @@ def as_stage(stage: object) -> Stage:
         return Custom(method=stage, level=0)
     msg = (
         f"a stage must be xdreg.Translation(), Rigid(), Similarity(), Affine(), "
-        f"LocalCorrelation(), BSpline(), Custom(method=...) or a function of two images, got {stage!r}"
+        f"LocalCorrelation(), BSpline(), Custom(method=...) or a function of two "
+        f"images, got {stage!r}"
     )
     raise InputError(msg)

@@ -37,14 +37,15 @@ OWN_UNITS = "own"
 #: A level of at most so many voxels is registered linearly, whole.
 LINEAR_VOXELS = {2: 512**2, 3: 400_000}
 
-#: Deformable stages begin at a level whose longest axis has at most so many voxels.
-COARSEST_DEFORMABLE = {2: 128, 3: 64}
+#: Deformable stages begin at a level of at most so many voxels: what is left after the
+#: affine stage is small against the image, and coarser levels know too little of it.
+COARSEST_DEFORMABLE_VOXELS = 64**3
 
 #: Voxels per axis of a block, unless given.
 BLOCK_SHAPE = {2: 1024, 3: 192}
 
-#: Overlap per side, unless given, in voxels: what a box of radius 2 and three sigma of
-#: an update's smoothing reach. A B-spline reaches with its control points.
+#: Overlap per side, unless given, in voxels: about three sigma of what smooths an
+#: update of local correlation. A B-spline reaches with its control points.
 OVERLAP_VOXELS = 8
 BSPLINE_OVERLAP_VOXELS = 16
 
@@ -269,7 +270,7 @@ def make_plan(
     )
     if stages is None:
         coarsest = _first_level(
-            fixed_pyramid, lambda g: max(g.shape) <= COARSEST_DEFORMABLE[g.ndim]
+            fixed_pyramid, lambda g: g.size <= COARSEST_DEFORMABLE_VOXELS
         )
         chosen: list[Stage] = [] if initial_is_field else [Rigid(), Affine()]
         # Only elastix knows squared differences.

@@ -304,7 +304,7 @@ class _Run:
         return ImageReader(open_array(path, (), (), np.nan), grid, grid.dims)
 
     def _check_content(self, name: str, level: int) -> None:
-        """Refuse an image with nothing in it; note its contrast, say what is not finite."""
+        """Refuse an image with nothing in it, warn of NaN, note its contrast."""
         values = self.reader(name, level).read_finite()
         finite = np.isfinite(values)
         if not finite.any() or values[finite].min() == values[finite].max():

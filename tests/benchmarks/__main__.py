@@ -1,71 +1,38 @@
 """Figures on real pairs: ``python -m tests.benchmarks [NAME …]``, by default all."""
 
 import sys
-import time
 
 import numpy as np
 
 import xdreg
-from tests.data import ROOT, landmarks
+from tests.benchmarks.common import (
+    BLOCK,
+    border_ratios,
+    landmark_error,
+    lung_masks,
+    pair,
+    row,
+    timed,
+)
+from tests.benchmarks.engine import engine
 from xdreg.coordinates import grid_of
 from xdreg.field import field_grid, status_counts
-from xdreg.metrics import normalised_correlation, target_registration_error
-
-BLOCK = 64
-
-
-def _pair(name):
-    return [
-        xdreg.open_ome_zarr(ROOT / name / f"{n}.ome.zarr") for n in ("fixed", "moving")
-    ]
-
-
-def _row(name, **figures):
-    texts = [
-        f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}"
-        for k, v in figures.items()
-    ]
-    print(f"{name:<28} " + "   ".join(texts), flush=True)
-
-
-def _border_ratio(blocks, whole):
-    """Compare the field's kinks at block borders with the one-block run's."""
-    ratios = []
-    for axis, dim in enumerate(field_grid(blocks).dims):
-        chunk = blocks["displacement"].chunksizes[dim][0]
-        borders = np.arange(chunk, blocks.sizes[dim] - 1, chunk)
-        if not borders.size:
-            continue
-        steps = []
-        for field in (blocks, whole):
-            jump = np.abs(np.diff(field["displacement"].values, n=2, axis=axis + 1))
-            planes = np.concatenate([borders - 2, borders - 1])
-            steps.append(np.take(jump, planes, axis=axis + 1).mean())
-        ratios.append(steps[0] / steps[1])
-    return float(np.max(ratios))
+from xdreg.metrics import normalised_correlation
 
 
 def lung_ct():
     """Target registration error in millimetres, with masks and without."""
-    fixed, moving = _pair("lung_ct")
-    points = [landmarks("lung_ct", n) for n in ("fixed", "moving")]
-    masks = {
-        f"{n}_mask": xdreg.open_ome_zarr(ROOT / "lung_ct" / f"{n}_mask.ome.zarr")
-        for n in ("fixed", "moving")
-    }
-    for name, options in (("lung_ct with masks", masks), ("lung_ct without", {})):
-        began = time.perf_counter()
-        field = fixed.dreg.register(
-            moving, block_shape=BLOCK, progress=False, **options
+    fixed, moving = pair("lung_ct")
+    for name, options in (
+        ("lung_ct with masks", lung_masks()),
+        ("lung_ct without", {}),
+    ):
+        field, seconds = timed(
+            fixed.dreg.register, moving, block_shape=BLOCK, progress=False, **options
         )
-        seconds = time.perf_counter() - began
-        mapped = field.dreg.transform_points(points[0])
-        error = target_registration_error(mapped, points[1])
-        _row(
+        row(
             name,
-            mean=float(error.mean()),
-            median=float(np.median(error)),
-            p90=float(np.percentile(error, 90)),
+            **landmark_error(field, "lung_ct"),
             min_jacobian=float(field.dreg.jacobian_determinant().min()),
             blocks=status_counts(field),
             seconds=seconds,
@@ -74,42 +41,40 @@ def lung_ct():
 
 def exm_lowres():
     """Normalised correlation, and the field's step at block borders."""
-    fixed, moving = _pair("exm_lowres")
+    fixed, moving = pair("exm_lowres")
     reference = fixed["scale0/image"].values
     source = moving["scale0/image"].astype("float32")
     fields = {}
     for name, block in (("exm_lowres blocks", BLOCK), ("exm_lowres one block", 1024)):
-        began = time.perf_counter()
-        field = fixed.dreg.register(moving, block_shape=block, progress=False)
-        seconds = time.perf_counter() - began
+        field, seconds = timed(
+            fixed.dreg.register, moving, block_shape=block, progress=False
+        )
         moved = field.dreg.warp(source, fill_value=np.nan).values
         fields[block] = field
-        _row(
+        row(
             name,
             ncc=normalised_correlation(reference, moved),
+            min_jacobian=float(field.dreg.jacobian_determinant().min()),
             blocks=status_counts(field),
             seconds=seconds,
         )
-    _row(
-        "exm_lowres borders",
-        step_ratio=_border_ratio(fields[BLOCK], fields[1024]),
-    )
+    row("exm_lowres borders", **border_ratios(fields[BLOCK], fields[1024]))
 
 
 def synthetic():
     """Endpoint error in voxels of a 192 cube, smooth field up to ten voxels."""
-    pair = xdreg.datasets.phantom_pair((192, 192, 192), amplitude=10.0 / np.sqrt(3))
-    fixed, moving = pair.fixed.compute(), pair.moving.compute()
-    truth, inside = pair.displacement.values, pair.foreground.values
+    phantom = xdreg.datasets.phantom_pair((192, 192, 192), amplitude=10.0 / np.sqrt(3))
+    fixed, moving = phantom.fixed.compute(), phantom.moving.compute()
+    truth, inside = phantom.displacement.values, phantom.foreground.values
     where = np.stack(np.nonzero(inside), axis=1)[::97]
     expected = truth[(slice(None), *where.T)].T
     for name, block in (("one block", 192), ("2 x 2 x 2", 96), ("3 x 3 x 3", 64)):
-        began = time.perf_counter()
-        field = fixed.dreg.register(moving, block_shape=block, progress=False)
-        seconds = time.perf_counter() - began
+        field, seconds = timed(
+            fixed.dreg.register, moving, block_shape=block, progress=False
+        )
         found = field.dreg.transform_points(where.astype(float)) - where
         error = np.linalg.norm(found - expected, axis=1)
-        _row(
+        row(
             f"synthetic {name}",
             mean_error=float(error.mean()),
             largest_motion=float(np.linalg.norm(expected, axis=1).max()),
@@ -124,9 +89,7 @@ def roundtrips():
 
     import itk
 
-    fixed, moving = (
-        tree["scale0/image"].astype("float32") for tree in _pair("lung_ct")
-    )
+    fixed, moving = (tree["scale0/image"].astype("float32") for tree in pair("lung_ct"))
     stages = [xdreg.Affine(), xdreg.BSpline(level=1)]
     field = fixed.dreg.register(
         moving, stages=stages, block_shape=BLOCK, progress=False
@@ -150,7 +113,7 @@ def roundtrips():
     )
     inner = tuple(slice(3, -3) for _ in grid_of(fixed).dims)
     gap = np.abs(moved - np.asarray(theirs))[inner].max()
-    _row(
+    row(
         "roundtrips",
         store_exact=same,
         itk_voxels=f"{voxels:.1e}",
@@ -158,7 +121,9 @@ def roundtrips():
     )
 
 
-BENCHMARKS = {f.__name__: f for f in (lung_ct, exm_lowres, synthetic, roundtrips)}
+BENCHMARKS = {
+    f.__name__: f for f in (lung_ct, exm_lowres, synthetic, roundtrips, engine)
+}
 
 
 def main(names):

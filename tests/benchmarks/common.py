@@ -1,0 +1,91 @@
+"""What the benchmarks share: pairs, rows of figures, errors against the truth."""
+
+import time
+
+import numpy as np
+
+import xdreg
+from tests.data import ROOT, landmarks
+from xdreg.field import field_grid
+from xdreg.metrics import dice, target_registration_error
+
+BLOCK = 64
+
+
+def pair(name):
+    """Open a real pair: fixed and moving."""
+    return [opened(name, which) for which in ("fixed", "moving")]
+
+
+def opened(name, which):
+    """Open one store of a real pair."""
+    return xdreg.open_ome_zarr(ROOT / name / f"{which}.ome.zarr")
+
+
+def lung_masks():
+    """Return the masks of the lung pair as arguments for ``register``."""
+    return {
+        f"{which}_mask": opened("lung_ct", f"{which}_mask")
+        for which in ("fixed", "moving")
+    }
+
+
+def row(name, **figures):
+    """Print a line of figures."""
+    texts = [
+        f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}"
+        for k, v in figures.items()
+    ]
+    print(f"{name:<28} " + "   ".join(texts), flush=True)
+
+
+def timed(function, *arguments, **options):
+    """Return a result, and the seconds that it took."""
+    began = time.perf_counter()
+    result = function(*arguments, **options)
+    return result, time.perf_counter() - began
+
+
+def landmark_error(field, name):
+    """Return mean, median and 90th percentile of the error, in the pair's units."""
+    fixed, moving = (landmarks(name, which) for which in ("fixed", "moving"))
+    error = target_registration_error(field.dreg.transform_points(fixed), moving)
+    return {
+        "mean": float(error.mean()),
+        "median": float(np.median(error)),
+        "p90": float(np.percentile(error, 90)),
+    }
+
+
+def mean_dice(field):
+    """Return the mean overlap of the mouse brain's structures."""
+    fixed, moving = (
+        opened("mouse_brain", f"{which}_labels")["scale0/image"]
+        for which in ("fixed", "moving")
+    )
+    scores = dice(fixed.values, field.dreg.warp(moving, order=0).values)
+    return float(np.mean(list(scores.values())))
+
+
+def border_ratios(blocks, whole):
+    """Compare steps and kinks of a field at block borders with the one-block run's.
+
+    Returns
+    -------
+    dict
+        The largest ratio over the axes of the mean first and second differences.
+    """
+    ratios = {"step_ratio": [], "kink_ratio": []}
+    for axis, dim in enumerate(field_grid(blocks).dims):
+        chunk = blocks["displacement"].chunksizes[dim][0]
+        borders = np.arange(chunk, blocks.sizes[dim] - 1, chunk)
+        if not borders.size:
+            continue
+        for order, name in enumerate(ratios, start=1):
+            planes = np.concatenate([borders - k for k in range(1, order + 1)])
+            sizes = []
+            for field in (blocks, whole):
+                jump = np.abs(np.diff(field["displacement"].values, order, axis + 1))
+                sizes.append(np.take(jump, planes, axis=axis + 1).mean())
+            ratios[name].append(sizes[0] / sizes[1])
+    return {name: float(max(values)) for name, values in ratios.items()}

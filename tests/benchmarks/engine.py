@@ -1,0 +1,273 @@
+"""The engine: throughput, compile time, memory, and real pairs beside the peers.
+
+Peers run where ``XDREG_PEERS`` names the Python of an environment with ``antspyx`` and
+``picsl-greedy``; elastix runs in this one.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+import xdreg
+from tests.benchmarks.common import (
+    BLOCK,
+    landmark_error,
+    lung_masks,
+    mean_dice,
+    opened,
+    pair,
+    row,
+    timed,
+)
+from xdreg.coordinates import coordinates, grid_of
+from xdreg.field import field_grid, status_counts
+from xdreg.local_correlation import local_correlation
+from xdreg.metrics import normalised_correlation
+
+REPEATS = 3
+
+
+def engine():
+    """Everything about the engine, medians of three."""
+    compile_time()
+    throughput()
+    memory()
+    lung()
+    mouse()
+    microscopy()
+    histology()
+
+
+def compile_time():
+    """Seconds of a first call, without and with compiled kernels on disk."""
+    code = (
+        "import time; from xdreg.datasets import phantom_pair; "
+        "from xdreg.local_correlation import local_correlation as f; "
+        "p = phantom_pair((24, 24, 24)); a, b = p.fixed.load(), p.moving.load(); "
+        "t = time.perf_counter(); f(a, b, iterations=1); "
+        "print(time.perf_counter() - t)"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "NUMBA_CACHE_DIR": folder}
+        seconds = [
+            float(
+                subprocess.run(
+                    [sys.executable, "-c", code],
+                    env=environment,
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                ).stdout
+            )
+            for _ in range(2)
+        ]
+    row("compile", first=seconds[0], afterwards=seconds[1])
+
+
+def throughput():
+    """Voxel-iterations per second of a 128³ block, one thread and two blocks."""
+    phantom = xdreg.datasets.phantom_pair((128, 128, 128), amplitude=4.0)
+    images = phantom.fixed.compute(), phantom.moving.compute()
+    for metric in ("lncc", "mind"):
+        counted = {}
+
+        def run(number, metric=metric, counted=counted):
+            options = {"iterations": number, "metric": metric}
+            counted[number] = timed(local_correlation, *images, **options)[1]
+            return counted[number]
+
+        run(1)
+        one = np.median([run(11) - run(1) for _ in range(REPEATS)])
+        with ThreadPoolExecutor(2) as pool:
+            both = []
+            for _ in range(REPEATS):
+                long = timed(lambda p: list(p.map(run, (11, 11))), pool)[1]
+                short = timed(lambda p: list(p.map(run, (1, 1))), pool)[1]
+                both.append(long - short)
+        millions = 10 * 128**3 / 1e6
+        row(
+            f"throughput {metric}",
+            one_thread=f"{millions / one:.1f} M/s",
+            two_blocks=f"{float(2 * one / np.median(both)):.2f} x",
+        )
+
+
+def memory():
+    """Peak bytes per voxel of a 208³ window, beyond the two images."""
+    phantom = xdreg.datasets.phantom_pair((208, 208, 208))
+    images = [v.astype("float32").compute() for v in (phantom.fixed, phantom.moving)]
+    for metric in ("lncc", "mind"):
+        before, peak, done = _resident(), [0], threading.Event()
+
+        def watch(peak=peak, done=done):
+            while not done.wait(0.005):
+                peak[0] = max(peak[0], _resident())
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        local_correlation(*images, metric=metric, iterations=2)
+        done.set()
+        watcher.join()
+        row(f"memory {metric}", bytes_per_voxel=(peak[0] - before) / 208**3)
+
+
+def _resident():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def lung():
+    """Lung CT: landmarks, against the peers and across contrast."""
+    fixed, moving = pair("lung_ct")
+    for name, options in (
+        ("lung_ct", {}),
+        ("lung_ct with masks", lung_masks()),
+    ):
+        field, seconds = _median_run(fixed, moving, **options)
+        row(name, **landmark_error(field, "lung_ct"), **_common(field, seconds))
+    _against_whole("lung_ct", fixed, moving)
+    for name in ("elastix", "greedy", "syn"):
+        _peer(name, "lung_ct", lambda f: landmark_error(f, "lung_ct"))
+    image = moving["scale0/image"].astype("float32")
+    share = (image - image.min()) / (image.max() - image.min())
+    inverted = (1 - share) ** 2.0
+    for dim in "zyx":
+        inverted[dim].attrs.update(image[dim].attrs)
+    field, seconds = _median_run(fixed, inverted, metric="mi")
+    row(
+        "lung_ct inverted, gamma",
+        **landmark_error(field, "lung_ct"),
+        **_common(field, seconds),
+    )
+
+
+def mouse():
+    """Mouse brain: overlap of structures."""
+    fixed, moving = pair("mouse_brain")
+    field, seconds = _median_run(fixed, moving)
+    row("mouse_brain", dice=mean_dice(field), **_common(field, seconds))
+    _against_whole("mouse_brain", fixed, moving)
+    for name in ("elastix", "greedy", "syn"):
+        _peer(name, "mouse_brain", lambda f: {"dice": mean_dice(f)})
+
+
+def microscopy():
+    """Expansion microscopy in blocks of 64³."""
+    fixed, moving = pair("exm_lowres")
+    field, seconds = _median_run(fixed, moving, block_shape=BLOCK)
+    source = moving["scale0/image"].astype("float32")
+    moved = field.dreg.warp(source, fill_value=np.nan).values
+    reference = fixed["scale0/image"].values
+    row(
+        "exm_lowres 64³ blocks",
+        ncc=normalised_correlation(reference, moved),
+        **_common(field, seconds),
+    )
+    _against_whole("exm_lowres", fixed, moving)
+
+
+def histology():
+    """Two stains, luminance, registered by descriptors and by local correlation."""
+    images = [
+        _luminance(opened("histology_kidney", which)) for which in ("fixed", "moving")
+    ]
+    for metric in ("mi", "lncc"):
+        field, seconds = _median_run(*images, metric=metric)
+        row(
+            f"histology_kidney {metric}",
+            **landmark_error(field, "histology_kidney"),
+            **_common(field, seconds),
+        )
+
+
+def _luminance(tree):
+    image = tree["scale0/image"].astype("float32")
+    weights = np.array([0.299, 0.587, 0.114], "float32")[:, None, None]
+    grey = (image * weights).sum("c")
+    for dim in "yx":
+        grey[dim].attrs.update(image[dim].attrs)
+    return grey
+
+
+def _median_run(fixed, moving, **options):
+    """Register several times; return the field and the median of the seconds."""
+    runs = [
+        timed(fixed.dreg.register, moving, progress=False, **options)
+        for _ in range(REPEATS)
+    ]
+    return runs[-1][0], float(np.median([seconds for _, seconds in runs]))
+
+
+def _common(field, seconds):
+    return {
+        "min_jacobian": float(field.dreg.jacobian_determinant().min()),
+        "blocks": status_counts(field),
+        "seconds": seconds,
+    }
+
+
+def _against_whole(name, fixed, moving):
+    """Compare the last level in blocks with the same stage run whole."""
+    plan = fixed.dreg.plan(moving)
+    before = fixed.dreg.register(
+        moving, stages=[s.options for s in plan.stages[:-1]], progress=False
+    )
+    fields = [
+        fixed.dreg.register(
+            moving,
+            initial=before,
+            stages=[xdreg.LocalCorrelation(level=0, block_shape=block)],
+            progress=False,
+        )
+        for block in (BLOCK, 1024)
+    ]
+    spacing = np.reshape(field_grid(fields[0]).spacing, (-1, 1, 1, 1)) / 2
+    difference = (fields[0].displacement - fields[1].displacement).values / spacing
+    length = np.linalg.norm(difference, axis=0)
+    row(
+        f"{name} blocks, whole",
+        median_voxels=float(np.median(length)),
+        p99_voxels=float(np.percentile(length, 99)),
+    )
+
+
+def _peer(tool, name, judge):
+    """Run a peer on a pair, in its own process, and judge its field."""
+    python = sys.executable if tool == "elastix" else os.environ.get("XDREG_PEERS")
+    if not python:
+        print(f"{tool} on {name}: skipped, XDREG_PEERS names no Python")
+        return
+    import itk
+
+    with tempfile.TemporaryDirectory() as folder:
+        for which, tree in zip(("fixed", "moving"), pair(name), strict=True):
+            image = tree["scale0/image"].astype("float32").dreg.to_itk_image()
+            itk.imwrite(image, f"{folder}/{which}.nii")
+        out = f"{folder}/field.nii.gz"
+        files = [f"{folder}/{which}.nii" for which in ("fixed", "moving")]
+        script = str(Path(__file__).with_name("peers.py"))
+        done = subprocess.run(
+            [python, script, tool, *files, out, str(REPEATS)],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=folder,
+        )
+        seconds = json.loads(done.stdout.splitlines()[-1])
+        vectors = itk.array_from_image(itk.imread(out, itk.Vector[itk.F, 3]))
+    grid = grid_of(pair(name)[0]["scale0/image"])
+    field = xr.DataArray(
+        np.moveaxis(vectors[..., ::-1], -1, 0),
+        dims=("component", *grid.dims),
+        coords=coordinates(grid),
+    )
+    judged = judge(field.to_dataset(name="displacement"))
+    row(f"{name} {tool}", **judged, seconds=float(np.median(seconds)))

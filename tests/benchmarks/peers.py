@@ -1,0 +1,74 @@
+"""Registers a pair with another package, in that package's own environment.
+
+``python peers.py NAME FIXED MOVING OUT REPEATS`` reads files that ITK reads, writes the
+displacement field to OUT, and prints the seconds of every repeat as JSON. Reading and
+writing are not timed. Only greedy needs files on the way, in the folder of OUT.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+THREADS = os.cpu_count()
+
+
+def elastix(fixed, moving, out):
+    """Elastix with its default translation, affine and B-spline maps, whole images.
+
+    One thread: its default B-spline map has two metrics, and crashes with more.
+    """
+    import itk
+
+    images = [itk.imread(path, itk.F) for path in (fixed, moving)]
+    maps = itk.ParameterObject.New()
+    for name in ("translation", "affine", "bspline"):
+        maps.AddParameterMap(maps.GetDefaultParameterMap(name))
+    began = time.perf_counter()
+    _, found = itk.elastix_registration_method(
+        *images, parameter_object=maps, number_of_threads=1
+    )
+    seconds = time.perf_counter() - began
+    field = itk.transformix_deformation_field(images[1], found)
+    itk.imwrite(field, out)
+    return seconds
+
+
+def greedy(fixed, moving, out):
+    """Run picsl-greedy: affine, then deformable, both by local correlation."""
+    from picsl_greedy import Greedy3D
+
+    folder = Path(out).parent
+    tool = Greedy3D()
+    common = f"-d 3 -m NCC 2x2x2 -i {fixed} {moving} -threads {THREADS}"
+    began = time.perf_counter()
+    tool.execute(
+        f"{common} -a -dof 12 -ia-image-centers -n 100x50x10 -o {folder}/a.mat"
+    )
+    tool.execute(f"{common} -it {folder}/a.mat -n 100x50x10 -o {folder}/w.nii.gz")
+    seconds = time.perf_counter() - began
+    tool.execute(f"-d 3 -rf {fixed} -r {folder}/w.nii.gz {folder}/a.mat -rc {out}")
+    return seconds
+
+
+def syn(fixed, moving, out):
+    """Run ANTs: affine and SyN, at their defaults."""
+    import ants
+
+    images = [ants.image_read(path) for path in (fixed, moving)]
+    began = time.perf_counter()
+    found = ants.registration(*images, type_of_transform="SyN")
+    seconds = time.perf_counter() - began
+    warp = ants.apply_transforms(
+        *images, transformlist=found["fwdtransforms"], compose=f"{out}."
+    )
+    Path(warp).rename(out)
+    return seconds
+
+
+if __name__ == "__main__":
+    name, fixed, moving, out, repeats = sys.argv[1:]
+    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(THREADS)
+    tool = {"elastix": elastix, "greedy": greedy, "syn": syn}[name]
+    print(json.dumps([tool(fixed, moving, out) for _ in range(int(repeats))]))
