@@ -1,17 +1,24 @@
 """The engine: gradient, kernels, recovery of known fields, masks, threads."""
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.ndimage
 import xarray as xr
 
 import xdreg
-from xdreg import correlation
+from xdreg import correlation, mind
 from xdreg.coordinates import coordinates
 from xdreg.correlation import correlation_force, mean_correlation
 from xdreg.filters import gaussian_taps, smooth_across, smooth_planes
 from xdreg.grid import Grid
 from xdreg.local_correlation import VoxelUnits, local_correlation
+from xdreg.mind import descriptor, descriptor_force
 
 ONE = np.ones(3, np.float32)
 THREADS = (1, 2, 3)
@@ -237,3 +244,187 @@ def test_time_limit():
 def test_two_grids_are_refused():
     with pytest.raises(xdreg.InputError, match="one grid"):
         local_correlation(image(noise((20, 20))), image(noise((20, 21))))
+
+
+@pytest.mark.parametrize("metric", ["lncc", "mind"])
+@pytest.mark.parametrize("shape", [(32, 36, 40), (80, 90)])
+@pytest.mark.parametrize("sigma", [1.0, 3.0])
+def test_nothing_folds_even_where_images_have_nothing_in_common(metric, shape, sigma):
+    images = [image(noise(shape, sigma, seed)) for seed in (1, 2)]
+    field = local_correlation(*images, metric=metric)
+    dataset = field.to_dataset(name="displacement")
+    assert np.abs(field.values).max() > 2
+    assert float(xdreg.jacobian_determinant(dataset).min()) > 0
+
+
+def test_descriptors_find_a_shift_across_contrasts():
+    values = noise((40, 44, 48), 2.0)
+    moved = scipy.ndimage.shift(values, (1.5, -2.0, 1.0), order=3, mode="nearest")
+    # No function of one intensity: the contrast turns over along an axis.
+    turning = np.cos(np.linspace(0, np.pi, 48), dtype=np.float32)
+    field = local_correlation(
+        image(values), image(np.exp(moved) * turning), metric="mind"
+    )
+    inner = field.values[:, 8:-8, 8:-8, 8:-8]
+    error = np.linalg.norm(inner - np.reshape((1.5, -2.0, 1.0), (3, 1, 1, 1)), axis=0)
+    # Where the contrast turns over there is none; of 2.7 voxels 0.4 are left.
+    assert np.median(error) < 0.5
+
+
+@pytest.mark.parametrize(("shape", "channels"), [((9, 10, 11), 12), ((1, 20, 22), 4)])
+def test_descriptor_of_the_paper(shape, channels):
+    """Against the definition, pair by pair, in plain numpy."""
+    values = noise(shape, 1.0 if shape[0] > 1 else (0, 1, 1))
+    radius = (1 if shape[0] > 1 else 0, 1, 1)
+    size = [2 * r + 1 for r in radius]
+    found = descriptor(values, radius)
+    assert found.shape == (*shape, channels)
+    distances = []
+    for pair in mind._pairs(shape):
+        shifted = []
+        for side in pair:
+            places = [
+                np.clip(np.arange(n) + step, 0, n - 1)
+                for n, step in zip(shape, side, strict=True)
+            ]
+            shifted.append(values[np.ix_(*places)])
+        difference = (shifted[0] - shifted[1]).astype(float) ** 2
+        box = scipy.ndimage.uniform_filter(difference, size, mode="constant")
+        distances.append(box * np.prod(size))
+    distances = np.stack(distances, axis=-1)
+    mean = distances.mean(axis=-1, keepdims=True)
+    variance = np.maximum(mean, mind.LEAST_VARIANCE * mean.mean())
+    expected = np.exp((distances.min(axis=-1, keepdims=True) - distances) / variance)
+    np.testing.assert_allclose(
+        found / mind.SCALE, expected, atol=0.5 / mind.SCALE + 1e-5
+    )
+
+
+def test_descriptor_force_is_the_slope_of_the_energy():
+    """Against differences of the energy over whole voxels, without interpolation."""
+    fixed, moving = noise((12, 14, 16), 2.0), noise((12, 14, 16), 2.0, seed=5)
+    (kernel,) = descriptor_force(fixed, moving, (1, 1, 1), ONE)
+    f, m = (descriptor(v, (1, 1, 1)) / mind.SCALE for v in (fixed, moving))
+
+    def run(displacement):
+        update, totals = np.zeros((*fixed.shape, 3), np.float32), np.zeros((12, 4))
+        kernel(0, 12, displacement, update, totals)
+        return update, totals[:, 0].sum()
+
+    still = np.zeros((*fixed.shape, 3), np.float32)
+    update, _ = run(still)
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        place = tuple(int(rng.integers(2, n - 2)) for n in fixed.shape)
+        for axis in range(3):
+            energies, neighbours = [], []
+            for change in (1, -1):
+                moved = still.copy()
+                moved[(*place, axis)] = change
+                energies.append(run(moved)[1])
+                beside = list(place)
+                beside[axis] += change
+                neighbours.append(m[tuple(beside)])
+            high, low = neighbours
+            slope = ((f[place] - m[place]) * (high - low) / 2).sum()
+            assert update[(*place, axis)] == pytest.approx(slope, abs=1e-4)
+            gain = ((f[place] - low) ** 2 - (f[place] - high) ** 2).mean()
+            assert energies[0] - energies[1] == pytest.approx(gain, abs=1e-4)
+
+
+@pytest.mark.parametrize("threads", THREADS[1:])
+def test_descriptors_give_the_same_bits_in_any_number_of_threads(threads):
+    images = [image(noise((29, 34, 38), 2.0, seed)) for seed in (1, 2)]
+    expected = local_correlation(*images, iterations=8, metric="mind")
+    found = local_correlation(*images, iterations=8, metric="mind", threads=threads)
+    np.testing.assert_array_equal(found.values, expected.values)
+
+
+def test_kernels_compile_where_the_package_cannot_be_written(tmp_path):
+    """From a copy of the package that nobody may write to, with a home of its own."""
+    package = tmp_path / "site" / "xdreg"
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(xdreg.__file__).parent, package, ignore=ignore)
+    for path in (package, *package.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    # The superuser may write anywhere; a file where the cache would be stops it too.
+    if os.geteuid() == 0:
+        package.chmod(0o755)
+        (package / "__pycache__").write_text("")
+        package.chmod(0o555)
+    code = (
+        "import numpy as np; from xdreg import filters; print(filters.__file__); "
+        "filters.smooth_planes(0, 4, np.ones((4, 5, 6, 3), np.float32), "
+        "filters.gaussian_taps(1.0), filters.gaussian_taps(1.0))"
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {
+        **os.environ,
+        "HOME": str(home),
+        "XDG_CACHE_HOME": str(home),
+        "PYTHONPATH": str(package.parent),
+    }
+    environment.pop("NUMBA_CACHE_DIR", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(package) in done.stdout
+    assert list(home.rglob("*.nbi"))
+
+
+def test_stage_registers_in_blocks_like_whole():
+    pair = xdreg.datasets.phantom_pair((96, 104, 64), amplitude=2.0)
+    fields = [
+        pair.fixed.dreg.register(
+            pair.moving,
+            initial=np.eye(4),
+            stages=[
+                xdreg.LocalCorrelation(level=1, block_shape=1024),
+                xdreg.LocalCorrelation(level=0, block_shape=block),
+            ],
+            progress=False,
+        )
+        for block in (48, 1024)
+    ]
+    assert fields[0].block_status.size == 12
+    inside = pair.foreground.values[::2, ::2, ::2]
+    difference = (fields[0].displacement - fields[1].displacement).values
+    length = np.linalg.norm(difference, axis=0)[
+        tuple(slice(0, n) for n in inside.shape)
+    ]
+    assert np.median(length[inside]) < 0.05
+
+
+def test_metrics_that_a_stage_lacks():
+    with pytest.raises(xdreg.InputError, match="nearest is 'lncc'"):
+        xdreg.LocalCorrelation(metric="ncc")
+    with pytest.raises(xdreg.InputError, match="nearest is 'ncc'"):
+        xdreg.BSpline(metric="lncc")
+    pair = xdreg.datasets.phantom_pair((48, 56))
+    plans = {
+        m: pair.fixed.dreg.plan(pair.moving, metric=m) for m in ("lncc", "mi", "msd")
+    }
+    used = {m: [s.metric for s in plan.stages] for m, plan in plans.items()}
+    assert used["lncc"] == ["ncc", "ncc", "lncc"]
+    assert used["mi"] == ["mi", "mi", "mind"]
+    assert used["msd"] == ["msd"] * 3
+
+
+@pytest.mark.parametrize("option", ["radius", "update_sigma", "field_sigma", "step"])
+def test_options_are_checked_and_reach_the_engine(option):
+    with pytest.raises(xdreg.InputError, match=option):
+        xdreg.LocalCorrelation(**{option: -1.0})
+    pair = xdreg.datasets.phantom_pair((48, 56))
+    plain, changed = (
+        pair.fixed.dreg.register(
+            pair.moving, stages=[xdreg.LocalCorrelation(**options)], progress=False
+        )
+        for options in ({}, {option: 0.4})
+    )
+    assert not plain.displacement.equals(changed.displacement)
