@@ -43,12 +43,13 @@ LEAST_SLOPE = 5e-4
 #: Steps are halved down to this, in voxels.
 LEAST_STEP = 0.2
 
-#: An update is at most so many times as long as a least-squares fit would make it: far
-#: beyond, for smoothing takes most of it away, but no jump where images agree.
-OVERSHOOT = 10.0
+#: An update is so many times as long as a least-squares fit would make it: beyond, for
+#: smoothing takes most of it away. The scale is the images', not that of the longest
+#: vector, so that a block proceeds as the whole image does.
+OVERSHOOT = 5.0
 
-#: Nothing is left to do when that is less, in voxels.
-REST = 0.1
+#: Nothing is left to do when the longest update is below this, in voxels.
+REST = 0.05
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,11 @@ def descend(
             longest = max(slabs.run(smooth_across, update, update_taps[0], smooth))
             if longest == 0:
                 break
-            reach = OVERSHOOT * np.sqrt(longest) * curvature / squared
-            if reach < REST:
+            factor = OVERSHOOT * curvature / squared
+            if factor * np.sqrt(longest) < REST:
                 break
-            factor = np.float32(min(step, reach) / np.sqrt(longest))
-            slabs.run(_compose, smooth, factor, total, update)
+            bound = np.float32(factor), np.float32(step)
+            slabs.run(_compose, smooth, *bound, total, update)
             slabs.run(smooth_planes, update, field_taps[1], field_taps[2])
             slabs.run(smooth_across, update, field_taps[0], total)
             spent = time.perf_counter() - began
@@ -179,8 +180,11 @@ class _Slabs:
 
 
 @compiled
-def _compose(start, stop, update, factor, before, out):  # type: ignore[no-untyped-def]
-    """Apply ``v = factor * update`` first, ``before`` after it: ``v + u(x + v)``."""
+def _compose(start, stop, update, factor, step, before, out):  # type: ignore[no-untyped-def]
+    """Apply ``v = factor * update`` first, ``before`` after it: ``v + u(x + v)``.
+
+    A vector longer than ``step`` is shortened to it.
+    """
     nz, ny, nx = before.shape[:3]
     for k in range(start, stop):
         for j in range(ny):
@@ -188,6 +192,12 @@ def _compose(start, stop, update, factor, before, out):  # type: ignore[no-untyp
                 vz = factor * update[k, j, i, 0]
                 vy = factor * update[k, j, i, 1]
                 vx = factor * update[k, j, i, 2]
+                squared = vz * vz + vy * vy + vx * vx
+                if squared > step * step:
+                    shorter = step / np.sqrt(squared)
+                    vz *= shorter
+                    vy *= shorter
+                    vx *= shorter
                 pz = min(max(k + vz, np.float32(0)), np.float32(nz - 1))
                 py = min(max(j + vy, np.float32(0)), np.float32(ny - 1))
                 px = min(max(i + vx, np.float32(0)), np.float32(nx - 1))

@@ -33,11 +33,12 @@ if TYPE_CHECKING:
 RADIUS_VOXELS = {2: 5.0, 3: 2.0}
 
 #: Half-width of the patches that descriptors compare, in mean voxels.
-MIND_RADIUS_VOXELS = 1.0
+MIND_RADIUS_VOXELS = {2: 1.0, 3: 1.0}
 
-#: Smoothing in mean voxels: of an update, and of the total after one voxel's step.
-UPDATE_SIGMA_VOXELS = 2.5
-FIELD_SIGMA_VOXELS = 1.25
+#: Smoothing in mean voxels: of an update, and of the total after one voxel's step. In a
+#: plane twice as wide, for fewer voxels lie within reach.
+UPDATE_SIGMA_VOXELS = {2: 5.0, 3: 2.5}
+FIELD_SIGMA_VOXELS = {2: 2.5, 3: 1.25}
 
 
 def local_correlation(
@@ -69,8 +70,8 @@ def local_correlation(
         descriptors that of the patches compared, one voxel.
     update_sigma, field_sigma
         Gaussian smoothing of each update, and of the total after a step of one voxel;
-        physical, one number or one per dim. By default 2.5 and 1.25
-        mean voxels.
+        physical, one number or one per dim. By default 2.5 and 1.25 mean voxels, in a
+        plane twice as much.
     step
         Longest vector of an update, in voxels; halved whenever it brings no more.
     iterations
@@ -127,7 +128,7 @@ def local_correlation(
         force = correlation_force(
             counted(fixed, grid),
             counted(moving, grid),
-            units.radius(radius),
+            units.radius(radius, RADIUS_VOXELS),
             units.squared_steps,
             contrast,
         )
@@ -169,7 +170,7 @@ def local_similarity(
     )
     if metric == "mind":
         return mean_likeness(*images, units.radius(None, MIND_RADIUS_VOXELS))
-    return mean_correlation(*images, units.radius(None))
+    return mean_correlation(*images, units.radius(None, RADIUS_VOXELS))
 
 
 def counted(image: xr.DataArray, grid: Grid) -> Array:
@@ -212,21 +213,20 @@ class VoxelUnits:
         return float(np.exp(np.mean(np.log(steps)))) if steps else 1.0
 
     def voxels(
-        self, lengths: float | Sequence[float] | None, default: float
+        self, lengths: float | Sequence[float] | None, default: dict[int, float]
     ) -> tuple[float, ...]:
         """Return physical lengths in voxels; by default so many mean voxels."""
         if lengths is None:
-            lengths = default * self._mean_spacing
+            extents = 3 if self._present.all() else 2
+            lengths = default[extents] * self._mean_spacing
         given = np.broadcast_to(np.asarray(lengths, float), (self.grid.ndim,))
         padded = np.concatenate([np.zeros(3 - self.grid.ndim), given])
         return tuple(np.where(self._present, padded / self._spacing, 0.0).tolist())
 
     def radius(
-        self, lengths: float | Sequence[float] | None, default: float | None = None
+        self, lengths: float | Sequence[float] | None, default: dict[int, float]
     ) -> tuple[int, int, int]:
         """Return a box's half-width in whole voxels, at least one where there are."""
-        if default is None:
-            default = RADIUS_VOXELS[3 if self._present.all() else 2]
         voxels = self.voxels(lengths, default)
         z, y, x = (max(1, round(v)) if v else 0 for v in voxels)
         return z, y, x
