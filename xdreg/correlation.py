@@ -2,8 +2,12 @@
 
 The energy is the mean squared correlation in a box around every voxel, so that neither
 contrast, nor its sign, nor slow changes of brightness matter. The gradient is exact:
-the sums over each box give three coefficients, and sums of the coefficients over the
-boxes that a voxel lies in give the derivative by its value.
+the sums over each box give coefficients, and sums of the coefficients over the boxes
+that a voxel lies in give the derivatives by its two values.
+
+The force is symmetric: half of it moves the moving image, half the fixed one the other
+way. Where the images agree both say the same; where one is noisy or blurred, its
+slopes count for half only.
 
 Planes stream through: a slab keeps the sums of one box's depth only. Boxes are summed
 axis by axis, each time anew: running sums drift in float32 and would make the bits
@@ -21,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xdreg.filters import compiled, sum_boxes, sum_ring
+from xdreg.terms import NO_TENSOR, Terms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,9 +68,32 @@ def correlation_force(
     def push(
         start: int, stop: int, _: Array, update: Array, totals: NDArray[np.float64]
     ) -> None:
-        _force(start, stop, reference, pulled, radius, squared_steps, update, totals)
+        images = reference, pulled, radius, squared_steps
+        _force(start, stop, *images, update, NO_TENSOR, totals)
 
     return pull_moving, push
+
+
+def correlation_terms(
+    fixed: Array,
+    pulled: Array,
+    radius: tuple[int, int, int],
+    contrast: tuple[float, float],
+) -> Terms:
+    """Return what a linear fit needs: the force on every voxel, and its curvature.
+
+    Parameters
+    ----------
+    fixed, pulled : (z, y, x)
+        The fixed image, and the moving one pulled onto its grid.
+    radius, contrast
+        As for `correlation_force`.
+    """
+    reference, source = _standardised(fixed, pulled, contrast)
+    terms = Terms.empty(reference.shape)
+    steps = np.ones(3, np.float32)
+    _force(0, len(reference), reference, source, radius, steps, *terms.arrays)
+    return terms
 
 
 def mean_correlation(
@@ -85,7 +113,7 @@ def mean_correlation(
     totals = np.zeros((reference.shape[0], 4))
     update = np.empty((*reference.shape, 3), np.float32)
     steps = np.ones(3, np.float32)
-    _force(0, len(totals), reference, source, radius, steps, update, totals)
+    _force(0, len(totals), reference, source, radius, steps, update, NO_TENSOR, totals)
     count = totals[:, 1].sum()
     return float(totals[:, 0].sum() / count) if count else float("nan")
 
@@ -155,7 +183,11 @@ def _products(fixed, moving, rx, out):  # type: ignore[no-untyped-def]
 
 @compiled
 def _coefficients(sums, least, rx, out):  # type: ignore[no-untyped-def]
-    """Turn a plane's sums into coefficients of the gradient; return the energy."""
+    """Turn a plane's sums into coefficients of the gradient; return the energy.
+
+    The derivative by the moving image's value is ``f Σa - m Σb + Σc``, that by the
+    fixed one's ``m Σa - f Σd + Σe``.
+    """
     ny, nx = sums.shape[1:]
     noise = np.float32(NOISE * NOISE)
     energy, count = np.float64(0), np.float64(0)
@@ -172,10 +204,12 @@ def _coefficients(sums, least, rx, out):  # type: ignore[no-untyped-def]
             cross = sums[5, j, i] - sums[1, j, i] * m
             ratio = enough * cross / (var_f * var_m)
             a = ratio + ratio
-            b = a * cross / var_m
+            b, d = a * cross / var_m, a * cross / var_f
             out[0, j, rx + i] = a
             out[1, j, rx + i] = b
             out[2, j, rx + i] = b * m - a * f
+            out[3, j, rx + i] = d
+            out[4, j, rx + i] = d * f - a * m
             row_energy += ratio * cross
             row_count += enough
         energy += row_energy
@@ -192,35 +226,57 @@ def _slope(low, centre, high):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _push(fixed, pulled, k, sums, squared_steps, update):  # type: ignore[no-untyped-def]
+def _slopes(image, k, j, i):  # type: ignore[no-untyped-def]
+    """Return the gradient of an image at a voxel, per voxel."""
+    nz, ny, nx = image.shape
+    centre = image[k, j, i]
+    return (
+        _slope(image[max(k - 1, 0), j, i], centre, image[min(k + 1, nz - 1), j, i]),
+        _slope(image[k, max(j - 1, 0), i], centre, image[k, min(j + 1, ny - 1), i]),
+        _slope(image[k, j, max(i - 1, 0)], centre, image[k, j, min(i + 1, nx - 1)]),
+    )
+
+
+@compiled
+def _push(fixed, pulled, k, sums, squared_steps, update, tensor):  # type: ignore[no-untyped-def]
     """Write the update of plane ``k``: the energy's gradient by the displacement.
 
-    Return the sums of the curvature, as of a least-squares fit, and of its square.
+    And, unless it is empty, the curvature of a least-squares fit as a ``tensor``: zz,
+    zy, zx, yy, yx, xx. Return the sums of the curvature along the update, and squared.
     """
-    nz, ny, nx = pulled.shape
+    wanted = tensor.size > 0
     once, twice = np.float64(0), np.float64(0)
     sz, sy, sx = squared_steps
-    below, here, above = pulled[max(k - 1, 0)], pulled[k], pulled[min(k + 1, nz - 1)]
-    for j in range(ny):
-        south, north = here[max(j - 1, 0)], here[min(j + 1, ny - 1)]
+    half = np.float32(0.5)
+    for j in range(pulled.shape[1]):
         row_once, row_twice = np.float32(0), np.float32(0)
-        for i in range(nx):
-            f, m = fixed[k, j, i], here[j, i]
+        for i in range(pulled.shape[2]):
+            f, m = fixed[k, j, i], pulled[k, j, i]
             if not (f == f and m == m):
                 update[k, j, i, 0] = 0
                 update[k, j, i, 1] = 0
                 update[k, j, i, 2] = 0
+                if wanted:
+                    tensor[k, j, i] = 0
                 continue
-            g = f * sums[0, j, i] - m * sums[1, j, i] + sums[2, j, i]
-            west, east = here[j, max(i - 1, 0)], here[j, min(i + 1, nx - 1)]
-            dz = _slope(below[j, i], m, above[j, i])
-            dy = _slope(south[i], m, north[i])
-            dx = _slope(west, m, east)
-            vz, vy, vx = sz * dz, sy * dy, sx * dx
-            update[k, j, i, 0] = g * vz
-            update[k, j, i, 1] = g * vy
-            update[k, j, i, 2] = g * vx
-            curvature = sums[1, j, i] * (vz * dz + vy * dy + vx * dx)
+            a = half * sums[0, j, i]
+            b, d = half * sums[1, j, i], half * sums[3, j, i]
+            g = f * a - m * b + half * sums[2, j, i]
+            h = m * a - f * d + half * sums[4, j, i]
+            mz, my, mx = _slopes(pulled, k, j, i)
+            fz, fy, fx = _slopes(fixed, k, j, i)
+            update[k, j, i, 0] = sz * (g * mz - h * fz)
+            update[k, j, i, 1] = sy * (g * my - h * fy)
+            update[k, j, i, 2] = sx * (g * mx - h * fx)
+            curvature = b * (sz * mz * mz + sy * my * my + sx * mx * mx)
+            curvature += d * (sz * fz * fz + sy * fy * fy + sx * fx * fx)
+            if wanted:
+                tensor[k, j, i, 0] = b * mz * mz + d * fz * fz
+                tensor[k, j, i, 1] = b * mz * my + d * fz * fy
+                tensor[k, j, i, 2] = b * mz * mx + d * fz * fx
+                tensor[k, j, i, 3] = b * my * my + d * fy * fy
+                tensor[k, j, i, 4] = b * my * mx + d * fy * fx
+                tensor[k, j, i, 5] = b * mx * mx + d * fx * fx
             row_once += curvature
             row_twice += curvature * curvature
         once += row_once
@@ -229,19 +285,19 @@ def _push(fixed, pulled, k, sums, squared_steps, update):  # type: ignore[no-unt
 
 
 @compiled
-def _force(start, stop, fixed, pulled, radius, squared_steps, update, totals):  # type: ignore[no-untyped-def]
+def _force(start, stop, fixed, pulled, radius, squared_steps, update, tensor, totals):  # type: ignore[no-untyped-def]
     """Stream a slab: products, box sums, coefficients, their box sums, the update."""
     nz, ny, nx = fixed.shape
     rz, ry, rx = radius
     depth = 2 * rz + 1
     least = np.float32(LEAST_SHARE * depth * (2 * ry + 1) * (2 * rx + 1))
     padded = np.zeros((6, ny, nx + 2 * rx), np.float32)
-    weights = np.zeros((3, ny, nx + 2 * rx), np.float32)
+    weights = np.zeros((5, ny, nx + 2 * rx), np.float32)
     sums = np.zeros((6, ny, nx), np.float32)
-    pulls = np.zeros((3, ny, nx), np.float32)
+    pulls = np.zeros((5, ny, nx), np.float32)
     rows = np.zeros((ny, nx), np.float32)
     products = np.zeros((depth, 6, ny, nx), np.float32)
-    coefficients = np.zeros((depth, 3, ny, nx), np.float32)
+    coefficients = np.zeros((depth, 5, ny, nx), np.float32)
     for p in range(max(0, start - 2 * rz), stop + 2 * rz):
         if p < nz:
             _products(fixed[p], pulled[p], rx, padded)
@@ -255,7 +311,7 @@ def _force(start, stop, fixed, pulled, radius, squared_steps, update, totals):  
         if centre < nz:
             sum_ring(products, centre - rz, sums)
             raised, count = _coefficients(sums, least, rx, weights)
-            for q in range(3):
+            for q in range(5):
                 sum_boxes(weights[q], ry, rx, rows, coefficients[centre % depth, q])
             if start <= centre < stop:
                 totals[centre, 0] = raised
@@ -265,6 +321,8 @@ def _force(start, stop, fixed, pulled, radius, squared_steps, update, totals):  
         here = centre - rz
         if start <= here < stop:
             sum_ring(coefficients, here - rz, pulls)
-            once, twice = _push(fixed, pulled, here, pulls, squared_steps, update)
+            once, twice = _push(
+                fixed, pulled, here, pulls, squared_steps, update, tensor
+            )
             totals[here, 2] = once
             totals[here, 3] = twice

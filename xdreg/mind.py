@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xdreg.filters import compiled, sum_boxes, sum_ring
+from xdreg.terms import NO_TENSOR, Terms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,11 +59,25 @@ def descriptor_force(
         update: Array,
         totals: NDArray[np.float64],
     ) -> None:
-        _force(
-            start, stop, displacement, reference, source, squared_steps, update, totals
-        )
+        images = displacement, reference, source, squared_steps
+        _force(start, stop, *images, update, NO_TENSOR, totals)
 
     return (push,)
+
+
+def descriptor_terms(reference: Descriptor, source: Descriptor) -> Terms:
+    """Return what a linear fit needs: the force on every voxel, and its curvature.
+
+    Parameters
+    ----------
+    reference, source : (z, y, x, channel) uint8
+        Descriptors of the fixed image and of the moving one pulled onto its grid.
+    """
+    shape = reference.shape[:3]
+    terms = Terms.empty(shape)
+    still, steps = np.zeros((*shape, 3), np.float32), np.ones(3, np.float32)
+    _force(0, shape[0], still, reference, source, steps, *terms.arrays)
+    return terms
 
 
 def mean_likeness(fixed: Array, moving: Array, radius: tuple[int, int, int]) -> float:
@@ -239,10 +254,13 @@ def _pull_plane(k, displacement, source, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _force(start, stop, displacement, fixed, source, squared_steps, update, totals):  # type: ignore[no-untyped-def]
+def _force(  # type: ignore[no-untyped-def]
+    start, stop, displacement, fixed, source, squared_steps, update, tensor, totals
+):
     """Stream a slab: three planes of pulled descriptors, their slopes, the update."""
     nz, ny, nx, channels = fixed.shape
     sz, sy, sx = squared_steps
+    wanted = tensor.size > 0
     ring = np.empty((3, ny, nx, channels), np.float32)
     for p in range(max(0, start - 1), min(nz, start + 1)):
         _pull_plane(p, displacement, source, ring[p % 3])
@@ -260,6 +278,8 @@ def _force(start, stop, displacement, fixed, source, squared_steps, update, tota
                 update[k, j, i, 0] = 0
                 update[k, j, i, 1] = 0
                 update[k, j, i, 2] = 0
+                if wanted:
+                    tensor[k, j, i] = 0
                 if fixed[k, j, i, 0] == NOT_COUNTED or np.isnan(here[j, i, 0]):
                     continue
                 centre = here[j, i]
@@ -282,6 +302,13 @@ def _force(start, stop, displacement, fixed, source, squared_steps, update, tota
                     vy += gap * dy
                     vx += gap * dx
                     curvature += sz * dz * dz + sy * dy * dy + sx * dx * dx
+                    if wanted:
+                        tensor[k, j, i, 0] += dz * dz
+                        tensor[k, j, i, 1] += dz * dy
+                        tensor[k, j, i, 2] += dz * dx
+                        tensor[k, j, i, 3] += dy * dy
+                        tensor[k, j, i, 4] += dy * dx
+                        tensor[k, j, i, 5] += dx * dx
                 update[k, j, i, 0] = sz * vz
                 update[k, j, i, 1] = sy * vy
                 update[k, j, i, 2] = sx * vx
