@@ -15,6 +15,9 @@ from xdreg.errors import InputError
 Metric = Literal["lncc", "mind", "ncc", "mi", "msd"]
 PerAxis = float | Sequence[float]
 
+#: Metrics of xdreg's own engine.
+OWN_METRICS: tuple[Metric, ...] = ("lncc", "mind")
+
 #: Elastix has metrics of whole images only.
 ELASTIX_NEAREST: Mapping[str, Metric] = {"lncc": "ncc", "mind": "mi"}
 
@@ -114,13 +117,16 @@ class Stage:
 class Linear(Stage):
     """A stage whose result is one linear transform of the whole image.
 
+    With ``metric="lncc"`` or ``"mind"`` by xdreg's own engine, else through elastix.
+    The first stage of a registration looks for the pose to start from: all shifts, and
+    for all but a translation turns, up to about 60° in space and any in a plane.
+
     Parameters
     ----------
     samples
-        Voxels drawn in each iteration.
+        Voxels drawn in each iteration, by elastix only: xdreg's own engine takes all.
     """
 
-    nearest_metric: ClassVar[Mapping[str, Metric]] = ELASTIX_NEAREST
     passed_on: ClassVar[tuple[str, ...]] = ("iterations", "samples", "timeout")
 
     samples: int | None = None
@@ -129,6 +135,17 @@ class Linear(Stage):
         """Check the options."""
         super().__post_init__()
         _check_set(self, "samples", whole=True)
+
+    def with_metric(self, metric: Metric) -> Stage:
+        """Return the stage with a metric, unless it has its own."""
+        stage = super().with_metric(metric)
+        if self.samples is not None and stage.metric in OWN_METRICS:
+            msg = (
+                f"samples={self.samples} is for elastix, and {stage.metric!r} takes "
+                "every voxel; leave it out, or choose metric='ncc', 'mi' or 'msd'"
+            )
+            raise InputError(msg)
+        return stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from xdreg.blocks import Partition
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
 from xdreg.options import (
+    OWN_METRICS,
     Affine,
     Blockwise,
     BSpline,
@@ -241,8 +242,8 @@ def make_plan(
     fixed, moving : DataTree, DataArray or itk.Image
         The pair.
     stages
-        Stages or functions; None for the default: rigid, affine, then local
-        correlation from coarse to fine.
+        Stages or functions; None for the default: affine, then local correlation
+        from coarse to fine.
     metric, block_shape, overlap
         For every stage that does not say otherwise.
     initial_is_field
@@ -272,7 +273,10 @@ def make_plan(
         coarsest = _first_level(
             fixed_pyramid, lambda g: g.size <= COARSEST_DEFORMABLE_VOXELS
         )
-        chosen: list[Stage] = [] if initial_is_field else [Rigid(), Affine()]
+        linear: list[Stage] = (
+            [Affine()] if metric in OWN_METRICS else [Rigid(), Affine()]
+        )
+        chosen = [] if initial_is_field else linear
         # Only elastix knows squared differences.
         deformable = BSpline if metric == "msd" else LocalCorrelation
         chosen += [deformable(level=level) for level in range(coarsest, -1, -1)]

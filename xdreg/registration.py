@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 from dask.system import CPU_COUNT
 
-from xdreg import kernels, tasks
+from xdreg import elastix, kernels, processes, tasks
 from xdreg.blocks import BlockStatus, Partition
 from xdreg.errors import InputError, MethodError
 from xdreg.field import assemble_field, open_displacement
@@ -32,7 +32,8 @@ from xdreg.inputs import (
     starting_point,
     versions,
 )
-from xdreg.options import BSpline, Custom, Linear, LocalCorrelation
+from xdreg.local_correlation import local_correlation
+from xdreg.options import OWN_METRICS, BSpline, Custom, Linear, LocalCorrelation
 from xdreg.planning import Plan, PlannedStage, Pyramid, make_plan
 from xdreg.progress import StageProgress
 from xdreg.pyramid import downsample
@@ -84,8 +85,8 @@ def register(
         The pair, two- or three-dimensional, with physical coordinates.
     stages
         Stages, such as ``[xdreg.Affine(), xdreg.BSpline(level=1)]``, or functions of
-        two images. By default rigid, affine, then local correlation from a coarse to
-        the finest level.
+        two images. By default affine, then local correlation from a coarse to the
+        finest level.
     metric
         ``"lncc"``, local correlation, or ``"ncc"`` for images of one modality;
         ``"mind"``, self-similarity, or ``"mi"``, mutual information, across modalities
@@ -322,9 +323,10 @@ class _Run:
 
     def _warm_engines(self) -> None:
         """Start engine processes while the first levels are read."""
-        if any(isinstance(s.options, (Linear, BSpline)) for s in self.plan.stages):
-            from xdreg import processes
-
+        if any(
+            isinstance(s.options, (Linear, BSpline)) and s.metric not in OWN_METRICS
+            for s in self.plan.stages
+        ):
             processes.prepare(1, "xdreg.elastix")
 
     def _initial_state(self) -> _State:
@@ -620,9 +622,5 @@ def _method(stage: PlannedStage) -> Callable[..., Any]:
     if isinstance(stage.options, Custom):
         return stage.options.method
     if isinstance(stage.options, LocalCorrelation):
-        from xdreg.local_correlation import local_correlation  # numba loads slowly
-
         return local_correlation
-    from xdreg import elastix
-
     return elastix.bspline

@@ -16,10 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xdreg import kernels, metrics
+from xdreg import elastix, kernels, metrics
 from xdreg.blocks import BlockStatus, Partition
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import MethodError, MethodTimeout
+from xdreg.linear import FULL_OVERLAP, linear
+from xdreg.local_correlation import local_similarity
+from xdreg.options import OWN_METRICS
+from xdreg.pose import find_pose
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -176,9 +180,7 @@ def similarity(
     grid: Grid,
 ) -> float:
     """Return how similar two images are in the sense of a metric; larger is better."""
-    if metric in ("lncc", "mind"):
-        from xdreg.local_correlation import local_similarity  # numba loads slowly
-
+    if metric in OWN_METRICS:
         return local_similarity(metric, a, b, mask, grid)
     if metric == "mi":
         return metrics.mutual_information(a, b, mask)
@@ -412,9 +414,10 @@ def register_linear(
         The transform so far where it is linear; None where a field came before, which
         the moving image is then pulled through.
     kind, metric, options
-        Passed to `xdreg.elastix.linear`.
+        Passed to `xdreg.linear.linear`, or for elastix's metrics to
+        `xdreg.elastix.linear`.
     search
-        Look for a starting translation first.
+        Look for the pose to start from first.
 
     Returns
     -------
@@ -424,9 +427,6 @@ def register_linear(
     record : dict
         Diagnostics, by their names in ``RECORD``.
     """
-    from xdreg import elastix
-    from xdreg.initialise import initial_translation
-
     began = time.perf_counter()
     grid = inputs.fixed.grid
     whole = tuple(slice(0, n) for n in grid.shape)
@@ -451,23 +451,35 @@ def register_linear(
         start = matrix
     fixed = masked_image(fixed_values, fixed_mask, grid)
     moving = masked_image(moving_values, moving_mask, moving_grid)
+    smaller = min(
+        float(mask.sum() * np.prod(own.spacing))
+        for mask, own in ((fixed_mask, grid), (moving_mask, moving_grid))
+    )
 
     def quality(candidate: NDArray[np.float64]) -> float:
+        """Return the similarity, less where the images overlap little."""
         pulled = kernels.warp(
-            moving_values,
+            np.where(moving_mask, moving_values, np.float32(np.nan)),
             moving_grid,
             *kernels.affine_displacement(candidate, grid),
             grid,
         )
-        return similarity(
-            metric, fixed_values, pulled, fixed_mask & np.isfinite(pulled), grid
-        )
+        both = fixed_mask & np.isfinite(pulled)
+        if not both.any():
+            return 0.0
+        share = both.sum() * np.prod(grid.spacing) / smaller
+        likeness = similarity(metric, fixed_values, pulled, both, grid)
+        return likeness * min(1.0, float(share) / FULL_OVERLAP)
 
     record["similarity_before"] = quality(start)
     try:
         if search:
-            start, _ = initial_translation(fixed, moving)
-        result = elastix.linear(
+            across = metric in ("mind", "mi")
+            start = find_pose(
+                fixed, moving, kind=kind, metric="mind" if across else "lncc"
+            )
+        engine = linear if metric in OWN_METRICS else elastix.linear
+        result = engine(
             fixed, moving, kind=kind, metric=metric, initial=start, **options
         )
         record["similarity_after"] = quality(result)
