@@ -139,7 +139,9 @@ def test_known_smooth_field_is_found_without_folding(shape):
     inside = pair.foreground.values
     error = np.linalg.norm(field.values - pair.displacement.values, axis=0)[inside]
     start = np.linalg.norm(pair.displacement.values, axis=0)[inside]
-    assert np.median(error) < 0.25
+    # One level alone, the field up to three voxels: boxes of seven voxels blur it more
+    # than those of five did, which gave 0.23.
+    assert np.median(error) < 0.3
     assert error.mean() < 0.25 * start.mean()
     dataset = field.rename("displacement").to_dataset()
     assert float(xdreg.jacobian_determinant(dataset).min()) > 0
@@ -418,7 +420,7 @@ def test_metrics_that_a_stage_lacks():
         m: pair.fixed.dreg.plan(pair.moving, metric=m) for m in ("lncc", "mi", "msd")
     }
     used = {m: [s.metric for s in plan.stages] for m, plan in plans.items()}
-    assert used["lncc"] == ["ncc", "ncc", "lncc"]
+    assert used["lncc"] == ["lncc", "lncc"]
     assert used["mi"] == ["mi", "mi", "mind"]
     assert used["msd"] == ["msd"] * 3
 

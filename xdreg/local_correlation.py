@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from xdreg.descent import Array
     from xdreg.grid import Grid
 
-#: Half-width of the box in mean voxels: boxes of 125 voxels in space, 121 in a plane.
-RADIUS_VOXELS = {2: 5.0, 3: 2.0}
+#: Half-width of the box in mean voxels: boxes of 343 voxels in space, 121 in a plane.
+RADIUS_VOXELS = {2: 5.0, 3: 3.0}
 
 #: Half-width of the patches that descriptors compare, in mean voxels.
 MIND_RADIUS_VOXELS = {2: 1.0, 3: 1.0}
 
 #: Smoothing in mean voxels: of an update, and of the total after one voxel's step. In a
-#: plane twice as wide, for fewer voxels lie within reach.
+#: plane wider, for fewer voxels lie within reach.
 UPDATE_SIGMA_VOXELS = {2: 5.0, 3: 2.5}
-FIELD_SIGMA_VOXELS = {2: 2.5, 3: 1.25}
+FIELD_SIGMA_VOXELS = {2: 2.5, 3: 1.0}
 
 
 def local_correlation(
@@ -65,13 +65,13 @@ def local_correlation(
         ``"lncc"`` squared local normalised correlation; ``"mind"`` descriptors of
         self-similarity, for images that share shapes but no intensities.
     radius
-        Half-width of the box, physical; one number, or one per dim. By default two
+        Half-width of the box, physical; one number, or one per dim. By default three
         voxels in three dimensions, five in two, the voxel's mean extent taken; for
         descriptors that of the patches compared, one voxel.
     update_sigma, field_sigma
         Gaussian smoothing of each update, and of the total after a step of one voxel;
-        physical, one number or one per dim. By default 2.5 and 1.25 mean voxels, in a
-        plane twice as much.
+        physical, one number or one per dim. By default 2.5 and 1 mean voxels, in a
+        plane 5 and 2.5.
     step
         Longest vector of an update, in voxels; halved whenever it brings no more.
     iterations

@@ -205,11 +205,11 @@ class LocalCorrelation(Blockwise):
     ----------
     radius
         Half-width of the box in physical units; one number, or one per dim. By default
-        2 voxels of the stage's level in three dimensions, 5 in two. For ``"mind"`` that
+        3 voxels of the stage's level in three dimensions, 5 in two. For ``"mind"`` that
         of the patches compared, by default 1 voxel.
     update_sigma, field_sigma
         Gaussian smoothing in physical units of each update, and of the total after a
-        step of one voxel; one number, or one per dim. By default 2.5 and 1.25 voxels in
+        step of one voxel; one number, or one per dim. By default 2.5 and 1 voxels in
         three dimensions, 5 and 2.5 in two.
     step
         Longest vector of an update, in voxels; halved whenever it brings no more.

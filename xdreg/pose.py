@@ -44,6 +44,9 @@ LEAST_OVERLAP = 0.2
 FINALISTS = 8
 DECIDING_LEVELS = 2
 
+#: Scores that differ by less than this share of their range say nothing.
+NEARLY_EQUAL = 0.02
+
 #: Variance below this share of an image's own is noise.
 NOISE = 0.01
 
@@ -93,7 +96,7 @@ def find_pose(
         ]
         found += scaled
     found.sort(key=lambda pose: -pose.score)
-    # The first of equals wins: the least moved.
+    # In this order: of nearly equal ones the first wins, the least moved.
     candidates = [np.eye(ndim + 1), np.eye(ndim + 1)]
     candidates[1][:-1, -1] = images[1].grid.centre - images[0].grid.centre
     candidates += [pose.matrix for pose in found[:FINALISTS] if pose.score > 0]
@@ -103,7 +106,8 @@ def find_pose(
         one, other = (image.with_spacing(spacing) for image in images)
         fits = [fit(one, other, c, kind=allowed, metric=metric) for c in candidates]
         candidates, scores = [c for c, _ in fits], [score for _, score in fits]
-    return candidates[int(np.argmax(scores))]
+    least = max(scores) - NEARLY_EQUAL * (max(scores) - min(scores))
+    return candidates[next(i for i, score in enumerate(scores) if score >= least)]
 
 
 @dataclass(frozen=True)
