@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from xdreg.errors import XdregError
+from xdreg.errors import StoreError, XdregError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -26,6 +26,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 _out = Console()
+
+#: The agreement of two images is measured on a level of at most so many voxels.
+AGREEMENT_VOXELS = 2**21
 
 FixedPath = Annotated[
     str, typer.Argument(help="Fixed image: OME-Zarr, or a file of ITK.")
@@ -70,6 +73,9 @@ def register(
     channel: Annotated[
         str | None, typer.Option(help="Channel, by name or number.")
     ] = None,
+    moving_channel: Annotated[
+        str | None, typer.Option(help="That of MOVING, if another.")
+    ] = None,
     workdir: Annotated[
         Path | None, typer.Option(help="Keep the run here, to resume.")
     ] = None,
@@ -92,12 +98,15 @@ def register(
     masks = [
         None if mask is None else _open(mask) for mask in (fixed_mask, moving_mask)
     ]
-    output.mkdir(parents=True, exist_ok=True)
+    _make_folder(output)
     for target in targets:
         check_target(target, overwrite=overwrite)
-    selected: int | str | None = channel
-    if channel is not None and channel.isdigit():
-        selected = int(channel)
+    levels = [
+        image_levels(image, name)
+        for image, name in zip(images, ("fixed", "moving"), strict=True)
+    ]
+    fixed_channel = _channel(levels[0][0], channel)
+    moving_channel_ = _channel(levels[1][0], moving_channel or channel)
     field = run(
         *images,
         metric=metric,
@@ -105,13 +114,20 @@ def register(
         overlap=overlap,
         fixed_mask=masks[0],
         moving_mask=masks[1],
-        channel=selected,
+        channel=fixed_channel,
+        moving_channel=moving_channel_,
         workdir=workdir,
         progress=progress,
     )
     save_field(field, targets[0], overwrite=overwrite)
-    moved = warp(field, images[1], like=image_levels(images[0], "fixed")[0])
+    moved = warp(field, images[1], like=levels[0][0])
     write_ome_zarr(moved, targets[1], overwrite=overwrite)
+    _agreement(
+        field,
+        _select(levels[0], fixed_channel, "fixed"),
+        _select(levels[1], moving_channel_, "moving"),
+        across=metric in ("mind", "mi"),
+    )
     _summary(field, time.perf_counter() - began)
     _out.print(f"wrote {targets[0]} and {targets[1]}", highlight=False, soft_wrap=True)
 
@@ -149,7 +165,6 @@ def info(
     Example: xdreg info fixed.ome.zarr
     """
     from xdreg.coordinates import grid_of
-    from xdreg.errors import StoreError
     from xdreg.field import field_grid, open_field
     from xdreg.planning import image_levels
 
@@ -196,12 +211,13 @@ def demo(
     from xdreg.field import save_field, transform_points
     from xdreg.ome_zarr import open_ome_zarr
     from xdreg.ome_zarr_writer import check_target, write_ome_zarr
+    from xdreg.planning import image_levels
     from xdreg.registration import register as run
     from xdreg.resampling import warp
 
     began = time.perf_counter()
     names = ("fixed.ome.zarr", "moving.ome.zarr", "field.ome.zarr", "moved.ome.zarr")
-    output.mkdir(parents=True, exist_ok=True)
+    _make_folder(output)
     paths = [output / name for name in names]
     for path in paths:
         check_target(path, overwrite=overwrite)
@@ -218,6 +234,7 @@ def demo(
     found = transform_points(field, some.astype(float)) - some
     error = np.linalg.norm(found - truth, axis=1)
     before = np.linalg.norm(truth, axis=1)
+    _agreement(field, *(image_levels(v, "image") for v in (fixed, moving)))
     _summary(field, time.perf_counter() - began)
     _out.print(
         f"mean error against the truth: {error.mean():.3f} voxels, "
@@ -235,26 +252,90 @@ def demo(
         _out.print("no picture: matplotlib is missing; pip install 'xdreg[plot]'")
 
 
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"the folder {path} cannot be made: {error.strerror}; choose another"
+        raise StoreError(msg) from error
+
+
+def _channel(image: xr.DataArray, channel: str | None) -> int | str | None:
+    """Return a channel's name, else its number; None where the image has no channels.
+
+    The name comes first: channels are often called by a wavelength.
+    """
+    if channel is None or "c" not in image.dims:
+        return None
+    names = [str(v) for v in image["c"].values] if "c" in image.coords else []
+    return int(channel) if channel.isdigit() and channel not in names else channel
+
+
+def _select(
+    levels: list[xr.DataArray], channel: int | str | None, name: str
+) -> list[xr.DataArray]:
+    """Return an image's levels with one channel and time point."""
+    from xdreg.readers import channel_index
+
+    if channel is not None:
+        index = channel_index(levels[0], channel, name)
+        levels = [level.isel(c=index, drop=True) for level in levels]
+    others = [dim for dim in ("t", "c") if dim in levels[0].dims]
+    return [level.isel(dict.fromkeys(others, 0), drop=True) for level in levels]
+
+
+def _agreement(
+    field: xr.Dataset,
+    fixed: list[xr.DataArray],
+    moving: list[xr.DataArray],
+    *,
+    across: bool = False,
+) -> None:
+    """Print how well the images agree before and after, both on one coarse level."""
+    from xdreg.field import identity
+    from xdreg.metrics import mutual_information, normalised_correlation
+    from xdreg.resampling import warp
+
+    reference, source = (
+        next((v for v in levels if v.size <= AGREEMENT_VOXELS), levels[-1])
+        for levels in (fixed, moving)
+    )
+    # An image without a pyramid is looked at every so many voxels.
+    stride = max(1, round((reference.size / AGREEMENT_VOXELS) ** (1 / reference.ndim)))
+    reference = reference.isel(
+        {dim: slice(None, None, min(stride, n)) for dim, n in reference.sizes.items()}
+    )
+    measure = mutual_information if across else normalised_correlation
+    before, after = (
+        measure(
+            reference.values,
+            warp(
+                mapping, source.astype("float32"), like=reference, fill_value=np.nan
+            ).values,
+        )
+        for mapping in (identity(field), field)
+    )
+    name = "information" if across else "correlation"
+    _out.print(
+        f"{name:<12} {before:.3f} before, {after:.3f} after, where the images overlap",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def _summary(field: xr.Dataset, seconds: float | None = None) -> None:
-    """Print similarity, blocks by status, time and memory."""
+    """Print blocks by status and their similarity, time and memory."""
     from xdreg.field import status_counts
 
     if "block_status" not in field:
         return
-    stages = sorted(
-        {name.split("_")[0] for name in map(str, field) if name.startswith("stage")}
-    )
-    first = (
-        f"{stages[0]}_block_similarity_before" if stages else "block_similarity_before"
-    )
-    before = float(np.nanmean(field[first].values))
-    after = field["block_similarity_after"].values
     rows = {
-        "similarity": f"{before:.3f} before, {np.nanmean(after):.3f} after"
-        if np.isfinite(after).any()
-        else f"{before:.3f} before",
-        "blocks": ", ".join(f"{n} {what}" for what, n in status_counts(field).items()),
+        "blocks": ", ".join(f"{n} {what}" for what, n in status_counts(field).items())
     }
+    similarity = [field[f"block_similarity_{w}"].values for w in ("before", "after")]
+    if all(np.isfinite(values).any() for values in similarity):
+        before, after = (float(np.nanmean(values)) for values in similarity)
+        rows["last stage"] = f"similarity of its blocks {before:.3f} → {after:.3f}"
     if seconds is not None:
         rows["time"] = f"{seconds:.1f} s"
         rows["peak memory"] = f"{_peak_memory():.2f} GB in the largest process"

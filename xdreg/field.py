@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import dask.array
@@ -25,6 +25,7 @@ from xdreg.errors import InputError
 from xdreg.grid import Grid
 from xdreg.ome_zarr_writer import (
     check_target,
+    local_path,
     read_field_metadata,
     write_field_metadata,
     write_ome_zarr,
@@ -83,8 +84,16 @@ def fixed_grid(field: xr.Dataset) -> Grid:
 def open_displacement(field: xr.Dataset) -> FieldReader:
     """Return the reader of a field's displacement."""
     grid = field_grid(field)
+    return FieldReader(source_of(_displacement(field, grid)), grid)
+
+
+def _displacement(field: xr.Dataset, grid: Grid) -> xr.DataArray:
+    """Return the displacement with its axes and components in dims order."""
     displacement = field["displacement"].transpose(COMPONENT, *grid.dims)
-    return FieldReader(source_of(displacement), grid)
+    labels = displacement.coords.get(COMPONENT)
+    if labels is not None and labels.values.tolist() != list(grid.dims):
+        displacement = displacement.sel({COMPONENT: list(grid.dims)})
+    return displacement
 
 
 def displacement_array(source: Any, grid: Grid) -> xr.DataArray:
@@ -122,6 +131,11 @@ def make_field(displacement: Any, grid: Grid, fixed: Grid | None = None) -> xr.D
     field = xr.Dataset({"displacement": displacement_array(displacement, grid)})
     field.attrs["fixed_grid"] = json.dumps((fixed or grid).to_dict())
     return field
+
+
+def identity(field: xr.Dataset) -> xr.Dataset:
+    """Return a field on the same grids that moves nothing."""
+    return field.assign(displacement=xr.zeros_like(field["displacement"]))
 
 
 def assemble_field(
@@ -246,8 +260,7 @@ def jacobian_determinant(field: xr.Dataset) -> xr.DataArray:
         One where volume is kept; at or below zero the field folds.
     """
     grid = field_grid(field)
-    displacement = field["displacement"].transpose(COMPONENT, *grid.dims)
-    data = dask.array.asarray(displacement.data).rechunk({0: -1})
+    data = dask.array.asarray(_displacement(field, grid).data).rechunk({0: -1})
     determinant = dask.array.map_overlap(
         _jacobian_chunk,
         data,
@@ -316,13 +329,13 @@ def save_field(
     StoreError
         If something is there and ``overwrite`` is false.
     """
-    target = Path(path)
+    target = local_path(path)
     grid = field_grid(field)
     check_target(target, overwrite=overwrite)
     partial = target.with_name(f".{target.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        displacement = field["displacement"].transpose(COMPONENT, *grid.dims)
+        displacement = _displacement(field, grid)
         data = dask.array.asarray(displacement.data).astype(np.float32)
         store = write_field_metadata(partial, _FIELD_PATH, grid, data.chunksize)
         dask.array.store(data.rechunk(store.chunks), store, lock=False)
@@ -390,13 +403,19 @@ def from_itk_transform(transform: Any, grid: Grid | xr.DataArray) -> xr.Dataset:
     return make_field(displacement_from_itk(transform, target), target)
 
 
-def open_field(path: str | os.PathLike[str]) -> xr.Dataset:
+def open_field(
+    path: str | os.PathLike[str],
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+) -> xr.Dataset:
     """Open a field that `save_field` wrote, lazily; values are the same to the bit.
 
     Parameters
     ----------
     path
         Path or URL of the store.
+    storage_options
+        For remote stores, passed to fsspec, for example ``{"anon": True}``.
 
     Returns
     -------
@@ -407,14 +426,22 @@ def open_field(path: str | os.PathLike[str]) -> xr.Dataset:
     StoreError
         If there is no such store, or it holds no displacement field.
     """
-    source, grid = read_field_metadata(path)
-    field = xr.Dataset({"displacement": displacement_array(source, grid)})
+    source, grid = read_field_metadata(path, storage_options)
     try:
         extra = xr.open_zarr(
-            str(path), group=_EXTRA, consolidated=False, chunks=None
+            str(path),
+            group=_EXTRA,
+            consolidated=False,
+            chunks=None,
+            storage_options=storage_options,
         ).load()
     except (FileNotFoundError, KeyError):
         extra = xr.Dataset(attrs={"fixed_grid": json.dumps(grid.to_dict())})
     attrs = dict(extra.attrs)
-    field["displacement"].attrs |= json.loads(attrs.pop("displacement_attrs", "{}"))
+    stored = json.loads(attrs.pop("displacement_attrs", "{}"))
+    if grid.units is None:
+        # OME-Zarr has no word for units such as pixels.
+        grid = replace(grid, units=stored.get("units"))
+    field = xr.Dataset({"displacement": displacement_array(source, grid)})
+    field["displacement"].attrs |= stored
     return field.merge(extra).assign_attrs(attrs)

@@ -64,8 +64,17 @@ def normalise_units(units: str | None) -> str | None:
     return name
 
 
-def unit_ratio(source: str | None, target: str | None) -> float:
+def unit_ratio(
+    source: str | None, target: str | None, name: str | None = None
+) -> float:
     """Return the factor that turns a length in ``source`` into one in ``target``.
+
+    Parameters
+    ----------
+    source, target
+        Names of the units.
+    name
+        What has lengths in ``source``, to be named in the error.
 
     Raises
     ------
@@ -80,7 +89,8 @@ def unit_ratio(source: str | None, target: str | None) -> float:
         # Powers of ten are meant exactly; 1e-3 / 1e-6 is not 1000.0 in binary.
         return float(f"{ratio:.14g}")
     msg = (
-        f"lengths in {source or 'no unit'} do not convert to {target or 'no unit'}; "
+        f"{name + ': ' if name else ''}lengths in {source or 'no unit'} do not convert "
+        f"to {target or 'no unit'}; "
         "give both images the same kind of unit, for example "
         "image.x.attrs['units'] = 'micrometer' on each spatial coordinate"
     )
@@ -215,15 +225,22 @@ class Grid:
             spacing=tuple(s * k for s, k in zip(self.spacing, steps, strict=True)),
         )
 
-    def to_units(self, units: str | None) -> Grid:
+    def to_units(self, units: str | None, name: str | None = None) -> Grid:
         """Return the same grid with its lengths expressed in another unit.
+
+        Parameters
+        ----------
+        units
+            The unit.
+        name
+            Whose grid it is, to be named in the error.
 
         Raises
         ------
         InputError
             If the units do not convert.
         """
-        ratio = unit_ratio(self.units, units)
+        ratio = unit_ratio(self.units, units, name)
         return replace(
             self,
             spacing=tuple(s * ratio for s in self.spacing),

@@ -11,11 +11,18 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import dask
+import dask.array
 import numpy as np
 import xarray as xr
 
 from xdreg.errors import InputError
-from xdreg.field import is_field, open_displacement
+from xdreg.field import (
+    field_grid,
+    is_field,
+    open_displacement,
+    transform_points,
+)
+from xdreg.grid import unit_ratio
 from xdreg.options import Custom
 from xdreg.planning import Plan, PlannedStage, Pyramid, build_pyramid
 from xdreg.readers import ImageReader, channel_index, image_reader, source_of
@@ -26,31 +33,69 @@ if TYPE_CHECKING:
     from xdreg.grid import Grid
 
 
-def starting_point(initial: Any) -> Any:
-    """Return a matrix, a field Dataset, an ITK transform, or None."""
+def starting_point(initial: Any, grid: Grid) -> Any:
+    """Return a matrix, a field Dataset, an ITK transform, or None, once checked.
+
+    Parameters
+    ----------
+    initial
+        What the user gave.
+    grid
+        Of the fixed image, which it must fit.
+
+    Raises
+    ------
+    InputError
+        If it is something else, of another dimension, or cannot be inverted.
+    """
     if initial is None:
         return None
     if isinstance(initial, xr.Dataset):
-        if not is_field(initial):
-            msg = "initial is a Dataset without 'displacement'; is it a field of xdreg?"
-            raise InputError(msg)
-        return initial
+        return _checked_field(initial, grid)
     if hasattr(initial, "TransformPoint"):
-        from xdreg.itk_bridge import matrix_from_itk
+        from xdreg.itk_bridge import check_transform, matrix_from_itk
 
+        check_transform(initial, grid.ndim, "initial")
         matrix = matrix_from_itk(initial)
         return initial if matrix is None else matrix
     try:
         matrix = np.asarray(initial, np.float64)
     except (TypeError, ValueError):
         matrix = np.empty(0)
-    if matrix.ndim == 2 and np.isfinite(matrix).all():
-        return matrix
-    msg = (
-        "initial must be an itk.Transform, a field, or a homogeneous matrix of finite "
-        f"numbers, got {type(initial).__name__}"
-    )
-    raise InputError(msg)
+    if matrix.ndim != 2 or not np.isfinite(matrix).all():
+        msg = (
+            "initial must be an itk.Transform, a field, or a homogeneous matrix of "
+            f"finite numbers, got {type(initial).__name__}"
+        )
+        raise InputError(msg)
+    size, last = grid.ndim + 1, [0.0] * grid.ndim + [1.0]
+    if matrix.shape != (size, size):
+        msg = (
+            f"initial is a matrix of shape {matrix.shape}; expected a homogeneous "
+            f"{(size, size)} in the order of the dims {grid.dims}"
+        )
+        raise InputError(msg)
+    if not np.allclose(matrix[-1], last) or np.linalg.det(matrix) == 0:
+        msg = (
+            f"initial must be invertible and its last row {last}, got {matrix.tolist()}"
+        )
+        raise InputError(msg)
+    return matrix
+
+
+def _checked_field(initial: xr.Dataset, grid: Grid) -> xr.Dataset:
+    if not is_field(initial):
+        msg = "initial is a Dataset without 'displacement'; is it a field of xdreg?"
+        raise InputError(msg)
+    own = field_grid(initial)
+    if own.dims != grid.dims:
+        msg = f"initial is a field on {own.dims}, and fixed has {grid.dims}"
+        raise InputError(msg)
+    own.to_units(grid.units, "initial")
+    if not bool(np.isfinite(initial["displacement"]).all()):
+        msg = "initial is a field with NaN or infinity; fill them, or leave it out"
+        raise InputError(msg)
+    return initial
 
 
 def channel_selection(
@@ -65,15 +110,41 @@ def channel_selection(
 
 
 def check_overlap(plan: Plan, start: Any) -> None:
-    """Refuse images that share no space, unless a start brings them near."""
-    (a, b), (c, d) = plan.fixed.grids[0].bounds, plan.moving.grids[0].bounds
-    if start is None and ((b <= c) | (d <= a)).any():
+    """Refuse images that share no space, once the fixed one is mapped by the start."""
+    fixed, moving = plan.fixed.grids[0], plan.moving.grids[0]
+    lower, upper = _mapped_bounds(fixed, start)
+    low, high = moving.bounds
+    if ((upper <= low) | (high <= lower)).any():
+        where = "fixed spans" if start is None else "initial maps fixed to"
         msg = (
-            f"fixed spans {_span(a, b)} and moving {_span(c, d)} "
-            f"{plan.fixed.grids[0].units or ''}: they do not overlap. Check units and "
-            "origins, or say where they meet with initial=, a matrix of a translation"
+            f"{where} {_span(lower, upper)} and moving spans {_span(low, high)} "
+            f"{fixed.units or ''}: they do not overlap. Check units and origins, or "
+            "say where they meet with initial=, a matrix of a translation"
         )
         raise InputError(msg)
+
+
+def _mapped_bounds(
+    grid: Grid, start: Any
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the bounds of a few points all over the grid, mapped by the start."""
+    lower, upper = grid.bounds
+    if start is None:
+        return lower, upper
+    axes = np.linspace(lower, upper, 3).T
+    points = np.stack([axis.ravel() for axis in np.meshgrid(*axes)], axis=1)
+    if isinstance(start, np.ndarray):
+        mapped = points @ start[:-1, :-1].T + start[:-1, -1]
+    elif isinstance(start, xr.Dataset):
+        ratio = unit_ratio(field_grid(start).units, grid.units)
+        mapped = ratio * transform_points(start, points / ratio)
+        # Outside its own fixed image a field says nothing.
+        mapped = np.where(np.isfinite(mapped), mapped, points)
+    else:
+        mapped = np.array(
+            [list(start.TransformPoint(p[::-1].tolist()))[::-1] for p in points]
+        )
+    return mapped.min(axis=0), mapped.max(axis=0)
 
 
 def _span(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> str:
@@ -87,19 +158,19 @@ def mask_pyramid(mask: Any, image: Grid, name: str) -> Pyramid | None:
     pyramid = build_pyramid(mask, name, image.units)
     grid = pyramid.grids[0]
     owner = name.removesuffix("_mask")
-    tolerance = (
-        np.maximum(grid.spacing, image.spacing) if grid.ndim == image.ndim else 0
-    )
-    differs = grid.ndim != image.ndim or any(
-        (np.abs(a - b) > tolerance).any()
-        for a, b in zip(grid.bounds, image.bounds, strict=True)
-    )
+    differs = grid.ndim != image.ndim
+    if not differs:
+        # A coarser level may end up to one of its voxels earlier.
+        coarser = np.greater(grid.spacing, 1.01 * np.asarray(image.spacing))
+        tolerance = np.where(coarser, grid.spacing, 0.5 * np.asarray(image.spacing))
+        gaps = np.abs(np.subtract(grid.bounds, image.bounds))
+        differs = bool((gaps > tolerance).any())
     if differs:
         msg = (
             f"{name} spans {_span(*grid.bounds)} and {owner} {_span(*image.bounds)}: a "
-            f"mask must cover its image. Bring it there with "
-            f"{name}.interp_like({owner}, "
-            "method='nearest'), or check its coordinates"
+            f"mask must cover its image. Bring it there with {name}.astype('float32')"
+            f".interp_like({owner}, method='nearest').fillna(0), or check its "
+            "coordinates"
         )
         raise InputError(msg)
     stored = [i for i, array in enumerate(pyramid.arrays) if array is not None]
@@ -107,6 +178,18 @@ def mask_pyramid(mask: Any, image: Grid, name: str) -> Pyramid | None:
         tuple(pyramid.arrays[i] for i in stored),
         tuple(pyramid.grids[i] for i in stored),
     )
+
+
+def check_mask(mask: Pyramid | None, name: str) -> None:
+    """Refuse a mask in which nothing counts."""
+    # Coarse levels first: most masks need no other.
+    for array in reversed(() if mask is None else mask.arrays):
+        values = dask.array.asarray(array.data)  # type: ignore[union-attr]
+        if bool(((values != 0) & ~dask.array.isnan(values)).any().compute()):
+            return
+    if mask is not None:
+        msg = f"{name} is zero everywhere, so nothing counts; is it the right image?"
+        raise InputError(msg)
 
 
 def mask_reader(mask: Pyramid, grid: Grid) -> ImageReader:
@@ -158,7 +241,7 @@ def run_manifest(
     elif isinstance(start, xr.Dataset):
         begin = dask.base.tokenize(open_displacement(start))
     else:
-        begin = None if start is None else repr(start)
+        begin = None if start is None else _token(start, plan.fixed.grids[-1])
     return {
         "fixed": describe_source(plan.fixed),
         "moving": describe_source(plan.moving),
@@ -171,6 +254,14 @@ def run_manifest(
     }
 
 
+def _token(transform: Any, grid: Grid) -> str:
+    """Identify an ITK transform by where it maps a coarse grid."""
+    from xdreg.itk_bridge import displacement_from_itk
+
+    return str(dask.base.tokenize(displacement_from_itk(transform, grid)))
+
+
 def versions() -> dict[str, str]:
     """Return the versions of the packages that a result depends on."""
-    return {name: version(name) for name in ("itk-elastix", "numpy", "xarray", "zarr")}
+    names = "xdreg", "itk-elastix", "numba", "numpy", "xarray", "zarr"
+    return {name: version(name) for name in names}

@@ -126,13 +126,33 @@ def to_itk_image(array: xr.DataArray) -> Any:
         array = array.isel(t=0)
     vector = "c" in array.dims
     values = array.transpose(*grid.dims, *(["c"] if vector else [])).to_numpy()
-    if values.dtype == bool:
-        values = values.astype(np.uint8)
+    values = values.astype(_itk_dtype(values))
     values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
     image = itk.image_from_array(values, is_vector=vector)
     image.SetSpacing([float(s) for s in grid.spacing[::-1]])
     image.SetOrigin([float(o) for o in grid.origin[::-1]])
     return image
+
+
+def _itk_dtype(values: NDArray[Any]) -> np.dtype[Any]:
+    """Return a dtype that ITK knows and that holds every value."""
+    dtype = values.dtype
+    wider = {"bool": np.uint8, "int8": np.int16, "float16": np.float32}
+    if dtype.name in wider:
+        return np.dtype(wider[dtype.name])
+    if dtype.name == "int64":
+        for candidate in (np.int32, np.uint32):
+            limits = np.iinfo(candidate)
+            if not values.size or (
+                limits.min <= values.min() and values.max() <= limits.max
+            ):
+                return np.dtype(candidate)
+        msg = (
+            f"ITK has no images of {dtype}, and 32 bits do not hold the values; "
+            "convert it with image.astype('float64')"
+        )
+        raise InputError(msg)
+    return dtype
 
 
 def open_image(
@@ -223,7 +243,7 @@ def displacement_from_itk(transform: Any, grid: Grid) -> NDArray[np.float32]:
     """
     import itk
 
-    _check_transform(transform, grid.ndim)
+    check_transform(transform, grid.ndim)
     matrix = matrix_from_itk(transform)
     if matrix is not None:
         return kernels.resample_displacement(
@@ -284,17 +304,17 @@ def matrix_to_itk(matrix: NDArray[np.float64]) -> Any:
     return transform
 
 
-def _check_transform(transform: Any, ndim: int) -> None:
+def check_transform(transform: Any, ndim: int, name: str = "the transform") -> None:
+    """Refuse what is no ITK transform of so many dimensions."""
     if not hasattr(transform, "TransformPoint"):
         msg = (
             f"expected an itk.Transform, got {type(transform).__name__}; read files "
-            f"with "
-            "itk.transformread"
+            "with itk.transformread"
         )
         raise InputError(msg)
     if int(transform.GetInputSpaceDimension()) != ndim:
         msg = (
-            f"the transform has {transform.GetInputSpaceDimension()} dimensions, the "
-            f"grid has {ndim}"
+            f"{name} has {transform.GetInputSpaceDimension()} dimensions, the grid has "
+            f"{ndim}"
         )
         raise InputError(msg)

@@ -135,11 +135,11 @@ def zarr_array_of(array: xr.DataArray) -> zarr.Array[Any] | None:
 def lazy_zarr(source: zarr.Array[Any]) -> dask.array.Array:
     """Return a Zarr array as a Dask array, one chunk per stored chunk or shard."""
     chunks = source.shards or source.chunks
-    name = f"zarr-{tokenize(source, _modified(source))}"
+    name = f"zarr-{tokenize(source, modified(source))}"
     return dask.array.from_array(source, chunks=chunks, inline_array=False, name=name)
 
 
-def _modified(source: zarr.Array[Any]) -> int | None:
+def modified(source: zarr.Array[Any]) -> int | None:
     """Tell a local array from the one that it overwrote; a cluster may hold both."""
     from zarr.storage import LocalStore
 

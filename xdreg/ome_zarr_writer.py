@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -84,7 +84,7 @@ def write_ome_zarr(
     """
     import zarr
 
-    target = _local(path)
+    target = local_path(path)
     _check_values(image)
     grid = grid_of(image)
     others = [str(d) for d in image.dims if d not in grid.dims]
@@ -160,11 +160,12 @@ def _replace(partial: Path, target: Path) -> None:
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def _local(path: str | os.PathLike[str]) -> Path:
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """Return where to write, absolute; refuse URLs."""
     if "://" in os.fspath(path):
         msg = (
-            f"images are written to local directories, not to {path}; write to one "
-            "and copy it there, for example with fsspec"
+            f"images and fields are written to local directories, not to {path}; write "
+            "to one and copy it there, for example with fsspec"
         )
         raise InputError(msg)
     # Absolute, since a worker may run in another directory.
@@ -357,7 +358,9 @@ def write_field_metadata(
     return group[metadata["multiscales"][0]["datasets"][0]["path"]]  # type: ignore[return-value]
 
 
-def read_field_metadata(path: str | os.PathLike[str]) -> tuple[zarr.Array[Any], Grid]:
+def read_field_metadata(
+    path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+) -> tuple[zarr.Array[Any], Grid]:
     """Return the displacement array of a field store, and its geometry.
 
     Raises
@@ -370,20 +373,8 @@ def read_field_metadata(path: str | os.PathLike[str]) -> tuple[zarr.Array[Any], 
     from xdreg.ome_zarr import _open_group, _read_metadata
 
     address = os.fspath(path)
-    group = _open_group(address, None)
-    ome: Any = group.attrs.get("ome", {})
-    transforms = ome.get("scene", {}).get("coordinateTransformations", [])
-    found = [t for t in transforms if t.get("type") == "displacements"]
-    if not found:
-        msg = (
-            f"{address} holds no displacement field; open images with "
-            "xdreg.open_ome_zarr"
-        )
-        raise StoreError(msg)
-    location = found[0]["path"]
-    if ".." in location.split("/") or location.startswith("/"):
-        msg = f"{address}: the field's path {location!r} leaves the store"
-        raise StoreError(msg)
+    group = _open_group(address, storage_options)
+    location = _field_location(address, dict(group.attrs))
     child = group.get(location)
     if not isinstance(child, zarr.Group):
         msg = f"{address} names a field {location!r}, but has no image group there"
@@ -400,3 +391,29 @@ def read_field_metadata(path: str | os.PathLike[str]) -> tuple[zarr.Array[Any], 
         units,
     )
     return array, grid
+
+
+def _field_location(address: str, attrs: Mapping[str, Any]) -> str:
+    """Return the path of the field that a scene's first displacements name."""
+    ome = attrs.get("ome")
+    scene = ome.get("scene") if isinstance(ome, dict) else None
+    steps = scene.get("coordinateTransformations") if isinstance(scene, dict) else None
+    found = [
+        step
+        for step in (steps if isinstance(steps, list) else ())
+        if isinstance(step, dict) and step.get("type") == "displacements"
+    ]
+    if not found:
+        msg = (
+            f"{address} holds no displacement field; open images with "
+            "xdreg.open_ome_zarr"
+        )
+        raise StoreError(msg)
+    location = found[0].get("path")
+    if not isinstance(location, str) or not location:
+        msg = f"{address} has displacements without a path; correct the metadata"
+        raise StoreError(msg)
+    if ".." in location.split("/") or location.startswith("/"):
+        msg = f"{address}: the field's path {location!r} leaves the store"
+        raise StoreError(msg)
+    return location

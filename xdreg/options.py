@@ -71,6 +71,8 @@ class Stage:
     nearest_metric: ClassVar[Mapping[str, Metric]] = {}
     #: Options that the method takes by the same name where they are set.
     passed_on: ClassVar[tuple[str, ...]] = ("iterations", "timeout")
+    #: Options that may be one number, or one per dim.
+    per_axis: ClassVar[tuple[str, ...]] = ()
 
     level: int | None = None
     metric: Metric | None = None
@@ -101,6 +103,17 @@ class Stage:
     def name(self) -> str:
         """The stage's kind, in lower case."""
         return type(self).__name__.lower()
+
+    def check_axes(self, ndim: int) -> None:
+        """Refuse options with a number per dim that are not so many."""
+        for name in self.per_axis:
+            value = getattr(self, name)
+            if isinstance(value, (list, tuple)) and len(value) != ndim:
+                msg = (
+                    f"{name} of {type(self).__name__} must be one number or {ndim}, "
+                    f"one per dim, got {value!r}"
+                )
+                raise InputError(msg)
 
     def engine_options(self) -> dict[str, Any]:
         """Options for the engine: those that were set."""
@@ -231,6 +244,8 @@ class LocalCorrelation(Blockwise):
         "iterations", "timeout", "radius", "update_sigma", "field_sigma", "step",
     )  # fmt: skip
 
+    per_axis: ClassVar[tuple[str, ...]] = ("radius", "update_sigma", "field_sigma")
+
     radius: PerAxis | None = None
     update_sigma: PerAxis | None = None
     field_sigma: PerAxis | None = None
@@ -271,6 +286,8 @@ class BSpline(Blockwise):
     passed_on: ClassVar[tuple[str, ...]] = (
         "iterations", "timeout", "samples", "grid_spacing",
     )  # fmt: skip
+
+    per_axis: ClassVar[tuple[str, ...]] = ("grid_spacing",)
 
     grid_spacing: PerAxis | None = None
     samples: int | None = None

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from xdreg.blocks import Partition
-from xdreg.coordinates import grid_of
+from xdreg.coordinates import grid_of, spatial_dims
 from xdreg.errors import InputError
 from xdreg.options import (
     OWN_METRICS,
@@ -69,6 +69,16 @@ class Pyramid:
     arrays: tuple[xr.DataArray | None, ...]
     grids: tuple[Grid, ...]
 
+    def level_within(self, voxels: int) -> int:
+        """Return the finest level of at most so many voxels, else the coarsest."""
+        fitting = (i for i, grid in enumerate(self.grids) if grid.size <= voxels)
+        return next(fitting, len(self.grids) - 1)
+
+    @property
+    def overview(self) -> int:
+        """The level on which a look at the whole image costs little."""
+        return self.level_within(COARSEST_DEFORMABLE_VOXELS)
+
     def level_like(self, grid: Grid) -> int:
         """Return the level whose voxels are nearest in size to those of ``grid``."""
         cost = [
@@ -123,7 +133,7 @@ def build_pyramid(image: Any, name: str, units: str | None = OWN_UNITS) -> Pyram
     arrays: list[xr.DataArray | None] = [*image_levels(image, name)]
     grids = [grid_of(array, name) for array in arrays if array is not None]
     target = grids[0].units if units == OWN_UNITS else units
-    grids = [grid.to_units(target) for grid in grids]
+    grids = [grid.to_units(target, name) for grid in grids]
     for factors in pyramid_factors(grids[-1]):
         grids.append(grids[-1].coarsen(factors))
         arrays.append(None)
@@ -257,22 +267,17 @@ def make_plan(
     check_metric(metric)
     fixed_pyramid = build_pyramid(fixed, "fixed")
     grid = fixed_pyramid.grids[0]
-    moving_pyramid = build_pyramid(moving, "moving", grid.units)
-    other = moving_pyramid.grids[0]
-    if grid.ndim != other.ndim:
+    other = len(spatial_dims(image_levels(moving, "moving")[0], "moving"))
+    if grid.ndim != other:
         msg = (
-            f"fixed has {grid.ndim} spatial dimensions and moving {other.ndim}; "
-            f"select a "
+            f"fixed has {grid.ndim} spatial dimensions and moving {other}; select a "
             "plane of the larger one, for example moving.isel(z=0)"
         )
         raise InputError(msg)
-    linear_level = _first_level(
-        fixed_pyramid, lambda g: g.size <= LINEAR_VOXELS[g.ndim]
-    )
+    moving_pyramid = build_pyramid(moving, "moving", grid.units)
+    linear_level = fixed_pyramid.level_within(LINEAR_VOXELS[grid.ndim])
     if stages is None:
-        coarsest = _first_level(
-            fixed_pyramid, lambda g: g.size <= COARSEST_DEFORMABLE_VOXELS
-        )
+        coarsest = fixed_pyramid.overview
         linear: list[Stage] = (
             [Affine()] if metric in OWN_METRICS else [Rigid(), Affine()]
         )
@@ -281,7 +286,8 @@ def make_plan(
         deformable = BSpline if metric == "msd" else LocalCorrelation
         chosen += [deformable(level=level) for level in range(coarsest, -1, -1)]
     else:
-        chosen = [as_stage(stage) for stage in stages]
+        given = [stages] if isinstance(stages, Stage) or callable(stages) else stages
+        chosen = [as_stage(stage) for stage in given]
     if not chosen:
         msg = "stages is empty; give at least one, or leave it out for the default"
         raise InputError(msg)
@@ -307,6 +313,7 @@ def make_plan(
     planned = []
     for stage, level in zip(chosen, levels, strict=True):
         level_grid = fixed_pyramid.grids[level]
+        stage.check_axes(grid.ndim)
         if isinstance(stage, Blockwise) and stage.field_step is None:
             stage = replace(stage, field_step=2 if level == min(levels) else 1)
         planned.append(
@@ -318,13 +325,6 @@ def make_plan(
             )
         )
     return Plan(tuple(planned), fixed_pyramid, moving_pyramid)
-
-
-def _first_level(pyramid: Pyramid, fits: Any) -> int:
-    for level, grid in enumerate(pyramid.grids):
-        if fits(grid):
-            return level
-    return len(pyramid.grids) - 1
 
 
 def _partition(

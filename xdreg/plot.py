@@ -9,7 +9,7 @@ import xarray as xr
 
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import InputError
-from xdreg.field import COMPONENT, field_grid, fixed_grid
+from xdreg.field import COMPONENT, field_grid, fixed_grid, identity
 from xdreg.planning import image_levels
 from xdreg.resampling import warp
 
@@ -48,8 +48,7 @@ def before_after(field: xr.Dataset, fixed: Any, moving: Any) -> Figure:
 
     target, reference = _slice(_coarse(fixed, "fixed"))
     source = _coarse(moving, "moving").astype(np.float32)
-    identity = _identity(field)
-    before = _plane(warp(identity, source, like=target))
+    before = _plane(warp(identity(field), source, like=target))
     after = _plane(warp(field, source, like=target))
     figure: Figure = plt.figure(figsize=(14, 5), layout="constrained")
     plt.close(figure)  # a notebook shows what is returned, and would show it twice
@@ -103,10 +102,6 @@ def _slice(fixed: xr.DataArray) -> tuple[xr.DataArray, NDArray[Any]]:
 def _plane(image: xr.DataArray) -> NDArray[Any]:
     values = np.asarray(image.values, np.float32)
     return values[0] if values.ndim == 3 else values
-
-
-def _identity(field: xr.Dataset) -> xr.Dataset:
-    return field.assign(displacement=xr.zeros_like(field["displacement"]))
 
 
 def _overlay(fixed: NDArray[Any], moved: NDArray[Any]) -> NDArray[Any]:

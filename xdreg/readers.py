@@ -18,7 +18,7 @@ from xdreg import kernels
 from xdreg.coordinates import grid_of, spatial_dims
 from xdreg.errors import InputError
 from xdreg.grid import Grid
-from xdreg.ome_zarr import zarr_array_of
+from xdreg.ome_zarr import modified, zarr_array_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,7 +65,8 @@ class ImageReader:
         """Identify by the source's content or address."""
         source = self.source
         if hasattr(source, "store"):
-            source = (str(source.store), source.path, source.metadata.to_dict())
+            metadata = source.metadata.to_dict()
+            source = (str(source.store), source.path, metadata, modified(source))
         return ("xdreg.ImageReader", normalize_token((source, self.grid, self.axes)))
 
     @property
@@ -137,8 +138,9 @@ class ImageReader:
         values = self.read(
             [slice(w.start, w.stop, k) for w, k in zip(window, strides, strict=True)]
         )
+        # NaN is no foreground.
         return kernels.warp(
-            (values != 0).astype(np.uint8),
+            ((values != 0) & (values == values)).astype(np.uint8),
             strided,
             displacement,
             displacement_grid,
@@ -165,7 +167,7 @@ class FieldReader:
         """Identify by the source's content or address."""
         source = self.source
         if hasattr(source, "store"):
-            source = (str(source.store), source.path)
+            source = (str(source.store), source.path, modified(source))
         return ("xdreg.FieldReader", normalize_token((source, self.grid)))
 
     def read_around(
@@ -290,7 +292,8 @@ def channel_index(array: xr.DataArray, channel: int | str, name: str) -> int:
     labels = [str(v) for v in array["c"].values] if "c" in array.coords else []
     if isinstance(channel, str) and channel in labels:
         return labels.index(channel)
-    if not isinstance(channel, str) and -count <= channel < count:
+    whole = isinstance(channel, int | np.integer) and not isinstance(channel, bool)
+    if whole and -count <= int(channel) < count:
         return int(channel) % count
     msg = f"{name} has no channel {channel!r}; it has {count}" + (
         f", named {labels}" if labels else ", numbered from 0"

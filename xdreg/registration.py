@@ -23,18 +23,16 @@ from xdreg.errors import InputError, MethodError
 from xdreg.field import assemble_field, open_displacement
 from xdreg.inputs import (
     channel_selection,
+    check_mask,
     check_overlap,
-    describe_source,
-    describe_stage,
     mask_pyramid,
     mask_reader,
     run_manifest,
     starting_point,
-    versions,
 )
 from xdreg.local_correlation import local_correlation
 from xdreg.options import OWN_METRICS, BSpline, Custom, Linear, LocalCorrelation
-from xdreg.planning import Plan, PlannedStage, Pyramid, make_plan
+from xdreg.planning import Plan, PlannedStage, Pyramid, image_levels, make_plan
 from xdreg.progress import StageProgress
 from xdreg.pyramid import downsample
 from xdreg.readers import (
@@ -61,7 +59,7 @@ def register(
     fixed: Any,
     moving: Any,
     *,
-    stages: Sequence[Any] | None = None,
+    stages: Any = None,
     metric: Metric = "lncc",
     block_shape: int | Sequence[int] | None = None,
     overlap: int | Sequence[int] | None = None,
@@ -84,9 +82,9 @@ def register(
     fixed, moving : DataTree, DataArray or itk.Image
         The pair, two- or three-dimensional, with physical coordinates.
     stages
-        Stages, such as ``[xdreg.Affine(), xdreg.BSpline(level=1)]``, or functions of
-        two images. By default affine, then local correlation from a coarse to the
-        finest level.
+        A stage or a list of them, such as ``[xdreg.Affine(), xdreg.BSpline(level=1)]``,
+        or functions of two images. By default affine, then local correlation from a
+        coarse to the finest level.
     metric
         ``"lncc"``, local correlation, or ``"ncc"`` for images of one modality;
         ``"mind"``, self-similarity, or ``"mi"``, mutual information, across modalities
@@ -98,19 +96,19 @@ def register(
         Voxels by which a block's window exceeds it on every side.
     fixed_mask, moving_mask : DataArray or DataTree, optional
         Voxels that count are not zero. On the grid of any level of its image.
-    initial : itk.Transform, Dataset, DataArray or (ndim + 1, ndim + 1) array, optional
+    initial : itk.Transform, Dataset or (ndim + 1, ndim + 1) array, optional
         Where to start: a transform, a field, or a homogeneous matrix in dims order,
         fixed → moving, physical units.
     channel, moving_channel
         Index or name of the channel to register; ``moving_channel`` is ``channel``
-        unless given.
+        unless given, where the moving image has any.
     workdir
         Directory to keep the run in; the same call again resumes it. By default a
         temporary one, removed when Python ends.
     progress
         Show a line per stage, on a terminal and in a notebook.
     compute
-        False returns a ``dask.delayed`` object instead of running.
+        False checks everything and returns a ``dask.delayed`` object that runs.
 
     Returns
     -------
@@ -134,25 +132,6 @@ def register(
     >>> field.displacement.dims
     ('component', 'y', 'x')
     """
-    arguments: dict[str, Any] = {
-        "stages": stages,
-        "metric": metric,
-        "block_shape": block_shape,
-        "overlap": overlap,
-        "fixed_mask": fixed_mask,
-        "moving_mask": moving_mask,
-        "initial": initial,
-        "channel": channel,
-        "moving_channel": moving_channel,
-        "workdir": workdir,
-        "progress": progress,
-    }
-    if not compute:
-        run = _Deferred(fixed, moving, arguments)
-        return dask.delayed(run, pure=False)()  # type: ignore[no-any-return]
-    if moving_channel is None:
-        moving_channel = channel
-    start = starting_point(initial)
     plan = make_plan(
         fixed,
         moving,
@@ -160,9 +139,12 @@ def register(
         metric=metric,
         block_shape=block_shape,
         overlap=overlap,
-        initial_is_field=not isinstance(start, np.ndarray) and start is not None,
+        initial_is_field=_is_field_like(initial),
     )
+    start = starting_point(initial, plan.fixed.grids[0])
     check_overlap(plan, start)
+    if moving_channel is None and "c" in image_levels(moving, "moving")[0].dims:
+        moving_channel = channel
     select = [
         channel_selection(pyramid, chosen, name)
         for pyramid, chosen, name in (
@@ -177,11 +159,15 @@ def register(
             (moving_mask, plan.moving, "moving_mask"),
         )
     ]
+    for pyramid, name in zip(masks, ("fixed_mask", "moving_mask"), strict=True):
+        check_mask(pyramid, name)
+    # Made here and not where a delayed run ends up, so that it lasts as long as this
+    # Python.
     directory = WorkDirectory(workdir)
-    directory.claim(run_manifest(plan, start, masks, select))
-    run_ = _Run(plan, directory, select, masks, start)
-    with StageProgress(enabled=progress) as lines:
-        return run_.execute(lines)
+    manifest = run_manifest(plan, start, masks, select)
+    directory.claim(manifest)
+    run = _Run(plan, directory, select, masks, start, manifest, progress)
+    return run() if compute else dask.delayed(run, pure=False)()  # type: ignore[no-any-return]
 
 
 def plan(fixed: Any, moving: Any, **options: Any) -> Plan:
@@ -200,7 +186,7 @@ def plan(fixed: Any, moving: Any, **options: Any) -> Plan:
     Plan
         Printing it shows a table of stages.
     """
-    start = starting_point(options.pop("initial", None))
+    initial = options.pop("initial", None)
     defaults: dict[str, Any] = {
         "stages": None,
         "metric": "lncc",
@@ -211,20 +197,19 @@ def plan(fixed: Any, moving: Any, **options: Any) -> Plan:
     if unknown:
         msg = f"plan does not take {sorted(unknown)}; it takes {sorted(defaults)}"
         raise InputError(msg)
-    is_field_ = start is not None and not isinstance(start, np.ndarray)
-    return make_plan(fixed, moving, **(defaults | options), initial_is_field=is_field_)
+    return make_plan(
+        fixed,
+        moving,
+        **(defaults | options),
+        initial_is_field=_is_field_like(initial),
+    )
 
 
-class _Deferred:
-    """A registration that runs when a delayed object is computed."""
-
-    def __init__(self, fixed: Any, moving: Any, arguments: dict[str, Any]) -> None:
-        self._call = fixed, moving, arguments
-
-    def __call__(self) -> xr.Dataset:
-        """Run it."""
-        fixed, moving, arguments = self._call
-        return register(fixed, moving, **arguments)
+def _is_field_like(initial: Any) -> bool:
+    """Tell whether a run starts from more than a linear transform."""
+    if hasattr(initial, "IsLinear"):
+        return not initial.IsLinear()
+    return isinstance(initial, xr.Dataset)
 
 
 @dataclass
@@ -245,7 +230,10 @@ class _Run:
         select: list[dict[str, int]],
         masks: list[Pyramid | None],
         start: Any,
+        manifest: dict[str, Any],
+        progress: bool,
     ) -> None:
+        self.manifest, self.progress = manifest, progress
         self.plan, self.directory, self.masks = plan, directory, masks
         self.pyramids = {"fixed": plan.fixed, "moving": plan.moving}
         self.select = dict(zip(("fixed", "moving"), select, strict=True))
@@ -253,14 +241,14 @@ class _Run:
         self.contrast: dict[str, float] = {}
         self._readers: dict[tuple[str, int], ImageReader] = {}
 
-    def execute(self, lines: StageProgress) -> xr.Dataset:
+    def __call__(self) -> xr.Dataset:
         """Run all stages and return the field."""
-        coarsest = max(stage.fixed_level for stage in self.plan.stages)
-        for name, level in (
-            ("fixed", coarsest),
-            ("moving", max(s.moving_level for s in self.plan.stages)),
-        ):
-            self._check_content(name, level)
+        with StageProgress(enabled=self.progress) as lines:
+            return self._execute(lines)
+
+    def _execute(self, lines: StageProgress) -> xr.Dataset:
+        for name, pyramid in self.pyramids.items():
+            self._check_content(name, pyramid.overview)
         self._warm_engines()
         state = self._initial_state()
         records: list[dict[str, NDArray[np.float32]]] = []
@@ -335,13 +323,6 @@ class _Run:
             matrix = np.eye(grid.ndim + 1)
         elif isinstance(self.start, np.ndarray):
             matrix = self.start
-            if matrix.shape != (grid.ndim + 1,) * 2:
-                msg = (
-                    f"initial is a matrix of shape {matrix.shape}; expected a "
-                    f"homogeneous "
-                    f"{(grid.ndim + 1,) * 2} in the order of the dims {grid.dims}"
-                )
-                raise InputError(msg)
         else:
             return _State(self._initial_field(grid), None)
         corners = kernels.affine_displacement(matrix, grid)
@@ -472,15 +453,30 @@ class _Run:
         """Stop when every block that ran failed in the method itself."""
         status = records[..., 0]
         failed = np.isin(status, (BlockStatus.CRASHED, BlockStatus.TIMEOUT))
-        if failed.any() and not (status == BlockStatus.SUCCESS).any():
+        if (status == BlockStatus.SUCCESS).any():
+            return
+        label = f"stage {number} ({stage.options.name})"
+        if failed.any():
             first = next(iter(sorted(errors.glob("*.txt"))), None)
-            reason = first.read_text().strip() if first else "no message was left"
-            msg = (
-                f"all {int(failed.sum())} blocks of stage {number} "
-                f"({stage.options.name}) "
-                f"failed; the first said: {reason}"
+            text = first.read_text().strip() if first else "no message was left"
+            reason = next(
+                line
+                for line in reversed(text.splitlines())
+                if not line.startswith("block ")
             )
-            raise MethodError(msg)
+            msg = (
+                f"all {int(failed.sum())} blocks of {label} failed; the first said: "
+                f"{reason}"
+            )
+            error = MethodError(msg)
+            error.add_note(text)
+            raise error
+        found = sorted({BlockStatus(int(v)).meaning for v in status.ravel()})
+        warnings.warn(
+            f"no block of {label} contributes, they are {', '.join(found)}; the field "
+            "is that of the stage before. Check the images' positions and masks",
+            stacklevel=5,
+        )
 
     def _result(
         self, state: _State, records: list[dict[str, NDArray[np.float32]]]
@@ -489,14 +485,7 @@ class _Run:
         matrix = state.matrix
         attrs = {
             "fixed_grid": json.dumps(grid.to_dict()),
-            "xdreg": json.dumps(
-                {
-                    "stages": [describe_stage(stage) for stage in self.plan.stages],
-                    "fixed": describe_source(self.plan.fixed),
-                    "moving": describe_source(self.plan.moving),
-                    "versions": versions(),
-                }
-            ),
+            "xdreg": json.dumps(self.manifest),
         }
         if matrix is not None:
             attrs["matrix"] = json.dumps(matrix.tolist())

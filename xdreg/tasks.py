@@ -204,7 +204,8 @@ def as_displacement(result: object, grid: Grid) -> NDArray[np.float32]:
     Raises
     ------
     MethodError
-        If it is something else, has NaN, or does not lie on the window.
+        If it is something else, has NaN, or does not lie on the window. Without
+        coordinates it must have the window's shape.
     """
     if not isinstance(result, xr.DataArray):
         from xdreg.itk_bridge import displacement_from_itk  # itk loads slowly
@@ -218,6 +219,9 @@ def as_displacement(result: object, grid: Grid) -> NDArray[np.float32]:
         )
         raise MethodError(msg)
     result = result.transpose(*expected)
+    bare = not any(dim in result.coords for dim in grid.dims)
+    if bare and result.shape[1:] == grid.shape:
+        result = result.assign_coords(coordinates(grid))
     values = np.asarray(result.values, np.float32)
     if not np.isfinite(values).all():
         msg = "the method returned NaN or infinity"
