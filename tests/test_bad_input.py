@@ -6,6 +6,7 @@ import xarray as xr
 
 import xdreg
 from xdreg.coordinates import coordinates
+from xdreg.field import make_field
 from xdreg.grid import Grid
 
 
@@ -14,6 +15,13 @@ def image(shape=(40, 48), *, units="micrometer", origin=0.0, seed=0):
     grid = Grid(("z", "y", "x")[-ndim:], shape, (1.0,) * ndim, (origin,) * ndim, units)
     values = np.random.default_rng(seed).random(shape).astype(np.float32)
     return xr.DataArray(values, dims=grid.dims, coords=coordinates(grid))
+
+
+def field(shape):
+    ndim = len(shape)
+    dims = ("z", "y", "x")[-ndim:]
+    grid = Grid(dims, shape, (48.0,) * ndim, (0.0,) * ndim, "micrometer")
+    return make_field(np.zeros((ndim, *shape), np.float32), grid)
 
 
 def never(fixed, moving):
@@ -47,6 +55,22 @@ GOOD = image()
         (GOOD, GOOD, {"stages": [xdreg.Affine(level=9)]}, "asks for level 9"),
         (GOOD, GOOD, {"initial": np.eye(4)}, r"matrix of shape \(4, 4\)"),
         (GOOD, GOOD, {"initial": "start.tfm"}, "initial must be"),
+        (GOOD, GOOD, {"initial": np.diag([0.0, 1.0, 1.0])}, "invertible"),
+        (GOOD, GOOD, {"initial": [[1, 0, 0], [0, 1, 0], [0.1, 0, 1]]}, "last row"),
+        (GOOD, GOOD, {"initial": field((2, 2, 2))}, "initial is a field on"),
+        (GOOD, GOOD, {"initial": field((2, 2)) * np.nan}, "NaN or infinity"),
+        (GOOD, image(origin=1e4), {"initial": np.eye(3)}, "initial maps fixed to"),
+        (GOOD, GOOD, {"fixed_mask": GOOD < -1}, "fixed_mask is zero everywhere"),
+        (GOOD, GOOD, {"moving_mask": image(origin=1.0) > 0}, "must cover its image"),
+        (
+            GOOD,
+            GOOD,
+            {"stages": xdreg.LocalCorrelation(radius=(1.0, 2.0, 3.0))},
+            "radius of LocalCorrelation must be one number or 2",
+        ),
+        (GOOD, image(units=None), {}, "^moving: lengths in no unit"),
+        (GOOD, image((4, 40, 48), units=None), {}, "spatial dimensions"),
+        (GOOD, GOOD, {"channel": 0.5}, "no channel"),
     ],
 )
 def test_bad_arguments(fixed, moving, options, text):
@@ -129,3 +153,30 @@ def test_units_that_convert_are_converted():
     field = fixed.dreg.register(moving, stages=[same], progress=False)
     assert field.displacement.attrs["units"] == "micrometer"
     assert (field.block_status == 0).all()
+
+
+def test_a_mask_brought_to_its_image_as_the_error_says():
+    small = image((20, 48)) > -1
+    with pytest.raises(xdreg.InputError) as caught:
+        xdreg.register(GOOD, GOOD, fixed_mask=small, stages=never, progress=False)
+    assert "astype('float32').interp_like(fixed, method='nearest')" in str(caught.value)
+    mask = small.astype("float32").interp_like(GOOD, method="nearest")
+
+    def check(fixed, moving):
+        assert fixed.mask[:20].all()
+        assert not fixed.mask[20:].any()
+        return xr.DataArray(np.zeros((2, 40, 48)), dims=("component", "y", "x"))
+
+    # NaN is no foreground, filled or not; a result of the window's shape needs no
+    # coordinates.
+    for given in (mask, mask.fillna(0)):
+        found = xdreg.register(
+            GOOD, GOOD, fixed_mask=given, stages=check, progress=False
+        )
+        assert (found.block_status == 0).all()
+
+
+def test_no_block_that_contributes_is_said():
+    far = image(origin=39.0)
+    with pytest.warns(UserWarning, match="no block of stage 0 .* too_few_samples"):
+        xdreg.register(GOOD, far, stages=[never], progress=False)

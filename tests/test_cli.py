@@ -24,7 +24,7 @@ def test_register_info_and_warp(tmp_path):
     fixed, moving = xdreg.datasets.write_phantom_pair(tmp_path, (80, 96), amplitude=3.0)
     done = run("register", fixed, moving, "-o", tmp_path / "out", "--block-shape", 64)
     assert done.returncode == 0, done.stderr
-    for word in ("similarity", "success", "time", "peak memory"):
+    for word in ("correlation", "success", "time", "peak memory"):
         assert word in done.stdout
     field = xdreg.open_field(tmp_path / "out" / "field.ome.zarr")
     moved = xdreg.open_ome_zarr(tmp_path / "out" / "moved.ome.zarr", level=0)
@@ -60,3 +60,12 @@ def test_import_is_light():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_an_output_that_cannot_be_made_is_one_line(tmp_path):
+    paths = xdreg.datasets.write_phantom_pair(tmp_path, (64, 80))
+    (tmp_path / "taken").write_text("")
+    done = run("register", *paths, "-o", tmp_path / "taken")
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "cannot be made" in done.stderr

@@ -141,3 +141,45 @@ def test_jacobian_is_the_same_for_any_chunking():
     chunked = field.chunk(z=4, y=5, x=6).dreg.jacobian_determinant()
     np.testing.assert_array_equal(whole.values, chunked.values)
     assert float(whole.min()) > 0
+
+
+def test_components_are_known_by_name(tmp_path):
+    values = np.stack([np.full((3, 4), 1.0), np.full((3, 4), 2.0)]).astype(np.float32)
+    grid = Grid(("y", "x"), (3, 4), (1.0, 1.0), (0.0, 0.0))
+    field = make_field(values, grid)
+    turned = field.isel(component=[1, 0])
+    point = [[1.0, 1.0]]
+    np.testing.assert_array_equal(turned.dreg.transform_points(point), [[2.0, 3.0]])
+    turned.dreg.to_ome_zarr(tmp_path / "field.ome.zarr")
+    again = xdreg.open_field(tmp_path / "field.ome.zarr")
+    np.testing.assert_array_equal(again.displacement, field.displacement)
+
+
+def test_a_unit_without_a_word_in_the_standard_is_kept(tmp_path):
+    grid = Grid(("y", "x"), (3, 4), (1.0, 1.0), (0.0, 0.0), "pixel")
+    field = make_field(np.ones((2, 3, 4), np.float32), grid)
+    field.dreg.to_ome_zarr(tmp_path / "field.ome.zarr")
+    again = xdreg.open_field(tmp_path / "field.ome.zarr")
+    xr.testing.assert_identical(again.load(), field.load())
+    assert again.x.attrs["units"] == "pixel"
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [[], {"coordinateTransformations": None},
+     {"coordinateTransformations": [{"type": "displacements"}]},
+     {"coordinateTransformations": [{"type": "displacements", "path": 3}]}],
+)  # fmt: skip
+def test_a_damaged_field_store_is_said(scene, tmp_path):
+    import zarr
+
+    zarr.create_group(tmp_path / "a.zarr", attributes={"ome": {"scene": scene}})
+    with pytest.raises(xdreg.StoreError, match="displacement"):
+        xdreg.open_field(tmp_path / "a.zarr")
+
+
+def test_fields_are_not_written_to_urls():
+    grid = Grid(("y", "x"), (3, 4), (1.0, 1.0), (0.0, 0.0))
+    field = make_field(np.ones((2, 3, 4), np.float32), grid)
+    with pytest.raises(xdreg.InputError, match="local directories"):
+        field.dreg.to_ome_zarr("s3://bucket/field.ome.zarr")

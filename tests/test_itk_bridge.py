@@ -5,9 +5,11 @@ import itertools
 import itk
 import numpy as np
 import pytest
+import xarray as xr
 
 import xdreg
 from xdreg.coordinates import grid_of
+from xdreg.errors import InputError
 from xdreg.grid import Grid
 from xdreg.itk_bridge import displacement_from_itk, matrix_from_itk, matrix_to_itk
 from xdreg.kernels import grid_points
@@ -122,3 +124,19 @@ def test_what_is_no_transform_is_refused():
         xdreg.from_itk_transform("a.tfm", grid)
     with pytest.raises(xdreg.InputError, match="3 dimensions"):
         xdreg.from_itk_transform(itk.TranslationTransform[itk.D, 3].New(), grid)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int64", "float16", "bool", ">i4", "uint64"])
+def test_every_dtype_becomes_one_that_itk_has(dtype):
+    values = np.arange(12).reshape(3, 4).astype(dtype)
+    axis = [0.0, 1.0, 2.0, 3.0]
+    image = xr.DataArray(values, {"y": axis[:3], "x": axis}, ("y", "x"))
+    again = xdreg.from_itk_image(image.dreg.to_itk_image())
+    np.testing.assert_array_equal(again.values.astype(dtype), values)
+
+
+def test_values_beyond_32_bits_are_refused():
+    axis = [0.0, 1.0]
+    image = xr.DataArray(np.full((2, 2), 2**40), {"y": axis, "x": axis}, ("y", "x"))
+    with pytest.raises(InputError, match="astype\\('float64'\\)"):
+        image.dreg.to_itk_image()

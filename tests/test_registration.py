@@ -13,6 +13,8 @@ import xdreg
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.grid import Grid
 from xdreg.kernels import affine_displacement, grid_points, resample_displacement
+from xdreg.planning import COARSEST_DEFORMABLE_VOXELS
+from xdreg.readers import ImageReader
 
 STAGES = [xdreg.BSpline(level=0, iterations=60)]
 
@@ -227,3 +229,88 @@ def test_field_points_and_readers_pickle(tmp_path):
     field = resample_displacement(*affine_displacement(np.eye(3), grid), grid)
     assert field.shape == (2, *grid.shape)
     assert len(grid_points(Grid(grid.dims, (2, 3), grid.spacing, grid.origin))) == 6
+
+
+def test_a_delayed_run_outlives_the_process_that_ran_it():
+    pair = xdreg.datasets.phantom_pair((40, 48), amplitude=2.0)
+    options = {"stages": [xdreg.LocalCorrelation(iterations=5)], "progress": False}
+    delayed = xdreg.register(pair.fixed, pair.moving, compute=False, **options)
+    with dask.config.set(scheduler="processes", num_workers=1):
+        field = delayed.compute()
+    direct = xdreg.register(pair.fixed, pair.moving, **options)
+    np.testing.assert_array_equal(field.displacement, direct.displacement)
+
+
+def test_a_delayed_run_is_checked_at_once():
+    image = xdreg.datasets.phantom_pair((40, 48)).fixed
+    with pytest.raises(xdreg.InputError, match="initial is a matrix"):
+        xdreg.register(image, image, initial=np.eye(4), compute=False)
+
+
+def test_a_changed_image_is_not_resumed(tmp_path):
+    paths = xdreg.datasets.write_phantom_pair(tmp_path, (64, 80), amplitude=2.0)
+    options = {"workdir": tmp_path / "run", "progress": False}
+    options["stages"] = [xdreg.LocalCorrelation(level=0, iterations=3)]
+    fixed, moving = (xdreg.open_ome_zarr(path) for path in paths)
+    first = fixed.dreg.register(moving, **options)
+    again = fixed.dreg.register(xdreg.open_ome_zarr(paths[1]), **options)
+    np.testing.assert_array_equal(first.displacement, again.displacement)
+    other = xdreg.datasets.phantom_pair((64, 80), seed=9).moving
+    xdreg.save(other, paths[1], overwrite=True)
+    with pytest.raises(xdreg.InputError, match="What differs: moving"):
+        fixed.dreg.register(xdreg.open_ome_zarr(paths[1]), **options)
+
+
+def test_a_transform_is_known_by_what_it_does(tmp_path):
+    pair = xdreg.datasets.phantom_pair((40, 48))
+
+    def spline(value):
+        transform = itk.BSplineTransform[itk.D, 2, 3].New()
+        transform.SetTransformDomainPhysicalDimensions([48.0, 40.0])
+        transform.SetTransformDomainMeshSize([4, 4])
+        size = transform.GetNumberOfParameters()
+        parameters = itk.OptimizerParameters[itk.D](size)
+        for i in range(size):
+            parameters.SetElement(i, value)
+        transform.SetParameters(parameters)
+        return transform
+
+    options = {"workdir": tmp_path / "run", "progress": False}
+    options["stages"] = [xdreg.LocalCorrelation(level=0, iterations=3)]
+    fields = [
+        pair.fixed.dreg.register(pair.moving, initial=spline(0.5), **options)
+        for _ in range(2)
+    ]
+    np.testing.assert_array_equal(fields[0].displacement, fields[1].displacement)
+    with pytest.raises(xdreg.InputError, match="What differs: initial"):
+        pair.fixed.dreg.register(pair.moving, initial=spline(0.6), **options)
+
+
+@pytest.mark.filterwarnings("ignore:no block of stage")
+def test_only_an_overview_is_read_whole(monkeypatch):
+    largest = []
+    read = ImageReader.read
+
+    def watched(self, window=None):
+        values = read(self, window)
+        largest.append(values.size)
+        return values
+
+    monkeypatch.setattr(ImageReader, "read", watched)
+    image = xdreg.datasets.phantom_pair((600, 700)).fixed
+    image.dreg.register(
+        image, stages=[shift_by_two], block_shape=64, overlap=4, progress=False
+    )
+    assert max(largest) <= COARSEST_DEFORMABLE_VOXELS < image.size
+
+
+@pytest.mark.filterwarnings("ignore:no block of stage")
+def test_the_field_tells_how_it_was_made():
+    pair = xdreg.datasets.phantom_pair((40, 48))
+    field = pair.fixed.dreg.register(
+        pair.moving, initial=np.eye(3), stages=[shift_by_two], progress=False
+    )
+    made = json.loads(field.attrs["xdreg"])
+    assert made["initial"] == np.eye(3).tolist()
+    assert made["versions"]["xdreg"] == xdreg.__version__
+    assert [stage["name"] for stage in made["stages"]] == ["shift_by_two"]
