@@ -111,9 +111,9 @@ def mean_correlation(
     """
     reference, source = _standardised(fixed, moving, contrast)
     totals = np.zeros((reference.shape[0], 4))
-    update = np.empty((*reference.shape, 3), np.float32)
-    steps = np.ones(3, np.float32)
-    _force(0, len(totals), reference, source, radius, steps, update, NO_TENSOR, totals)
+    steps, no_update = np.ones(3, np.float32), np.empty((0, 0, 0, 3), np.float32)
+    arrays = no_update, NO_TENSOR, totals
+    _force(0, len(totals), reference, source, radius, steps, *arrays)
     count = totals[:, 1].sum()
     return float(totals[:, 0].sum() / count) if count else float("nan")
 
@@ -286,7 +286,10 @@ def _push(fixed, pulled, k, sums, squared_steps, update, tensor):  # type: ignor
 
 @compiled
 def _force(start, stop, fixed, pulled, radius, squared_steps, update, tensor, totals):  # type: ignore[no-untyped-def]
-    """Stream a slab: products, box sums, coefficients, their box sums, the update."""
+    """Stream a slab: products, box sums, coefficients, their box sums, the update.
+
+    Without an ``update`` to fill it stops at the energy.
+    """
     nz, ny, nx = fixed.shape
     rz, ry, rx = radius
     depth = 2 * rz + 1
@@ -311,11 +314,14 @@ def _force(start, stop, fixed, pulled, radius, squared_steps, update, tensor, to
         if centre < nz:
             sum_ring(products, centre - rz, sums)
             raised, count = _coefficients(sums, least, rx, weights)
-            for q in range(5):
-                sum_boxes(weights[q], ry, rx, rows, coefficients[centre % depth, q])
             if start <= centre < stop:
                 totals[centre, 0] = raised
                 totals[centre, 1] = count
+        if update.size == 0:
+            continue
+        if centre < nz:
+            for q in range(5):
+                sum_boxes(weights[q], ry, rx, rows, coefficients[centre % depth, q])
         else:
             coefficients[centre % depth] = 0
         here = centre - rz

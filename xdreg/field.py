@@ -90,10 +90,11 @@ def open_displacement(field: xr.Dataset) -> FieldReader:
 def _displacement(field: xr.Dataset, grid: Grid) -> xr.DataArray:
     """Return the displacement with its axes and components in dims order."""
     displacement = field["displacement"].transpose(COMPONENT, *grid.dims)
-    labels = displacement.coords.get(COMPONENT)
-    if labels is not None and labels.values.tolist() != list(grid.dims):
-        displacement = displacement.sel({COMPONENT: list(grid.dims)})
-    return displacement
+    if COMPONENT not in displacement.coords:
+        return displacement
+    if displacement[COMPONENT].values.tolist() == list(grid.dims):
+        return displacement
+    return displacement.sel({COMPONENT: list(grid.dims)})
 
 
 def displacement_array(source: Any, grid: Grid) -> xr.DataArray:

@@ -200,13 +200,14 @@ class _Search:
         matrix[:ndim, ndim] = grid.centre + linear @ offset
         return _Pose(matrix, float(score[best]))
 
-    def _correlate(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _correlate(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the squared correlation at all shifts, less where little overlaps."""
         moments = [self._transform(part) for part in _moments(values)]
 
-        def sums(one: int, other: int) -> NDArray[np.float64]:
+        def sums(one: int, other: int) -> NDArray[np.float32]:
             product = self._parts[one] * moments[other]
-            return np.fft.irfftn(product, self._padded, range(len(self._padded)))
+            back = np.fft.irfftn(product, self._padded, range(len(self._padded)))
+            return np.asarray(back, np.float32)
 
         count = np.maximum(sums(0, 0), 1.0)
         f, m = sums(1, 0), sums(0, 1)
@@ -221,7 +222,7 @@ class _Search:
         score[overlap < LEAST_OVERLAP] = 0
         return np.asarray(score)
 
-    def _transform(self, part: NDArray[np.float64]) -> NDArray[np.complex128]:
+    def _transform(self, part: NDArray[np.float32]) -> NDArray[np.complex64]:
         return np.asarray(np.fft.rfftn(part, self._padded, range(part.ndim)))
 
     def _cover(
@@ -256,11 +257,11 @@ def _searchable(image: Volume, edges: bool) -> Volume:
     return replace(image, values=scaled.astype(np.float32))
 
 
-def _moments(values: NDArray[np.float32]) -> list[NDArray[np.float64]]:
+def _moments(values: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     """Return one, value and square where there is a value, zero elsewhere."""
     counts = np.isfinite(values)
-    known = np.where(counts, values, 0).astype(np.float64)
-    return [counts.astype(np.float64), known, known**2]
+    known = np.where(counts, values, np.float32(0))
+    return [counts.astype(np.float32), known, known**2]
 
 
 def _quick_size(size: int) -> int:
