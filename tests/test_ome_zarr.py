@@ -511,3 +511,22 @@ def test_real_stores_have_exact_coordinates(name):
     assert grid.origin[0] == {"fixed": -1434.5, "moving": -1399.5}[name]
     assert grid.units == "millimeter"
     assert grid_of(tree["scale1/image"]).spacing == (5.0, 2.732, 2.732)
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5", "0.6"])
+def test_time_points_are_kept(version, tmp_path):
+    axis = np.arange(5.0)
+    image = xr.DataArray(
+        np.zeros((3, 5, 5), np.float32),
+        {"t": [10.0, 10.5, 11.0], "y": axis, "x": axis},
+        ("t", "y", "x"),
+    )
+    image.t.attrs["units"] = "second"
+    xdreg.save(image, tmp_path / "a.zarr", version=version)
+    again = xdreg.open_ome_zarr(tmp_path / "a.zarr", level=0)
+    np.testing.assert_array_equal(again.t, image.t)
+    assert again.t.attrs["units"] == "second"
+    assert again.name == "image"
+    uneven = image.assign_coords(t=[1.0, 2.0, 4.0])
+    with pytest.raises(xdreg.InputError, match="evenly spaced"):
+        xdreg.save(uneven, tmp_path / "b.zarr", version=version)

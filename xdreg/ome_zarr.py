@@ -399,7 +399,14 @@ def _open_level(source: zarr.Array[Any], image: Any, address: str) -> xr.DataArr
     except InputError as error:
         msg = f"{address}: the level {source.path!r} has no usable geometry: {error}"
         raise StoreError(msg) from error
-    array = xr.DataArray(lazy_zarr(source), dims=dims, coords=coordinates(grid))
+    array = xr.DataArray(
+        lazy_zarr(source), dims=dims, coords=coordinates(grid), name="image"
+    )
+    if "t" in dims:
+        steps = np.arange(array.sizes["t"])
+        array = array.assign_coords(t=image.translation["t"] + image.scale["t"] * steps)
+        unit = (image.axes_units or {}).get("t")
+        array["t"].attrs |= {} if unit is None else {"units": unit}
     names = image.channel_names
     if "c" in dims and names and len(names) == array.sizes["c"]:
         array = array.assign_coords(c=np.asarray(names, dtype=object))

@@ -222,14 +222,18 @@ def _lay_out(
     others = dims[: -grids[0].ndim]
     units = _ome_units(grids[0].units)
     kinds = {"t": "time", "c": "channel"}
+    axes_units: dict[str, Any] = dict.fromkeys(grids[0].dims, units)
+    if "t" in image.coords:
+        axes_units["t"] = image["t"].attrs.get("units")
     axes = [
-        nz.Axis(name=d, type=kinds.get(d, "space"), unit=None if d in kinds else units)
+        nz.Axis(name=d, type=kinds.get(d, "space"), unit=axes_units.get(d))
         for d in dims
     ]
     images, datasets = [], []
     for i, grid in enumerate(grids):
-        scale = [1.0] * len(others) + list(grid.spacing)
-        translation = [0.0] * len(others) + list(grid.origin)
+        steps = [_step_and_start(image, dim) for dim in others]
+        scale = [step for step, _ in steps] + list(grid.spacing)
+        translation = [start for _, start in steps] + list(grid.origin)
         shape = tuple(image.sizes[d] for d in others) + grid.shape
         data = dask.array.zeros(
             shape, dtype=_native(image.dtype), chunks=(1,) * len(others) + chunks
@@ -241,7 +245,7 @@ def _lay_out(
                 dict(zip(dims, scale, strict=True)),
                 dict(zip(dims, translation, strict=True)),
                 name,
-                dict.fromkeys(grid.dims, units) if units else None,
+                {d: unit for d, unit in axes_units.items() if unit},
             )
         )
         transforms = [nz.Scale(scale=scale), nz.Translation(translation=translation)]
@@ -260,6 +264,27 @@ def _lay_out(
         metadata_only=True,
         consolidate_metadata=False,
     )
+
+
+def _step_and_start(image: xr.DataArray, dim: str) -> tuple[float, float]:
+    """Return scale and translation of a time axis; of any other, and of none, 1 and 0.
+
+    Raises
+    ------
+    InputError
+        If the time points are not evenly spaced, which OME-Zarr cannot say.
+    """
+    if dim != "t" or "t" not in image.coords or image["t"].dtype.kind not in "iuf":
+        return 1.0, 0.0
+    times = image["t"].values.astype(np.float64)
+    step = float(times[-1] - times[0]) / (times.size - 1) if times.size > 1 else 1.0
+    if step <= 0 or not np.allclose(np.diff(times), step, rtol=1e-3):
+        msg = (
+            f"the time points {times.tolist()} are not evenly spaced and ascending; "
+            "drop them with image.drop_vars('t')"
+        )
+        raise InputError(msg)
+    return step, float(times[0])
 
 
 def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
