@@ -226,11 +226,9 @@ def turned():
             )
             found = np.array(json.loads(field.attrs["matrix"]))
             # Through the turn it undoes: fixed to the moving image as it was.
-            total = make_field(
-                *kernels.affine_displacement(
-                    matrix @ found, grid_of(fixed["scale0/image"])
-                ),
-            )
+            grid = grid_of(fixed["scale0/image"])
+            corners = kernels.affine_displacement(matrix @ found, grid)
+            total = make_field(*corners, grid)
             figures |= {f"dice_{metric}": mean_dice(total), f"s_{metric}": seconds}
         row(f"mouse_brain turned {degrees}", **figures)
 
