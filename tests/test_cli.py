@@ -5,8 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import xdreg
+from xdreg.cli import _channel
 
 
 def run(*arguments):
@@ -69,3 +71,12 @@ def test_an_output_that_cannot_be_made_is_one_line(tmp_path):
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1
     assert "cannot be made" in done.stderr
+
+
+def test_a_channel_is_known_by_its_name_first():
+    image = xr.DataArray(np.zeros((2, 3, 3)), dims=("c", "y", "x"))
+    named = image.assign_coords(c=["488", "561"])
+    assert _channel(named, "488") == "488"
+    assert _channel(named, "1") == 1
+    assert _channel(image, "1") == 1
+    assert _channel(image.isel(c=0), "1") is None
