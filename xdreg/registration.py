@@ -286,8 +286,9 @@ class _Run:
             image = dask.array.from_array(
                 _FiniteView(finer), chunks=(128,) * grid.ndim, meta=np.empty((), "f4")
             )
-            store = open_array(partial, grid.shape, (64,) * grid.ndim, np.nan)
-            coarse = downsample(image, factors).rechunk((64,) * grid.ndim)
+            chunks = (64,) * grid.ndim
+            store = open_array(partial, grid.shape, chunks, np.nan, compress=True)
+            coarse = downsample(image, factors).rechunk(chunks)
             dask.array.store(coarse, store, lock=False)
             partial.rename(path)
         return ImageReader(open_array(path, (), (), np.nan), grid, grid.dims)

@@ -100,11 +100,17 @@ class WorkDirectory:
 
 
 def open_array(
-    path: Path, shape: Sequence[int], chunks: Sequence[int], fill: float
+    path: Path,
+    shape: Sequence[int],
+    chunks: Sequence[int],
+    fill: float,
+    *,
+    compress: bool = False,
 ) -> zarr.Array[Any]:
     """Open a float32 array of a run, making it where it does not exist.
 
     Chunk names are flat (``0.1.2``), so that one listing shows what is done.
+    Displacements hardly compress, and every patch is read up to 27 times.
     """
     if (path / "zarr.json").exists():
         return zarr.open_array(path, mode="r+")
@@ -114,6 +120,7 @@ def open_array(
         chunks=tuple(chunks),
         dtype="float32",
         fill_value=fill,
+        compressors="auto" if compress else None,
         chunk_key_encoding={"name": "v2", "separator": "."},
         config={"write_empty_chunks": True},
     )
