@@ -138,9 +138,9 @@ def _pull(start, stop, displacement, moving, out):  # type: ignore[no-untyped-de
     for k in range(start, stop):
         for j in range(ny):
             for i in range(nx):
-                pz = k + displacement[k, j, i, 0]
-                py = j + displacement[k, j, i, 1]
-                px = i + displacement[k, j, i, 2]
+                pz = np.float32(k) + displacement[k, j, i, 0]
+                py = np.float32(j) + displacement[k, j, i, 1]
+                px = np.float32(i) + displacement[k, j, i, 2]
                 # Inside is up to the voxel's edge.
                 if not (
                     -0.5 <= pz <= nz - 0.5

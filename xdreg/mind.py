@@ -198,9 +198,9 @@ def _pull_plane(k, displacement, source, out):  # type: ignore[no-untyped-def]
     nz, ny, nx, channels = source.shape
     for j in range(ny):
         for i in range(nx):
-            pz = k + displacement[k, j, i, 0]
-            py = j + displacement[k, j, i, 1]
-            px = i + displacement[k, j, i, 2]
+            pz = np.float32(k) + displacement[k, j, i, 0]
+            py = np.float32(j) + displacement[k, j, i, 1]
+            px = np.float32(i) + displacement[k, j, i, 2]
             if not (
                 -0.5 <= pz <= nz - 0.5
                 and -0.5 <= py <= ny - 0.5
