@@ -26,6 +26,6 @@ def test_lung_ct_in_blocks():
     )
     mapped = field.dreg.transform_points(landmarks("lung_ct", "fixed"))
     error = np.linalg.norm(mapped - landmarks("lung_ct", "moving"), axis=1)
-    # Measured 1.41 and 1.02 mm; versions of elastix draw other samples.
+    # Measured 1.39 and 1.03 mm; other versions of numba may round otherwise.
     assert error.mean() < 1.6
     assert np.median(error) < 1.3
