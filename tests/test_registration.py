@@ -71,7 +71,7 @@ def test_a_smooth_field_is_recovered_in_blocks():
     mapped = field.dreg.transform_points(pair.fixed_points)
     error = np.linalg.norm(mapped - pair.moving_points, axis=1)
     before = np.linalg.norm(pair.fixed_points - pair.moving_points, axis=1)
-    # Measured 0.15 voxel; other versions of numba may round otherwise.
+    # Measured 0.23 voxel; other versions of numba may round otherwise.
     assert error.mean() < 0.4 < before.mean()
     assert float(field.dreg.jacobian_determinant().min()) > 0
 
