@@ -176,6 +176,11 @@ def test_a_mask_brought_to_its_image_as_the_error_says():
         assert (found.block_status == 0).all()
 
 
+def test_a_plan_refuses_what_a_run_would():
+    with pytest.raises(xdreg.InputError, match="initial must be"):
+        xdreg.plan(GOOD, GOOD, initial="start.tfm")
+
+
 def test_no_block_that_contributes_is_said():
     far = image(origin=39.0)
     with pytest.warns(UserWarning, match="no block of stage 0 .* too_few_samples"):

@@ -79,4 +79,12 @@ def test_a_channel_is_known_by_its_name_first():
     assert _channel(named, "488") == "488"
     assert _channel(named, "1") == 1
     assert _channel(image, "1") == 1
-    assert _channel(image.isel(c=0), "1") is None
+    assert _channel(image, None) is None
+
+
+def test_a_channel_of_an_image_without_any_is_refused(tmp_path):
+    paths = xdreg.datasets.write_phantom_pair(tmp_path, (64, 80))
+    for option in ("--channel", "--moving-channel"):
+        done = run("register", *paths, "-o", tmp_path / "out", option, "0")
+        assert done.returncode == 1
+        assert "no channel axis" in done.stderr

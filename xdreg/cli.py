@@ -106,7 +106,9 @@ def register(
         for image, name in zip(images, ("fixed", "moving"), strict=True)
     ]
     fixed_channel = _channel(levels[0][0], channel)
-    moving_channel_ = _channel(levels[1][0], moving_channel or channel)
+    source_channel = _channel(levels[1][0], moving_channel)
+    if moving_channel is None and "c" in levels[1][0].dims:
+        source_channel = _channel(levels[1][0], channel)
     field = run(
         *images,
         metric=metric,
@@ -115,7 +117,7 @@ def register(
         fixed_mask=masks[0],
         moving_mask=masks[1],
         channel=fixed_channel,
-        moving_channel=moving_channel_,
+        moving_channel=source_channel,
         workdir=workdir,
         progress=progress,
     )
@@ -125,7 +127,7 @@ def register(
     _agreement(
         field,
         _select(levels[0], fixed_channel, "fixed"),
-        _select(levels[1], moving_channel_, "moving"),
+        _select(levels[1], source_channel, "moving"),
         across=metric in ("mind", "mi"),
     )
     _summary(field, time.perf_counter() - began)
@@ -261,11 +263,11 @@ def _make_folder(path: Path) -> None:
 
 
 def _channel(image: xr.DataArray, channel: str | None) -> int | str | None:
-    """Return a channel's name, else its number; None where the image has no channels.
+    """Return a channel's name, else its number.
 
     The name comes first: channels are often called by a wavelength.
     """
-    if channel is None or "c" not in image.dims:
+    if channel is None:
         return None
     names = [str(v) for v in image["c"].values] if "c" in image.coords else []
     return int(channel) if channel.isdigit() and channel not in names else channel

@@ -20,15 +20,16 @@ from xdreg import bspline as _bspline
 from xdreg import processes
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import InputError, MethodError
-from xdreg.grid import Grid
+from xdreg.grid import Grid, checked_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
+    from xdreg.options import Kind
+
 Metric = Literal["ncc", "mi", "msd"]
-Kind = Literal["translation", "rigid", "similarity", "affine"]
 
 _METRICS = {
     "ncc": "AdvancedNormalizedCorrelation",
@@ -112,7 +113,10 @@ def linear(
             f"{moving_grid.dims} in {moving_grid.units}; express both alike"
         )
         raise InputError(msg)
-    start = _checked_matrix(initial, fixed_grid.ndim)
+    ndim = fixed_grid.ndim
+    start = np.eye(ndim + 1)
+    if initial is not None:
+        start = checked_matrix(initial, ndim, "initial")
     images: list[Any] = [
         *_prepared(fixed, fixed_grid, "fixed", metric, "linear"),
         *_prepared(moving, moving_grid, "moving", metric, "linear"),
@@ -120,7 +124,6 @@ def linear(
     images = _on_one_scale(images)
 
     # In elastix's frame the initial transform maps zero to zero.
-    ndim = fixed_grid.ndim
     scale = float(np.prod(fixed_grid.spacing) ** (1 / ndim))
     fixed_zero = fixed_grid.centre
     moving_zero = start[:ndim, :ndim] @ fixed_zero + start[:ndim, ndim]
@@ -278,25 +281,6 @@ def _check_choices(metric: str, **counts: int) -> None:
         if int(count) != count or count < 1:
             msg = f"{name} must be a whole number from 1, got {count!r}"
             raise InputError(msg)
-
-
-def _checked_matrix(initial: ArrayLike | None, ndim: int) -> NDArray[np.float64]:
-    if initial is None:
-        return np.eye(ndim + 1)
-    matrix = np.asarray(initial, dtype=np.float64)
-    last = [0.0] * ndim + [1.0]
-    if (
-        matrix.shape != (ndim + 1, ndim + 1)
-        or not np.isfinite(matrix).all()
-        or not np.allclose(matrix[-1], last)
-        or np.linalg.det(matrix) == 0
-    ):
-        msg = (
-            f"initial must be an invertible homogeneous matrix of shape "
-            f"{(ndim + 1, ndim + 1)} with last row {last}, got {matrix.tolist()}"
-        )
-        raise InputError(msg)
-    return matrix
 
 
 def _same_grid(a: Grid, b: Grid) -> bool:

@@ -97,6 +97,34 @@ def unit_ratio(
     raise InputError(msg)
 
 
+def checked_matrix(matrix: ArrayLike, ndim: int, name: str) -> NDArray[np.float64]:
+    """Return a homogeneous matrix as an array, or say what is wrong with it.
+
+    Raises
+    ------
+    InputError
+        If its shape is not ``(ndim + 1, ndim + 1)``, its last row is not that of a
+        linear transform, it has NaN or infinity, or it cannot be inverted.
+    """
+    values = np.asarray(matrix, np.float64)
+    last = [0.0] * ndim + [1.0]
+    if values.shape != (ndim + 1, ndim + 1):
+        found = f"is a matrix of shape {values.shape}"
+    elif (
+        not np.isfinite(values).all()
+        or not np.allclose(values[-1], last)
+        or np.linalg.det(values) == 0
+    ):
+        found = f"is {values.tolist()}"
+    else:
+        return values
+    msg = (
+        f"{name} {found}; expected an invertible homogeneous matrix of shape "
+        f"{(ndim + 1, ndim + 1)}, in the order of the dims, with last row {last}"
+    )
+    raise InputError(msg)
+
+
 @dataclass(frozen=True)
 class Grid:
     """A regular, axis-aligned lattice of voxel centres in physical space.

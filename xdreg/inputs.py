@@ -22,9 +22,9 @@ from xdreg.field import (
     open_displacement,
     transform_points,
 )
-from xdreg.grid import unit_ratio
+from xdreg.grid import checked_matrix, unit_ratio
 from xdreg.options import Custom
-from xdreg.planning import Plan, PlannedStage, Pyramid, build_pyramid
+from xdreg.planning import Plan, PlannedStage, Pyramid, build_pyramid, image_levels
 from xdreg.readers import ImageReader, channel_index, image_reader, source_of
 
 if TYPE_CHECKING:
@@ -68,19 +68,7 @@ def starting_point(initial: Any, grid: Grid) -> Any:
             f"finite numbers, got {type(initial).__name__}"
         )
         raise InputError(msg)
-    size, last = grid.ndim + 1, [0.0] * grid.ndim + [1.0]
-    if matrix.shape != (size, size):
-        msg = (
-            f"initial is a matrix of shape {matrix.shape}; expected a homogeneous "
-            f"{(size, size)} in the order of the dims {grid.dims}"
-        )
-        raise InputError(msg)
-    if not np.allclose(matrix[-1], last) or np.linalg.det(matrix) == 0:
-        msg = (
-            f"initial must be invertible and its last row {last}, got {matrix.tolist()}"
-        )
-        raise InputError(msg)
-    return matrix
+    return checked_matrix(matrix, grid.ndim, "initial")
 
 
 def _checked_field(initial: xr.Dataset, grid: Grid) -> xr.Dataset:
@@ -91,7 +79,7 @@ def _checked_field(initial: xr.Dataset, grid: Grid) -> xr.Dataset:
     if own.dims != grid.dims:
         msg = f"initial is a field on {own.dims}, and fixed has {grid.dims}"
         raise InputError(msg)
-    own.to_units(grid.units, "initial")
+    unit_ratio(own.units, grid.units, "initial")
     if not bool(np.isfinite(initial["displacement"]).all()):
         msg = "initial is a field with NaN or infinity; fill them, or leave it out"
         raise InputError(msg)
@@ -102,11 +90,10 @@ def channel_selection(
     pyramid: Pyramid, channel: int | str | None, name: str
 ) -> dict[str, int]:
     """Return which channel to read, or say that one must be chosen."""
-    array = pyramid.arrays[0]
-    if channel is None or array is None:
-        image_reader(array, name)  # type: ignore[arg-type]  # says what is missing
+    if channel is None:
+        image_reader(pyramid.finest, name)  # says what is missing
         return {}
-    return {"c": channel_index(array, channel, name)}
+    return {"c": channel_index(pyramid.finest, channel, name)}
 
 
 def check_overlap(plan: Plan, start: Any) -> None:
@@ -155,7 +142,7 @@ def mask_pyramid(mask: Any, image: Grid, name: str) -> Pyramid | None:
     """Return a mask's stored levels, or say why it does not fit its image."""
     if mask is None:
         return None
-    pyramid = build_pyramid(mask, name, image.units)
+    pyramid = build_pyramid(image_levels(mask, name), name, image.units)
     grid = pyramid.grids[0]
     owner = name.removesuffix("_mask")
     differs = grid.ndim != image.ndim
@@ -202,9 +189,7 @@ def mask_reader(mask: Pyramid, grid: Grid) -> ImageReader:
 
 def describe_source(pyramid: Pyramid) -> dict[str, Any]:
     """Describe an image so that a change of it is noticed."""
-    array = pyramid.arrays[0]
-    assert array is not None
-    grid = pyramid.grids[0]
+    array, grid = pyramid.finest, pyramid.grids[0]
     return {
         "source": str(array.attrs.get("source", "")),
         "token": dask.base.tokenize(ImageReader(source_of(array), grid, grid.dims)),

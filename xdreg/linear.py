@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -35,12 +35,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from xdreg.grid import Grid
+    from xdreg.options import Kind, OwnMetric
     from xdreg.terms import Terms
 
     Matrix = NDArray[np.float64]
-
-Kind = Literal["translation", "rigid", "similarity", "affine"]
-LinearMetric = Literal["lncc", "mind"]
 
 #: Registration goes through levels that start with at most so many voxels per axis.
 COARSEST_VOXELS = 24
@@ -108,7 +106,7 @@ def linear(
     moving: xr.DataArray,
     *,
     kind: Kind = "affine",
-    metric: LinearMetric = "lncc",
+    metric: OwnMetric = "lncc",
     initial: ArrayLike | None = None,
     iterations: int = 50,
     timeout: float | None = None,
@@ -177,7 +175,7 @@ def fit(
     start: Matrix,
     *,
     kind: Kind,
-    metric: LinearMetric = "lncc",
+    metric: OwnMetric = "lncc",
     iterations: int = 50,
     until: float | None = None,
 ) -> tuple[Matrix, float]:
@@ -238,7 +236,7 @@ def levels(fixed: Volume) -> list[tuple[float, ...]]:
 class _Problem:
     """Two images on one level, and the energy of transforms between them."""
 
-    def __init__(self, fixed: Volume, moving: Volume, metric: LinearMetric) -> None:
+    def __init__(self, fixed: Volume, moving: Volume, metric: OwnMetric) -> None:
         self._fixed, self._moving, self._metric = fixed, moving, metric
         grid = fixed.grid
         self._units = VoxelUnits(grid)

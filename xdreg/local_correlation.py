@@ -10,7 +10,7 @@ Kernels release the GIL, so blocks run side by side in threads of one process.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from xdreg.descent import Array
     from xdreg.grid import Grid
+    from xdreg.options import OwnMetric
 
 #: Half-width of the box in mean voxels: boxes of 343 voxels in space, 121 in a plane.
 RADIUS_VOXELS = {2: 5.0, 3: 3.0}
@@ -45,7 +46,7 @@ def local_correlation(
     fixed: xr.DataArray,
     moving: xr.DataArray,
     *,
-    metric: Literal["lncc", "mind"] = "lncc",
+    metric: OwnMetric = "lncc",
     radius: float | Sequence[float] | None = None,
     update_sigma: float | Sequence[float] | None = None,
     field_sigma: float | Sequence[float] | None = None,

@@ -15,8 +15,12 @@ from xdreg.errors import InputError
 Metric = Literal["lncc", "mind", "ncc", "mi", "msd"]
 PerAxis = float | Sequence[float]
 
+#: Kinds of linear transform.
+Kind = Literal["translation", "rigid", "similarity", "affine"]
+
 #: Metrics of xdreg's own engine.
-OWN_METRICS: tuple[Metric, ...] = ("lncc", "mind")
+OwnMetric = Literal["lncc", "mind"]
+OWN_METRICS: tuple[Metric, ...] = get_args(OwnMetric)
 
 #: Elastix has metrics of whole images only.
 ELASTIX_NEAREST: Mapping[str, Metric] = {"lncc": "ncc", "mind": "mi"}
@@ -132,7 +136,8 @@ class Linear(Stage):
 
     With ``metric="lncc"`` or ``"mind"`` by xdreg's own engine, else through elastix.
     The first stage of a registration looks for the pose to start from: all shifts, and
-    for all but a translation turns, up to about 60° in space and any in a plane.
+    for all but a translation turns, up to about 60° in space and any in a plane. The
+    ``timeout`` is for what follows that search.
 
     Parameters
     ----------

@@ -69,6 +69,13 @@ class Pyramid:
     arrays: tuple[xr.DataArray | None, ...]
     grids: tuple[Grid, ...]
 
+    @property
+    def finest(self) -> xr.DataArray:
+        """The image as it is stored; levels are made below it, never above."""
+        array = self.arrays[0]
+        assert array is not None
+        return array
+
     def level_within(self, voxels: int) -> int:
         """Return the finest level of at most so many voxels, else the coarsest."""
         fitting = (i for i, grid in enumerate(self.grids) if grid.size <= voxels)
@@ -118,20 +125,22 @@ def image_levels(image: Any, name: str) -> list[xr.DataArray]:
     raise InputError(msg)
 
 
-def build_pyramid(image: Any, name: str, units: str | None = OWN_UNITS) -> Pyramid:
+def build_pyramid(
+    levels: Sequence[xr.DataArray], name: str, units: str | None = OWN_UNITS
+) -> Pyramid:
     """Return an image's pyramid, continued below its coarsest stored level.
 
     Parameters
     ----------
-    image : DataTree, DataArray or itk.Image
-        The image.
+    levels
+        Its stored levels, as from `image_levels`.
     name
         What to call it in an error.
     units
         Unit of length to express all grids in; by default its own.
     """
-    arrays: list[xr.DataArray | None] = [*image_levels(image, name)]
-    grids = [grid_of(array, name) for array in arrays if array is not None]
+    arrays: list[xr.DataArray | None] = [*levels]
+    grids = [grid_of(level, name) for level in levels]
     target = grids[0].units if units == OWN_UNITS else units
     grids = [grid.to_units(target, name) for grid in grids]
     for factors in pyramid_factors(grids[-1]):
@@ -265,16 +274,17 @@ def make_plan(
         If the images do not go together, or an option does not fit them.
     """
     check_metric(metric)
-    fixed_pyramid = build_pyramid(fixed, "fixed")
+    fixed_pyramid = build_pyramid(image_levels(fixed, "fixed"), "fixed")
     grid = fixed_pyramid.grids[0]
-    other = len(spatial_dims(image_levels(moving, "moving")[0], "moving"))
+    moving_levels = image_levels(moving, "moving")
+    other = len(spatial_dims(moving_levels[0], "moving"))
     if grid.ndim != other:
         msg = (
             f"fixed has {grid.ndim} spatial dimensions and moving {other}; select a "
             "plane of the larger one, for example moving.isel(z=0)"
         )
         raise InputError(msg)
-    moving_pyramid = build_pyramid(moving, "moving", grid.units)
+    moving_pyramid = build_pyramid(moving_levels, "moving", grid.units)
     linear_level = fixed_pyramid.level_within(LINEAR_VOXELS[grid.ndim])
     if stages is None:
         coarsest = fixed_pyramid.overview

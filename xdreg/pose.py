@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from xdreg.linear import Kind, LinearMetric, Matrix
+    from xdreg.linear import Matrix
+    from xdreg.options import Kind, OwnMetric
 
 #: Voxels along the longest axis of the images that are correlated at all shifts.
 SEARCH_VOXELS = {2: 48, 3: 20}
@@ -56,7 +57,7 @@ def find_pose(
     moving: xr.DataArray,
     *,
     kind: Kind = "affine",
-    metric: LinearMetric = "lncc",
+    metric: OwnMetric = "lncc",
 ) -> Matrix:
     """Find where the moving image lies, whatever its position and turn.
 

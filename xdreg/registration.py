@@ -32,7 +32,7 @@ from xdreg.inputs import (
 )
 from xdreg.local_correlation import local_correlation
 from xdreg.options import OWN_METRICS, BSpline, Custom, Linear, LocalCorrelation
-from xdreg.planning import Plan, PlannedStage, Pyramid, image_levels, make_plan
+from xdreg.planning import Plan, PlannedStage, Pyramid, make_plan
 from xdreg.progress import StageProgress
 from xdreg.pyramid import downsample
 from xdreg.readers import (
@@ -143,7 +143,7 @@ def register(
     )
     start = starting_point(initial, plan.fixed.grids[0])
     check_overlap(plan, start)
-    if moving_channel is None and "c" in image_levels(moving, "moving")[0].dims:
+    if moving_channel is None and "c" in plan.moving.finest.dims:
         moving_channel = channel
     select = [
         channel_selection(pyramid, chosen, name)
@@ -197,12 +197,14 @@ def plan(fixed: Any, moving: Any, **options: Any) -> Plan:
     if unknown:
         msg = f"plan does not take {sorted(unknown)}; it takes {sorted(defaults)}"
         raise InputError(msg)
-    return make_plan(
+    result = make_plan(
         fixed,
         moving,
         **(defaults | options),
         initial_is_field=_is_field_like(initial),
     )
+    starting_point(initial, result.fixed.grids[0])
+    return result
 
 
 def _is_field_like(initial: Any) -> bool:
@@ -307,7 +309,7 @@ class _Run:
             warnings.warn(
                 f"{share:.2g} % of {name} is not finite at level {level}; those voxels "
                 "are masked out",
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def _warm_engines(self) -> None:
@@ -451,7 +453,7 @@ class _Run:
     def _check_any(
         records: NDArray[np.float32], number: int, stage: PlannedStage, errors: Path
     ) -> None:
-        """Stop when every block that ran failed in the method itself."""
+        """Stop where blocks failed in the method and none succeeded; else warn."""
         status = records[..., 0]
         failed = np.isin(status, (BlockStatus.CRASHED, BlockStatus.TIMEOUT))
         if (status == BlockStatus.SUCCESS).any():
@@ -460,11 +462,9 @@ class _Run:
         if failed.any():
             first = next(iter(sorted(errors.glob("*.txt"))), None)
             text = first.read_text().strip() if first else "no message was left"
-            reason = next(
-                line
-                for line in reversed(text.splitlines())
-                if not line.startswith("block ")
-            )
+            # The last line but notes says what happened.
+            lines = [v for v in text.splitlines() if not v.startswith("block ")]
+            reason = lines[-1] if lines else text
             msg = (
                 f"all {int(failed.sum())} blocks of {label} failed; the first said: "
                 f"{reason}"
@@ -476,7 +476,7 @@ class _Run:
         warnings.warn(
             f"no block of {label} contributes, they are {', '.join(found)}; the field "
             "is that of the stage before. Check the images' positions and masks",
-            stacklevel=5,
+            stacklevel=6,
         )
 
     def _result(

@@ -70,7 +70,7 @@ def warp(
     chunks: tuple[tuple[int, ...], ...] | None = None
     if like is not None:
         template = image_levels(like, "like")[0]
-        target = grid_of(template, "like").to_units(target.units)
+        target = grid_of(template, "like").to_units(target.units, "like")
         sizes = template.chunksizes
         if sizes:
             chunks = tuple(sizes[d] for d in target.dims)
@@ -83,7 +83,7 @@ def warp(
     dtype = np.dtype(np.float32) if image.dtype == bool and order == 1 else image.dtype
     _check_fill(fill_value, dtype)
     grid = grid_of(image, "moving")
-    own = grid.to_units(target.units)
+    own = grid.to_units(target.units, "moving")
     others = [str(d) for d in image.dims if d not in dims]
     readers = {}
     for position in np.ndindex(*(image.sizes[d] for d in others)):
