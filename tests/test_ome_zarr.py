@@ -10,6 +10,7 @@ import sys
 import threading
 
 import dask.array
+import itk
 import numpy as np
 import pytest
 import xarray as xr
@@ -390,6 +391,13 @@ def test_over_s3(tmp_path, monkeypatch):
                 "s3://bucket/image.zarr", storage_options=given
             )
             np.testing.assert_array_equal(opened["scale0/image"], image)
+        field = xdreg.from_itk_transform(
+            itk.TranslationTransform[itk.D, 2].New(), image
+        )
+        field.dreg.to_ome_zarr(tmp_path / "field.zarr")
+        s3.put(str(tmp_path / "field.zarr"), "bucket/field.zarr", recursive=True)
+        again = xdreg.open_field("s3://bucket/field.zarr", storage_options=options)
+        xr.testing.assert_identical(again.load(), field.load())
         with pytest.raises(xdreg.StoreError, match="s3://bucket/nothing"):
             xdreg.open_ome_zarr("s3://bucket/nothing.zarr", storage_options=options)
     finally:
