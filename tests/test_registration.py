@@ -130,6 +130,17 @@ def test_the_result_does_not_depend_on_chunks_or_scheduler(tmp_path):
 
 
 @pytest.mark.slow
+def test_many_blocks_share_a_task_and_nothing_changes(monkeypatch):
+    pair = xdreg.datasets.phantom_pair((64, 72), amplitude=2.0)
+    options = dict(stages=[fails_in_some_blocks], block_shape=12, progress=False)
+    alone = pair.fixed.dreg.register(pair.moving, **options)
+    monkeypatch.setattr("xdreg.registration.MOST_TASKS", 5)
+    together = pair.fixed.dreg.register(pair.moving, **options)
+    assert alone.block_status.size == 36
+    np.testing.assert_array_equal(alone.block_status, together.block_status)
+    np.testing.assert_array_equal(alone.displacement, together.displacement)
+
+
 def test_it_runs_on_a_distributed_cluster(tmp_path):
     from distributed import Client, LocalCluster
 

@@ -54,6 +54,10 @@ if TYPE_CHECKING:
 
 BLOCK_PREFIX = "block_"
 
+#: Beyond so many blocks a task runs several: what the scheduler holds stays small. Each
+#: block is still kept as it finishes.
+MOST_TASKS = 10_000
+
 
 def register(
     fixed: Any,
@@ -558,12 +562,13 @@ def map_over_blocks(
     """
     dims = tuple(BLOCK_PREFIX + dim for dim in partition.grid.dims)
     numbers = np.arange(partition.size).reshape(partition.counts)
-    blocks = xr.DataArray(dask.array.from_array(numbers, chunks=1), dims=dims)
+    together = int(np.ceil((partition.size / MOST_TASKS) ** (1 / len(dims))))
+    blocks = xr.DataArray(dask.array.from_array(numbers, chunks=together), dims=dims)
     template = xr.DataArray(
         dask.array.empty(
             (*partition.counts, width),
             dtype=np.float32,
-            chunks=(1,) * len(dims) + (width,),
+            chunks=(together,) * len(dims) + (width,),
         ),
         dims=(*dims, "diagnostic"),
     )
@@ -576,36 +581,33 @@ def map_over_blocks(
     return np.asarray(mapped.compute().values, np.float32)
 
 
-def _block_index(numbers: xr.DataArray, task: BlockTask) -> tuple[int, ...]:
-    index = np.unravel_index(int(numbers.values.ravel()[0]), task.partition.counts)
-    return tuple(int(i) for i in index)
-
-
 def _register_chunk(numbers: xr.DataArray, task: _Opaque) -> xr.DataArray:
-    """Register the block that a chunk of numbers names."""
-    index = _block_index(numbers, task.value)
-    try:
-        record = tasks.register_block(index, task.value)
-    except Exception as error:
-        error.add_note(f"while registering block {index}")
-        raise
-    return _as_chunk(numbers, record)
+    """Register the blocks that a chunk of numbers names."""
+    return _each(tasks.register_block, numbers, task.value)
 
 
 def _blend_chunk(numbers: xr.DataArray, task: _Opaque) -> xr.DataArray:
-    """Blend the field chunk that a chunk of numbers names."""
-    index = _block_index(numbers, task.value)
-    try:
-        disagreement = tasks.blend_block(index, task.value)
-    except Exception as error:
-        error.add_note(f"while blending block {index}")
-        raise
-    return _as_chunk(numbers, np.array([disagreement], np.float32))
+    """Blend the field chunks that a chunk of numbers names."""
+    return _each(tasks.blend_block, numbers, task.value)
 
 
-def _as_chunk(numbers: xr.DataArray, values: NDArray[np.float32]) -> xr.DataArray:
-    shape = (1,) * numbers.ndim + (len(values),)
-    return xr.DataArray(values.reshape(shape), dims=(*numbers.dims, "diagnostic"))
+def _each(
+    function: Callable[[tuple[int, ...], BlockTask], Any],
+    numbers: xr.DataArray,
+    task: BlockTask,
+) -> xr.DataArray:
+    """Call a function for one block after the other; name the block where it fails."""
+    results = []
+    for number in numbers.values.ravel():
+        unravelled = np.unravel_index(int(number), task.partition.counts)
+        index = tuple(int(i) for i in unravelled)
+        try:
+            results.append(function(index, task))
+        except Exception as error:
+            error.add_note(f"in {function.__name__}, block {index}")
+            raise
+    values = np.asarray(results, np.float32).reshape(*numbers.shape, -1)
+    return xr.DataArray(values, dims=(*numbers.dims, "diagnostic"))
 
 
 def _method(stage: PlannedStage) -> Callable[..., Any]:
