@@ -132,7 +132,7 @@ def test_the_result_does_not_depend_on_chunks_or_scheduler(tmp_path):
 @pytest.mark.slow
 def test_many_blocks_share_a_task_and_nothing_changes(monkeypatch):
     pair = xdreg.datasets.phantom_pair((64, 72), amplitude=2.0)
-    options = dict(stages=[fails_in_some_blocks], block_shape=12, progress=False)
+    options = {"stages": [shift_by_two], "block_shape": 12, "progress": False}
     alone = pair.fixed.dreg.register(pair.moving, **options)
     monkeypatch.setattr("xdreg.registration.MOST_TASKS", 5)
     together = pair.fixed.dreg.register(pair.moving, **options)
