@@ -18,7 +18,7 @@ LAYERS = [
         "filters",
         "terms",
     },
-    {"coordinates", "processes", "descent", "correlation", "mind"},
+    {"agreement", "coordinates", "processes", "descent", "correlation", "mind"},
     {
         "local_correlation",
         "linear",

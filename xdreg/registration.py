@@ -18,6 +18,7 @@ import xarray as xr
 from dask.system import CPU_COUNT
 
 from xdreg import elastix, kernels, processes, tasks
+from xdreg.agreement import compare, outliers, tolerance
 from xdreg.blocks import BlockStatus, Partition
 from xdreg.errors import InputError, MethodError
 from xdreg.field import assemble_field, open_displacement
@@ -30,7 +31,7 @@ from xdreg.inputs import (
     run_manifest,
     starting_point,
 )
-from xdreg.local_correlation import local_correlation
+from xdreg.local_correlation import local_correlation, safer
 from xdreg.options import OWN_METRICS, BSpline, Custom, Linear, LocalCorrelation
 from xdreg.planning import Plan, PlannedStage, Pyramid, make_plan
 from xdreg.progress import StageProgress
@@ -388,7 +389,8 @@ class _Run:
         arrays = {
             name: np.full((1,) * grid.ndim, record[name], np.float32) for name in RECORD
         }
-        arrays["disagreement"] = np.full((1,) * grid.ndim, np.nan, np.float32)
+        for name in ("disagreement", "neighbour_difference"):
+            arrays[name] = np.full((1,) * grid.ndim, np.nan, np.float32)
         if state.matrix is not None:
             corners = kernels.affine_displacement(matrix, grid)
             return _State(FieldReader(*corners), matrix), arrays
@@ -415,6 +417,7 @@ class _Run:
             partition=partition,
             method=_method(stage),
             options=self._method_options(stage),
+            safer=_safer(stage, self._method_options(stage)),
             metric=stage.metric,
             patches=open_array(folder / "patches", counts + patch, ones + patch, 0),
             records=open_array(
@@ -432,12 +435,48 @@ class _Run:
         label = f"{number} {stage.options.name} level {stage.fixed_level}"
         with lines.watch(label, partition.size, task.records, folder / "records"):
             records = map_over_blocks(_register_chunk, partition, task, len(RECORD))
+        difference = self._reject_outliers(records, task, folder / "agreement.json")
         self._check_any(records, number, stage, folder / "errors")
         disagreement = map_over_blocks(_blend_chunk, partition, task, 1)[..., 0]
         self.directory.discard_patches(number)
         arrays = {name: records[..., i] for i, name in enumerate(RECORD)}
         arrays["disagreement"] = disagreement
+        arrays["neighbour_difference"] = difference
         return _State(FieldReader(task.field, field_grid), None), arrays
+
+    @staticmethod
+    def _reject_outliers(
+        records: NDArray[np.float32], task: BlockTask, verdict: Path
+    ) -> NDArray[np.float32]:
+        """Mark the blocks that their neighbours contradict; return the differences.
+
+        The verdict is stored before the records that it changes, so that a run which
+        ends in between finds the same blocks again.
+        """
+        partition, most = task.partition, tolerance(task.partition)
+        if not verdict.exists():
+            difference = np.full(partition.counts, np.nan, np.float32)
+            rejected = np.zeros(partition.counts, bool)
+            if most > 0:
+                width = 3**partition.grid.ndim
+                gaps = map_over_blocks(_compare_chunk, partition, task, width)
+                status, before, after = (
+                    records[..., RECORD.index(name)]
+                    for name in ("status", "similarity_before", "similarity_after")
+                )
+                rejected, difference = outliers(status, gaps, after - before, most)
+            partial = verdict.with_suffix(".part")
+            found = {
+                "rejected": np.argwhere(rejected).tolist(),
+                "difference": difference.tolist(),
+            }
+            partial.write_text(json.dumps(found))
+            partial.rename(verdict)
+        stored = json.loads(verdict.read_text())
+        for index in map(tuple, stored["rejected"]):
+            records[index][RECORD.index("status")] = BlockStatus.REJECTED
+            task.records[index] = records[index]
+        return np.array(stored["difference"], np.float32)
 
     def _method_options(self, stage: PlannedStage) -> dict[str, Any]:
         if isinstance(stage.options, Custom):
@@ -592,6 +631,18 @@ def _register_chunk(numbers: xr.DataArray, task: _Opaque) -> xr.DataArray:
     return _as_chunk(numbers, record)
 
 
+def _compare_chunk(numbers: xr.DataArray, task: _Opaque) -> xr.DataArray:
+    """Compare the block that a chunk of numbers names with its neighbours."""
+    stage: BlockTask = task.value
+    index = _block_index(numbers, stage)
+    try:
+        gaps = compare(index, stage.partition, stage.records, stage.patches)
+    except Exception as error:
+        error.add_note(f"while comparing block {index} with its neighbours")
+        raise
+    return _as_chunk(numbers, gaps)
+
+
 def _blend_chunk(numbers: xr.DataArray, task: _Opaque) -> xr.DataArray:
     """Blend the field chunk that a chunk of numbers names."""
     index = _block_index(numbers, task.value)
@@ -614,3 +665,10 @@ def _method(stage: PlannedStage) -> Callable[..., Any]:
     if isinstance(stage.options, LocalCorrelation):
         return local_correlation
     return elastix.bspline
+
+
+def _safer(stage: PlannedStage, options: dict[str, Any]) -> dict[str, Any] | None:
+    """Return options for a second attempt; None where none are known to be safer."""
+    if isinstance(stage.options, LocalCorrelation):
+        return safer(options, stage.partition.grid)
+    return None
