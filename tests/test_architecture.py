@@ -16,6 +16,7 @@ LAYERS = [
         "bspline",
         "pyramid",
         "filters",
+        "foreground",
         "terms",
     },
     {"agreement", "coordinates", "processes", "descent", "correlation", "mind"},

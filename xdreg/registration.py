@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -22,7 +22,9 @@ from xdreg.agreement import compare, outliers, tolerance
 from xdreg.blocks import BlockStatus, Partition
 from xdreg.errors import InputError, MethodError
 from xdreg.field import assemble_field, open_displacement
+from xdreg.foreground import foreground
 from xdreg.inputs import (
+    AUTO,
     channel_selection,
     check_mask,
     check_overlap,
@@ -51,9 +53,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xdreg.grid import Grid
+    from xdreg.inputs import Mask
     from xdreg.options import Metric
 
 BLOCK_PREFIX = "block_"
+
+#: An automatic mask that leaves a smaller share of an image is doubted.
+LEAST_FOREGROUND = 0.01
 
 
 def register(
@@ -95,8 +101,10 @@ def register(
         Voxels of a block, at the stage's level; one number or one per dim.
     overlap
         Voxels by which a block's window exceeds it on every side.
-    fixed_mask, moving_mask : DataArray or DataTree, optional
+    fixed_mask, moving_mask : DataArray, DataTree or "auto", optional
         Voxels that count are not zero. On the grid of any level of its image.
+        ``"auto"`` leaves out a uniform background around the content, except from
+        linear stages, which live on the content's outline.
     initial : itk.Transform, Dataset or (ndim + 1, ndim + 1) array, optional
         Where to start: a transform, a field, or a homogeneous matrix in dims order,
         fixed → moving, physical units.
@@ -231,17 +239,19 @@ class _Run:
         plan: Plan,
         directory: WorkDirectory,
         select: list[dict[str, int]],
-        masks: list[Pyramid | None],
+        masks: list[Mask],
         start: Any,
         manifest: dict[str, Any],
         progress: bool,
     ) -> None:
         self.manifest, self.progress = manifest, progress
-        self.plan, self.directory, self.masks = plan, directory, masks
+        self.plan, self.directory = plan, directory
+        self.masks = dict(zip(("fixed", "moving"), masks, strict=True))
         self.pyramids = {"fixed": plan.fixed, "moving": plan.moving}
         self.select = dict(zip(("fixed", "moving"), select, strict=True))
         self.start = start
         self.contrast: dict[str, float] = {}
+        self.foregrounds: dict[str, ImageReader] = {}
         self._readers: dict[tuple[str, int], ImageReader] = {}
 
     def __call__(self) -> xr.Dataset:
@@ -252,6 +262,8 @@ class _Run:
     def _execute(self, lines: StageProgress) -> xr.Dataset:
         for name, pyramid in self.pyramids.items():
             self._check_content(name, pyramid.overview)
+            if self.masks[name] == AUTO:
+                self._find_foreground(name, pyramid.overview)
         self._warm_engines()
         state = self._initial_state()
         records: list[dict[str, NDArray[np.float32]]] = []
@@ -313,6 +325,38 @@ class _Run:
                 stacklevel=5,
             )
 
+    def _find_foreground(self, name: str, level: int) -> None:
+        """Store what counts of an image, found at a coarse level."""
+        image = self.reader(name, level)
+        path = self.directory.path / f"{name}_foreground.zarr"
+        # A level may end before its image does, by less than a voxel of its own.
+        wide = replace(
+            image.grid,
+            shape=tuple(n + 2 for n in image.grid.shape),
+            origin=tuple(image.grid.index_to_physical([-1] * image.grid.ndim).tolist()),
+        )
+        if not path.exists():
+            mask = np.pad(foreground(image.read_finite()), 1, mode="edge")
+            partial = path.with_suffix(".part")
+            store = open_array(partial, wide.shape, wide.shape, 0, compress=True)
+            store[:] = mask.astype(np.float32)
+            partial.rename(path)
+        reader = ImageReader(open_array(path, (), (), 0), wide, wide.dims)
+        self.foregrounds[name] = reader
+        inner = reader.read((slice(1, -1),) * wide.ndim)
+        share = float((inner != 0).mean())
+        self.manifest = self.manifest | {f"{name}_mask": {"auto": True, "share": share}}
+        if share < LEAST_FOREGROUND or share == 1:
+            what = (
+                "found no background, so that every voxel counts"
+                if share == 1
+                else f"leaves {100 * share:.2g} % of the image"
+            )
+            warnings.warn(
+                f"{name}_mask='auto' {what}; give a mask if that is not so",
+                stacklevel=5,
+            )
+
     def _warm_engines(self) -> None:
         """Start engine processes while the first levels are read."""
         if any(
@@ -349,10 +393,18 @@ class _Run:
         fixed = self.reader("fixed", stage.fixed_level)
         moving = self.reader("moving", stage.moving_level)
         masks = [
-            None if mask is None else mask_reader(mask, image.grid)
-            for mask, image in zip(self.masks, (fixed, moving), strict=True)
+            self._mask(name, image.grid, stage)
+            for name, image in (("fixed", fixed), ("moving", moving))
         ]
         return Inputs(fixed, moving, masks[0], masks[1], state.reader)
+
+    def _mask(self, name: str, grid: Grid, stage: PlannedStage) -> ImageReader | None:
+        mask = self.masks[name]
+        if isinstance(mask, Pyramid):
+            return mask_reader(mask, grid)
+        # Where an image lies shows in its outline, which background makes visible.
+        linear = isinstance(stage.options, Linear)
+        return None if linear else self.foregrounds.get(name)
 
     def _linear(
         self, number: int, stage: PlannedStage, state: _State, lines: StageProgress
