@@ -16,9 +16,10 @@ LAYERS = [
         "bspline",
         "pyramid",
         "filters",
+        "foreground",
         "terms",
     },
-    {"coordinates", "processes", "descent", "correlation", "mind"},
+    {"agreement", "coordinates", "processes", "descent", "correlation", "mind"},
     {
         "local_correlation",
         "linear",

@@ -1,5 +1,6 @@
 """The command, run as a user runs it."""
 
+import json
 import subprocess
 import sys
 
@@ -24,11 +25,13 @@ def run(*arguments):
 @pytest.mark.slow
 def test_register_info_and_warp(tmp_path):
     fixed, moving = xdreg.datasets.write_phantom_pair(tmp_path, (80, 96), amplitude=3.0)
-    done = run("register", fixed, moving, "-o", tmp_path / "out", "--block-shape", 64)
+    options = ["--block-shape", 64, "--fixed-mask", "auto"]
+    done = run("register", fixed, moving, "-o", tmp_path / "out", *options)
     assert done.returncode == 0, done.stderr
     for word in ("correlation", "success", "time", "peak memory"):
         assert word in done.stdout
     field = xdreg.open_field(tmp_path / "out" / "field.ome.zarr")
+    assert json.loads(field.attrs["xdreg"])["fixed_mask"]["auto"]
     moved = xdreg.open_ome_zarr(tmp_path / "out" / "moved.ome.zarr", level=0)
     np.testing.assert_array_equal(moved, field.dreg.warp(xdreg.open_ome_zarr(moving)))
     assert "scale" not in run("info", fixed).stderr

@@ -67,6 +67,32 @@ def per_axis(
     return tuple(int(v) for v in values)
 
 
+def shared_part(
+    one: Sequence[slice], other: Sequence[slice]
+) -> tuple[tuple[slice, ...], tuple[slice, ...], tuple[slice, ...]] | None:
+    """Return what two boxes share, and where that lies in each; None if nothing.
+
+    Examples
+    --------
+    >>> shared_part([slice(0, 8)], [slice(6, 12)])
+    ((slice(6, 8, None),), (slice(6, 8, None),), (slice(0, 2, None),))
+    """
+    shared = tuple(
+        slice(max(a.start, b.start), min(a.stop, b.stop))
+        for a, b in zip(one, other, strict=True)
+    )
+    if any(part.stop <= part.start for part in shared):
+        return None
+    inside = [
+        tuple(
+            slice(s.start - b.start, s.stop - b.start)
+            for s, b in zip(shared, box, strict=True)
+        )
+        for box in (one, other)
+    ]
+    return shared, inside[0], inside[1]
+
+
 @dataclass(frozen=True)
 class Partition:
     """How one stage cuts the fixed image.

@@ -65,10 +65,10 @@ def register(
         int | None, typer.Option(help="Voxels of overlap per side.")
     ] = None,
     fixed_mask: Annotated[
-        str | None, typer.Option(help="Mask of the fixed image.")
+        str | None, typer.Option(help="Mask of the fixed image, or auto.")
     ] = None,
     moving_mask: Annotated[
-        str | None, typer.Option(help="Mask of the moving image.")
+        str | None, typer.Option(help="Mask of the moving image, or auto.")
     ] = None,
     channel: Annotated[
         str | None, typer.Option(help="Channel, by name or number.")
@@ -96,7 +96,8 @@ def register(
     targets = output / "field.ome.zarr", output / "moved.ome.zarr"
     images = _open(fixed), _open(moving)
     masks = [
-        None if mask is None else _open(mask) for mask in (fixed_mask, moving_mask)
+        mask if mask in (None, "auto") else _open(mask)
+        for mask in (fixed_mask, moving_mask)
     ]
     _make_folder(output)
     for target in targets:

@@ -48,7 +48,9 @@ _DIAGNOSTICS = {
     "similarity_after": "similarity of the window after the stage",
     "min_jacobian": "smallest Jacobian determinant of the block's update",
     "max_update": "largest displacement of the block's update",
+    "attempts": "times that the method was tried, the second time with safer options",
     "disagreement": "RMS difference of the block's patch from the blend",
+    "neighbour_difference": "median difference from its neighbours' patches, in voxels",
     "seconds": "time the block took",
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import dask
 import dask.array
@@ -28,9 +28,17 @@ from xdreg.planning import Plan, PlannedStage, Pyramid, build_pyramid, image_lev
 from xdreg.readers import ImageReader, channel_index, image_reader, source_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from xdreg.grid import Grid
+
+#: Asks for a mask to be found in the image itself.
+AUTO: Literal["auto"] = "auto"
+
+#: A mask as it was asked for.
+Mask = Pyramid | Literal["auto"] | None
 
 
 def starting_point(initial: Any, grid: Grid) -> Any:
@@ -138,10 +146,18 @@ def _span(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> str:
     return " × ".join(f"{a:g}…{b:g}" for a, b in zip(lower, upper, strict=True))
 
 
-def mask_pyramid(mask: Any, image: Grid, name: str) -> Pyramid | None:
+def mask_pyramid(mask: Any, image: Grid, name: str) -> Mask:
     """Return a mask's stored levels, or say why it does not fit its image."""
     if mask is None:
         return None
+    if isinstance(mask, str):
+        if mask == AUTO:
+            return AUTO
+        msg = (
+            f"{name} must be an image or {AUTO!r}, got {mask!r}; open a store with "
+            "xdreg.open_ome_zarr"
+        )
+        raise InputError(msg)
     pyramid = build_pyramid(image_levels(mask, name), name, image.units)
     grid = pyramid.grids[0]
     owner = name.removesuffix("_mask")
@@ -167,16 +183,17 @@ def mask_pyramid(mask: Any, image: Grid, name: str) -> Pyramid | None:
     )
 
 
-def check_mask(mask: Pyramid | None, name: str) -> None:
+def check_mask(mask: Mask, name: str) -> None:
     """Refuse a mask in which nothing counts."""
+    if not isinstance(mask, Pyramid):
+        return
     # Coarse levels first: most masks need no other.
-    for array in reversed(() if mask is None else mask.arrays):
+    for array in reversed(mask.arrays):
         values = dask.array.asarray(array.data)  # type: ignore[union-attr]
         if bool(((values != 0) & ~dask.array.isnan(values)).any().compute()):
             return
-    if mask is not None:
-        msg = f"{name} is zero everywhere, so nothing counts; is it the right image?"
-        raise InputError(msg)
+    msg = f"{name} is zero everywhere, so nothing counts; is it the right image?"
+    raise InputError(msg)
 
 
 def mask_reader(mask: Pyramid, grid: Grid) -> ImageReader:
@@ -218,7 +235,7 @@ def describe_stage(stage: PlannedStage) -> dict[str, Any]:
 
 
 def run_manifest(
-    plan: Plan, start: Any, masks: list[Pyramid | None], select: list[dict[str, int]]
+    plan: Plan, start: Any, masks: Sequence[Mask], select: list[dict[str, int]]
 ) -> dict[str, Any]:
     """Describe a run so that a work directory knows it again."""
     if isinstance(start, np.ndarray):
@@ -230,13 +247,17 @@ def run_manifest(
     return {
         "fixed": describe_source(plan.fixed),
         "moving": describe_source(plan.moving),
-        "fixed_mask": None if masks[0] is None else describe_source(masks[0]),
-        "moving_mask": None if masks[1] is None else describe_source(masks[1]),
+        "fixed_mask": _describe_mask(masks[0]),
+        "moving_mask": _describe_mask(masks[1]),
         "channels": select,
         "initial": begin,
         "stages": [describe_stage(stage) for stage in plan.stages],
         "versions": versions(),
     }
+
+
+def _describe_mask(mask: Mask) -> Any:
+    return describe_source(mask) if isinstance(mask, Pyramid) else mask
 
 
 def _token(transform: Any, grid: Grid) -> str:

@@ -22,7 +22,8 @@ from xdreg.errors import InputError
 from xdreg.mind import descriptor_force, mean_likeness
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from numpy.typing import NDArray
 
@@ -143,6 +144,28 @@ def local_correlation(
     )
     displacement, _ = descend(units.shape, force, how)
     return units.physical(displacement)
+
+
+def safer(options: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
+    """Return options for a stiffer field: twice the smoothing, half the step.
+
+    Parameters
+    ----------
+    options
+        Keyword arguments of `local_correlation`.
+    grid
+        Grid of the images, by whose voxels what is not among them is chosen.
+    """
+    units = VoxelUnits(grid)
+    result = dict(options)
+    for name, default in (
+        ("update_sigma", UPDATE_SIGMA_VOXELS),
+        ("field_sigma", FIELD_SIGMA_VOXELS),
+    ):
+        voxels = units.voxels(options.get(name), default)[3 - grid.ndim :]
+        lengths = 2 * np.asarray(voxels) * grid.spacing
+        result[name] = lengths.tolist()
+    return result | {"step": 0.5 * options.get("step", 1.0)}
 
 
 def local_similarity(

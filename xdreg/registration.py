@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -18,10 +18,13 @@ import xarray as xr
 from dask.system import CPU_COUNT
 
 from xdreg import elastix, kernels, processes, tasks
+from xdreg.agreement import compare, outliers, tolerance
 from xdreg.blocks import BlockStatus, Partition
 from xdreg.errors import InputError, MethodError
 from xdreg.field import assemble_field, open_displacement
+from xdreg.foreground import foreground
 from xdreg.inputs import (
+    AUTO,
     channel_selection,
     check_mask,
     check_overlap,
@@ -30,7 +33,7 @@ from xdreg.inputs import (
     run_manifest,
     starting_point,
 )
-from xdreg.local_correlation import local_correlation
+from xdreg.local_correlation import local_correlation, safer
 from xdreg.options import OWN_METRICS, BSpline, Custom, Linear, LocalCorrelation
 from xdreg.planning import Plan, PlannedStage, Pyramid, make_plan
 from xdreg.progress import StageProgress
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xdreg.grid import Grid
+    from xdreg.inputs import Mask
     from xdreg.options import Metric
 
 BLOCK_PREFIX = "block_"
@@ -57,6 +61,9 @@ BLOCK_PREFIX = "block_"
 #: Beyond so many blocks a task runs several: what the scheduler holds stays small. Each
 #: block is still kept as it finishes.
 MOST_TASKS = 10_000
+
+#: An automatic mask that leaves a smaller share of an image is doubted.
+LEAST_FOREGROUND = 0.01
 
 
 def register(
@@ -98,8 +105,10 @@ def register(
         Voxels of a block, at the stage's level; one number or one per dim.
     overlap
         Voxels by which a block's window exceeds it on every side.
-    fixed_mask, moving_mask : DataArray or DataTree, optional
+    fixed_mask, moving_mask : DataArray, DataTree or "auto", optional
         Voxels that count are not zero. On the grid of any level of its image.
+        ``"auto"`` leaves out a uniform background around the content, except from
+        linear stages, which live on the content's outline.
     initial : itk.Transform, Dataset or (ndim + 1, ndim + 1) array, optional
         Where to start: a transform, a field, or a homogeneous matrix in dims order,
         fixed → moving, physical units.
@@ -234,17 +243,19 @@ class _Run:
         plan: Plan,
         directory: WorkDirectory,
         select: list[dict[str, int]],
-        masks: list[Pyramid | None],
+        masks: list[Mask],
         start: Any,
         manifest: dict[str, Any],
         progress: bool,
     ) -> None:
         self.manifest, self.progress = manifest, progress
-        self.plan, self.directory, self.masks = plan, directory, masks
+        self.plan, self.directory = plan, directory
+        self.masks = dict(zip(("fixed", "moving"), masks, strict=True))
         self.pyramids = {"fixed": plan.fixed, "moving": plan.moving}
         self.select = dict(zip(("fixed", "moving"), select, strict=True))
         self.start = start
         self.contrast: dict[str, float] = {}
+        self.foregrounds: dict[str, ImageReader] = {}
         self._readers: dict[tuple[str, int], ImageReader] = {}
 
     def __call__(self) -> xr.Dataset:
@@ -255,6 +266,8 @@ class _Run:
     def _execute(self, lines: StageProgress) -> xr.Dataset:
         for name, pyramid in self.pyramids.items():
             self._check_content(name, pyramid.overview)
+            if self.masks[name] == AUTO:
+                self._find_foreground(name, pyramid.overview)
         self._warm_engines()
         state = self._initial_state()
         records: list[dict[str, NDArray[np.float32]]] = []
@@ -316,6 +329,38 @@ class _Run:
                 stacklevel=5,
             )
 
+    def _find_foreground(self, name: str, level: int) -> None:
+        """Store what counts of an image, found at a coarse level."""
+        image = self.reader(name, level)
+        path = self.directory.path / f"{name}_foreground.zarr"
+        # A level may end before its image does, by less than a voxel of its own.
+        wide = replace(
+            image.grid,
+            shape=tuple(n + 2 for n in image.grid.shape),
+            origin=tuple(image.grid.index_to_physical([-1] * image.grid.ndim).tolist()),
+        )
+        if not path.exists():
+            mask = np.pad(foreground(image.read_finite()), 1, mode="edge")
+            partial = path.with_suffix(".part")
+            store = open_array(partial, wide.shape, wide.shape, 0, compress=True)
+            store[:] = mask.astype(np.float32)
+            partial.rename(path)
+        reader = ImageReader(open_array(path, (), (), 0), wide, wide.dims)
+        self.foregrounds[name] = reader
+        inner = reader.read((slice(1, -1),) * wide.ndim)
+        share = float((inner != 0).mean())
+        self.manifest = self.manifest | {f"{name}_mask": {"auto": True, "share": share}}
+        if share < LEAST_FOREGROUND or share == 1:
+            what = (
+                "found no background, so that every voxel counts"
+                if share == 1
+                else f"leaves {100 * share:.2g} % of the image"
+            )
+            warnings.warn(
+                f"{name}_mask='auto' {what}; give a mask if that is not so",
+                stacklevel=5,
+            )
+
     def _warm_engines(self) -> None:
         """Start engine processes while the first levels are read."""
         if any(
@@ -352,10 +397,18 @@ class _Run:
         fixed = self.reader("fixed", stage.fixed_level)
         moving = self.reader("moving", stage.moving_level)
         masks = [
-            None if mask is None else mask_reader(mask, image.grid)
-            for mask, image in zip(self.masks, (fixed, moving), strict=True)
+            self._mask(name, image.grid, stage)
+            for name, image in (("fixed", fixed), ("moving", moving))
         ]
         return Inputs(fixed, moving, masks[0], masks[1], state.reader)
+
+    def _mask(self, name: str, grid: Grid, stage: PlannedStage) -> ImageReader | None:
+        mask = self.masks[name]
+        if isinstance(mask, Pyramid):
+            return mask_reader(mask, grid)
+        # Where an image lies shows in its outline, which background makes visible.
+        linear = isinstance(stage.options, Linear)
+        return None if linear else self.foregrounds.get(name)
 
     def _linear(
         self, number: int, stage: PlannedStage, state: _State, lines: StageProgress
@@ -392,7 +445,8 @@ class _Run:
         arrays = {
             name: np.full((1,) * grid.ndim, record[name], np.float32) for name in RECORD
         }
-        arrays["disagreement"] = np.full((1,) * grid.ndim, np.nan, np.float32)
+        for name in ("disagreement", "neighbour_difference"):
+            arrays[name] = np.full((1,) * grid.ndim, np.nan, np.float32)
         if state.matrix is not None:
             corners = kernels.affine_displacement(matrix, grid)
             return _State(FieldReader(*corners), matrix), arrays
@@ -419,6 +473,7 @@ class _Run:
             partition=partition,
             method=_method(stage),
             options=self._method_options(stage),
+            safer=_safer(stage, self._method_options(stage)),
             metric=stage.metric,
             patches=open_array(folder / "patches", counts + patch, ones + patch, 0),
             records=open_array(
@@ -436,12 +491,48 @@ class _Run:
         label = f"{number} {stage.options.name} level {stage.fixed_level}"
         with lines.watch(label, partition.size, task.records, folder / "records"):
             records = map_over_blocks(_register_chunk, partition, task, len(RECORD))
+        difference = self._reject_outliers(records, task, folder / "agreement.json")
         self._check_any(records, number, stage, folder / "errors")
         disagreement = map_over_blocks(_blend_chunk, partition, task, 1)[..., 0]
         self.directory.discard_patches(number)
         arrays = {name: records[..., i] for i, name in enumerate(RECORD)}
         arrays["disagreement"] = disagreement
+        arrays["neighbour_difference"] = difference
         return _State(FieldReader(task.field, field_grid), None), arrays
+
+    @staticmethod
+    def _reject_outliers(
+        records: NDArray[np.float32], task: BlockTask, verdict: Path
+    ) -> NDArray[np.float32]:
+        """Mark the blocks that their neighbours contradict; return the differences.
+
+        The verdict is stored before the records that it changes, so that a run which
+        ends in between finds the same blocks again.
+        """
+        partition, most = task.partition, tolerance(task.partition)
+        if not verdict.exists():
+            difference = np.full(partition.counts, np.nan, np.float32)
+            rejected = np.zeros(partition.counts, bool)
+            if most > 0:
+                width = 3**partition.grid.ndim
+                gaps = map_over_blocks(_compare_chunk, partition, task, width)
+                status, before, after = (
+                    records[..., RECORD.index(name)]
+                    for name in ("status", "similarity_before", "similarity_after")
+                )
+                rejected, difference = outliers(status, gaps, after - before, most)
+            partial = verdict.with_suffix(".part")
+            found = {
+                "rejected": np.argwhere(rejected).tolist(),
+                "difference": difference.tolist(),
+            }
+            partial.write_text(json.dumps(found))
+            partial.rename(verdict)
+        stored = json.loads(verdict.read_text())
+        for index in map(tuple, stored["rejected"]):
+            records[index][RECORD.index("status")] = BlockStatus.REJECTED
+            task.records[index] = records[index]
+        return np.array(stored["difference"], np.float32)
 
     def _method_options(self, stage: PlannedStage) -> dict[str, Any]:
         if isinstance(stage.options, Custom):
@@ -586,9 +677,18 @@ def _register_chunk(numbers: xr.DataArray, task: _Opaque) -> xr.DataArray:
     return _each(tasks.register_block, numbers, task.value)
 
 
+def _compare_chunk(numbers: xr.DataArray, task: _Opaque) -> xr.DataArray:
+    """Compare the blocks that a chunk of numbers names with their neighbours."""
+    return _each(_compare_block, numbers, task.value)
+
+
 def _blend_chunk(numbers: xr.DataArray, task: _Opaque) -> xr.DataArray:
     """Blend the field chunks that a chunk of numbers names."""
     return _each(tasks.blend_block, numbers, task.value)
+
+
+def _compare_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float32]:
+    return compare(index, task.partition, task.records, task.patches)
 
 
 def _each(
@@ -616,3 +716,10 @@ def _method(stage: PlannedStage) -> Callable[..., Any]:
     if isinstance(stage.options, LocalCorrelation):
         return local_correlation
     return elastix.bspline
+
+
+def _safer(stage: PlannedStage, options: dict[str, Any]) -> dict[str, Any] | None:
+    """Return options for a second attempt; None where none are known to be safer."""
+    if isinstance(stage.options, LocalCorrelation):
+        return safer(options, stage.partition.grid)
+    return None

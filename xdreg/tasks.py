@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 
 from xdreg import elastix, kernels, metrics
-from xdreg.blocks import BlockStatus, Partition
+from xdreg.blocks import BlockStatus, Partition, shared_part
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import MethodError, MethodTimeout
 from xdreg.linear import FULL_OVERLAP, linear
@@ -41,6 +41,7 @@ RECORD = (
     "similarity_after",
     "min_jacobian",
     "max_update",
+    "attempts",
     "seconds",
 )
 
@@ -49,6 +50,18 @@ MIN_SAMPLES_PER_AXIS = 8
 
 #: Share of the window's voxels that must count.
 MIN_SHARE = 0.02
+
+#: Share of the voxels that counted before an update which must still lie on the moving
+#: image after it: the similarity of fewer says little.
+SUPPORTED_SHARE = 0.5
+
+#: What is tried once more with safer options, where the method has any.
+TRIED_AGAIN = (
+    BlockStatus.NOT_IMPROVED,
+    BlockStatus.FOLDED,
+    BlockStatus.REJECTED,
+    BlockStatus.CRASHED,
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,7 @@ class BlockTask:
     partition: Partition
     method: Callable[..., Any]
     options: Mapping[str, Any]
+    safer: Mapping[str, Any] | None
     metric: str
     patches: zarr.Array[Any]
     records: zarr.Array[Any]
@@ -251,13 +265,10 @@ def register_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float3
             for o, s in zip(partition.overlap, partition.grid.spacing, strict=True)
         ],
     )
-    update = None
     if isinstance(window, BlockStatus):
         status = window
     else:
-        status, update = _run_method(window, task, index)
-    if isinstance(window, Window) and update is not None:
-        status, patch, verdict = judge(window, update, patch_grid, task.metric)
+        status, patch, verdict = _attempts(window, patch_grid, task, index)
         record.update(verdict)
         if status is BlockStatus.SUCCESS:
             padded = np.zeros(task.patches.chunks[partition.grid.ndim :], np.float32)
@@ -270,13 +281,33 @@ def register_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float3
     return values
 
 
+def _attempts(
+    window: Window, patch_grid: Grid, task: BlockTask, index: tuple[int, ...]
+) -> tuple[BlockStatus, NDArray[np.float32] | None, dict[str, float]]:
+    """Run the method and judge it; if that fails once more, with safer options."""
+    attempts = [task.options] + ([] if task.safer is None else [task.safer])
+    for number, options in enumerate(attempts, start=1):
+        patch: NDArray[np.float32] | None = None
+        verdict: dict[str, float] = {}
+        status, update = _run_method(window, task, options, index)
+        if update is not None:
+            status, patch, verdict = judge(window, update, patch_grid, task.metric)
+        verdict["attempts"] = float(number)
+        if status not in TRIED_AGAIN:
+            break
+    return status, patch, verdict
+
+
 def _run_method(
-    window: Window, task: BlockTask, index: tuple[int, ...]
+    window: Window,
+    task: BlockTask,
+    options: Mapping[str, Any],
+    index: tuple[int, ...],
 ) -> tuple[BlockStatus, NDArray[np.float32] | None]:
     fixed = masked_image(window.fixed, window.fixed_mask, window.grid)
     moving = masked_image(window.moving, window.moving_mask, window.grid)
     try:
-        result = task.method(fixed, moving, **task.options)
+        result = task.method(fixed, moving, **options)
         return BlockStatus.SUCCESS, as_displacement(result, window.grid)
     except MethodTimeout as error:
         status, text = BlockStatus.TIMEOUT, str(error)
@@ -329,8 +360,14 @@ def judge(
         "min_jacobian": float(kernels.jacobian_determinant(patch, patch_grid).min()),
         "max_update": float(np.sqrt((patch**2).sum(axis=0)).max()),
     }
+    # Half of a window is the overlap and half of the core: beyond it, most voxels of
+    # the core would come from where the method saw nothing.
     lower, upper = window.grid.bounds
-    if verdict["max_update"] > 0.5 * float((upper - lower).max()):
+    farthest = np.abs(patch).reshape(len(patch), -1).max(axis=1)
+    before = int((window.fixed_mask & window.moving_mask).sum())
+    if (
+        farthest > 0.5 * (upper - lower)
+    ).any() or both.sum() < SUPPORTED_SHARE * before:
         status = BlockStatus.REJECTED
     elif verdict["min_jacobian"] <= 0:
         status = BlockStatus.FOLDED
@@ -365,21 +402,10 @@ def blend_block(index: tuple[int, ...], task: BlockTask) -> float:
     for other in partition.neighbours(index):
         if np.asarray(task.records[other])[0] != BlockStatus.SUCCESS:
             continue
-        extent = partition.patch(other)
-        shared = tuple(
-            slice(max(a.start, b.start), min(a.stop, b.stop))
-            for a, b in zip(core, extent, strict=True)
-        )
-        if any(part.stop <= part.start for part in shared):
+        part = shared_part(core, partition.patch(other))
+        if part is None:
             continue
-        inner = tuple(
-            slice(s.start - e.start, s.stop - e.start)
-            for s, e in zip(shared, extent, strict=True)
-        )
-        outer = tuple(
-            slice(s.start - c.start, s.stop - c.start)
-            for s, c in zip(shared, core, strict=True)
-        )
+        shared, outer, inner = part
         patch = np.asarray(task.patches[other])[(slice(None), *inner)]
         update[(slice(None), *outer)] += partition.weights(other, shared) * patch
         if other == index:

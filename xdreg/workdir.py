@@ -4,9 +4,11 @@
 
     run.json                what was run: sources, geometry, options, versions
     fixed_levels, moving_levels    pyramid levels that the store did not have
+    fixed_foreground, moving_foreground    masks that were found, see `xdreg.foreground`
     stage_00 … stage_NN
         patches             one chunk per block: its residual displacement
         records             one chunk per block: its diagnostics, written last
+        agreement.json      which blocks their neighbours contradict
         errors              one text file per block that failed
         field               the displacement field after the stage
 
