@@ -26,7 +26,7 @@ def test_register_info_and_warp(tmp_path):
     fixed, moving = xdreg.datasets.write_phantom_pair(tmp_path, (80, 96), amplitude=3.0)
     done = run("register", fixed, moving, "-o", tmp_path / "out", "--block-shape", 64)
     assert done.returncode == 0, done.stderr
-    for word in ("correlation", "success", "time", "peak memory"):
+    for word in ("pose", "correlation", "success", "time", "peak memory"):
         assert word in done.stdout
     field = xdreg.open_field(tmp_path / "out" / "field.ome.zarr")
     moved = xdreg.open_ome_zarr(tmp_path / "out" / "moved.ome.zarr", level=0)
