@@ -15,6 +15,7 @@ from tests.benchmarks.common import (
     timed,
 )
 from tests.benchmarks.engine import engine
+from tests.benchmarks.pose import pose
 from xdreg.coordinates import grid_of
 from xdreg.field import field_grid, status_counts
 from xdreg.metrics import normalised_correlation
@@ -122,7 +123,7 @@ def roundtrips():
 
 
 BENCHMARKS = {
-    f.__name__: f for f in (lung_ct, exm_lowres, synthetic, roundtrips, engine)
+    f.__name__: f for f in (lung_ct, exm_lowres, synthetic, roundtrips, engine, pose)
 }
 
 
