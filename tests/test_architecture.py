@@ -24,6 +24,7 @@ LAYERS = [
         "local_correlation",
         "linear",
         "pose",
+        "shifts",
         "elastix",
         "itk_bridge",
         "ome_zarr",

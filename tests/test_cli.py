@@ -28,7 +28,7 @@ def test_register_info_and_warp(tmp_path):
     options = ["--block-shape", 64, "--fixed-mask", "auto"]
     done = run("register", fixed, moving, "-o", tmp_path / "out", *options)
     assert done.returncode == 0, done.stderr
-    for word in ("correlation", "success", "time", "peak memory"):
+    for word in ("pose", "correlation", "success", "time", "peak memory"):
         assert word in done.stdout
     field = xdreg.open_field(tmp_path / "out" / "field.ome.zarr")
     assert json.loads(field.attrs["xdreg"])["fixed_mask"]["auto"]

@@ -1,6 +1,7 @@
 """Linear registration by xdreg's own metrics: the fit, and the pose it starts from."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from xdreg.coordinates import coordinates
 from xdreg.correlation import correlation_terms
 from xdreg.errors import MethodTimeout
 from xdreg.grid import Grid
-from xdreg.linear import Volume, fit, linear
-from xdreg.pose import find_pose
+from xdreg.linear import Volume, fit, levels, linear
+from xdreg.pose import DOUBTFUL, find_pose
 
 FLAT = Grid(("y", "x"), (90, 110), (1.5, 1.0), (-30.0, 200.0), "meter")
 SOLID = Grid(
@@ -111,7 +112,7 @@ def test_a_pose_far_away_is_found(grid, degrees):
         grid, rotation(grid.ndim, degrees), 0.15 * np.multiply(grid.shape, grid.spacing)
     )
     fixed = body(grid)
-    start = find_pose(fixed, moved(fixed, truth), kind="rigid")
+    start = find_pose(fixed, moved(fixed, truth), kind="rigid").matrix
     assert corner_error(start, truth, grid) < 4
 
 
@@ -119,8 +120,79 @@ def test_where_images_lie_already_wins_over_equals():
     rng = np.random.default_rng(0)
     tile = rng.standard_normal((30, 22))
     fixed = image(np.tile(tile, (3, 5)), FLAT)
-    found = find_pose(fixed, fixed, kind="rigid")
+    found = find_pose(fixed, fixed, kind="rigid").matrix
     np.testing.assert_allclose(found, np.eye(3), atol=1e-6)
+
+
+@pytest.mark.parametrize("grid", [FLAT, SOLID])
+@pytest.mark.parametrize("kind", ["translation", "rigid", "similarity", "affine"])
+def test_every_kind_is_found_from_far(grid, kind):
+    part = np.eye(grid.ndim) if kind == "translation" else rotation(grid.ndim, 38.0)
+    if kind in ("similarity", "affine"):
+        part = 1.15 * part
+    if kind == "affine":
+        part = part @ np.diag([1.05, 0.95, 1.0][: grid.ndim])
+    shift = 0.2 * np.multiply(grid.shape, grid.spacing) * [1, -1, 1][: grid.ndim]
+    truth = about_centre(grid, part, shift)
+    fixed = body(grid)
+    stage = getattr(xdreg, kind.capitalize())()
+    field = fixed.dreg.register(moved(fixed, truth), stages=stage, progress=False)
+    found = np.array(json.loads(field.attrs["matrix"]))
+    assert corner_error(found, truth, grid) < 1
+    pose = json.loads(field.attrs["pose"])
+    turn = 0 if kind == "translation" else 38
+    assert pose["turn"] == pytest.approx(turn, abs=4)
+    assert pose["margin"] > DOUBTFUL
+
+
+def test_a_cropped_and_turned_image_is_found():
+    truth = about_centre(SOLID, 0.9 * rotation(3, 33.0), [8.0, -9.0, 6.0])
+    fixed = body(SOLID)
+    moving = moved(fixed, truth).isel(y=slice(0, 34), x=slice(9, None))
+    found = find_pose(fixed, moving)
+    assert corner_error(found.matrix, truth, SOLID) < 4
+    assert found.margin > DOUBTFUL
+    assert found.origin == "search"
+    assert found.scale == pytest.approx(0.9, abs=0.03)
+    low, high = (np.asarray(b) for b in SOLID.bounds)
+    centre = (low + high) / 2
+    mapped = found.matrix[:-1, :-1] @ centre + found.matrix[:-1, -1]
+    np.testing.assert_allclose(found.shift, mapped - centre)
+
+
+def test_two_poses_that_fit_alike_are_told(tmp_path, caplog):
+    """A body of two halves that are alike fits either way round."""
+    half = body(FLAT).values
+    fixed = image(half + half[::-1, ::-1], FLAT)
+    run = {"stages": [xdreg.Rigid()], "workdir": tmp_path, "progress": False}
+    for _ in ("fresh", "resumed"):
+        caplog.clear()
+        with (
+            caplog.at_level("INFO", "xdreg"),
+            pytest.warns(UserWarning, match="two different poses.*initial="),
+        ):
+            field = fixed.dreg.register(fixed, **run)
+        assert "a turn of 0°" in caplog.text
+        pose = json.loads(field.attrs["pose"])
+        assert pose["origin"] == "identity"
+        assert pose["margin"] < DOUBTFUL
+
+
+def test_a_start_that_is_given_is_not_searched_for():
+    fixed = body(FLAT)
+    field = fixed.dreg.register(
+        fixed, stages=[xdreg.Affine()], initial=np.eye(3), progress=False
+    )
+    assert "pose" not in field.attrs
+
+
+def test_levels_start_by_their_size():
+    """An axis that is short makes no level coarser than it needs to be."""
+    dims, origin = ("z", "y", "x"), (0.0, 0.0, 0.0)
+    for shape, coarsest in (((64, 40, 30), 2.0), ((96, 96, 96), 4.0)):
+        grid = Grid(dims, shape, (1.0, 1.0, 1.0), origin)
+        first = levels(Volume(np.zeros(shape, np.float32), grid))[0]
+        assert first == (coarsest,) * 3
 
 
 def test_what_is_masked_does_not_count():
@@ -138,7 +210,7 @@ def test_nothing_to_see_leaves_the_start():
     flat = image(np.ones(FLAT.shape), FLAT)
     start = about_centre(FLAT, np.eye(2), [1.0, 2.0])
     np.testing.assert_array_equal(linear(flat, flat, initial=start), start)
-    np.testing.assert_array_equal(find_pose(flat, flat), np.eye(3))
+    np.testing.assert_array_equal(find_pose(flat, flat).matrix, np.eye(3))
 
 
 def test_timeout():

@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 
 import xdreg
+from xdreg import kernels
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.grid import Grid
 from xdreg.kernels import affine_displacement, grid_points, resample_displacement
@@ -325,3 +326,31 @@ def test_the_field_tells_how_it_was_made():
     assert made["initial"] == np.eye(3).tolist()
     assert made["versions"]["xdreg"] == xdreg.__version__
     assert [stage["name"] for stage in made["stages"]] == ["shift_by_two"]
+
+
+def test_motion_far_larger_than_an_overlap_is_found():
+    """Half of a body moves by 20 mm, as in breathing, in slices of 5 mm."""
+    grid = Grid(
+        ("z", "y", "x"), (30, 64, 64), (5.0, 1.5, 1.5), (0.0, 0.0, 0.0), "millimeter"
+    )
+    points = np.moveaxis(np.indices(grid.shape), 0, -1) * grid.spacing
+    extent = np.multiply(grid.shape, grid.spacing)
+    rng = np.random.default_rng(0)
+    values = np.zeros(grid.shape)
+    for _ in range(150):
+        centre = extent * rng.uniform(0.15, 0.85, 3)
+        gaps = ((points - centre) ** 2).sum(axis=-1)
+        values += rng.uniform(0.5, 2) * np.exp(-0.5 * gaps / rng.uniform(5, 10) ** 2)
+    motion = np.zeros((3, *grid.shape), np.float32)
+    motion[1] = 20 / (1 + np.exp((extent[0] / 2 - points[..., 0]) / 18))
+    pulled = kernels.warp(values, grid, motion, grid, grid, fill=0.0)
+    fixed, moving = (
+        xr.DataArray(v.astype("f4"), coordinates(grid), grid.dims)
+        for v in (pulled, values)
+    )
+    field = fixed.dreg.register(moving, block_shape=24, progress=False)
+    inside = pulled > 0.3 * pulled.max()
+    found = field.dreg.transform_points(points[inside]) - points[inside]
+    error = np.linalg.norm(found - motion[:, inside].T, axis=1)
+    assert np.median(error) < 0.75
+    assert np.percentile(error, 95) < 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 import time
@@ -329,10 +330,15 @@ def _agreement(
 def _summary(field: xr.Dataset, seconds: float | None = None) -> None:
     """Print blocks by status and their similarity, time and memory."""
     from xdreg.field import status_counts
+    from xdreg.pose import pose_text
 
     if "block_status" not in field:
         return
-    rows = {
+    rows = {}
+    if "pose" in field.attrs:
+        units = field["displacement"].attrs.get("units")
+        rows["pose"] = pose_text(json.loads(field.attrs["pose"]), units)
+    rows |= {
         "blocks": ", ".join(f"{n} {what}" for what, n in status_counts(field).items())
     }
     similarity = [field[f"block_similarity_{w}"].values for w in ("before", "after")]

@@ -1,55 +1,123 @@
-"""Where to start: the pose, of many, that fits best.
+"""Where to start: the pose, of many, that fits best, and how sure that is.
 
 Both images are made coarse. For every turn and scale of a grid the moving image is
-resampled, and correlated with the fixed one at all shifts at once; masks keep what lies
-outside either image from counting. The best few are then fitted by `xdreg.linear`, and
-the metric itself decides.
-
-Source: Padfield, Masked object registration in the Fourier domain, IEEE TIP 2012.
+resampled, and correlated with the fixed one at all shifts at once. The best few are
+then fitted by `xdreg.linear`, and the metric itself decides. What the second best of
+*another* pose leaves unexplained tells how sure the choice is.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from xdreg import kernels
-from xdreg.grid import Grid
-from xdreg.linear import FULL_OVERLAP, Volume, fit, levels
+from xdreg.linear import Volume, fit, levels
+from xdreg.shifts import SMALLEST_SCALE, ShiftSearch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import xarray as xr
     from numpy.typing import NDArray
 
+    from xdreg.grid import Grid
     from xdreg.linear import Matrix
     from xdreg.options import Kind, OwnMetric
-
-#: Voxels along the longest axis of the images that are correlated at all shifts.
-SEARCH_VOXELS = {2: 48, 3: 20}
 
 #: Turns to try, in degrees: in a plane all round, in space about 13 axes.
 TURNS = {2: tuple(range(-165, 181, 15)), 3: (22.5, 45.0)}
 
-#: Scales to try where the kind of transform has one.
-SCALES = (0.8, 1.0, 1.25)
+#: Scales to try, with so many of the best turns, where the kind of transform has one.
+SCALES = (SMALLEST_SCALE, 1.0, 1.25)
+SCALED = 16
 
-#: Shifts at which less than this share of the smaller image overlaps do not count.
-LEAST_OVERLAP = 0.2
+#: Around so many of the best, turns half as far apart are tried.
+REFINED = 4
 
-#: So many of the best are fitted, on so many levels.
-FINALISTS = 8
-DECIDING_LEVELS = 2
+#: So many of the best are fitted on the coarsest level, and so many go on from there.
+FINALISTS = {2: 16, 3: 8}
+LAST = 5
+
+#: So many that are far from the best, by this share of the fixed image's longest
+#: extent at a corner, are fitted besides.
+RIVALS = 4
+FAR = 0.4
 
 #: Scores that differ by less than this share of their range say nothing.
 NEARLY_EQUAL = 0.02
 
-#: Variance below this share of an image's own is noise.
-NOISE = 0.01
+#: Poses are different where they map a corner of the fixed image to places further
+#: apart than this share of its longest extent.
+DIFFERENT = 0.05
+
+#: A margin below this says that another pose fits about as well. Set on turned and
+#: cropped real pairs, phantoms and pairs without a right answer: see the benchmarks.
+DOUBTFUL = 0.125
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where a registration starts, and how sure that is.
+
+    Parameters
+    ----------
+    matrix : (ndim + 1, ndim + 1) float64
+        Homogeneous, fixed to moving, in dims order and the images' units; without
+        shear.
+    score
+        How well the images agree then, 0 to 1, on a coarse level.
+    runner_up
+        The same of the best *different* pose; zero if none was found.
+    origin
+        What it grew from: where the images lie, centre on centre, or the search.
+    turn : degrees
+    shift : (ndim,), physical units
+        Of the fixed image's centre.
+    scale
+        Length in the moving image of a unit of length in the fixed one.
+    """
+
+    matrix: Matrix
+    score: float
+    runner_up: float
+    origin: Literal["identity", "centres", "search"]
+    turn: float
+    shift: tuple[float, ...]
+    scale: float
+
+    @property
+    def margin(self) -> float:
+        """Share of what the runner-up leaves unexplained that this pose explains.
+
+        Zero where both fit equally well, one where this one fits perfectly.
+        """
+        return max(0.0, 1 - (1 - self.score) / max(1 - self.runner_up, 1e-6))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what to tell of it, without the matrix, as JSON holds it."""
+        return {
+            "origin": self.origin,
+            "turn": round(self.turn, 1),
+            "shift": [float(f"{s:.4g}") for s in self.shift],
+            "scale": round(self.scale, 3),
+            "score": round(self.score, 4),
+            "runner_up": round(self.runner_up, 4),
+            "margin": round(self.margin, 3),
+        }
+
+
+def pose_text(pose: Mapping[str, Any], units: str | None) -> str:
+    """Tell of a pose in a line, from what `Pose.to_dict` returns."""
+    shift = ", ".join(f"{value:g}" for value in pose["shift"])
+    return (
+        f"a turn of {pose['turn']:g}°, a scale of {pose['scale']:g} and a shift of "
+        f"({shift}) {units or ''}".rstrip()
+        + f" (from {pose['origin']}; score {pose['score']:.2f}, that of the next "
+        f"{pose['runner_up']:.2f}, margin {pose['margin']:.2f})"
+    )
 
 
 def find_pose(
@@ -58,7 +126,7 @@ def find_pose(
     *,
     kind: Kind = "affine",
     metric: OwnMetric = "lncc",
-) -> Matrix:
+) -> Pose:
     """Find where the moving image lies, whatever its position and turn.
 
     Where the images lie already, and centre on centre, are always among what is tried.
@@ -73,50 +141,119 @@ def find_pose(
         and ``"affine"``, for which scales are tried, too.
     metric
         What decides between the best, as in `xdreg.linear.linear`.
-
-    Returns
-    -------
-    (ndim + 1, ndim + 1) float64
-        Homogeneous, fixed to moving, in dims order and the images' units; without
-        shear.
     """
     images = Volume.of(fixed, "fixed"), Volume.of(moving, "moving")
+    grid = images[0].grid
+    # In this order: of nearly equal ones the first wins, the least moved.
+    centred = np.eye(grid.ndim + 1)
+    centred[:-1, -1] = images[1].grid.centre - grid.centre
+    starts = [np.eye(grid.ndim + 1), centred, *_searched(images, kind, metric)]
+    allowed: Kind = "similarity" if kind == "affine" else kind
+    coarsest, *rest = levels(images[0])
+
+    def fitted(found: list[_Fit], spacing: tuple[float, ...]) -> list[_Fit]:
+        one, other = (image.with_spacing(spacing) for image in images)
+        return [
+            _Fit(*fit(one, other, f.matrix, kind=allowed, metric=metric), f.number)
+            for f in found
+        ]
+
+    fits = fitted([_Fit(m, 0.0, i) for i, m in enumerate(starts)], coarsest)
+    fits = _best_different(fits, grid)[:LAST]
+    if rest:
+        fits = fitted(fits, rest[0])
+    best, *others = _best_different(fits, grid)
+    part = best.matrix[:-1, :-1]
+    scale = float(abs(np.linalg.det(part)) ** (1 / grid.ndim))
+    trace = np.trace(part) / scale
+    cosine = trace / 2 if grid.ndim == 2 else (trace - 1) / 2
+    shift = part @ grid.centre + best.matrix[:-1, -1] - grid.centre
+    return Pose(
+        best.matrix,
+        best.score,
+        max((other.score for other in others), default=0.0),
+        ("identity", "centres", "search")[min(best.number, 2)],  # type: ignore[arg-type]
+        float(np.degrees(np.arccos(np.clip(cosine, -1, 1)))),
+        tuple(shift.tolist()),
+        scale,
+    )
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A pose, its score, and the number of what it grew from."""
+
+    matrix: Matrix
+    score: float
+    number: int
+
+
+def _best_different(fits: list[_Fit], grid: Grid) -> list[_Fit]:
+    """Return the fits that differ from each other, best first.
+
+    Of those that are one pose, and of the best if they are nearly equal, the one that
+    grew from the earliest start stands for all.
+    """
+    scores = [f.score for f in fits]
+    least = max(scores) - NEARLY_EQUAL * (max(scores) - min(scores))
+    equals = [f for f in fits if f.score >= least]
+    others = [f for f in fits if f.score < least]
+    equals.sort(key=lambda f: f.number)
+    others.sort(key=lambda f: -f.score)
+    apart = DIFFERENT * _extent(grid)
+    kept: list[_Fit] = []
+    for candidate in equals + others:
+        if all(_distance(candidate.matrix, k.matrix, grid) > apart for k in kept):
+            kept.append(candidate)
+    return kept
+
+
+def _extent(grid: Grid) -> float:
+    return float(np.subtract(*grid.bounds[::-1]).max())
+
+
+def _distance(one: Matrix, other: Matrix, grid: Grid) -> float:
+    """Return how far apart two transforms map a grid's corners, at most."""
+    corners = np.array(list(itertools.product(*zip(*grid.bounds, strict=True))))
+    gap = (one - other)[:-1]
+    return float(np.linalg.norm(corners @ gap[:, :-1].T + gap[:, -1], axis=1).max())
+
+
+def _searched(
+    images: tuple[Volume, Volume], kind: Kind, metric: OwnMetric
+) -> list[Matrix]:
+    """Return the poses that correlate best, best first, and some far from them."""
     ndim = images[0].grid.ndim
-    search = _Search(*images, edges=metric == "mind")
+    search = ShiftSearch(*images, edges=metric == "mind")
     turns = [np.eye(ndim)]
     if kind != "translation":
         turns += list(_turns(ndim))
     found = [search.best_shift(turn) for turn in turns]
     if kind in ("similarity", "affine"):
         found.sort(key=lambda pose: -pose.score)
-        scaled = [
+        found += [
             search.best_shift(scale * pose.matrix[:-1, :-1])
-            for pose in found[:FINALISTS]
+            for pose in found[:SCALED]
             for scale in SCALES
             if scale != 1
         ]
-        found += scaled
     found.sort(key=lambda pose: -pose.score)
-    # In this order: of nearly equal ones the first wins, the least moved.
-    candidates = [np.eye(ndim + 1), np.eye(ndim + 1)]
-    candidates[1][:-1, -1] = images[1].grid.centre - images[0].grid.centre
-    candidates += [pose.matrix for pose in found[:FINALISTS] if pose.score > 0]
-    allowed = "similarity" if kind == "affine" else kind
-    scores = [0.0] * len(candidates)
-    for spacing in levels(images[0])[:DECIDING_LEVELS]:
-        one, other = (image.with_spacing(spacing) for image in images)
-        fits = [fit(one, other, c, kind=allowed, metric=metric) for c in candidates]
-        candidates, scores = [c for c, _ in fits], [score for _, score in fits]
-    least = max(scores) - NEARLY_EQUAL * (max(scores) - min(scores))
-    return candidates[next(i for i, score in enumerate(scores) if score >= least)]
-
-
-@dataclass(frozen=True)
-class _Pose:
-    """A transform, fixed to moving, and how well the coarse images agree then."""
-
-    matrix: Matrix
-    score: float
+    if kind != "translation":
+        found += [
+            search.best_shift(turn @ pose.matrix[:-1, :-1])
+            for pose in found[:REFINED]
+            for turn in _small_turns(ndim)
+        ]
+    found = sorted((p for p in found if p.score > 0), key=lambda pose: -pose.score)
+    chosen, others = found[: FINALISTS[ndim]], found[FINALISTS[ndim] :]
+    # All of the best may be one pose; how sure it is, only others can tell.
+    grid = images[0].grid
+    far = [
+        p
+        for p in others
+        if _distance(p.matrix, found[0].matrix, grid) > FAR * _extent(grid)
+    ]
+    return [pose.matrix for pose in chosen + far[:RIVALS]]
 
 
 def _turns(ndim: int) -> Iterator[NDArray[np.float64]]:
@@ -133,6 +270,18 @@ def _turns(ndim: int) -> Iterator[NDArray[np.float64]]:
                 yield _rotation(axis, np.radians(degrees))
 
 
+def _small_turns(ndim: int) -> Iterator[NDArray[np.float64]]:
+    """Yield turns either way by half of what the others are apart."""
+    if ndim == 2:
+        half = np.radians(TURNS[2][1] - TURNS[2][0]) / 2
+        for angle in (-half, half):
+            c, s = np.cos(angle), np.sin(angle)
+            yield np.array([[c, -s], [s, c]])
+        return
+    for axis in np.concatenate([np.eye(3), -np.eye(3)]):
+        yield _rotation(axis, np.radians(TURNS[3][0]) / 2)
+
+
 def _rotation(axis: Sequence[float], angle: float) -> NDArray[np.float64]:
     """Return the turn about an axis (Rodrigues)."""
     x, y, z = np.asarray(axis, float) / np.linalg.norm(axis)
@@ -140,138 +289,3 @@ def _rotation(axis: Sequence[float], angle: float) -> NDArray[np.float64]:
     return np.asarray(
         np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
     )
-
-
-class _Search:
-    """Correlates two coarse images at all shifts, for one turn after the other."""
-
-    def __init__(self, fixed: Volume, moving: Volume, *, edges: bool) -> None:
-        ndim = fixed.grid.ndim
-        extents = [np.subtract(*image.grid.bounds[::-1]) for image in (fixed, moving)]
-        self._step = float(max(e.max() for e in extents)) / SEARCH_VOXELS[ndim]
-        spacing = (self._step,) * ndim
-        self._moving = _searchable(moving.with_spacing(spacing), edges)
-        coarse = _searchable(fixed.with_spacing(spacing), edges)
-        self._fixed_grid = self._cover(fixed.grid.centre, extents[0] / 2, fixed.grid)
-        values = kernels.warp(
-            coarse.values,
-            coarse.grid,
-            *kernels.affine_displacement(np.eye(ndim + 1), self._fixed_grid),
-            self._fixed_grid,
-        )
-        # Room for the largest turned image beside the fixed one.
-        reach = float(np.linalg.norm(extents[1])) / min(SCALES)
-        self._padded = tuple(
-            _quick_size(n + int(np.ceil(reach / self._step)) + 2)
-            for n in self._fixed_grid.shape
-        )
-        self._parts = [np.conj(self._transform(p)) for p in _moments(values)]
-        self._count = np.isfinite(values).sum()
-
-    def best_shift(self, linear: NDArray[np.float64]) -> _Pose:
-        """Return the best shift for a turn and scale, and its score."""
-        # y -> centre + linear @ y, over all of the moving image.
-        grid = self._moving.grid
-        ndim = grid.ndim
-        lower, upper = grid.bounds
-        corners = np.array(list(itertools.product(*zip(lower, upper, strict=True))))
-        inverse = np.linalg.inv(linear)
-        half = np.abs((corners - grid.centre) @ inverse.T).max(axis=0)
-        turned = self._cover(np.zeros(ndim), half, grid)
-        matrix = np.eye(ndim + 1)
-        matrix[:ndim, :ndim] = linear
-        matrix[:ndim, ndim] = grid.centre
-        values = kernels.warp(
-            self._moving.values,
-            grid,
-            *kernels.affine_displacement(matrix, turned),
-            turned,
-        )
-        score = self._correlate(values)
-        best = np.unravel_index(int(np.argmax(score)), score.shape)
-        # turned voxel = fixed voxel + shift; shifts beyond the middle are negative.
-        shift = np.array(
-            [
-                b if b < n else b - p
-                for b, n, p in zip(best, turned.shape, self._padded, strict=True)
-            ]
-        )
-        offset = np.asarray(turned.origin) + self._step * shift
-        offset = offset - np.asarray(self._fixed_grid.origin)
-        matrix[:ndim, ndim] = grid.centre + linear @ offset
-        return _Pose(matrix, float(score[best]))
-
-    def _correlate(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the squared correlation at all shifts, less where little overlaps."""
-        moments = [self._transform(part) for part in _moments(values)]
-
-        def sums(one: int, other: int) -> NDArray[np.float32]:
-            product = self._parts[one] * moments[other]
-            back = np.fft.irfftn(product, self._padded, range(len(self._padded)))
-            return np.asarray(back, np.float32)
-
-        count = np.maximum(sums(0, 0), 1.0)
-        f, m = sums(1, 0), sums(0, 1)
-        cross = sums(1, 1) - f * m / count
-        # Images have contrast one, so noise is measured against that.
-        floor = NOISE * count
-        var_f = np.maximum(sums(2, 0) - f * f / count, 0) + floor
-        var_m = np.maximum(sums(0, 2) - m * m / count, 0) + floor
-        score = cross**2 / (var_f * var_m)
-        overlap = count / max(1, min(self._count, np.isfinite(values).sum()))
-        score *= np.minimum(1, overlap / FULL_OVERLAP)
-        score[overlap < LEAST_OVERLAP] = 0
-        return np.asarray(score)
-
-    def _transform(self, part: NDArray[np.float32]) -> NDArray[np.complex64]:
-        return np.asarray(np.fft.rfftn(part, self._padded, range(part.ndim)))
-
-    def _cover(
-        self, centre: NDArray[np.float64], half: NDArray[np.float64], like: Grid
-    ) -> Grid:
-        """Return an isotropic grid about a centre."""
-        shape = np.maximum(np.ceil(2 * half / self._step - 1e-6), 1).astype(int)
-        origin = centre - 0.5 * self._step * (shape - 1)
-        return Grid(
-            like.dims,
-            tuple(shape.tolist()),
-            (self._step,) * like.ndim,
-            tuple(origin.tolist()),
-            like.units,
-        )
-
-
-def _searchable(image: Volume, edges: bool) -> Volume:
-    """Return an image of contrast one, or the strength of its edges."""
-    values = image.values
-    if edges:
-        slopes = [
-            np.gradient(values, step, axis=axis)
-            for axis, (step, size) in enumerate(
-                zip(image.grid.spacing, image.grid.shape, strict=True)
-            )
-            if size > 1
-        ]
-        values = np.sqrt(sum(slope**2 for slope in slopes))
-    image = replace(image, values=values)
-    scaled = (values - np.nanmean(values)) / image.contrast
-    return replace(image, values=scaled.astype(np.float32))
-
-
-def _moments(values: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """Return one, value and square where there is a value, zero elsewhere."""
-    counts = np.isfinite(values)
-    known = np.where(counts, values, np.float32(0))
-    return [counts.astype(np.float32), known, known**2]
-
-
-def _quick_size(size: int) -> int:
-    """Return the next size whose only factors are 2, 3 and 5."""
-    while True:
-        rest = size
-        for factor in (2, 3, 5):
-            while rest % factor == 0:
-                rest //= factor
-        if rest == 1:
-            return size
-        size += 1

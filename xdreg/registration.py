@@ -7,6 +7,7 @@ then `blend_block` over the same, and hands its field to the next one.
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ from xdreg.inputs import (
 from xdreg.local_correlation import local_correlation, safer
 from xdreg.options import OWN_METRICS, BSpline, Custom, Linear, LocalCorrelation
 from xdreg.planning import Plan, PlannedStage, Pyramid, make_plan
+from xdreg.pose import DOUBTFUL, pose_text
 from xdreg.progress import StageProgress
 from xdreg.pyramid import downsample
 from xdreg.readers import (
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
     from xdreg.grid import Grid
     from xdreg.inputs import Mask
     from xdreg.options import Metric
+
+_log = logging.getLogger(__name__)
 
 BLOCK_PREFIX = "block_"
 
@@ -256,6 +260,7 @@ class _Run:
         self.start = start
         self.contrast: dict[str, float] = {}
         self.foregrounds: dict[str, ImageReader] = {}
+        self.pose: dict[str, Any] | None = None
         self._readers: dict[tuple[str, int], ImageReader] = {}
 
     def __call__(self) -> xr.Dataset:
@@ -421,6 +426,7 @@ class _Run:
         if done.exists():
             stored = json.loads(done.read_text())
             matrix, record = np.array(stored["matrix"]), stored["record"]
+            pose = stored["pose"]
         else:
             search = self.start is None and not any(
                 isinstance(s.options, Linear) for s in self.plan.stages[:number]
@@ -434,14 +440,16 @@ class _Run:
                 search=search and number == 0,
             )
             with lines.watch(f"{number} {stage.options.name}", 1, None, folder):
-                matrix, record = task.compute()
+                matrix, record, found = task.compute()
+            pose = None if found is None else found.to_dict()
             folder.mkdir(parents=True, exist_ok=True)
             partial = done.with_suffix(".part")
             values = {name: float(value) for name, value in record.items()}
-            partial.write_text(
-                json.dumps({"matrix": matrix.tolist(), "record": values})
-            )
+            stored = {"matrix": matrix.tolist(), "record": values, "pose": pose}
+            partial.write_text(json.dumps(stored))
             partial.rename(done)
+        if pose is not None:
+            self._tell_pose(pose, grid.units)
         arrays = {
             name: np.full((1,) * grid.ndim, record[name], np.float32) for name in RECORD
         }
@@ -457,6 +465,18 @@ class _Run:
         )
         total = kernels.compose(update, before.grid, whole, before.grid)
         return _State(FieldReader(total, before.grid), None), arrays
+
+    def _tell_pose(self, pose: dict[str, Any], units: str | None) -> None:
+        """Keep the pose for the field, log it, and warn where another fits as well."""
+        self.pose = pose
+        _log.info("pose: %s", pose_text(pose, units))
+        if pose["margin"] < DOUBTFUL:
+            warnings.warn(
+                f"two different poses fit about equally well; took "
+                f"{pose_text(pose, units)}. Check the result, and if it is wrong say "
+                "where the images meet with initial=, a matrix or an ITK transform",
+                stacklevel=6,
+            )
 
     def _blockwise(
         self, number: int, stage: PlannedStage, state: _State, lines: StageProgress
@@ -583,6 +603,8 @@ class _Run:
             "fixed_grid": json.dumps(grid.to_dict()),
             "xdreg": json.dumps(self.manifest),
         }
+        if self.pose is not None:
+            attrs["pose"] = json.dumps(self.pose)
         if matrix is not None:
             attrs["matrix"] = json.dumps(matrix.tolist())
         else:

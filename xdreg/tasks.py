@@ -23,7 +23,7 @@ from xdreg.errors import MethodError, MethodTimeout
 from xdreg.linear import FULL_OVERLAP, linear
 from xdreg.local_correlation import local_similarity
 from xdreg.options import OWN_METRICS
-from xdreg.pose import find_pose
+from xdreg.pose import Pose, find_pose
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -433,7 +433,7 @@ def register_linear(
     metric: Any,
     options: Mapping[str, Any],
     search: bool,
-) -> tuple[NDArray[np.float64], dict[str, float]]:
+) -> tuple[NDArray[np.float64], dict[str, float], Pose | None]:
     """Register two whole images, at a coarse level, by one linear transform.
 
     Parameters
@@ -456,6 +456,8 @@ def register_linear(
         where ``matrix`` was None. Where the stage failed, what it started from.
     record : dict
         Diagnostics, by their names in ``RECORD``.
+    pose : Pose or None
+        Where it started, if it was searched for.
     """
     began = time.perf_counter()
     grid = inputs.fixed.grid
@@ -465,11 +467,12 @@ def register_linear(
     if inputs.fixed_mask is not None:
         fixed_mask &= inputs.fixed_mask.read_mask(grid)
     record = dict.fromkeys(RECORD, float("nan"))
+    pose = None
     if matrix is None:
         window = read_window(inputs, whole, [0.0] * grid.ndim)
         if isinstance(window, BlockStatus):
             record["status"] = float(window)
-            return np.eye(grid.ndim + 1), record
+            return np.eye(grid.ndim + 1), record, None
         moving_values, moving_grid = window.moving, grid
         moving_mask = window.moving_mask
         start = np.eye(grid.ndim + 1)
@@ -505,9 +508,10 @@ def register_linear(
     try:
         if search:
             across = metric in ("mind", "mi")
-            start = find_pose(
+            pose = find_pose(
                 fixed, moving, kind=kind, metric="mind" if across else "lncc"
             )
+            start = pose.matrix
         engine = linear if metric in OWN_METRICS else elastix.linear
         result = engine(
             fixed, moving, kind=kind, metric=metric, initial=start, **options
@@ -524,4 +528,4 @@ def register_linear(
         status, result = BlockStatus.TIMEOUT, start
     record["status"] = float(status)
     record["seconds"] = time.perf_counter() - began
-    return result, record
+    return result, record, pose

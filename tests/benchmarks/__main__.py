@@ -16,6 +16,7 @@ from tests.benchmarks.common import (
 )
 from tests.benchmarks.engine import engine
 from tests.benchmarks.failures import failures
+from tests.benchmarks.pose import pose
 from xdreg.coordinates import grid_of
 from xdreg.field import field_grid, status_counts
 from xdreg.metrics import normalised_correlation
@@ -124,7 +125,7 @@ def roundtrips():
 
 BENCHMARKS = {
     f.__name__: f
-    for f in (lung_ct, exm_lowres, synthetic, roundtrips, failures, engine)
+    for f in (lung_ct, exm_lowres, synthetic, roundtrips, failures, engine, pose)
 }
 
 

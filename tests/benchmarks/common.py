@@ -1,11 +1,19 @@
 """What the benchmarks share: pairs, rows of figures, errors against the truth."""
 
+import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
+import xarray as xr
 
 import xdreg
 from tests.data import ROOT, landmarks
+from xdreg.coordinates import coordinates, grid_of
 from xdreg.field import field_grid
 from xdreg.metrics import dice, target_registration_error
 
@@ -89,3 +97,43 @@ def border_ratios(blocks, whole):
                 sizes.append(np.take(jump, planes, axis=axis + 1).mean())
             ratios[name].append(sizes[0] / sizes[1])
     return {name: float(max(values)) for name, values in ratios.items()}
+
+
+def peer_field(tool, fixed, moving, repeats=1):
+    """Run a peer on two images, in its own process.
+
+    Returns
+    -------
+    field : Dataset
+        On the fixed grid.
+    seconds : list
+        Of every repeat.
+    """
+    python = sys.executable if tool == "elastix" else os.environ.get("XDREG_PEERS")
+    if not python:
+        print(f"{tool}: skipped, XDREG_PEERS names no Python")
+        return None
+    import itk
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = [f"{folder}/{which}.nii" for which in ("fixed", "moving")]
+        for path, image in zip(files, (fixed, moving), strict=True):
+            itk.imwrite(image.dreg.to_itk_image(), path)
+        out = f"{folder}/field.nii.gz"
+        script = str(Path(__file__).with_name("peers.py"))
+        done = subprocess.run(
+            [python, script, tool, *files, out, str(repeats)],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=folder,
+        )
+        seconds = json.loads(done.stdout.splitlines()[-1])
+        vectors = itk.array_from_image(itk.imread(out, itk.Vector[itk.F, 3]))
+    grid = grid_of(fixed)
+    field = xr.DataArray(
+        np.moveaxis(vectors[..., ::-1], -1, 0),
+        dims=("component", *grid.dims),
+        coords=coordinates(grid),
+    )
+    return field.to_dataset(name="displacement"), seconds

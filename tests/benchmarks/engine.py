@@ -24,6 +24,7 @@ from tests.benchmarks.common import (
     mean_dice,
     opened,
     pair,
+    peer_field,
     row,
     timed,
 )
@@ -287,34 +288,9 @@ def _against_whole(name, fixed, moving):
 
 
 def _peer(tool, name, judge):
-    """Run a peer on a pair, in its own process, and judge its field."""
-    python = sys.executable if tool == "elastix" else os.environ.get("XDREG_PEERS")
-    if not python:
-        print(f"{tool} on {name}: skipped, XDREG_PEERS names no Python")
-        return
-    import itk
-
-    with tempfile.TemporaryDirectory() as folder:
-        for which, tree in zip(("fixed", "moving"), pair(name), strict=True):
-            image = tree["scale0/image"].astype("float32").dreg.to_itk_image()
-            itk.imwrite(image, f"{folder}/{which}.nii")
-        out = f"{folder}/field.nii.gz"
-        files = [f"{folder}/{which}.nii" for which in ("fixed", "moving")]
-        script = str(Path(__file__).with_name("peers.py"))
-        done = subprocess.run(
-            [python, script, tool, *files, out, str(REPEATS)],
-            check=True,
-            capture_output=True,
-            text=True,
-            cwd=folder,
-        )
-        seconds = json.loads(done.stdout.splitlines()[-1])
-        vectors = itk.array_from_image(itk.imread(out, itk.Vector[itk.F, 3]))
-    grid = grid_of(pair(name)[0]["scale0/image"])
-    field = xr.DataArray(
-        np.moveaxis(vectors[..., ::-1], -1, 0),
-        dims=("component", *grid.dims),
-        coords=coordinates(grid),
-    )
-    judged = judge(field.to_dataset(name="displacement"))
-    row(f"{name} {tool}", **judged, seconds=float(np.median(seconds)))
+    """Run a peer on a pair and judge its field."""
+    images = [tree["scale0/image"].astype("float32") for tree in pair(name)]
+    found = peer_field(tool, *images, repeats=REPEATS)
+    if found is not None:
+        field, seconds = found
+        row(f"{name} {tool}", **judge(field), seconds=float(np.median(seconds)))

@@ -35,6 +35,43 @@ def elastix(fixed, moving, out):
     return seconds
 
 
+def elastix_affine(fixed, moving, out):
+    """Elastix from centre of mass on centre of mass: rigid, then affine."""
+    import itk
+
+    images = [itk.imread(path, itk.F) for path in (fixed, moving)]
+    maps = itk.ParameterObject.New()
+    for name in ("rigid", "affine"):
+        values = maps.GetDefaultParameterMap(name)
+        if name == "rigid":
+            values["AutomaticTransformInitialization"] = ("true",)
+            values["AutomaticTransformInitializationMethod"] = ("CenterOfGravity",)
+        maps.AddParameterMap(values)
+    began = time.perf_counter()
+    _, found = itk.elastix_registration_method(
+        *images, parameter_object=maps, number_of_threads=THREADS
+    )
+    seconds = time.perf_counter() - began
+    itk.imwrite(itk.transformix_deformation_field(images[1], found), out)
+    return seconds
+
+
+def greedy_affine(fixed, moving, out):
+    """Run picsl-greedy's affine alone, from centre on centre."""
+    from picsl_greedy import Greedy3D
+
+    folder = Path(out).parent
+    tool = Greedy3D()
+    began = time.perf_counter()
+    tool.execute(
+        f"-d 3 -m NCC 2x2x2 -i {fixed} {moving} -threads {THREADS} "
+        f"-a -dof 12 -ia-image-centers -n 100x50x10 -o {folder}/a.mat"
+    )
+    seconds = time.perf_counter() - began
+    tool.execute(f"-d 3 -rf {fixed} -r {folder}/a.mat -rc {out}")
+    return seconds
+
+
 def greedy(fixed, moving, out):
     """Run picsl-greedy: affine, then deformable, both by local correlation."""
     from picsl_greedy import Greedy3D
@@ -70,5 +107,6 @@ def syn(fixed, moving, out):
 if __name__ == "__main__":
     name, fixed, moving, out, repeats = sys.argv[1:]
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(THREADS)
-    tool = {"elastix": elastix, "greedy": greedy, "syn": syn}[name]
+    tools = (elastix, greedy, syn, elastix_affine, greedy_affine)
+    tool = {tool.__name__: tool for tool in tools}[name]
     print(json.dumps([tool(fixed, moving, out) for _ in range(int(repeats))]))
