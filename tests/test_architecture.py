@@ -33,7 +33,8 @@ LAYERS = [
     },
     {"readers", "planning", "progress"},
     {"tasks", "field", "inputs"},
-    {"registration", "resampling"},
+    {"mapping", "resampling"},
+    {"registration"},
     {"accessor", "datasets", "plot", "cli"},
     {"__init__"},
 ]

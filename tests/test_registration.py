@@ -135,7 +135,7 @@ def test_many_blocks_share_a_task_and_nothing_changes(monkeypatch):
     pair = xdreg.datasets.phantom_pair((64, 72), amplitude=2.0)
     options = {"stages": [shift_by_two], "block_shape": 12, "progress": False}
     alone = pair.fixed.dreg.register(pair.moving, **options)
-    monkeypatch.setattr("xdreg.registration.MOST_TASKS", 5)
+    monkeypatch.setattr("xdreg.mapping.MOST_TASKS", 5)
     together = pair.fixed.dreg.register(pair.moving, **options)
     assert alone.block_status.size == 36
     np.testing.assert_array_equal(alone.block_status, together.block_status)

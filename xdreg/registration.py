@@ -19,8 +19,8 @@ import xarray as xr
 from dask.system import CPU_COUNT
 
 from xdreg import elastix, kernels, processes, tasks
-from xdreg.agreement import compare, outliers, tolerance
-from xdreg.blocks import BlockStatus, Partition
+from xdreg.agreement import outliers, tolerance
+from xdreg.blocks import BlockStatus
 from xdreg.errors import InputError, MethodError
 from xdreg.field import assemble_field, open_displacement
 from xdreg.foreground import foreground
@@ -35,6 +35,7 @@ from xdreg.inputs import (
     starting_point,
 )
 from xdreg.local_correlation import local_correlation, safer
+from xdreg.mapping import Opaque, map_over_blocks
 from xdreg.options import OWN_METRICS, BSpline, Custom, Linear, LocalCorrelation
 from xdreg.planning import Plan, PlannedStage, Pyramid, make_plan
 from xdreg.pose import DOUBTFUL, pose_text
@@ -59,12 +60,6 @@ if TYPE_CHECKING:
     from xdreg.options import Metric
 
 _log = logging.getLogger(__name__)
-
-BLOCK_PREFIX = "block_"
-
-#: Beyond so many blocks a task runs several: what the scheduler holds stays small. Each
-#: block is still kept as it finishes.
-MOST_TASKS = 10_000
 
 #: An automatic mask that leaves a smaller share of an image is doubted.
 LEAST_FOREGROUND = 0.01
@@ -432,7 +427,7 @@ class _Run:
                 isinstance(s.options, Linear) for s in self.plan.stages[:number]
             )
             task = dask.delayed(_linear_task, pure=False)(
-                _Opaque(inputs, "linear"),
+                Opaque(inputs, "linear"),
                 state.matrix,
                 kind=stage.options.name,
                 metric=stage.metric,
@@ -510,10 +505,10 @@ class _Run:
         )
         label = f"{number} {stage.options.name} level {stage.fixed_level}"
         with lines.watch(label, partition.size, task.records, folder / "records"):
-            records = map_over_blocks(_register_chunk, partition, task, len(RECORD))
+            records = map_over_blocks(tasks.register_block, task, len(RECORD))
         difference = self._reject_outliers(records, task, folder / "agreement.json")
         self._check_any(records, number, stage, folder / "errors")
-        disagreement = map_over_blocks(_blend_chunk, partition, task, 1)[..., 0]
+        disagreement = map_over_blocks(tasks.blend_block, task, 1)[..., 0]
         self.directory.discard_patches(number)
         arrays = {name: records[..., i] for i, name in enumerate(RECORD)}
         arrays["disagreement"] = disagreement
@@ -535,7 +530,7 @@ class _Run:
             rejected = np.zeros(partition.counts, bool)
             if most > 0:
                 width = 3**partition.grid.ndim
-                gaps = map_over_blocks(_compare_chunk, partition, task, width)
+                gaps = map_over_blocks(tasks.compare_block, task, width)
                 status, before, after = (
                     records[..., RECORD.index(name)]
                     for name in ("status", "similarity_before", "similarity_after")
@@ -613,22 +608,7 @@ class _Run:
         return assemble_field(state.reader, records, self.plan.stages, attrs)
 
 
-class _Opaque:
-    """Hides a value from Dask, which would take dataclasses apart.
-
-    Its token names the step, for `xarray.map_blocks` leaves the function out of its
-    keys.
-    """
-
-    def __init__(self, value: Any, step: str) -> None:
-        self.value, self.step = value, step
-
-    def __dask_tokenize__(self) -> object:
-        """Identify by step and content."""
-        return ("xdreg._Opaque", self.step, dask.base.tokenize(self.value))
-
-
-def _linear_task(inputs: _Opaque, *arguments: Any, **options: Any) -> Any:
+def _linear_task(inputs: Opaque, *arguments: Any, **options: Any) -> Any:
     """Run a linear stage on a worker."""
     return tasks.register_linear(inputs.value, *arguments, **options)
 
@@ -648,88 +628,6 @@ class _FiniteView:
     def __dask_tokenize__(self) -> object:
         """Identify by the reader."""
         return self._reader.__dask_tokenize__()
-
-
-def map_over_blocks(
-    function: Callable[..., xr.DataArray],
-    partition: Partition,
-    task: BlockTask,
-    width: int,
-) -> NDArray[np.float32]:
-    """Run a task for every block by `xarray.map_blocks`, on the active scheduler.
-
-    Parameters
-    ----------
-    function
-        Module-level function of a chunk of block numbers; see `_register_chunk`.
-    partition
-        The blocks.
-    task
-        What they share.
-    width
-        Diagnostics per block that the function returns.
-
-    Returns
-    -------
-    (*counts, width) float32
-    """
-    dims = tuple(BLOCK_PREFIX + dim for dim in partition.grid.dims)
-    numbers = np.arange(partition.size).reshape(partition.counts)
-    together = int(np.ceil((partition.size / MOST_TASKS) ** (1 / len(dims))))
-    blocks = xr.DataArray(dask.array.from_array(numbers, chunks=together), dims=dims)
-    template = xr.DataArray(
-        dask.array.empty(
-            (*partition.counts, width),
-            dtype=np.float32,
-            chunks=(together,) * len(dims) + (width,),
-        ),
-        dims=(*dims, "diagnostic"),
-    )
-    mapped = xr.map_blocks(
-        function,
-        blocks,
-        kwargs={"task": _Opaque(task, function.__name__)},
-        template=template,
-    )
-    return np.asarray(mapped.compute().values, np.float32)
-
-
-def _register_chunk(numbers: xr.DataArray, task: _Opaque) -> xr.DataArray:
-    """Register the blocks that a chunk of numbers names."""
-    return _each(tasks.register_block, numbers, task.value)
-
-
-def _compare_chunk(numbers: xr.DataArray, task: _Opaque) -> xr.DataArray:
-    """Compare the blocks that a chunk of numbers names with their neighbours."""
-    return _each(_compare_block, numbers, task.value)
-
-
-def _blend_chunk(numbers: xr.DataArray, task: _Opaque) -> xr.DataArray:
-    """Blend the field chunks that a chunk of numbers names."""
-    return _each(tasks.blend_block, numbers, task.value)
-
-
-def _compare_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float32]:
-    return compare(index, task.partition, task.records, task.patches)
-
-
-def _each(
-    function: Callable[[tuple[int, ...], BlockTask], Any],
-    numbers: xr.DataArray,
-    task: BlockTask,
-) -> xr.DataArray:
-    """Call a function for one block after the other; name the block where it fails."""
-    results = []
-    for number in numbers.values.ravel():
-        unravelled = np.unravel_index(int(number), task.partition.counts)
-        index = tuple(int(i) for i in unravelled)
-        try:
-            results.append(function(index, task))
-        except Exception as error:
-            error.add_note(f"in {function.__name__}, block {index}")
-            raise
-    values = np.asarray(results, np.float32).reshape(*numbers.shape, -1)
-    return xr.DataArray(values, dims=(*numbers.dims, "diagnostic"))
 
 
 def _method(stage: PlannedStage) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 
 from xdreg import elastix, kernels, metrics
+from xdreg.agreement import compare
 from xdreg.blocks import BlockStatus, Partition, shared_part
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import MethodError, MethodTimeout
@@ -376,6 +377,11 @@ def judge(
     else:
         status = BlockStatus.SUCCESS
     return status, patch, verdict
+
+
+def compare_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float32]:
+    """Compare a block with its neighbours, see `xdreg.agreement.compare`."""
+    return compare(index, task.partition, task.records, task.patches)
 
 
 def blend_block(index: tuple[int, ...], task: BlockTask) -> float:
