@@ -21,6 +21,7 @@ LAYERS = [
     {"coordinates", "processes", "descent", "correlation", "mind"},
     {
         "local_correlation",
+        "choice",
         "linear",
         "pose",
         "elastix",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 import time
@@ -53,11 +54,12 @@ def register(
     moving: MovingPath,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")],
     metric: Annotated[
-        Literal["lncc", "mind", "ncc", "mi", "msd"],
+        Literal["auto", "lncc", "mind", "ncc", "mi", "msd"],
         typer.Option(
-            help="lncc, ncc: one modality; mind, mi: across; msd: equal intensities."
+            help="lncc, ncc: one modality; mind, mi: across; msd: equal intensities; "
+            "auto: lncc or mind, by a look at the images."
         ),
-    ] = "lncc",
+    ] = "auto",
     block_shape: Annotated[
         int | None, typer.Option(help="Voxels of a block per axis.")
     ] = None,
@@ -128,7 +130,7 @@ def register(
         field,
         _select(levels[0], fixed_channel, "fixed"),
         _select(levels[1], source_channel, "moving"),
-        across=metric in ("mind", "mi"),
+        across=_last_metric(field) in ("mind", "mi"),
     )
     _summary(field, time.perf_counter() - began)
     _out.print(f"wrote {targets[0]} and {targets[1]}", highlight=False, soft_wrap=True)
@@ -286,6 +288,11 @@ def _select(
     return [level.isel(dict.fromkeys(others, 0), drop=True) for level in levels]
 
 
+def _last_metric(field: xr.Dataset) -> str:
+    """Return the metric of the last stage that a field was made by."""
+    return str(json.loads(field.attrs["xdreg"])["stages"][-1]["metric"])
+
+
 def _agreement(
     field: xr.Dataset,
     fixed: list[xr.DataArray],
@@ -331,7 +338,8 @@ def _summary(field: xr.Dataset, seconds: float | None = None) -> None:
 
     if "block_status" not in field:
         return
-    rows = {
+    rows = {"metric": field.attrs["metric"]} if "metric" in field.attrs else {}
+    rows |= {
         "blocks": ", ".join(f"{n} {what}" for what, n in status_counts(field).items())
     }
     similarity = [field[f"block_similarity_{w}"].values for w in ("before", "after")]

@@ -7,8 +7,9 @@ then `blend_block` over the same, and hands its field to the next one.
 from __future__ import annotations
 
 import json
+import logging
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -19,12 +20,14 @@ from dask.system import CPU_COUNT
 
 from xdreg import elastix, kernels, processes, tasks
 from xdreg.blocks import BlockStatus, Partition
+from xdreg.choice import Choice
 from xdreg.errors import InputError, MethodError
 from xdreg.field import assemble_field, open_displacement
 from xdreg.inputs import (
     channel_selection,
     check_mask,
     check_overlap,
+    describe_stage,
     mask_pyramid,
     mask_reader,
     run_manifest,
@@ -50,9 +53,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xdreg.grid import Grid
-    from xdreg.options import Metric
+    from xdreg.options import MetricOrAuto
 
 BLOCK_PREFIX = "block_"
+
+_log = logging.getLogger(__name__)
 
 
 def register(
@@ -60,7 +65,7 @@ def register(
     moving: Any,
     *,
     stages: Any = None,
-    metric: Metric = "lncc",
+    metric: MetricOrAuto = "auto",
     block_shape: int | Sequence[int] | None = None,
     overlap: int | Sequence[int] | None = None,
     fixed_mask: Any = None,
@@ -89,7 +94,8 @@ def register(
         ``"lncc"``, local correlation, or ``"ncc"`` for images of one modality;
         ``"mind"``, self-similarity, or ``"mi"``, mutual information, across modalities
         and stains; ``"msd"`` where intensities are equal. A stage that lacks it takes
-        the nearest that it has.
+        the nearest that it has. By default ``"auto"``, ``"lncc"`` or ``"mind"`` by a
+        look at a coarse level; the field's attribute ``metric`` says which and why.
     block_shape
         Voxels of a block, at the stage's level; one number or one per dim.
     overlap
@@ -184,12 +190,13 @@ def plan(fixed: Any, moving: Any, **options: Any) -> Plan:
     Returns
     -------
     Plan
-        Printing it shows a table of stages.
+        Printing it shows a table of stages. The metric ``"auto"`` stays open: choosing
+        would read the images.
     """
     initial = options.pop("initial", None)
     defaults: dict[str, Any] = {
         "stages": None,
-        "metric": "lncc",
+        "metric": "auto",
         "block_shape": None,
         "overlap": None,
     }
@@ -240,6 +247,7 @@ class _Run:
         self.pyramids = {"fixed": plan.fixed, "moving": plan.moving}
         self.select = dict(zip(("fixed", "moving"), select, strict=True))
         self.start = start
+        self.choice: Choice | None = None
         self.contrast: dict[str, float] = {}
         self._readers: dict[tuple[str, int], ImageReader] = {}
 
@@ -251,8 +259,10 @@ class _Run:
     def _execute(self, lines: StageProgress) -> xr.Dataset:
         for name, pyramid in self.pyramids.items():
             self._check_content(name, pyramid.overview)
-        self._warm_engines()
         state = self._initial_state()
+        if self.plan.undecided:
+            self._choose_metric(state, lines)
+        self._warm_engines()
         records: list[dict[str, NDArray[np.float32]]] = []
         for number, stage in enumerate(self.plan.stages):
             run = self._linear if isinstance(stage.options, Linear) else self._blockwise
@@ -344,9 +354,36 @@ class _Run:
         coarse = self.plan.stages[0].partition.field_grid
         return FieldReader(displacement_from_itk(self.start, coarse), coarse)
 
-    def _inputs(self, stage: PlannedStage, state: _State) -> Inputs:
-        fixed = self.reader("fixed", stage.fixed_level)
-        moving = self.reader("moving", stage.moving_level)
+    def _choose_metric(self, state: _State, lines: StageProgress) -> None:
+        """Decide the stages' metric, by a look at a coarse level or as before."""
+        file = self.directory.path / "choice.json"
+        if file.exists():
+            choice = Choice(**json.loads(file.read_text()))
+        else:
+            level = self.plan.fixed.overview
+            like = self.plan.moving.level_like(self.plan.fixed.grids[level])
+            first = self.plan.stages[0].options
+            task = dask.delayed(_choice_task, pure=False)(
+                _Opaque(
+                    self._inputs(level, max(like, self.plan.moving.overview), state),
+                    "choice",
+                ),
+                state.matrix,
+                kind=first.name if isinstance(first, Linear) else "affine",
+                search=self.start is None and isinstance(first, Linear),
+            )
+            with lines.watch("metric", 1, None, self.directory.path):
+                choice = task.compute()
+            partial = file.with_suffix(".part")
+            partial.write_text(json.dumps(asdict(choice)))
+            partial.rename(file)
+        self.choice, self.plan = choice, self.plan.decided(choice.metric)
+        _log.info("%s", choice)
+        lines.say(str(choice))
+
+    def _inputs(self, fixed_level: int, moving_level: int, state: _State) -> Inputs:
+        fixed = self.reader("fixed", fixed_level)
+        moving = self.reader("moving", moving_level)
         masks = [
             None if mask is None else mask_reader(mask, image.grid)
             for mask, image in zip(self.masks, (fixed, moving), strict=True)
@@ -357,7 +394,7 @@ class _Run:
         self, number: int, stage: PlannedStage, state: _State, lines: StageProgress
     ) -> tuple[_State, dict[str, NDArray[np.float32]]]:
         """Run a linear stage, as one task."""
-        inputs = self._inputs(stage, state)
+        inputs = self._inputs(stage.fixed_level, stage.moving_level, state)
         grid = self.plan.fixed.grids[0]
         folder = self.directory.stage(number)
         done = folder / "linear.json"
@@ -411,7 +448,7 @@ class _Run:
         patch = (ndim, *partition.patch_shape)
         field_grid = partition.field_grid
         task = BlockTask(
-            inputs=self._inputs(stage, state),
+            inputs=self._inputs(stage.fixed_level, stage.moving_level, state),
             partition=partition,
             method=_method(stage),
             options=self._method_options(stage),
@@ -484,10 +521,13 @@ class _Run:
     ) -> xr.Dataset:
         grid = self.plan.fixed.grids[0]
         matrix = state.matrix
-        attrs = {
-            "fixed_grid": json.dumps(grid.to_dict()),
-            "xdreg": json.dumps(self.manifest),
-        }
+        manifest = self.manifest
+        attrs = {"fixed_grid": json.dumps(grid.to_dict())}
+        if self.choice is not None:
+            stages = [describe_stage(stage) for stage in self.plan.stages]
+            manifest = manifest | {"choice": asdict(self.choice), "stages": stages}
+            attrs["metric"] = str(self.choice)
+        attrs["xdreg"] = json.dumps(manifest)
         if matrix is not None:
             attrs["matrix"] = json.dumps(matrix.tolist())
         else:
@@ -509,6 +549,11 @@ class _Opaque:
     def __dask_tokenize__(self) -> object:
         """Identify by step and content."""
         return ("xdreg._Opaque", self.step, dask.base.tokenize(self.value))
+
+
+def _choice_task(inputs: _Opaque, *arguments: Any, **options: Any) -> Choice:
+    """Choose a metric on a worker."""
+    return tasks.choose(inputs.value, *arguments, **options)
 
 
 def _linear_task(inputs: _Opaque, *arguments: Any, **options: Any) -> Any:

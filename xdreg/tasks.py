@@ -18,6 +18,7 @@ import xarray as xr
 
 from xdreg import elastix, kernels, metrics
 from xdreg.blocks import BlockStatus, Partition
+from xdreg.choice import Choice, choose_metric
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import MethodError, MethodTimeout
 from xdreg.linear import FULL_OVERLAP, linear
@@ -399,6 +400,85 @@ def blend_block(index: tuple[int, ...], task: BlockTask) -> float:
     return result
 
 
+@dataclass(frozen=True)
+class Whole:
+    """Two whole images at a coarse level, each on its own grid.
+
+    ``start`` is the linear transform between them so far.
+    """
+
+    grid: Grid
+    fixed: NDArray[np.float32]
+    fixed_mask: NDArray[np.bool_]
+    moving_grid: Grid
+    moving: NDArray[np.float32]
+    moving_mask: NDArray[np.bool_]
+    start: NDArray[np.float64]
+
+    @property
+    def images(self) -> tuple[xr.DataArray, xr.DataArray]:
+        """Both as a method is given them."""
+        return (
+            masked_image(self.fixed, self.fixed_mask, self.grid),
+            masked_image(self.moving, self.moving_mask, self.moving_grid),
+        )
+
+
+def read_whole(
+    inputs: Inputs, matrix: NDArray[np.float64] | None
+) -> Whole | BlockStatus:
+    """Read both images whole, or say why there is nothing to do.
+
+    Parameters
+    ----------
+    inputs
+        Images at a coarse level, and the field so far.
+    matrix : (ndim + 1, ndim + 1) or None
+        The transform so far where it is linear; None where a field came before, which
+        the moving image is then pulled through.
+    """
+    grid = inputs.fixed.grid
+    everything = tuple(slice(0, n) for n in grid.shape)
+    if matrix is None:
+        window = read_window(inputs, everything, [0.0] * grid.ndim)
+        if isinstance(window, BlockStatus):
+            return window
+        fixed = window.fixed, window.fixed_mask
+        moving = window.moving, window.moving_mask
+        return Whole(grid, *fixed, grid, *moving, np.eye(grid.ndim + 1))
+    fixed_values = inputs.fixed.read_finite(everything)
+    fixed_mask = np.isfinite(fixed_values)
+    if inputs.fixed_mask is not None:
+        fixed_mask &= inputs.fixed_mask.read_mask(grid)
+    moving_values, moving_grid = inputs.moving.read_finite(), inputs.moving.grid
+    moving_mask = np.isfinite(moving_values)
+    if inputs.moving_mask is not None:
+        moving_mask &= inputs.moving_mask.read_mask(moving_grid)
+    own = moving_grid, moving_values, moving_mask
+    return Whole(grid, fixed_values, fixed_mask, *own, matrix)
+
+
+def choose(
+    inputs: Inputs, matrix: NDArray[np.float64] | None, *, kind: Any, search: bool
+) -> Choice:
+    """Choose a metric for two images, by a look at a coarse level.
+
+    Parameters
+    ----------
+    inputs, matrix
+        As for `register_linear`.
+    kind
+        What the alignment may do.
+    search
+        Look for the pose first.
+    """
+    whole = read_whole(inputs, matrix)
+    if isinstance(whole, BlockStatus):
+        return Choice("lncc", f"the images cannot be compared: {whole.meaning}")
+    start = None if search else whole.start
+    return choose_metric(*whole.images, start=start, kind=kind)
+
+
 def register_linear(
     inputs: Inputs,
     matrix: NDArray[np.float64] | None,
@@ -433,28 +513,15 @@ def register_linear(
     """
     began = time.perf_counter()
     grid = inputs.fixed.grid
-    whole = tuple(slice(0, n) for n in grid.shape)
-    fixed_values = inputs.fixed.read_finite(whole)
-    fixed_mask = np.isfinite(fixed_values)
-    if inputs.fixed_mask is not None:
-        fixed_mask &= inputs.fixed_mask.read_mask(grid)
     record = dict.fromkeys(RECORD, float("nan"))
-    if matrix is None:
-        window = read_window(inputs, whole, [0.0] * grid.ndim)
-        if isinstance(window, BlockStatus):
-            record["status"] = float(window)
-            return np.eye(grid.ndim + 1), record
-        moving_values, moving_grid = window.moving, grid
-        moving_mask = window.moving_mask
-        start = np.eye(grid.ndim + 1)
-    else:
-        moving_values, moving_grid = inputs.moving.read_finite(), inputs.moving.grid
-        moving_mask = np.isfinite(moving_values)
-        if inputs.moving_mask is not None:
-            moving_mask &= inputs.moving_mask.read_mask(moving_grid)
-        start = matrix
-    fixed = masked_image(fixed_values, fixed_mask, grid)
-    moving = masked_image(moving_values, moving_mask, moving_grid)
+    whole = read_whole(inputs, matrix)
+    if isinstance(whole, BlockStatus):
+        record["status"] = float(whole)
+        return np.eye(grid.ndim + 1), record
+    fixed_values, fixed_mask = whole.fixed, whole.fixed_mask
+    moving_values, moving_mask = whole.moving, whole.moving_mask
+    moving_grid, start = whole.moving_grid, whole.start
+    fixed, moving = whole.images
     smaller = min(
         float(mask.sum() * np.prod(own.spacing))
         for mask, own in ((fixed_mask, grid), (moving_mask, moving_grid))
