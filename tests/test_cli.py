@@ -88,3 +88,19 @@ def test_a_channel_of_an_image_without_any_is_refused(tmp_path):
         done = run("register", *paths, "-o", tmp_path / "out", option, "0")
         assert done.returncode == 1
         assert "no channel axis" in done.stderr
+
+
+def test_luminance_is_an_option(tmp_path):
+    pair = xdreg.datasets.phantom_pair((64, 80), amplitude=2.0)
+    for name in ("fixed", "moving"):
+        grey = getattr(pair, name) // 256
+        colour = xr.concat([grey, grey // 2, 255 - grey], "c").astype("uint8")
+        xdreg.save(colour, tmp_path / f"{name}.ome.zarr")
+    paths = [tmp_path / f"{name}.ome.zarr" for name in ("fixed", "moving")]
+    out = tmp_path / "out"
+    done = run("register", *paths, "-o", out, "--channel", "luminance")
+    assert done.returncode == 0, done.stderr
+    for word in ("lncc, chosen", "correlation", "success"):
+        assert word in done.stdout
+    moved = xdreg.open_ome_zarr(out / "moved.ome.zarr", level=0)
+    assert moved.sizes["c"] == 3

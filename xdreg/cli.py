@@ -7,17 +7,15 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
+import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
 from xdreg.errors import StoreError, XdregError
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 app = typer.Typer(
     help="Register images too large for memory, block by block.",
@@ -73,7 +71,8 @@ def register(
         str | None, typer.Option(help="Mask of the moving image.")
     ] = None,
     channel: Annotated[
-        str | None, typer.Option(help="Channel, by name or number.")
+        str | None,
+        typer.Option(help="Channel, by name or number; or luminance, of RGB."),
     ] = None,
     moving_channel: Annotated[
         str | None, typer.Option(help="That of MOVING, if another.")
@@ -278,12 +277,22 @@ def _channel(image: xr.DataArray, channel: str | None) -> int | str | None:
 def _select(
     levels: list[xr.DataArray], channel: int | str | None, name: str
 ) -> list[xr.DataArray]:
-    """Return an image's levels with one channel and time point."""
-    from xdreg.readers import channel_index
+    """Return an image's levels with one channel, or luminance, and time point."""
+    from xdreg.readers import channel_selection
 
     if channel is not None:
-        index = channel_index(levels[0], channel, name)
-        levels = [level.isel(c=index, drop=True) for level in levels]
+        chosen = channel_selection(levels[0], channel, name)
+        if isinstance(chosen, tuple):
+            weights = xr.DataArray(np.asarray(chosen, np.float32), dims="c")
+            # Arithmetic drops the coordinates' attributes, and with them the unit.
+            levels = [
+                (level.drop_vars("c", errors="ignore") * weights)
+                .sum("c")
+                .assign_coords({d: level[d] for d in level.dims if d != "c"})
+                for level in levels
+            ]
+        else:
+            levels = [level.isel(c=chosen, drop=True) for level in levels]
     others = [dim for dim in ("t", "c") if dim in levels[0].dims]
     return [level.isel(dict.fromkeys(others, 0), drop=True) for level in levels]
 

@@ -25,12 +25,13 @@ from xdreg.field import (
 from xdreg.grid import checked_matrix, unit_ratio
 from xdreg.options import Custom
 from xdreg.planning import Plan, PlannedStage, Pyramid, build_pyramid, image_levels
-from xdreg.readers import ImageReader, channel_index, image_reader, source_of
+from xdreg.readers import ImageReader, channel_selection, image_reader, source_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xdreg.grid import Grid
+    from xdreg.readers import Selection
 
 
 def starting_point(initial: Any, grid: Grid) -> Any:
@@ -86,14 +87,14 @@ def _checked_field(initial: xr.Dataset, grid: Grid) -> xr.Dataset:
     return initial
 
 
-def channel_selection(
+def selection(
     pyramid: Pyramid, channel: int | str | None, name: str
-) -> dict[str, int]:
+) -> dict[str, Selection]:
     """Return which channel to read, or say that one must be chosen."""
     if channel is None:
         image_reader(pyramid.finest, name)  # says what is missing
         return {}
-    return {"c": channel_index(pyramid.finest, channel, name)}
+    return {"c": channel_selection(pyramid.finest, channel, name)}
 
 
 def check_overlap(plan: Plan, start: Any) -> None:
@@ -218,7 +219,10 @@ def describe_stage(stage: PlannedStage) -> dict[str, Any]:
 
 
 def run_manifest(
-    plan: Plan, start: Any, masks: list[Pyramid | None], select: list[dict[str, int]]
+    plan: Plan,
+    start: Any,
+    masks: list[Pyramid | None],
+    select: list[dict[str, Selection]],
 ) -> dict[str, Any]:
     """Describe a run so that a work directory knows it again."""
     if isinstance(start, np.ndarray):

@@ -24,13 +24,13 @@ from xdreg.choice import Choice
 from xdreg.errors import InputError, MethodError
 from xdreg.field import assemble_field, open_displacement
 from xdreg.inputs import (
-    channel_selection,
     check_mask,
     check_overlap,
     describe_stage,
     mask_pyramid,
     mask_reader,
     run_manifest,
+    selection,
     starting_point,
 )
 from xdreg.local_correlation import local_correlation
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
     from xdreg.grid import Grid
     from xdreg.options import MetricOrAuto
+    from xdreg.readers import Selection
 
 BLOCK_PREFIX = "block_"
 
@@ -106,8 +107,9 @@ def register(
         Where to start: a transform, a field, or a homogeneous matrix in dims order,
         fixed → moving, physical units.
     channel, moving_channel
-        Index or name of the channel to register; ``moving_channel`` is ``channel``
-        unless given, where the moving image has any.
+        Index or name of the channel to register, or ``"luminance"`` of an RGB image
+        (weights of ITU-R BT.709); ``moving_channel`` is ``channel`` unless given, where
+        the moving image has any.
     workdir
         Directory to keep the run in; the same call again resumes it. By default a
         temporary one, removed when Python ends.
@@ -152,7 +154,7 @@ def register(
     if moving_channel is None and "c" in plan.moving.finest.dims:
         moving_channel = channel
     select = [
-        channel_selection(pyramid, chosen, name)
+        selection(pyramid, chosen, name)
         for pyramid, chosen, name in (
             (plan.fixed, channel, "fixed"),
             (plan.moving, moving_channel, "moving"),
@@ -236,7 +238,7 @@ class _Run:
         self,
         plan: Plan,
         directory: WorkDirectory,
-        select: list[dict[str, int]],
+        select: list[dict[str, Selection]],
         masks: list[Pyramid | None],
         start: Any,
         manifest: dict[str, Any],
