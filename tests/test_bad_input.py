@@ -29,6 +29,7 @@ def never(fixed, moving):
 
 
 GOOD = image()
+COLOURS = xr.concat([GOOD] * 3, "c")
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ GOOD = image()
         (GOOD, xr.concat([GOOD, GOOD], "c"), {}, "2 channels"),
         (GOOD, GOOD, {"channel": 1}, "no channel axis"),
         (GOOD, GOOD, {"channel": "luminance"}, "no channel axis"),
-        (GOOD, xr.concat([GOOD] * 3, "c"), {}, "channel='luminance'"),
+        (GOOD, COLOURS, {}, "channel='luminance'"),
         (
             GOOD,
             xr.concat([GOOD] * 2, "c"),
@@ -56,9 +57,25 @@ GOOD = image()
         ),
         (
             GOOD,
-            xr.concat([GOOD] * 3, "c").assign_coords(c=["dapi", "gfp", "rfp"]),
+            COLOURS.assign_coords(c=["dapi", "gfp", "rfp"]),
             {"moving_channel": "luminance"},
             "named .*'gfp'",
+        ),
+        (GOOD, GOOD, {"channel": "all"}, "no channel axis"),
+        (COLOURS, COLOURS, {"channel": []}, "names no channel"),
+        (COLOURS, COLOURS, {"channel": [0, 0]}, "twice"),
+        (COLOURS, GOOD, {"channel": "all"}, "3 channels of fixed .* with 1 of"),
+        (
+            COLOURS,
+            COLOURS,
+            {"channel": "all", "stages": [xdreg.BSpline()]},
+            "bspline takes one channel",
+        ),
+        (
+            COLOURS,
+            COLOURS,
+            {"channel": [0, 1], "stages": [xdreg.Affine()]},
+            "linear stages take one channel",
         ),
         (GOOD, GOOD, {"fixed_mask": image((20, 24)) > 0.5}, "must cover its image"),
         (GOOD, GOOD, {"metric": "nmi"}, "metric must be one of"),

@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -16,6 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from xdreg.errors import StoreError, XdregError
+
+if TYPE_CHECKING:
+    from xdreg.inputs import Channels
 
 app = typer.Typer(
     help="Register images too large for memory, block by block.",
@@ -71,11 +74,14 @@ def register(
         str | None, typer.Option(help="Mask of the moving image.")
     ] = None,
     channel: Annotated[
-        str | None,
-        typer.Option(help="Channel, by name or number; or luminance, of RGB."),
+        list[str] | None,
+        typer.Option(
+            help="Channel, by name or number; luminance, of RGB; or all. Again for "
+            "more, to register them jointly."
+        ),
     ] = None,
     moving_channel: Annotated[
-        str | None, typer.Option(help="That of MOVING, if another.")
+        list[str] | None, typer.Option(help="That of MOVING, if another.")
     ] = None,
     workdir: Annotated[
         Path | None, typer.Option(help="Keep the run here, to resume.")
@@ -106,10 +112,10 @@ def register(
         image_levels(image, name)
         for image, name in zip(images, ("fixed", "moving"), strict=True)
     ]
-    fixed_channel = _channel(levels[0][0], channel)
-    source_channel = _channel(levels[1][0], moving_channel)
+    fixed_channel = _channels(levels[0][0], channel)
+    source_channel = _channels(levels[1][0], moving_channel)
     if moving_channel is None and "c" in levels[1][0].dims:
-        source_channel = _channel(levels[1][0], channel)
+        source_channel = _channels(levels[1][0], channel)
     field = run(
         *images,
         metric=metric,
@@ -263,25 +269,27 @@ def _make_folder(path: Path) -> None:
         raise StoreError(msg) from error
 
 
-def _channel(image: xr.DataArray, channel: str | None) -> int | str | None:
-    """Return a channel's name, else its number.
+def _channels(image: xr.DataArray, given: list[str] | None) -> Channels:
+    """Return channels by their names, else their numbers; one alone as it is.
 
     The name comes first: channels are often called by a wavelength.
     """
-    if channel is None:
+    if not given:
         return None
     names = [str(v) for v in image["c"].values] if "c" in image.coords else []
-    return int(channel) if channel.isdigit() and channel not in names else channel
+    found = [int(v) if v.isdigit() and v not in names else v for v in given]
+    return found[0] if len(found) == 1 else found
 
 
 def _select(
-    levels: list[xr.DataArray], channel: int | str | None, name: str
+    levels: list[xr.DataArray], channel: Channels, name: str
 ) -> list[xr.DataArray]:
-    """Return an image's levels with one channel, or luminance, and time point."""
-    from xdreg.readers import channel_selection
+    """Return an image's levels with the first channel chosen and time point."""
+    from xdreg.inputs import selections
+    from xdreg.planning import build_pyramid
 
-    if channel is not None:
-        chosen = channel_selection(levels[0], channel, name)
+    chosen = selections(build_pyramid(levels, name), channel, name)[0].get("c")
+    if chosen is not None:
         if isinstance(chosen, tuple):
             weights = xr.DataArray(np.asarray(chosen, np.float32), dims="c")
             # Arithmetic drops the coordinates' attributes, and with them the unit.

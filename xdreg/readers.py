@@ -336,6 +336,15 @@ def image_reader(
     return ImageReader(source, grid, tuple(axes))
 
 
+def has_channel(array: xr.DataArray, name: str) -> bool:
+    """Tell whether an image has a channel of a name."""
+    return name in _channel_names(array)
+
+
+def _channel_names(array: xr.DataArray) -> list[str]:
+    return [str(v) for v in array["c"].values] if "c" in array.coords else []
+
+
 def channel_selection(array: xr.DataArray, channel: int | str, name: str) -> Selection:
     """Return a channel's position, or for ``"luminance"`` the weight of each.
 
@@ -344,9 +353,10 @@ def channel_selection(array: xr.DataArray, channel: int | str, name: str) -> Sel
     InputError
         If the image has no such channel, or is no RGB image.
     """
-    labels = [str(v) for v in array["c"].values] if "c" in array.coords else []
-    if channel != LUMINANCE or LUMINANCE in labels or "c" not in array.dims:
+    own = channel != LUMINANCE or has_channel(array, LUMINANCE)
+    if own or "c" not in array.dims:
         return channel_index(array, channel, name)
+    labels = _channel_names(array)
     if array.sizes["c"] not in (3, 4):
         msg = (
             f"channel='luminance' needs an RGB or RGBA image, and {name} has "
@@ -380,7 +390,7 @@ def channel_index(array: xr.DataArray, channel: int | str, name: str) -> int:
         msg = f"channel={channel!r} was given, but {name} has no channel axis 'c'"
         raise InputError(msg)
     count = array.sizes["c"]
-    labels = [str(v) for v in array["c"].values] if "c" in array.coords else []
+    labels = _channel_names(array)
     if isinstance(channel, str) and channel in labels:
         return labels.index(channel)
     whole = isinstance(channel, int | np.integer) and not isinstance(channel, bool)

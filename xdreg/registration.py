@@ -24,13 +24,14 @@ from xdreg.choice import Choice
 from xdreg.errors import InputError, MethodError
 from xdreg.field import assemble_field, open_displacement
 from xdreg.inputs import (
+    check_joint,
     check_mask,
     check_overlap,
     describe_stage,
     mask_pyramid,
     mask_reader,
     run_manifest,
-    selection,
+    selections,
     starting_point,
 )
 from xdreg.local_correlation import local_correlation
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xdreg.grid import Grid
+    from xdreg.inputs import Channels
     from xdreg.options import MetricOrAuto
     from xdreg.readers import Selection
 
@@ -72,8 +74,8 @@ def register(
     fixed_mask: Any = None,
     moving_mask: Any = None,
     initial: Any = None,
-    channel: int | str | None = None,
-    moving_channel: int | str | None = None,
+    channel: Channels = None,
+    moving_channel: Channels = None,
     workdir: str | Path | None = None,
     progress: bool = True,
     compute: bool = True,
@@ -109,7 +111,10 @@ def register(
     channel, moving_channel
         Index or name of the channel to register, or ``"luminance"`` of an RGB image
         (weights of ITU-R BT.709); ``moving_channel`` is ``channel`` unless given, where
-        the moving image has any.
+        the moving image has any. A list of channels, or ``"all"``, is registered
+        jointly: in `LocalCorrelation` the forces of all are summed, each channel of the
+        fixed image pulling at that of the moving one; the pose, linear stages and the
+        choice of a metric go by the first.
     workdir
         Directory to keep the run in; the same call again resumes it. By default a
         temporary one, removed when Python ends.
@@ -154,12 +159,13 @@ def register(
     if moving_channel is None and "c" in plan.moving.finest.dims:
         moving_channel = channel
     select = [
-        selection(pyramid, chosen, name)
+        selections(pyramid, chosen, name)
         for pyramid, chosen, name in (
             (plan.fixed, channel, "fixed"),
             (plan.moving, moving_channel, "moving"),
         )
     ]
+    check_joint(plan, select)
     masks = [
         mask_pyramid(mask, pyramid.grids[0], name)
         for mask, pyramid, name in (
@@ -238,7 +244,7 @@ class _Run:
         self,
         plan: Plan,
         directory: WorkDirectory,
-        select: list[dict[str, Selection]],
+        select: list[list[dict[str, Selection]]],
         masks: list[Pyramid | None],
         start: Any,
         manifest: dict[str, Any],
@@ -250,8 +256,8 @@ class _Run:
         self.select = dict(zip(("fixed", "moving"), select, strict=True))
         self.start = start
         self.choice: Choice | None = None
-        self.contrast: dict[str, float] = {}
-        self._readers: dict[tuple[str, int], ImageReader] = {}
+        self.contrast: dict[str, list[float]] = {"fixed": [], "moving": []}
+        self._readers: dict[tuple[str, int, int], ImageReader] = {}
 
     def __call__(self) -> xr.Dataset:
         """Run all stages and return the field."""
@@ -260,7 +266,8 @@ class _Run:
 
     def _execute(self, lines: StageProgress) -> xr.Dataset:
         for name, pyramid in self.pyramids.items():
-            self._check_content(name, pyramid.overview)
+            for channel in range(len(self.select[name])):
+                self._check_content(name, pyramid.overview, channel)
         state = self._initial_state()
         if self.plan.undecided:
             self._choose_metric(state, lines)
@@ -272,25 +279,29 @@ class _Run:
             records.append(record)
         return self._result(state, records)
 
-    def reader(self, name: str, level: int) -> ImageReader:
-        """Return the reader of one level of an image, making the level if need be."""
-        key = (name, level)
+    def reader(self, name: str, level: int, channel: int = 0) -> ImageReader:
+        """Return the reader of one level of an image, making the level if need be.
+
+        ``channel`` counts those that are registered.
+        """
+        key = (name, level, channel)
         if key not in self._readers:
             pyramid = self.pyramids[name]
             array, grid = pyramid.arrays[level], pyramid.grids[level]
             if array is not None:
                 self._readers[key] = image_reader(
-                    array, name, grid=grid, select=self.select[name]
+                    array, name, grid=grid, select=self.select[name][channel]
                 )
             else:
-                self._readers[key] = self._make_level(name, level)
+                self._readers[key] = self._make_level(name, level, channel)
         return self._readers[key]
 
-    def _make_level(self, name: str, level: int) -> ImageReader:
+    def _make_level(self, name: str, level: int, channel: int) -> ImageReader:
         """Store a level that the pyramid lacks: means of the level before it."""
-        path = self.directory.path / f"{name}_levels" / f"{level}.zarr"
+        folder = f"{name}_levels" + (f"_{channel}" if channel else "")
+        path = self.directory.path / folder / f"{level}.zarr"
         grid = self.pyramids[name].grids[level]
-        finer = self.reader(name, level - 1)
+        finer = self.reader(name, level - 1, channel)
         if not path.exists():
             factors = tuple(
                 round(c / f)
@@ -307,15 +318,15 @@ class _Run:
             partial.rename(path)
         return ImageReader(open_array(path, (), (), np.nan), grid, grid.dims)
 
-    def _check_content(self, name: str, level: int) -> None:
+    def _check_content(self, name: str, level: int, channel: int) -> None:
         """Refuse an image with nothing in it, warn of NaN, note its contrast."""
-        values = self.reader(name, level).read_finite()
+        values = self.reader(name, level, channel).read_finite()
         finite = np.isfinite(values)
         if not finite.any() or values[finite].min() == values[finite].max():
             what = "no finite value" if not finite.any() else "one and the same value"
             msg = f"{name} holds {what} everywhere; is it the right image or channel?"
             raise InputError(msg)
-        self.contrast[name] = float(values[finite].std(dtype=np.float64))
+        self.contrast[name].append(float(values[finite].std(dtype=np.float64)))
         if not finite.all():
             share = 100 * (1 - finite.mean())
             warnings.warn(
@@ -390,7 +401,14 @@ class _Run:
             None if mask is None else mask_reader(mask, image.grid)
             for mask, image in zip(self.masks, (fixed, moving), strict=True)
         ]
-        return Inputs(fixed, moving, masks[0], masks[1], state.reader)
+        others = tuple(
+            (
+                self.reader("fixed", fixed_level, channel),
+                self.reader("moving", moving_level, channel),
+            )
+            for channel in range(1, len(self.select["fixed"]))
+        )
+        return Inputs(fixed, moving, masks[0], masks[1], state.reader, others)
 
     def _linear(
         self, number: int, stage: PlannedStage, state: _State, lines: StageProgress
@@ -484,7 +502,8 @@ class _Run:
         options = stage.engine_options
         if isinstance(stage.options, LocalCorrelation):
             # What is noise is measured on the whole images, so that blocks agree.
-            options["contrast"] = (self.contrast["fixed"], self.contrast["moving"])
+            contrast = self.contrast["fixed"], self.contrast["moving"]
+            options["contrast"] = list(zip(*contrast, strict=True))
             options["threads"] = max(1, CPU_COUNT // stage.partition.size)
         return options
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,13 +54,17 @@ MIN_SHARE = 0.02
 
 @dataclass(frozen=True)
 class Inputs:
-    """The two images at one stage's levels, their masks, and the field so far."""
+    """The two images at one stage's levels, their masks, and the field so far.
+
+    ``others`` are the further channels that are registered with them.
+    """
 
     fixed: ImageReader
     moving: ImageReader
     fixed_mask: ImageReader | None
     moving_mask: ImageReader | None
     before: FieldReader
+    others: tuple[tuple[ImageReader, ImageReader], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,11 +88,20 @@ class BlockTask:
 
 
 @dataclass(frozen=True)
+class Channel:
+    """A further channel on a window; the fields are those of `Window`."""
+
+    fixed: NDArray[np.float32]
+    moving: NDArray[np.float32]
+    moving_values: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Window:
     """Both images on one window: the moving one pulled through the field so far.
 
     ``moving_values`` and ``moving_grid`` keep the part of the moving image that was
-    read, with a margin, to judge the result on.
+    read, with a margin, to judge the result on. ``others`` are further channels.
     """
 
     grid: Grid
@@ -100,6 +113,7 @@ class Window:
     moving_grid: Grid
     before: NDArray[np.float32]
     before_grid: Grid
+    others: tuple[Channel, ...] = ()
 
 
 def read_window(
@@ -136,6 +150,13 @@ def read_window(
         moving_mask &= inputs.moving_mask.read_mask(grid, before, before_grid)
     if not moving_mask.any():
         return BlockStatus.NO_OVERLAP
+    others = []
+    for one, other in inputs.others:
+        more = other.read_finite(part)
+        pulled = kernels.warp(more, part_grid, before, before_grid, grid)
+        others.append(Channel(one.read_finite(window), pulled, more))
+        fixed_mask &= np.isfinite(others[-1].fixed)
+        moving_mask &= np.isfinite(pulled)
     both = moving[fixed_mask & moving_mask]
     if both.size < max(MIN_SAMPLES_PER_AXIS**grid.ndim, MIN_SHARE * grid.size):
         return BlockStatus.TOO_FEW_SAMPLES
@@ -151,6 +172,7 @@ def read_window(
         part_grid,
         before,
         before_grid,
+        tuple(others),
     )
 
 
@@ -159,6 +181,7 @@ def masked_image(
 ) -> xr.DataArray:
     """Return the image that a method is given: no NaN, a coordinate ``mask``.
 
+    ``values`` may have channels, as the first axis.
     Voxels without a value take the smallest one that counts, which is the background of
     most images, so that no false edge is made inside it.
     """
@@ -167,7 +190,7 @@ def masked_image(
         values = np.where(known, values, values[known].min() if known.any() else 0)
     image = xr.DataArray(
         np.ascontiguousarray(values, np.float32),
-        dims=grid.dims,
+        dims=("c", *grid.dims)[-values.ndim :],
         coords=coordinates(grid),
     )
     return image.assign_coords(mask=(grid.dims, mask))
@@ -274,8 +297,12 @@ def register_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float3
 def _run_method(
     window: Window, task: BlockTask, index: tuple[int, ...]
 ) -> tuple[BlockStatus, NDArray[np.float32] | None]:
-    fixed = masked_image(window.fixed, window.fixed_mask, window.grid)
-    moving = masked_image(window.moving, window.moving_mask, window.grid)
+    fixed_values, moving_values = window.fixed, window.moving
+    if window.others:
+        fixed_values = np.stack([fixed_values, *(c.fixed for c in window.others)])
+        moving_values = np.stack([moving_values, *(c.moving for c in window.others)])
+    fixed = masked_image(fixed_values, window.fixed_mask, window.grid)
+    moving = masked_image(moving_values, window.moving_mask, window.grid)
     try:
         result = task.method(fixed, moving, **task.options)
         return BlockStatus.SUCCESS, as_displacement(result, window.grid)
@@ -318,15 +345,25 @@ def judge(
     # What is judged is what will be used: the update between field points.
     update = kernels.resample_displacement(patch, patch_grid, window.grid)
     total = kernels.compose(update, window.grid, window.before, window.before_grid)
-    after = kernels.warp(
-        window.moving_values, window.moving_grid, total, window.grid, window.grid
-    )
-    both = window.fixed_mask & window.moving_mask & np.isfinite(after)
+    channels: list[Window | Channel] = [window, *window.others]
+    after = [
+        kernels.warp(
+            c.moving_values, window.moving_grid, total, window.grid, window.grid
+        )
+        for c in channels
+    ]
+    both = window.fixed_mask & window.moving_mask & np.isfinite(after).all(axis=0)
+
+    def mean_similarity(images: Sequence[NDArray[np.float32]]) -> float:
+        values = (
+            similarity(metric, c.fixed, image, both, window.grid)
+            for c, image in zip(channels, images, strict=True)
+        )
+        return sum(values) / len(channels)
+
     verdict = {
-        "similarity_before": similarity(
-            metric, window.fixed, window.moving, both, window.grid
-        ),
-        "similarity_after": similarity(metric, window.fixed, after, both, window.grid),
+        "similarity_before": mean_similarity([c.moving for c in channels]),
+        "similarity_after": mean_similarity(after),
         "min_jacobian": float(kernels.jacobian_determinant(patch, patch_grid).min()),
         "max_update": float(np.sqrt((patch**2).sum(axis=0)).max()),
     }
@@ -440,7 +477,8 @@ def read_whole(
     grid = inputs.fixed.grid
     everything = tuple(slice(0, n) for n in grid.shape)
     if matrix is None:
-        window = read_window(inputs, everything, [0.0] * grid.ndim)
+        first = replace(inputs, others=())
+        window = read_window(first, everything, [0.0] * grid.ndim)
         if isinstance(window, BlockStatus):
             return window
         fixed = window.fixed, window.fixed_mask
