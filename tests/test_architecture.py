@@ -22,6 +22,7 @@ LAYERS = [
     {"agreement", "coordinates", "processes", "descent", "correlation", "mind"},
     {
         "local_correlation",
+        "choice",
         "linear",
         "pose",
         "shifts",

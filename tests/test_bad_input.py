@@ -29,6 +29,7 @@ def never(fixed, moving):
 
 
 GOOD = image()
+COLOURS = xr.concat([GOOD] * 3, "c")
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,36 @@ GOOD = image()
         (GOOD, GOOD.astype(complex), {}, "dtype complex"),
         (GOOD, xr.concat([GOOD, GOOD], "c"), {}, "2 channels"),
         (GOOD, GOOD, {"channel": 1}, "no channel axis"),
+        (GOOD, GOOD, {"channel": "luminance"}, "no channel axis"),
+        (GOOD, COLOURS, {}, "channel='luminance'"),
+        (
+            GOOD,
+            xr.concat([GOOD] * 2, "c"),
+            {"moving_channel": "luminance"},
+            "RGBA image, and moving has 2 channels",
+        ),
+        (
+            GOOD,
+            COLOURS.assign_coords(c=["dapi", "gfp", "rfp"]),
+            {"moving_channel": "luminance"},
+            "named .*'gfp'",
+        ),
+        (GOOD, GOOD, {"channel": "all"}, "no channel axis"),
+        (COLOURS, COLOURS, {"channel": []}, "names no channel"),
+        (COLOURS, COLOURS, {"channel": [0, 0]}, "twice"),
+        (COLOURS, GOOD, {"channel": "all"}, "3 channels of fixed .* with 1 of"),
+        (
+            COLOURS,
+            COLOURS,
+            {"channel": "all", "stages": [xdreg.BSpline()]},
+            "bspline takes one channel",
+        ),
+        (
+            COLOURS,
+            COLOURS,
+            {"channel": [0, 1], "stages": [xdreg.Affine()]},
+            "linear stages take one channel",
+        ),
         (GOOD, GOOD, {"fixed_mask": image((20, 24)) > 0.5}, "must cover its image"),
         (GOOD, GOOD, {"metric": "nmi"}, "metric must be one of"),
         (GOOD, GOOD, {"block_shape": 0}, "block_shape must be"),

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 import xdreg
-from xdreg.cli import _channel
+from xdreg.cli import _channels
 
 
 def run(*arguments):
@@ -79,10 +79,10 @@ def test_an_output_that_cannot_be_made_is_one_line(tmp_path):
 def test_a_channel_is_known_by_its_name_first():
     image = xr.DataArray(np.zeros((2, 3, 3)), dims=("c", "y", "x"))
     named = image.assign_coords(c=["488", "561"])
-    assert _channel(named, "488") == "488"
-    assert _channel(named, "1") == 1
-    assert _channel(image, "1") == 1
-    assert _channel(image, None) is None
+    assert _channels(named, ["488"]) == "488"
+    assert _channels(named, ["1", "488"]) == [1, "488"]
+    assert _channels(image, ["1"]) == 1
+    assert _channels(image, None) is None
 
 
 def test_a_channel_of_an_image_without_any_is_refused(tmp_path):
@@ -91,3 +91,19 @@ def test_a_channel_of_an_image_without_any_is_refused(tmp_path):
         done = run("register", *paths, "-o", tmp_path / "out", option, "0")
         assert done.returncode == 1
         assert "no channel axis" in done.stderr
+
+
+def test_luminance_is_an_option(tmp_path):
+    pair = xdreg.datasets.phantom_pair((64, 80), amplitude=2.0)
+    for name in ("fixed", "moving"):
+        grey = getattr(pair, name) // 256
+        colour = xr.concat([grey, grey // 2, 255 - grey], "c").astype("uint8")
+        xdreg.save(colour, tmp_path / f"{name}.ome.zarr")
+    paths = [tmp_path / f"{name}.ome.zarr" for name in ("fixed", "moving")]
+    out = tmp_path / "out"
+    done = run("register", *paths, "-o", out, "--channel", "luminance")
+    assert done.returncode == 0, done.stderr
+    for word in ("lncc, chosen", "correlation", "success"):
+        assert word in done.stdout
+    moved = xdreg.open_ome_zarr(out / "moved.ome.zarr", level=0)
+    assert moved.sizes["c"] == 3

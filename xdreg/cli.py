@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import typer
+import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
 from xdreg.errors import StoreError, XdregError
 
 if TYPE_CHECKING:
-    import xarray as xr
+    from xdreg.inputs import Channels
 
 app = typer.Typer(
     help="Register images too large for memory, block by block.",
@@ -54,11 +55,12 @@ def register(
     moving: MovingPath,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")],
     metric: Annotated[
-        Literal["lncc", "mind", "ncc", "mi", "msd"],
+        Literal["auto", "lncc", "mind", "ncc", "mi", "msd"],
         typer.Option(
-            help="lncc, ncc: one modality; mind, mi: across; msd: equal intensities."
+            help="lncc, ncc: one modality; mind, mi: across; msd: equal intensities; "
+            "auto: lncc or mind, by a look at the images."
         ),
-    ] = "lncc",
+    ] = "auto",
     block_shape: Annotated[
         int | None, typer.Option(help="Voxels of a block per axis.")
     ] = None,
@@ -72,10 +74,14 @@ def register(
         str | None, typer.Option(help="Mask of the moving image, or auto.")
     ] = None,
     channel: Annotated[
-        str | None, typer.Option(help="Channel, by name or number.")
+        list[str] | None,
+        typer.Option(
+            help="Channel, by name or number; luminance, of RGB; or all. Again for "
+            "more, to register them jointly."
+        ),
     ] = None,
     moving_channel: Annotated[
-        str | None, typer.Option(help="That of MOVING, if another.")
+        list[str] | None, typer.Option(help="That of MOVING, if another.")
     ] = None,
     workdir: Annotated[
         Path | None, typer.Option(help="Keep the run here, to resume.")
@@ -107,10 +113,10 @@ def register(
         image_levels(image, name)
         for image, name in zip(images, ("fixed", "moving"), strict=True)
     ]
-    fixed_channel = _channel(levels[0][0], channel)
-    source_channel = _channel(levels[1][0], moving_channel)
+    fixed_channel = _channels(levels[0][0], channel)
+    source_channel = _channels(levels[1][0], moving_channel)
     if moving_channel is None and "c" in levels[1][0].dims:
-        source_channel = _channel(levels[1][0], channel)
+        source_channel = _channels(levels[1][0], channel)
     field = run(
         *images,
         metric=metric,
@@ -130,7 +136,7 @@ def register(
         field,
         _select(levels[0], fixed_channel, "fixed"),
         _select(levels[1], source_channel, "moving"),
-        across=metric in ("mind", "mi"),
+        across=_last_metric(field) in ("mind", "mi"),
     )
     _summary(field, time.perf_counter() - began)
     _out.print(f"wrote {targets[0]} and {targets[1]}", highlight=False, soft_wrap=True)
@@ -264,28 +270,45 @@ def _make_folder(path: Path) -> None:
         raise StoreError(msg) from error
 
 
-def _channel(image: xr.DataArray, channel: str | None) -> int | str | None:
-    """Return a channel's name, else its number.
+def _channels(image: xr.DataArray, given: list[str] | None) -> Channels:
+    """Return channels by their names, else their numbers; one alone as it is.
 
     The name comes first: channels are often called by a wavelength.
     """
-    if channel is None:
+    if not given:
         return None
     names = [str(v) for v in image["c"].values] if "c" in image.coords else []
-    return int(channel) if channel.isdigit() and channel not in names else channel
+    found = [int(v) if v.isdigit() and v not in names else v for v in given]
+    return found[0] if len(found) == 1 else found
 
 
 def _select(
-    levels: list[xr.DataArray], channel: int | str | None, name: str
+    levels: list[xr.DataArray], channel: Channels, name: str
 ) -> list[xr.DataArray]:
-    """Return an image's levels with one channel and time point."""
-    from xdreg.readers import channel_index
+    """Return an image's levels with the first channel chosen and time point."""
+    from xdreg.inputs import selections
+    from xdreg.planning import build_pyramid
 
-    if channel is not None:
-        index = channel_index(levels[0], channel, name)
-        levels = [level.isel(c=index, drop=True) for level in levels]
+    chosen = selections(build_pyramid(levels, name), channel, name)[0].get("c")
+    if chosen is not None:
+        if isinstance(chosen, tuple):
+            weights = xr.DataArray(np.asarray(chosen, np.float32), dims="c")
+            # Arithmetic drops the coordinates' attributes, and with them the unit.
+            levels = [
+                (level.drop_vars("c", errors="ignore") * weights)
+                .sum("c")
+                .assign_coords({d: level[d] for d in level.dims if d != "c"})
+                for level in levels
+            ]
+        else:
+            levels = [level.isel(c=chosen, drop=True) for level in levels]
     others = [dim for dim in ("t", "c") if dim in levels[0].dims]
     return [level.isel(dict.fromkeys(others, 0), drop=True) for level in levels]
+
+
+def _last_metric(field: xr.Dataset) -> str:
+    """Return the metric of the last stage that a field was made by."""
+    return str(json.loads(field.attrs["xdreg"])["stages"][-1]["metric"])
 
 
 def _agreement(
@@ -334,7 +357,7 @@ def _summary(field: xr.Dataset, seconds: float | None = None) -> None:
 
     if "block_status" not in field:
         return
-    rows = {}
+    rows = {"metric": field.attrs["metric"]} if "metric" in field.attrs else {}
     if "pose" in field.attrs:
         units = field["displacement"].attrs.get("units")
         rows["pose"] = pose_text(json.loads(field.attrs["pose"]), units)

@@ -155,6 +155,42 @@ def _slope(values: list[float]) -> float:
     return float((place * values).sum() / (place**2).sum())
 
 
+def joined(
+    shape: tuple[int, int, int], forces: Sequence[Sequence[Kernel]]
+) -> tuple[Kernel, ...]:
+    """Return the kernels that pull as all of several forces do together.
+
+    The energy is the mean over the forces.
+
+    Parameters
+    ----------
+    shape : (z, y, x)
+        Of the images.
+    forces
+        The kernels of each.
+    """
+    if len(forces) == 1:
+        return tuple(forces[0])
+    own, sums = np.zeros((*shape, 3), np.float32), np.zeros((shape[0], 4))
+
+    def push(
+        start: int,
+        stop: int,
+        displacement: Array,
+        update: Array,
+        totals: NDArray[np.float64],
+    ) -> None:
+        update[start:stop], totals[start:stop] = 0, 0
+        for *_, last in forces:
+            last(start, stop, displacement, own, sums)
+            update[start:stop] += own[start:stop]
+            totals[start:stop] += sums[start:stop]
+        # The square of a sum, as if all were equally stiff.
+        totals[start:stop, 3] *= len(forces)
+
+    return (*(kernel for force in forces for kernel in force[:-1]), push)
+
+
 class _Slabs:
     """Runs kernels on slabs of planes, in threads where there are several."""
 

@@ -6,6 +6,7 @@ which a work directory knows its run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,9 +24,15 @@ from xdreg.field import (
     transform_points,
 )
 from xdreg.grid import checked_matrix, unit_ratio
-from xdreg.options import Custom
+from xdreg.options import Custom, Linear, LocalCorrelation
 from xdreg.planning import Plan, PlannedStage, Pyramid, build_pyramid, image_levels
-from xdreg.readers import ImageReader, channel_index, image_reader, source_of
+from xdreg.readers import (
+    ImageReader,
+    channel_selection,
+    has_channel,
+    image_reader,
+    source_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +40,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xdreg.grid import Grid
+    from xdreg.readers import Selection
+
+#: Asks for all channels of an image.
+ALL = "all"
+
+#: How a user names channels.
+Channels = int | str | Sequence[int | str] | None
 
 #: Asks for a mask to be found in the image itself.
 AUTO: Literal["auto"] = "auto"
@@ -94,14 +108,47 @@ def _checked_field(initial: xr.Dataset, grid: Grid) -> xr.Dataset:
     return initial
 
 
-def channel_selection(
-    pyramid: Pyramid, channel: int | str | None, name: str
-) -> dict[str, int]:
-    """Return which channel to read, or say that one must be chosen."""
+def selections(
+    pyramid: Pyramid, channel: Channels, name: str
+) -> list[dict[str, Selection]]:
+    """Return which channels to read, or say that one must be chosen."""
+    array = pyramid.finest
     if channel is None:
-        image_reader(pyramid.finest, name)  # says what is missing
-        return {}
-    return {"c": channel_index(pyramid.finest, channel, name)}
+        image_reader(array, name)  # says what is missing
+        return [{}]
+    several = not isinstance(channel, str) and isinstance(channel, Sequence)
+    chosen: list[Any] = list(channel) if several else [channel]  # type: ignore[arg-type]
+    if channel == ALL and "c" in array.dims and not has_channel(array, ALL):
+        chosen = list(range(array.sizes["c"]))
+    if not chosen:
+        msg = f"channel=[] names no channel of {name}; leave it out, or name some"
+        raise InputError(msg)
+    result = [{"c": channel_selection(array, one, name)} for one in chosen]
+    if len({str(one) for one in result}) < len(result):
+        msg = f"channel={channel!r} names a channel of {name} twice"
+        raise InputError(msg)
+    return result
+
+
+def check_joint(plan: Plan, select: Sequence[Sequence[object]]) -> None:
+    """Refuse several channels that do not pair up, or that no stage would use."""
+    counts = [len(channels) for channels in select]
+    if counts[0] != counts[1]:
+        msg = (
+            f"{counts[0]} channels of fixed cannot be registered with {counts[1]} of "
+            "moving: each needs its counterpart; name them with channel=[...] and "
+            "moving_channel=[...]"
+        )
+        raise InputError(msg)
+    stages = [s.options for s in plan.stages if not isinstance(s.options, Linear)]
+    single = [s.name for s in stages if not isinstance(s, LocalCorrelation)]
+    if counts[0] > 1 and (single or not stages):
+        which = f"{single[0]} takes" if single else "linear stages take"
+        msg = (
+            f"{which} one channel, and {counts[0]} were given; only LocalCorrelation "
+            "registers several together"
+        )
+        raise InputError(msg)
 
 
 def check_overlap(plan: Plan, start: Any) -> None:
@@ -235,7 +282,10 @@ def describe_stage(stage: PlannedStage) -> dict[str, Any]:
 
 
 def run_manifest(
-    plan: Plan, start: Any, masks: Sequence[Mask], select: list[dict[str, int]]
+    plan: Plan,
+    start: Any,
+    masks: Sequence[Mask],
+    select: list[list[dict[str, Selection]]],
 ) -> dict[str, Any]:
     """Describe a run so that a work directory knows it again."""
     if isinstance(start, np.ndarray):

@@ -17,7 +17,7 @@ import xarray as xr
 
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.correlation import correlation_force, mean_correlation
-from xdreg.descent import Settings, descend
+from xdreg.descent import Settings, descend, joined
 from xdreg.errors import InputError
 from xdreg.mind import descriptor_force, mean_likeness
 
@@ -53,7 +53,7 @@ def local_correlation(
     field_sigma: float | Sequence[float] | None = None,
     step: float = 1.0,
     iterations: int = 100,
-    contrast: tuple[float, float] | None = None,
+    contrast: Sequence[tuple[float, float]] | None = None,
     threads: int = 1,
     timeout: float | None = None,
 ) -> xr.DataArray:
@@ -61,8 +61,9 @@ def local_correlation(
 
     Parameters
     ----------
-    fixed, moving : DataArray ([z], y, x)
+    fixed, moving : DataArray ([c], [z], y, x)
         Small images on one grid; a boolean coordinate ``mask`` says which voxels count.
+        Channels pull together, each of fixed at that of moving.
     metric
         ``"lncc"`` squared local normalised correlation; ``"mind"`` descriptors of
         self-similarity, for images that share shapes but no intensities.
@@ -79,8 +80,8 @@ def local_correlation(
     iterations
         At most so many.
     contrast
-        Standard deviations of fixed and moving that noise is measured against; by
-        default those of the two arrays.
+        Standard deviations of fixed and moving that noise is measured against, for
+        each channel; by default those of the two arrays.
     threads
         How many share the work; the result is the same to the bit.
     timeout : float, second, optional
@@ -119,21 +120,18 @@ def local_correlation(
         )
         raise InputError(msg)
     units = VoxelUnits(grid)
-    if metric == "mind":
-        force = descriptor_force(
-            counted(fixed, grid),
-            counted(moving, grid),
-            units.radius(radius, MIND_RADIUS_VOXELS),
-            units.squared_steps,
-        )
-    else:
-        force = correlation_force(
-            counted(fixed, grid),
-            counted(moving, grid),
-            units.radius(radius, RADIUS_VOXELS),
-            units.squared_steps,
-            contrast,
-        )
+    pairs = list(zip(_channels(fixed), _channels(moving), strict=True))
+    forces = []
+    spreads: Sequence[tuple[float, float] | None] = contrast or [None] * len(pairs)
+    for (one, other), spread in zip(pairs, spreads, strict=True):
+        images = counted(one, grid), counted(other, grid)
+        if metric == "mind":
+            box = units.radius(radius, MIND_RADIUS_VOXELS)
+            force = descriptor_force(*images, box, units.squared_steps)
+        else:
+            box = units.radius(radius, RADIUS_VOXELS)
+            force = correlation_force(*images, box, units.squared_steps, spread)
+        forces.append(force)
     how = Settings(
         units.voxels(update_sigma, UPDATE_SIGMA_VOXELS),
         units.voxels(field_sigma, FIELD_SIGMA_VOXELS),
@@ -142,8 +140,14 @@ def local_correlation(
         threads,
         timeout,
     )
-    displacement, _ = descend(units.shape, force, how)
+    displacement, _ = descend(units.shape, joined(units.shape, forces), how)
     return units.physical(displacement)
+
+
+def _channels(image: xr.DataArray) -> list[xr.DataArray]:
+    if "c" not in image.dims:
+        return [image]
+    return [image.isel(c=i, drop=True) for i in range(image.sizes["c"])]
 
 
 def safer(options: Mapping[str, Any], grid: Grid) -> dict[str, Any]:

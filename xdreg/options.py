@@ -13,6 +13,9 @@ from typing import Any, ClassVar, Literal, get_args
 from xdreg.errors import InputError
 
 Metric = Literal["lncc", "mind", "ncc", "mi", "msd"]
+
+#: A metric, or to have one of xdreg's own chosen when the run starts.
+MetricOrAuto = Literal["auto", "lncc", "mind", "ncc", "mi", "msd"]
 PerAxis = float | Sequence[float]
 
 #: Kinds of linear transform.
@@ -47,9 +50,9 @@ def _check_set(stage: Stage, name: str, *, whole: bool = False) -> None:
         _check_positive(getattr(stage, name), name, whole=whole)
 
 
-def check_metric(metric: object, name: str = "metric") -> None:
-    """Refuse a metric that does not exist."""
-    _check_choice(metric, get_args(Metric), name)
+def check_metric(metric: object, *, auto: bool = False) -> None:
+    """Refuse a metric that does not exist, and ``"auto"`` unless it is allowed."""
+    _check_choice(metric, get_args(MetricOrAuto if auto else Metric), "metric")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +127,14 @@ class Stage:
         values = {name: getattr(self, name) for name in self.passed_on}
         return {name: value for name, value in values.items() if value is not None}
 
-    def with_metric(self, metric: Metric) -> Stage:
-        """Return the stage with a metric, unless it has its own."""
-        chosen = self.metric or self.nearest_metric.get(metric, metric)
-        return replace(self, metric=chosen)
+    def with_metric(self, metric: MetricOrAuto) -> Stage:
+        """Return the stage with a metric, unless it has its own.
+
+        With ``"auto"`` it stays open.
+        """
+        if metric == "auto" or self.metric is not None:
+            return self
+        return replace(self, metric=self.nearest_metric.get(metric, metric))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,12 +161,13 @@ class Linear(Stage):
         super().__post_init__()
         _check_set(self, "samples", whole=True)
 
-    def with_metric(self, metric: Metric) -> Stage:
+    def with_metric(self, metric: MetricOrAuto) -> Stage:
         """Return the stage with a metric, unless it has its own."""
         stage = super().with_metric(metric)
-        if self.samples is not None and stage.metric in OWN_METRICS:
+        if self.samples is not None and stage.metric in (*OWN_METRICS, None):
+            chosen = stage.metric or metric
             msg = (
-                f"samples={self.samples} is for elastix, and {stage.metric!r} takes "
+                f"samples={self.samples} is for elastix, and {chosen!r} takes "
                 "every voxel; leave it out, or choose metric='ncc', 'mi' or 'msd'"
             )
             raise InputError(msg)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from xdreg.grid import Grid
-    from xdreg.options import Metric
+    from xdreg.options import Metric, MetricOrAuto
 
 #: Asks for an image's own unit of length; None asks for an image without units.
 OWN_UNITS = "own"
@@ -169,9 +169,9 @@ class PlannedStage:
     partition: Partition
 
     @property
-    def metric(self) -> Metric:
-        """The metric of the stage."""
-        return self.options.metric or "lncc"
+    def metric(self) -> MetricOrAuto:
+        """The metric of the stage; ``"auto"`` until the run has chosen it."""
+        return self.options.metric or "auto"
 
     @property
     def engine_options(self) -> dict[str, Any]:
@@ -202,6 +202,19 @@ class Plan:
     stages: tuple[PlannedStage, ...]
     fixed: Pyramid
     moving: Pyramid
+
+    @property
+    def undecided(self) -> bool:
+        """Whether a stage's metric is still to be chosen."""
+        return any(stage.options.metric is None for stage in self.stages)
+
+    def decided(self, metric: Metric) -> Plan:
+        """Return the plan with a metric for the stages that have none."""
+        stages = (
+            replace(stage, options=stage.options.with_metric(metric))
+            for stage in self.stages
+        )
+        return replace(self, stages=tuple(stages))
 
     def table(self) -> list[dict[str, str]]:
         """Return one row per stage, as text."""
@@ -239,6 +252,8 @@ class Plan:
         lines += [
             "  ".join(r[n].ljust(widths[n]) for n in names).rstrip() for r in rows
         ]
+        if self.undecided:
+            lines.append("auto: lncc or mind, chosen when the run starts")
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -249,7 +264,7 @@ def make_plan(
     moving: Any,
     *,
     stages: Sequence[Any] | None,
-    metric: Metric,
+    metric: MetricOrAuto,
     block_shape: int | Sequence[int] | None,
     overlap: int | Sequence[int] | None,
     initial_is_field: bool,
@@ -273,7 +288,7 @@ def make_plan(
     InputError
         If the images do not go together, or an option does not fit them.
     """
-    check_metric(metric)
+    check_metric(metric, auto=True)
     fixed_pyramid = build_pyramid(image_levels(fixed, "fixed"), "fixed")
     grid = fixed_pyramid.grids[0]
     moving_levels = image_levels(moving, "moving")
@@ -289,7 +304,7 @@ def make_plan(
     if stages is None:
         coarsest = fixed_pyramid.overview
         linear: list[Stage] = (
-            [Affine()] if metric in OWN_METRICS else [Rigid(), Affine()]
+            [Affine()] if metric in (*OWN_METRICS, "auto") else [Rigid(), Affine()]
         )
         chosen = [] if initial_is_field else linear
         # Only elastix knows squared differences.

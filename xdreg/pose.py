@@ -9,7 +9,7 @@ then fitted by `xdreg.linear`, and the metric itself decides. What the second be
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -95,6 +95,16 @@ class Pose:
         Zero where both fit equally well, one where this one fits perfectly.
         """
         return max(0.0, 1 - (1 - self.score) / max(1 - self.runner_up, 1e-6))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON holds it."""
+        return asdict(self) | {"matrix": self.matrix.tolist()}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Pose:
+        """Return what `to_json` was called on."""
+        arrays = {"matrix": np.array(stored["matrix"]), "shift": tuple(stored["shift"])}
+        return cls(**{**stored, **arrays})
 
     def to_dict(self) -> dict[str, Any]:
         """Return what to tell of it, without the matrix, as JSON holds it."""

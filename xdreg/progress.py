@@ -66,6 +66,11 @@ class StageProgress:
         """Leave them as they are."""
         self._bars.stop()
 
+    def say(self, text: str) -> None:
+        """Print a line above the others, where they are shown."""
+        if not self._bars.disable:
+            self._bars.console.print(text, highlight=False, markup=False)
+
     @contextlib.contextmanager
     def watch(
         self,

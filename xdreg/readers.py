@@ -26,6 +26,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+#: What a user may ask for beside the channels of an RGB image.
+LUMINANCE = "luminance"
+
+#: Weights of ITU-R BT.709, whose primaries are those of sRGB.
+LUMINANCE_WEIGHTS = {"red": 0.2126, "green": 0.7152, "blue": 0.0722}
+
+#: A channel or time point, or a weight per channel.
+Selection = int | tuple[float, ...]
+
+
 class LazyArray:
     """A Dask array that a task computes by itself, window by window.
 
@@ -45,13 +55,58 @@ class LazyArray:
         return ("xdreg.LazyArray", self._array.name)
 
 
-class ImageReader:
-    """One spatial image: a single channel and time point of an array.
+class ChannelMix:
+    """The weighted sum of an array's channels, window by window.
 
     Parameters
     ----------
     source
-        Anything that numpy-style slicing reads: a Zarr or numpy array, a `LazyArray`.
+        Anything that numpy-style slicing reads.
+    axis
+        That of the channels.
+    weights
+        One per channel; channels of weight zero do not matter.
+    """
+
+    def __init__(self, source: Any, axis: int, weights: Sequence[float]) -> None:
+        self._source, self._axis = source, axis
+        self._weights = tuple(float(w) for w in weights)
+        self.dtype = np.dtype(np.float32)
+
+    def __getitem__(self, index: tuple[int | slice, ...]) -> NDArray[np.float32]:
+        """Read one window; ``index`` leaves the channel axis out."""
+        axis = self._axis
+        stored = self._source[(*index[:axis], slice(None), *index[axis:])]
+        before = sum(isinstance(part, slice) for part in index[:axis])
+        channels = np.moveaxis(np.asarray(stored), before, 0)
+        # One by one in float32, so that the bits do not depend on the window.
+        mixed = np.zeros(channels.shape[1:], np.float32)
+        for weight, channel in zip(self._weights, channels, strict=True):
+            if weight:
+                mixed += np.float32(weight) * channel.astype(np.float32)
+        return mixed
+
+    def __dask_tokenize__(self) -> object:
+        """Identify by the array and the weights."""
+        return ("xdreg.ChannelMix", _identity(self._source), self._axis, self._weights)
+
+
+def _identity(source: Any) -> object:
+    """Return a source's content or address, for tokens."""
+    if hasattr(source, "store"):
+        metadata = source.metadata.to_dict()
+        source = (str(source.store), source.path, metadata, modified(source))
+    return normalize_token(source)
+
+
+class ImageReader:
+    """One spatial image: a channel, or a mix of them, and time point of an array.
+
+    Parameters
+    ----------
+    source
+        Anything that numpy-style slicing reads: a Zarr or numpy array, a `LazyArray`,
+        a `ChannelMix`.
     grid
         Geometry of the spatial axes.
     axes
@@ -63,11 +118,8 @@ class ImageReader:
 
     def __dask_tokenize__(self) -> object:
         """Identify by the source's content or address."""
-        source = self.source
-        if hasattr(source, "store"):
-            metadata = source.metadata.to_dict()
-            source = (str(source.store), source.path, metadata, modified(source))
-        return ("xdreg.ImageReader", normalize_token((source, self.grid, self.axes)))
+        geometry = normalize_token((self.grid, self.axes))
+        return ("xdreg.ImageReader", _identity(self.source), geometry)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -226,7 +278,7 @@ def image_reader(
     name: str = "image",
     *,
     grid: Grid | None = None,
-    select: Mapping[str, int] | None = None,
+    select: Mapping[str, Selection] | None = None,
 ) -> ImageReader:
     """Make the reader of an image.
 
@@ -239,7 +291,8 @@ def image_reader(
     grid
         Its geometry where that is known, perhaps in other units; by default derived.
     select
-        Which time point and channel to read, where there are several.
+        Which time point and channel to read, where there are several; or a weight per
+        channel.
 
     Returns
     -------
@@ -260,8 +313,9 @@ def image_reader(
             f"Take, for example, abs({name}) of a complex image"
         )
         raise InputError(msg)
+    source = source_of(array)
     axes: list[str | int] = []
-    for dim in array.dims:
+    for axis, dim in enumerate(array.dims):
         if dim in dims:
             axes.append(str(dim))
             continue
@@ -272,9 +326,56 @@ def image_reader(
                 f"{name} has {array.sizes[dim]} {what}; choose one, for example "
                 f"{name}.isel({dim}=0)" + (" or channel=0" if dim == "c" else "")
             )
+            if dim == "c" and array.sizes[dim] in (3, 4):
+                msg += ", or of an RGB image channel='luminance'"
             raise InputError(msg)
+        if isinstance(index, tuple):
+            source = ChannelMix(source, axis, index)
+            continue
         axes.append(index)
-    return ImageReader(source_of(array), grid, tuple(axes))
+    return ImageReader(source, grid, tuple(axes))
+
+
+def has_channel(array: xr.DataArray, name: str) -> bool:
+    """Tell whether an image has a channel of a name."""
+    return name in _channel_names(array)
+
+
+def _channel_names(array: xr.DataArray) -> list[str]:
+    return [str(v) for v in array["c"].values] if "c" in array.coords else []
+
+
+def channel_selection(array: xr.DataArray, channel: int | str, name: str) -> Selection:
+    """Return a channel's position, or for ``"luminance"`` the weight of each.
+
+    Raises
+    ------
+    InputError
+        If the image has no such channel, or is no RGB image.
+    """
+    own = channel != LUMINANCE or has_channel(array, LUMINANCE)
+    if own or "c" not in array.dims:
+        return channel_index(array, channel, name)
+    labels = _channel_names(array)
+    if array.sizes["c"] not in (3, 4):
+        msg = (
+            f"channel='luminance' needs an RGB or RGBA image, and {name} has "
+            f"{array.sizes['c']} channels; choose one by number or name"
+        )
+        raise InputError(msg)
+    order = [label.lower() for label in labels] or list(LUMINANCE_WEIGHTS)
+    for names in (tuple(LUMINANCE_WEIGHTS), ("r", "g", "b")):
+        if set(names) <= set(order):
+            weights = dict(zip(names, LUMINANCE_WEIGHTS.values(), strict=True))
+            return tuple(weights.get(label, 0.0) for label in order) + (0.0,) * (
+                array.sizes["c"] - len(order)
+            )
+    msg = (
+        f"channel='luminance' needs channels red, green and blue, and those of {name} "
+        f"are named {labels}; choose one of them, or drop the names with "
+        f"{name}.drop_vars('c')"
+    )
+    raise InputError(msg)
 
 
 def channel_index(array: xr.DataArray, channel: int | str, name: str) -> int:
@@ -289,7 +390,7 @@ def channel_index(array: xr.DataArray, channel: int | str, name: str) -> int:
         msg = f"channel={channel!r} was given, but {name} has no channel axis 'c'"
         raise InputError(msg)
     count = array.sizes["c"]
-    labels = [str(v) for v in array["c"].values] if "c" in array.coords else []
+    labels = _channel_names(array)
     if isinstance(channel, str) and channel in labels:
         return labels.index(channel)
     whole = isinstance(channel, int | np.integer) and not isinstance(channel, bool)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -21,24 +21,27 @@ from dask.system import CPU_COUNT
 from xdreg import elastix, kernels, processes, tasks
 from xdreg.agreement import outliers, tolerance
 from xdreg.blocks import BlockStatus
+from xdreg.choice import Choice
 from xdreg.errors import InputError, MethodError
 from xdreg.field import assemble_field, open_displacement
 from xdreg.foreground import foreground
 from xdreg.inputs import (
     AUTO,
-    channel_selection,
+    check_joint,
     check_mask,
     check_overlap,
+    describe_stage,
     mask_pyramid,
     mask_reader,
     run_manifest,
+    selections,
     starting_point,
 )
 from xdreg.local_correlation import local_correlation, safer
 from xdreg.mapping import Opaque, map_over_blocks
 from xdreg.options import OWN_METRICS, BSpline, Custom, Linear, LocalCorrelation
 from xdreg.planning import Plan, PlannedStage, Pyramid, make_plan
-from xdreg.pose import DOUBTFUL, pose_text
+from xdreg.pose import DOUBTFUL, Pose, pose_text
 from xdreg.progress import StageProgress
 from xdreg.pyramid import downsample
 from xdreg.readers import (
@@ -56,13 +59,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xdreg.grid import Grid
-    from xdreg.inputs import Mask
-    from xdreg.options import Metric
+    from xdreg.inputs import Channels, Mask
+    from xdreg.options import MetricOrAuto
+    from xdreg.readers import Selection
 
 _log = logging.getLogger(__name__)
 
 #: An automatic mask that leaves a smaller share of an image is doubted.
 LEAST_FOREGROUND = 0.01
+
+_log = logging.getLogger(__name__)
 
 
 def register(
@@ -70,14 +76,14 @@ def register(
     moving: Any,
     *,
     stages: Any = None,
-    metric: Metric = "lncc",
+    metric: MetricOrAuto = "auto",
     block_shape: int | Sequence[int] | None = None,
     overlap: int | Sequence[int] | None = None,
     fixed_mask: Any = None,
     moving_mask: Any = None,
     initial: Any = None,
-    channel: int | str | None = None,
-    moving_channel: int | str | None = None,
+    channel: Channels = None,
+    moving_channel: Channels = None,
     workdir: str | Path | None = None,
     progress: bool = True,
     compute: bool = True,
@@ -99,7 +105,8 @@ def register(
         ``"lncc"``, local correlation, or ``"ncc"`` for images of one modality;
         ``"mind"``, self-similarity, or ``"mi"``, mutual information, across modalities
         and stains; ``"msd"`` where intensities are equal. A stage that lacks it takes
-        the nearest that it has.
+        the nearest that it has. By default ``"auto"``, ``"lncc"`` or ``"mind"`` by a
+        look at a coarse level; the field's attribute ``metric`` says which and why.
     block_shape
         Voxels of a block, at the stage's level; one number or one per dim.
     overlap
@@ -112,8 +119,12 @@ def register(
         Where to start: a transform, a field, or a homogeneous matrix in dims order,
         fixed → moving, physical units.
     channel, moving_channel
-        Index or name of the channel to register; ``moving_channel`` is ``channel``
-        unless given, where the moving image has any.
+        Index or name of the channel to register, or ``"luminance"`` of an RGB image
+        (weights of ITU-R BT.709); ``moving_channel`` is ``channel`` unless given, where
+        the moving image has any. A list of channels, or ``"all"``, is registered
+        jointly: in `LocalCorrelation` the forces of all are summed, each channel of the
+        fixed image pulling at that of the moving one; the pose, linear stages and the
+        choice of a metric go by the first.
     workdir
         Directory to keep the run in; the same call again resumes it. By default a
         temporary one, removed when Python ends.
@@ -158,12 +169,13 @@ def register(
     if moving_channel is None and "c" in plan.moving.finest.dims:
         moving_channel = channel
     select = [
-        channel_selection(pyramid, chosen, name)
+        selections(pyramid, chosen, name)
         for pyramid, chosen, name in (
             (plan.fixed, channel, "fixed"),
             (plan.moving, moving_channel, "moving"),
         )
     ]
+    check_joint(plan, select)
     masks = [
         mask_pyramid(mask, pyramid.grids[0], name)
         for mask, pyramid, name in (
@@ -196,12 +208,13 @@ def plan(fixed: Any, moving: Any, **options: Any) -> Plan:
     Returns
     -------
     Plan
-        Printing it shows a table of stages.
+        Printing it shows a table of stages. The metric ``"auto"`` stays open: choosing
+        would read the images.
     """
     initial = options.pop("initial", None)
     defaults: dict[str, Any] = {
         "stages": None,
-        "metric": "lncc",
+        "metric": "auto",
         "block_shape": None,
         "overlap": None,
     }
@@ -241,7 +254,7 @@ class _Run:
         self,
         plan: Plan,
         directory: WorkDirectory,
-        select: list[dict[str, int]],
+        select: list[list[dict[str, Selection]]],
         masks: list[Mask],
         start: Any,
         manifest: dict[str, Any],
@@ -253,10 +266,12 @@ class _Run:
         self.pyramids = {"fixed": plan.fixed, "moving": plan.moving}
         self.select = dict(zip(("fixed", "moving"), select, strict=True))
         self.start = start
-        self.contrast: dict[str, float] = {}
-        self.foregrounds: dict[str, ImageReader] = {}
+        self.choice: Choice | None = None
+        self.found: Pose | None = None
         self.pose: dict[str, Any] | None = None
-        self._readers: dict[tuple[str, int], ImageReader] = {}
+        self.contrast: dict[str, list[float]] = {"fixed": [], "moving": []}
+        self.foregrounds: dict[str, ImageReader] = {}
+        self._readers: dict[tuple[str, int, int], ImageReader] = {}
 
     def __call__(self) -> xr.Dataset:
         """Run all stages and return the field."""
@@ -265,11 +280,14 @@ class _Run:
 
     def _execute(self, lines: StageProgress) -> xr.Dataset:
         for name, pyramid in self.pyramids.items():
-            self._check_content(name, pyramid.overview)
+            for channel in range(len(self.select[name])):
+                self._check_content(name, pyramid.overview, channel)
             if self.masks[name] == AUTO:
                 self._find_foreground(name, pyramid.overview)
-        self._warm_engines()
         state = self._initial_state()
+        if self.plan.undecided:
+            self._choose_metric(state, lines)
+        self._warm_engines()
         records: list[dict[str, NDArray[np.float32]]] = []
         for number, stage in enumerate(self.plan.stages):
             run = self._linear if isinstance(stage.options, Linear) else self._blockwise
@@ -277,25 +295,29 @@ class _Run:
             records.append(record)
         return self._result(state, records)
 
-    def reader(self, name: str, level: int) -> ImageReader:
-        """Return the reader of one level of an image, making the level if need be."""
-        key = (name, level)
+    def reader(self, name: str, level: int, channel: int = 0) -> ImageReader:
+        """Return the reader of one level of an image, making the level if need be.
+
+        ``channel`` counts those that are registered.
+        """
+        key = (name, level, channel)
         if key not in self._readers:
             pyramid = self.pyramids[name]
             array, grid = pyramid.arrays[level], pyramid.grids[level]
             if array is not None:
                 self._readers[key] = image_reader(
-                    array, name, grid=grid, select=self.select[name]
+                    array, name, grid=grid, select=self.select[name][channel]
                 )
             else:
-                self._readers[key] = self._make_level(name, level)
+                self._readers[key] = self._make_level(name, level, channel)
         return self._readers[key]
 
-    def _make_level(self, name: str, level: int) -> ImageReader:
+    def _make_level(self, name: str, level: int, channel: int) -> ImageReader:
         """Store a level that the pyramid lacks: means of the level before it."""
-        path = self.directory.path / f"{name}_levels" / f"{level}.zarr"
+        folder = f"{name}_levels" + (f"_{channel}" if channel else "")
+        path = self.directory.path / folder / f"{level}.zarr"
         grid = self.pyramids[name].grids[level]
-        finer = self.reader(name, level - 1)
+        finer = self.reader(name, level - 1, channel)
         if not path.exists():
             factors = tuple(
                 round(c / f)
@@ -312,15 +334,15 @@ class _Run:
             partial.rename(path)
         return ImageReader(open_array(path, (), (), np.nan), grid, grid.dims)
 
-    def _check_content(self, name: str, level: int) -> None:
+    def _check_content(self, name: str, level: int, channel: int) -> None:
         """Refuse an image with nothing in it, warn of NaN, note its contrast."""
-        values = self.reader(name, level).read_finite()
+        values = self.reader(name, level, channel).read_finite()
         finite = np.isfinite(values)
         if not finite.any() or values[finite].min() == values[finite].max():
             what = "no finite value" if not finite.any() else "one and the same value"
             msg = f"{name} holds {what} everywhere; is it the right image or channel?"
             raise InputError(msg)
-        self.contrast[name] = float(values[finite].std(dtype=np.float64))
+        self.contrast[name].append(float(values[finite].std(dtype=np.float64)))
         if not finite.all():
             share = 100 * (1 - finite.mean())
             warnings.warn(
@@ -393,28 +415,72 @@ class _Run:
         coarse = self.plan.stages[0].partition.field_grid
         return FieldReader(displacement_from_itk(self.start, coarse), coarse)
 
-    def _inputs(self, stage: PlannedStage, state: _State) -> Inputs:
-        fixed = self.reader("fixed", stage.fixed_level)
-        moving = self.reader("moving", stage.moving_level)
+    def _choose_metric(self, state: _State, lines: StageProgress) -> None:
+        """Decide the stages' metric, by a look at a coarse level or as before."""
+        file = self.directory.path / "choice.json"
+        if not file.exists():
+            first = self.plan.stages[0]
+            linear = isinstance(first.options, Linear)
+            # Where the first stage looks for the pose, so that it is found once.
+            levels = first.fixed_level, first.moving_level
+            if not linear:
+                level = self.plan.fixed.overview
+                like = self.plan.moving.level_like(self.plan.fixed.grids[level])
+                levels = level, max(like, self.plan.moving.overview)
+            task = dask.delayed(_choice_task, pure=False)(
+                Opaque(self._inputs(*levels, state, linear=True), "choice"),
+                state.matrix,
+                kind=first.options.name if linear else "affine",
+                search=self.start is None and linear,
+            )
+            with lines.watch("metric", 1, None, self.directory.path):
+                choice, pose = task.compute()
+            found = {
+                "choice": asdict(choice),
+                "pose": None if pose is None else pose.to_json(),
+            }
+            partial = file.with_suffix(".part")
+            partial.write_text(json.dumps(found))
+            partial.rename(file)
+        stored = json.loads(file.read_text())
+        self.choice = Choice(**stored["choice"])
+        if stored["pose"] is not None:
+            self.found = Pose.from_json(stored["pose"])
+        self.plan = self.plan.decided(self.choice.metric)
+        _log.info("%s", self.choice)
+        lines.say(str(self.choice))
+
+    def _inputs(
+        self, fixed_level: int, moving_level: int, state: _State, *, linear: bool
+    ) -> Inputs:
+        fixed = self.reader("fixed", fixed_level)
+        moving = self.reader("moving", moving_level)
         masks = [
-            self._mask(name, image.grid, stage)
+            self._mask(name, image.grid, linear=linear)
             for name, image in (("fixed", fixed), ("moving", moving))
         ]
-        return Inputs(fixed, moving, masks[0], masks[1], state.reader)
+        others = tuple(
+            (
+                self.reader("fixed", fixed_level, channel),
+                self.reader("moving", moving_level, channel),
+            )
+            for channel in range(1, len(self.select["fixed"]))
+        )
+        return Inputs(fixed, moving, masks[0], masks[1], state.reader, others)
 
-    def _mask(self, name: str, grid: Grid, stage: PlannedStage) -> ImageReader | None:
+    def _mask(self, name: str, grid: Grid, *, linear: bool) -> ImageReader | None:
         mask = self.masks[name]
         if isinstance(mask, Pyramid):
             return mask_reader(mask, grid)
         # Where an image lies shows in its outline, which background makes visible.
-        linear = isinstance(stage.options, Linear)
         return None if linear else self.foregrounds.get(name)
 
     def _linear(
         self, number: int, stage: PlannedStage, state: _State, lines: StageProgress
     ) -> tuple[_State, dict[str, NDArray[np.float32]]]:
         """Run a linear stage, as one task."""
-        inputs = self._inputs(stage, state)
+        levels = stage.fixed_level, stage.moving_level
+        inputs = self._inputs(*levels, state, linear=True)
         grid = self.plan.fixed.grids[0]
         folder = self.directory.stage(number)
         done = folder / "linear.json"
@@ -433,6 +499,7 @@ class _Run:
                 metric=stage.metric,
                 options=stage.options.engine_options(),
                 search=search and number == 0,
+                pose=self.found if number == 0 else None,
             )
             with lines.watch(f"{number} {stage.options.name}", 1, None, folder):
                 matrix, record, found = task.compute()
@@ -478,13 +545,14 @@ class _Run:
     ) -> tuple[_State, dict[str, NDArray[np.float32]]]:
         """Run a deformable stage: map over blocks, then blend."""
         partition, folder = stage.partition, self.directory.stage(number)
+        levels = stage.fixed_level, stage.moving_level
         (folder / "errors").mkdir(parents=True, exist_ok=True)
         counts, ndim = partition.counts, partition.grid.ndim
         ones = (1,) * ndim
         patch = (ndim, *partition.patch_shape)
         field_grid = partition.field_grid
         task = BlockTask(
-            inputs=self._inputs(stage, state),
+            inputs=self._inputs(*levels, state, linear=False),
             partition=partition,
             method=_method(stage),
             options=self._method_options(stage),
@@ -555,7 +623,8 @@ class _Run:
         options = stage.engine_options
         if isinstance(stage.options, LocalCorrelation):
             # What is noise is measured on the whole images, so that blocks agree.
-            options["contrast"] = (self.contrast["fixed"], self.contrast["moving"])
+            contrast = self.contrast["fixed"], self.contrast["moving"]
+            options["contrast"] = list(zip(*contrast, strict=True))
             options["threads"] = max(1, CPU_COUNT // stage.partition.size)
         return options
 
@@ -594,10 +663,13 @@ class _Run:
     ) -> xr.Dataset:
         grid = self.plan.fixed.grids[0]
         matrix = state.matrix
-        attrs = {
-            "fixed_grid": json.dumps(grid.to_dict()),
-            "xdreg": json.dumps(self.manifest),
-        }
+        manifest = self.manifest
+        attrs = {"fixed_grid": json.dumps(grid.to_dict())}
+        if self.choice is not None:
+            stages = [describe_stage(stage) for stage in self.plan.stages]
+            manifest = manifest | {"choice": asdict(self.choice), "stages": stages}
+            attrs["metric"] = str(self.choice)
+        attrs["xdreg"] = json.dumps(manifest)
         if self.pose is not None:
             attrs["pose"] = json.dumps(self.pose)
         if matrix is not None:
@@ -606,6 +678,11 @@ class _Run:
             # Earlier linear stages were folded into the field.
             attrs["linear_part"] = "included"
         return assemble_field(state.reader, records, self.plan.stages, attrs)
+
+
+def _choice_task(inputs: Opaque, *arguments: Any, **options: Any) -> Any:
+    """Choose a metric on a worker."""
+    return tasks.choose(inputs.value, *arguments, **options)
 
 
 def _linear_task(inputs: Opaque, *arguments: Any, **options: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ import xarray as xr
 from xdreg import elastix, kernels, metrics
 from xdreg.agreement import compare
 from xdreg.blocks import BlockStatus, Partition, shared_part
+from xdreg.choice import Choice, choose_metric
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import MethodError, MethodTimeout
 from xdreg.linear import FULL_OVERLAP, linear
@@ -67,13 +68,17 @@ TRIED_AGAIN = (
 
 @dataclass(frozen=True)
 class Inputs:
-    """The two images at one stage's levels, their masks, and the field so far."""
+    """The two images at one stage's levels, their masks, and the field so far.
+
+    ``others`` are the further channels that are registered with them.
+    """
 
     fixed: ImageReader
     moving: ImageReader
     fixed_mask: ImageReader | None
     moving_mask: ImageReader | None
     before: FieldReader
+    others: tuple[tuple[ImageReader, ImageReader], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,11 +103,20 @@ class BlockTask:
 
 
 @dataclass(frozen=True)
+class Channel:
+    """A further channel on a window; the fields are those of `Window`."""
+
+    fixed: NDArray[np.float32]
+    moving: NDArray[np.float32]
+    moving_values: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Window:
     """Both images on one window: the moving one pulled through the field so far.
 
     ``moving_values`` and ``moving_grid`` keep the part of the moving image that was
-    read, with a margin, to judge the result on.
+    read, with a margin, to judge the result on. ``others`` are further channels.
     """
 
     grid: Grid
@@ -114,6 +128,7 @@ class Window:
     moving_grid: Grid
     before: NDArray[np.float32]
     before_grid: Grid
+    others: tuple[Channel, ...] = ()
 
 
 def read_window(
@@ -150,6 +165,13 @@ def read_window(
         moving_mask &= inputs.moving_mask.read_mask(grid, before, before_grid)
     if not moving_mask.any():
         return BlockStatus.NO_OVERLAP
+    others = []
+    for one, other in inputs.others:
+        more = other.read_finite(part)
+        pulled = kernels.warp(more, part_grid, before, before_grid, grid)
+        others.append(Channel(one.read_finite(window), pulled, more))
+        fixed_mask &= np.isfinite(others[-1].fixed)
+        moving_mask &= np.isfinite(pulled)
     both = moving[fixed_mask & moving_mask]
     if both.size < max(MIN_SAMPLES_PER_AXIS**grid.ndim, MIN_SHARE * grid.size):
         return BlockStatus.TOO_FEW_SAMPLES
@@ -165,6 +187,7 @@ def read_window(
         part_grid,
         before,
         before_grid,
+        tuple(others),
     )
 
 
@@ -173,6 +196,7 @@ def masked_image(
 ) -> xr.DataArray:
     """Return the image that a method is given: no NaN, a coordinate ``mask``.
 
+    ``values`` may have channels, as the first axis.
     Voxels without a value take the smallest one that counts, which is the background of
     most images, so that no false edge is made inside it.
     """
@@ -181,7 +205,7 @@ def masked_image(
         values = np.where(known, values, values[known].min() if known.any() else 0)
     image = xr.DataArray(
         np.ascontiguousarray(values, np.float32),
-        dims=grid.dims,
+        dims=("c", *grid.dims)[-values.ndim :],
         coords=coordinates(grid),
     )
     return image.assign_coords(mask=(grid.dims, mask))
@@ -305,8 +329,12 @@ def _run_method(
     options: Mapping[str, Any],
     index: tuple[int, ...],
 ) -> tuple[BlockStatus, NDArray[np.float32] | None]:
-    fixed = masked_image(window.fixed, window.fixed_mask, window.grid)
-    moving = masked_image(window.moving, window.moving_mask, window.grid)
+    fixed_values, moving_values = window.fixed, window.moving
+    if window.others:
+        fixed_values = np.stack([fixed_values, *(c.fixed for c in window.others)])
+        moving_values = np.stack([moving_values, *(c.moving for c in window.others)])
+    fixed = masked_image(fixed_values, window.fixed_mask, window.grid)
+    moving = masked_image(moving_values, window.moving_mask, window.grid)
     try:
         result = task.method(fixed, moving, **options)
         return BlockStatus.SUCCESS, as_displacement(result, window.grid)
@@ -349,15 +377,25 @@ def judge(
     # What is judged is what will be used: the update between field points.
     update = kernels.resample_displacement(patch, patch_grid, window.grid)
     total = kernels.compose(update, window.grid, window.before, window.before_grid)
-    after = kernels.warp(
-        window.moving_values, window.moving_grid, total, window.grid, window.grid
-    )
-    both = window.fixed_mask & window.moving_mask & np.isfinite(after)
+    channels: list[Window | Channel] = [window, *window.others]
+    after = [
+        kernels.warp(
+            c.moving_values, window.moving_grid, total, window.grid, window.grid
+        )
+        for c in channels
+    ]
+    both = window.fixed_mask & window.moving_mask & np.isfinite(after).all(axis=0)
+
+    def mean_similarity(images: Sequence[NDArray[np.float32]]) -> float:
+        values = (
+            similarity(metric, c.fixed, image, both, window.grid)
+            for c, image in zip(channels, images, strict=True)
+        )
+        return sum(values) / len(channels)
+
     verdict = {
-        "similarity_before": similarity(
-            metric, window.fixed, window.moving, both, window.grid
-        ),
-        "similarity_after": similarity(metric, window.fixed, after, both, window.grid),
+        "similarity_before": mean_similarity([c.moving for c in channels]),
+        "similarity_after": mean_similarity(after),
         "min_jacobian": float(kernels.jacobian_determinant(patch, patch_grid).min()),
         "max_update": float(np.sqrt((patch**2).sum(axis=0)).max()),
     }
@@ -431,6 +469,93 @@ def blend_block(index: tuple[int, ...], task: BlockTask) -> float:
     return result
 
 
+@dataclass(frozen=True)
+class Whole:
+    """Two whole images at a coarse level, each on its own grid.
+
+    ``start`` is the linear transform between them so far.
+    """
+
+    grid: Grid
+    fixed: NDArray[np.float32]
+    fixed_mask: NDArray[np.bool_]
+    moving_grid: Grid
+    moving: NDArray[np.float32]
+    moving_mask: NDArray[np.bool_]
+    start: NDArray[np.float64]
+
+    @property
+    def images(self) -> tuple[xr.DataArray, xr.DataArray]:
+        """Both as a method is given them."""
+        return (
+            masked_image(self.fixed, self.fixed_mask, self.grid),
+            masked_image(self.moving, self.moving_mask, self.moving_grid),
+        )
+
+
+def read_whole(
+    inputs: Inputs, matrix: NDArray[np.float64] | None
+) -> Whole | BlockStatus:
+    """Read both images whole, or say why there is nothing to do.
+
+    Parameters
+    ----------
+    inputs
+        Images at a coarse level, and the field so far.
+    matrix : (ndim + 1, ndim + 1) or None
+        The transform so far where it is linear; None where a field came before, which
+        the moving image is then pulled through.
+    """
+    grid = inputs.fixed.grid
+    everything = tuple(slice(0, n) for n in grid.shape)
+    if matrix is None:
+        first = replace(inputs, others=())
+        window = read_window(first, everything, [0.0] * grid.ndim)
+        if isinstance(window, BlockStatus):
+            return window
+        fixed = window.fixed, window.fixed_mask
+        moving = window.moving, window.moving_mask
+        return Whole(grid, *fixed, grid, *moving, np.eye(grid.ndim + 1))
+    fixed_values = inputs.fixed.read_finite(everything)
+    fixed_mask = np.isfinite(fixed_values)
+    if inputs.fixed_mask is not None:
+        fixed_mask &= inputs.fixed_mask.read_mask(grid)
+    moving_values, moving_grid = inputs.moving.read_finite(), inputs.moving.grid
+    moving_mask = np.isfinite(moving_values)
+    if inputs.moving_mask is not None:
+        moving_mask &= inputs.moving_mask.read_mask(moving_grid)
+    own = moving_grid, moving_values, moving_mask
+    return Whole(grid, fixed_values, fixed_mask, *own, matrix)
+
+
+def choose(
+    inputs: Inputs, matrix: NDArray[np.float64] | None, *, kind: Any, search: bool
+) -> tuple[Choice, Pose | None]:
+    """Choose a metric for two images, by a look at a coarse level.
+
+    Parameters
+    ----------
+    inputs, matrix
+        As for `register_linear`.
+    kind
+        What the alignment may do.
+    search
+        Look for the pose first.
+
+    Returns
+    -------
+    choice : Choice
+    pose : Pose or None
+        As from `xdreg.choice.choose_metric`.
+    """
+    whole = read_whole(inputs, matrix)
+    if isinstance(whole, BlockStatus):
+        reason = f"the images cannot be compared: {whole.meaning}"
+        return Choice("lncc", reason), None
+    start = None if search else whole.start
+    return choose_metric(*whole.images, start=start, kind=kind)
+
+
 def register_linear(
     inputs: Inputs,
     matrix: NDArray[np.float64] | None,
@@ -439,6 +564,7 @@ def register_linear(
     metric: Any,
     options: Mapping[str, Any],
     search: bool,
+    pose: Pose | None = None,
 ) -> tuple[NDArray[np.float64], dict[str, float], Pose | None]:
     """Register two whole images, at a coarse level, by one linear transform.
 
@@ -453,7 +579,9 @@ def register_linear(
         Passed to `xdreg.linear.linear`, or for elastix's metrics to
         `xdreg.elastix.linear`.
     search
-        Look for the pose to start from first.
+        Look for the pose to start from first, unless ``pose`` is known.
+    pose
+        What to start from instead of ``matrix``.
 
     Returns
     -------
@@ -467,29 +595,15 @@ def register_linear(
     """
     began = time.perf_counter()
     grid = inputs.fixed.grid
-    whole = tuple(slice(0, n) for n in grid.shape)
-    fixed_values = inputs.fixed.read_finite(whole)
-    fixed_mask = np.isfinite(fixed_values)
-    if inputs.fixed_mask is not None:
-        fixed_mask &= inputs.fixed_mask.read_mask(grid)
     record = dict.fromkeys(RECORD, float("nan"))
-    pose = None
-    if matrix is None:
-        window = read_window(inputs, whole, [0.0] * grid.ndim)
-        if isinstance(window, BlockStatus):
-            record["status"] = float(window)
-            return np.eye(grid.ndim + 1), record, None
-        moving_values, moving_grid = window.moving, grid
-        moving_mask = window.moving_mask
-        start = np.eye(grid.ndim + 1)
-    else:
-        moving_values, moving_grid = inputs.moving.read_finite(), inputs.moving.grid
-        moving_mask = np.isfinite(moving_values)
-        if inputs.moving_mask is not None:
-            moving_mask &= inputs.moving_mask.read_mask(moving_grid)
-        start = matrix
-    fixed = masked_image(fixed_values, fixed_mask, grid)
-    moving = masked_image(moving_values, moving_mask, moving_grid)
+    whole = read_whole(inputs, matrix)
+    if isinstance(whole, BlockStatus):
+        record["status"] = float(whole)
+        return np.eye(grid.ndim + 1), record, None
+    fixed_values, fixed_mask = whole.fixed, whole.fixed_mask
+    moving_values, moving_mask = whole.moving, whole.moving_mask
+    moving_grid, start = whole.moving_grid, whole.start
+    fixed, moving = whole.images
     smaller = min(
         float(mask.sum() * np.prod(own.spacing))
         for mask, own in ((fixed_mask, grid), (moving_mask, moving_grid))
@@ -512,11 +626,12 @@ def register_linear(
 
     record["similarity_before"] = quality(start)
     try:
-        if search:
+        if search and pose is None:
             across = metric in ("mind", "mi")
             pose = find_pose(
                 fixed, moving, kind=kind, metric="mind" if across else "lncc"
             )
+        if pose is not None:
             start = pose.matrix
         engine = linear if metric in OWN_METRICS else elastix.linear
         result = engine(
