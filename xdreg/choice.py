@@ -109,6 +109,7 @@ def choose_metric(
     *,
     start: Matrix | None = None,
     kind: Kind = "affine",
+    threads: int = 1,
 ) -> tuple[Choice, Pose | None]:
     """Choose between ``"lncc"`` and ``"mind"``.
 
@@ -122,6 +123,8 @@ def choose_metric(
         default that is looked for.
     kind
         What the alignment may do.
+    threads
+        How many share the work; the result is the same to the bit.
 
     Returns
     -------
@@ -137,7 +140,7 @@ def choose_metric(
     >>> choice.metric
     'lncc'
     """
-    look = _Look(fixed, moving, start, kind)
+    look = _Look(fixed, moving, start, kind, threads)
     choice = _chosen_by(look)
     return choice, look.poses.get(choice.metric)
 
@@ -190,6 +193,7 @@ class _Look:
         moving: xr.DataArray,
         start: Matrix | None,
         kind: Kind,
+        threads: int,
     ) -> None:
         images = Volume.of(fixed, "fixed"), Volume.of(moving, "moving")
         grid = images[0].grid
@@ -198,13 +202,16 @@ class _Look:
             spacing = spacing * factors
         self._fixed, self._moving = (v.with_spacing(tuple(spacing)) for v in images)
         self._images, self._start, self._kind = (fixed, moving), start, kind
+        self._threads = threads
         self.poses: dict[str, Pose] = {}
 
     def aligned(self, metric: OwnMetric) -> Matrix:
         """Return the linear transform that a metric finds."""
         one, other, matrix = self._fixed, self._moving, self._start
         if matrix is None:
-            pose = find_pose(*self._images, kind=self._kind, metric=metric)
+            pose = find_pose(
+                *self._images, kind=self._kind, metric=metric, threads=self._threads
+            )
             self.poses[metric], matrix = pose, pose.matrix
         for spacing in levels(one):
             pair = one.with_spacing(spacing), other.with_spacing(spacing)

@@ -9,6 +9,7 @@ then fitted by `xdreg.linear`, and the metric itself decides. What the second be
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -136,6 +137,7 @@ def find_pose(
     *,
     kind: Kind = "affine",
     metric: OwnMetric = "lncc",
+    threads: int = 1,
 ) -> Pose:
     """Find where the moving image lies, whatever its position and turn.
 
@@ -151,22 +153,37 @@ def find_pose(
         and ``"affine"``, for which scales are tried, too.
     metric
         What decides between the best, as in `xdreg.linear.linear`.
+    threads
+        How many share the work; the result is the same to the bit.
     """
+    with ThreadPoolExecutor(threads) as pool:
+        return _found(fixed, moving, kind, metric, pool)
+
+
+def _found(
+    fixed: xr.DataArray,
+    moving: xr.DataArray,
+    kind: Kind,
+    metric: OwnMetric,
+    pool: ThreadPoolExecutor,
+) -> Pose:
     images = Volume.of(fixed, "fixed"), Volume.of(moving, "moving")
     grid = images[0].grid
     # In this order: of nearly equal ones the first wins, the least moved.
     centred = np.eye(grid.ndim + 1)
     centred[:-1, -1] = images[1].grid.centre - grid.centre
-    starts = [np.eye(grid.ndim + 1), centred, *_searched(images, kind, metric)]
+    starts = [np.eye(grid.ndim + 1), centred, *_searched(images, kind, metric, pool)]
     allowed: Kind = "similarity" if kind == "affine" else kind
     coarsest, *rest = levels(images[0])
 
     def fitted(found: list[_Fit], spacing: tuple[float, ...]) -> list[_Fit]:
         one, other = (image.with_spacing(spacing) for image in images)
-        return [
-            _Fit(*fit(one, other, f.matrix, kind=allowed, metric=metric), f.number)
-            for f in found
-        ]
+
+        def refined(start: _Fit) -> _Fit:
+            result = fit(one, other, start.matrix, kind=allowed, metric=metric)
+            return _Fit(*result, start.number)
+
+        return list(pool.map(refined, found))
 
     fits = fitted([_Fit(m, 0.0, i) for i, m in enumerate(starts)], coarsest)
     fits = _best_different(fits, grid)[:LAST]
@@ -230,7 +247,10 @@ def _distance(one: Matrix, other: Matrix, grid: Grid) -> float:
 
 
 def _searched(
-    images: tuple[Volume, Volume], kind: Kind, metric: OwnMetric
+    images: tuple[Volume, Volume],
+    kind: Kind,
+    metric: OwnMetric,
+    pool: ThreadPoolExecutor,
 ) -> list[Matrix]:
     """Return the poses that correlate best, best first, and some far from them."""
     ndim = images[0].grid.ndim
@@ -238,22 +258,24 @@ def _searched(
     turns = [np.eye(ndim)]
     if kind != "translation":
         turns += list(_turns(ndim))
-    found = [search.best_shift(turn) for turn in turns]
+    found = list(pool.map(search.best_shift, turns))
     if kind in ("similarity", "affine"):
         found.sort(key=lambda pose: -pose.score)
-        found += [
-            search.best_shift(scale * pose.matrix[:-1, :-1])
+        scaled = [
+            scale * pose.matrix[:-1, :-1]
             for pose in found[:SCALED]
             for scale in SCALES
             if scale != 1
         ]
+        found += pool.map(search.best_shift, scaled)
     found.sort(key=lambda pose: -pose.score)
     if kind != "translation":
-        found += [
-            search.best_shift(turn @ pose.matrix[:-1, :-1])
+        turned = [
+            turn @ pose.matrix[:-1, :-1]
             for pose in found[:REFINED]
             for turn in _small_turns(ndim)
         ]
+        found += pool.map(search.best_shift, turned)
     found = sorted((p for p in found if p.score > 0), key=lambda pose: -pose.score)
     chosen, others = found[: FINALISTS[ndim]], found[FINALISTS[ndim] :]
     # All of the best may be one pose; how sure it is, only others can tell.

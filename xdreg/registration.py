@@ -432,6 +432,7 @@ class _Run:
                 state.matrix,
                 kind=first.options.name if linear else "affine",
                 search=self.start is None and linear,
+                threads=CPU_COUNT,
             )
             with lines.watch("metric", 1, None, self.directory.path):
                 choice, pose = task.compute()
@@ -500,6 +501,7 @@ class _Run:
                 options=stage.options.engine_options(),
                 search=search and number == 0,
                 pose=self.found if number == 0 else None,
+                threads=CPU_COUNT,
             )
             with lines.watch(f"{number} {stage.options.name}", 1, None, folder):
                 matrix, record, found = task.compute()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import fft
 
 from xdreg import kernels
 from xdreg.grid import Grid
@@ -67,7 +68,7 @@ class ShiftSearch:
         # Room for the largest turned image beside the fixed one.
         reach = float(np.linalg.norm(extents[1])) / SMALLEST_SCALE
         self._padded = tuple(
-            _quick_size(n + int(np.ceil(reach / self._step)) + 2)
+            fft.next_fast_len(n + int(np.ceil(reach / self._step)) + 2, real=True)
             for n in self._fixed_grid.shape
         )
         self._parts = [np.conj(self._transform(p)) for p in _moments(values)]
@@ -112,7 +113,7 @@ class ShiftSearch:
 
         def sums(one: int, other: int) -> NDArray[np.float32]:
             product = self._parts[one] * moments[other]
-            back = np.fft.irfftn(product, self._padded, range(len(self._padded)))
+            back = fft.irfftn(product, self._padded)
             return np.asarray(back, np.float32)
 
         count = np.maximum(sums(0, 0), 1.0)
@@ -129,7 +130,7 @@ class ShiftSearch:
         return np.asarray(score)
 
     def _transform(self, part: NDArray[np.float32]) -> NDArray[np.complex64]:
-        return np.asarray(np.fft.rfftn(part, self._padded, range(part.ndim)))
+        return np.asarray(fft.rfftn(part, self._padded))
 
     def _cover(
         self, centre: NDArray[np.float64], half: NDArray[np.float64], like: Grid
@@ -168,15 +169,3 @@ def _moments(values: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     counts = np.isfinite(values)
     known = np.where(counts, values, np.float32(0))
     return [counts.astype(np.float32), known, known**2]
-
-
-def _quick_size(size: int) -> int:
-    """Return the next size whose only factors are 2, 3 and 5."""
-    while True:
-        rest = size
-        for factor in (2, 3, 5):
-            while rest % factor == 0:
-                rest //= factor
-        if rest == 1:
-            return size
-        size += 1

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xdreg.grid import Grid
+    from xdreg.options import OwnMetric
     from xdreg.readers import FieldReader, ImageReader
 
 #: Diagnostics of a block, in the order in which its record stores them.
@@ -529,7 +530,12 @@ def read_whole(
 
 
 def choose(
-    inputs: Inputs, matrix: NDArray[np.float64] | None, *, kind: Any, search: bool
+    inputs: Inputs,
+    matrix: NDArray[np.float64] | None,
+    *,
+    kind: Any,
+    search: bool,
+    threads: int,
 ) -> tuple[Choice, Pose | None]:
     """Choose a metric for two images, by a look at a coarse level.
 
@@ -541,6 +547,8 @@ def choose(
         What the alignment may do.
     search
         Look for the pose first.
+    threads
+        How many share the work.
 
     Returns
     -------
@@ -553,7 +561,7 @@ def choose(
         reason = f"the images cannot be compared: {whole.meaning}"
         return Choice("lncc", reason), None
     start = None if search else whole.start
-    return choose_metric(*whole.images, start=start, kind=kind)
+    return choose_metric(*whole.images, start=start, kind=kind, threads=threads)
 
 
 def register_linear(
@@ -564,7 +572,8 @@ def register_linear(
     metric: Any,
     options: Mapping[str, Any],
     search: bool,
-    pose: Pose | None = None,
+    pose: Pose | None,
+    threads: int,
 ) -> tuple[NDArray[np.float64], dict[str, float], Pose | None]:
     """Register two whole images, at a coarse level, by one linear transform.
 
@@ -582,6 +591,8 @@ def register_linear(
         Look for the pose to start from first, unless ``pose`` is known.
     pose
         What to start from instead of ``matrix``.
+    threads
+        How many share the search.
 
     Returns
     -------
@@ -628,9 +639,8 @@ def register_linear(
     try:
         if search and pose is None:
             across = metric in ("mind", "mi")
-            pose = find_pose(
-                fixed, moving, kind=kind, metric="mind" if across else "lncc"
-            )
+            own: OwnMetric = "mind" if across else "lncc"
+            pose = find_pose(fixed, moving, kind=kind, metric=own, threads=threads)
         if pose is not None:
             start = pose.matrix
         engine = linear if metric in OWN_METRICS else elastix.linear
