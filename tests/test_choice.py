@@ -136,10 +136,19 @@ def test_a_run_that_is_resumed_does_not_choose_again(tmp_path, monkeypatch):
     def never(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr("xdreg.tasks.choose_metric", never)
+    monkeypatch.setattr("xdreg.whole.choose_metric", never)
     again = FIXED.dreg.register(MOVING, **options)
     assert again.attrs == first.attrs
     np.testing.assert_array_equal(again.displacement, first.displacement)
+
+
+def test_the_pose_is_looked_for_once(monkeypatch):
+    def never(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr("xdreg.whole.find_pose", never)
+    field = FIXED.dreg.register(MOVING, stages=[xdreg.Affine()], **OPTIONS)
+    assert json.loads(field.attrs["pose"])["score"] > 0.5
 
 
 def test_a_stage_with_a_metric_of_its_own_keeps_it():

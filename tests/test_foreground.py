@@ -172,8 +172,8 @@ def test_linear_stages_see_the_outline(monkeypatch):
 
         return method
 
-    linear = xdreg.tasks.register_linear
-    monkeypatch.setattr(xdreg.tasks, "register_linear", look("linear", linear))
+    linear = xdreg.whole.register_linear
+    monkeypatch.setattr(xdreg.whole, "register_linear", look("linear", linear))
     window = xdreg.tasks.read_window
     monkeypatch.setattr(xdreg.tasks, "read_window", look("blocks", window))
     pair = xdreg.datasets.phantom_pair((120, 140), amplitude=2.0)

@@ -1,0 +1,422 @@
+"""A registration under way: stage after stage, each a map over blocks and a blend.
+
+Every stage hands its field to the next one. What is done stands in the work directory,
+where the same run finds it again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import dask
+import numpy as np
+import xarray as xr
+from dask.system import CPU_COUNT
+
+from xdreg import elastix, kernels, processes, tasks, whole
+from xdreg.agreement import outliers, tolerance
+from xdreg.blocks import BlockStatus
+from xdreg.choice import Choice
+from xdreg.errors import MethodError
+from xdreg.field import assemble_field, open_displacement
+from xdreg.inputs import describe_stage
+from xdreg.local_correlation import local_correlation, safer
+from xdreg.mapping import Opaque, map_over_blocks
+from xdreg.options import OWN_METRICS, BSpline, Custom, Linear, LocalCorrelation
+from xdreg.planning import Plan, PlannedStage
+from xdreg.pose import DOUBTFUL, Pose, pose_text
+from xdreg.progress import StageProgress
+from xdreg.readers import FieldReader
+from xdreg.sources import Source
+from xdreg.tasks import RECORD, BlockTask, Inputs
+from xdreg.workdir import WorkDirectory, open_array
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from xdreg.grid import Grid
+    from xdreg.inputs import Mask
+    from xdreg.readers import Selection
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _State:
+    """The displacement so far; ``matrix`` is set while it is linear."""
+
+    reader: FieldReader
+    matrix: NDArray[np.float64] | None
+
+
+class Run:
+    """One registration, ready to run: calling it returns the field."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        directory: WorkDirectory,
+        select: list[list[dict[str, Selection]]],
+        masks: list[Mask],
+        start: Any,
+        manifest: dict[str, Any],
+        progress: bool,
+    ) -> None:
+        self.manifest, self.progress = manifest, progress
+        self.plan, self.directory = plan, directory
+        self.fixed, self.moving = (
+            Source(name, pyramid, channels, mask, directory.path)
+            for name, pyramid, channels, mask in zip(
+                ("fixed", "moving"),
+                (plan.fixed, plan.moving),
+                select,
+                masks,
+                strict=True,
+            )
+        )
+        self.start = start
+        self.choice: Choice | None = None
+        self.found: Pose | None = None
+        self.pose: dict[str, Any] | None = None
+
+    def __call__(self) -> xr.Dataset:
+        """Run all stages and return the field."""
+        with StageProgress(enabled=self.progress) as lines:
+            return self._execute(lines)
+
+    def _execute(self, lines: StageProgress) -> xr.Dataset:
+        for source in (self.fixed, self.moving):
+            source.check()
+        state = self._initial_state()
+        if self.plan.undecided:
+            self._choose_metric(state, lines)
+        self._warm_engines()
+        records: list[dict[str, NDArray[np.float32]]] = []
+        for number, stage in enumerate(self.plan.stages):
+            run = self._linear if isinstance(stage.options, Linear) else self._blockwise
+            state, record = run(number, stage, state, lines)
+            records.append(record)
+        return self._result(state, records)
+
+    def _warm_engines(self) -> None:
+        """Start engine processes while the first levels are read."""
+        if any(
+            isinstance(s.options, (Linear, BSpline)) and s.metric not in OWN_METRICS
+            for s in self.plan.stages
+        ):
+            processes.prepare(1, "xdreg.elastix")
+
+    def _initial_state(self) -> _State:
+        grid = self.plan.fixed.grids[0]
+        if self.start is None:
+            matrix = np.eye(grid.ndim + 1)
+        elif isinstance(self.start, np.ndarray):
+            matrix = self.start
+        else:
+            return _State(self._initial_field(grid), None)
+        corners = kernels.affine_displacement(matrix, grid)
+        return _State(FieldReader(*corners), matrix)
+
+    def _initial_field(self, grid: Grid) -> FieldReader:
+        if isinstance(self.start, xr.Dataset):
+            reader = open_displacement(self.start)
+            scaled = reader.grid.to_units(grid.units)
+            if scaled == reader.grid:
+                return reader
+            ratio = scaled.spacing[0] / reader.grid.spacing[0]
+            return FieldReader(np.asarray(reader.source[:]) * ratio, scaled)
+        from xdreg.itk_bridge import displacement_from_itk
+
+        coarse = self.plan.stages[0].partition.field_grid
+        return FieldReader(displacement_from_itk(self.start, coarse), coarse)
+
+    def _choose_metric(self, state: _State, lines: StageProgress) -> None:
+        """Decide the stages' metric, by a look at a coarse level or as before."""
+        file = self.directory.path / "choice.json"
+        if not file.exists():
+            first = self.plan.stages[0]
+            linear = isinstance(first.options, Linear)
+            # Where the first stage looks for the pose, so that it is found once.
+            levels = first.fixed_level, first.moving_level
+            if not linear:
+                level = self.plan.fixed.overview
+                like = self.plan.moving.level_like(self.plan.fixed.grids[level])
+                levels = level, max(like, self.plan.moving.overview)
+            task = dask.delayed(_choice_task, pure=False)(
+                Opaque(self._inputs(*levels, state, linear=True), "choice"),
+                state.matrix,
+                kind=first.options.name if linear else "affine",
+                search=self.start is None and linear,
+                threads=CPU_COUNT,
+            )
+            with lines.watch("metric", 1, None, self.directory.path):
+                choice, pose = task.compute()
+            found = {
+                "choice": asdict(choice),
+                "pose": None if pose is None else pose.to_json(),
+            }
+            partial = file.with_suffix(".part")
+            partial.write_text(json.dumps(found))
+            partial.rename(file)
+        stored = json.loads(file.read_text())
+        self.choice = Choice(**stored["choice"])
+        if stored["pose"] is not None:
+            self.found = Pose.from_json(stored["pose"])
+        self.plan = self.plan.decided(self.choice.metric)
+        _log.info("%s", self.choice)
+        lines.say(str(self.choice))
+
+    def _inputs(
+        self, fixed_level: int, moving_level: int, state: _State, *, linear: bool
+    ) -> Inputs:
+        fixed, *others = self.fixed.readers(fixed_level)
+        moving, *other_moving = self.moving.readers(moving_level)
+        return Inputs(
+            fixed,
+            moving,
+            self.fixed.mask_reader(fixed.grid, outlined=linear),
+            self.moving.mask_reader(moving.grid, outlined=linear),
+            state.reader,
+            tuple(zip(others, other_moving, strict=True)),
+        )
+
+    def _linear(
+        self, number: int, stage: PlannedStage, state: _State, lines: StageProgress
+    ) -> tuple[_State, dict[str, NDArray[np.float32]]]:
+        """Run a linear stage, as one task."""
+        levels = stage.fixed_level, stage.moving_level
+        inputs = self._inputs(*levels, state, linear=True)
+        grid = self.plan.fixed.grids[0]
+        folder = self.directory.stage(number)
+        done = folder / "linear.json"
+        if done.exists():
+            stored = json.loads(done.read_text())
+            matrix, record = np.array(stored["matrix"]), stored["record"]
+            pose = stored["pose"]
+        else:
+            search = self.start is None and not any(
+                isinstance(s.options, Linear) for s in self.plan.stages[:number]
+            )
+            task = dask.delayed(_linear_task, pure=False)(
+                Opaque(inputs, "linear"),
+                state.matrix,
+                kind=stage.options.name,
+                metric=stage.metric,
+                options=stage.options.engine_options(),
+                search=search and number == 0,
+                pose=self.found if number == 0 else None,
+                threads=CPU_COUNT,
+            )
+            with lines.watch(f"{number} {stage.options.name}", 1, None, folder):
+                matrix, record, found = task.compute()
+            pose = None if found is None else found.to_dict()
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = done.with_suffix(".part")
+            values = {name: float(value) for name, value in record.items()}
+            stored = {"matrix": matrix.tolist(), "record": values, "pose": pose}
+            partial.write_text(json.dumps(stored))
+            partial.rename(done)
+        if pose is not None:
+            self._tell_pose(pose, grid.units)
+        arrays = {
+            name: np.full((1,) * grid.ndim, record[name], np.float32) for name in RECORD
+        }
+        for name in ("disagreement", "neighbour_difference"):
+            arrays[name] = np.full((1,) * grid.ndim, np.nan, np.float32)
+        if state.matrix is not None:
+            corners = kernels.affine_displacement(matrix, grid)
+            return _State(FieldReader(*corners), matrix), arrays
+        before = state.reader
+        whole, _ = before.read_around(before.grid)
+        update = kernels.resample_displacement(
+            *kernels.affine_displacement(matrix, before.grid), before.grid
+        )
+        total = kernels.compose(update, before.grid, whole, before.grid)
+        return _State(FieldReader(total, before.grid), None), arrays
+
+    def _tell_pose(self, pose: dict[str, Any], units: str | None) -> None:
+        """Keep the pose for the field, log it, and warn where another fits as well."""
+        self.pose = pose
+        _log.info("pose: %s", pose_text(pose, units))
+        if pose["margin"] < DOUBTFUL:
+            warnings.warn(
+                f"two different poses fit about equally well; took "
+                f"{pose_text(pose, units)}. Check the result, and if it is wrong say "
+                "where the images meet with initial=, a matrix or an ITK transform",
+                stacklevel=6,
+            )
+
+    def _blockwise(
+        self, number: int, stage: PlannedStage, state: _State, lines: StageProgress
+    ) -> tuple[_State, dict[str, NDArray[np.float32]]]:
+        """Run a deformable stage: map over blocks, then blend."""
+        partition, folder = stage.partition, self.directory.stage(number)
+        levels = stage.fixed_level, stage.moving_level
+        (folder / "errors").mkdir(parents=True, exist_ok=True)
+        counts, ndim = partition.counts, partition.grid.ndim
+        ones = (1,) * ndim
+        patch = (ndim, *partition.patch_shape)
+        field_grid = partition.field_grid
+        task = BlockTask(
+            inputs=self._inputs(*levels, state, linear=False),
+            partition=partition,
+            method=_method(stage),
+            options=self._method_options(stage),
+            safer=_safer(stage, self._method_options(stage)),
+            metric=stage.metric,
+            patches=open_array(folder / "patches", counts + patch, ones + patch, 0),
+            records=open_array(
+                folder / "records", (*counts, len(RECORD)), (*ones, len(RECORD)), np.nan
+            ),
+            field=open_array(
+                folder / "field",
+                (ndim, *field_grid.shape),
+                (ndim, *partition.field_chunks),
+                np.nan,
+            ),
+            disagreement=open_array(folder / "disagreement", counts, ones, np.inf),
+            errors=folder / "errors",
+        )
+        label = f"{number} {stage.options.name} level {stage.fixed_level}"
+        with lines.watch(label, partition.size, task.records, folder / "records"):
+            records = map_over_blocks(tasks.register_block, task, len(RECORD))
+        difference = self._reject_outliers(records, task, folder / "agreement.json")
+        self._check_any(records, number, stage, folder / "errors")
+        disagreement = map_over_blocks(tasks.blend_block, task, 1)[..., 0]
+        self.directory.discard_patches(number)
+        arrays = {name: records[..., i] for i, name in enumerate(RECORD)}
+        arrays["disagreement"] = disagreement
+        arrays["neighbour_difference"] = difference
+        return _State(FieldReader(task.field, field_grid), None), arrays
+
+    @staticmethod
+    def _reject_outliers(
+        records: NDArray[np.float32], task: BlockTask, verdict: Path
+    ) -> NDArray[np.float32]:
+        """Mark the blocks that their neighbours contradict; return the differences.
+
+        The verdict is stored before the records that it changes, so that a run which
+        ends in between finds the same blocks again.
+        """
+        partition, most = task.partition, tolerance(task.partition)
+        if not verdict.exists():
+            difference = np.full(partition.counts, np.nan, np.float32)
+            rejected = np.zeros(partition.counts, bool)
+            if most > 0:
+                width = 3**partition.grid.ndim
+                gaps = map_over_blocks(tasks.compare_block, task, width)
+                status, before, after = (
+                    records[..., RECORD.index(name)]
+                    for name in ("status", "similarity_before", "similarity_after")
+                )
+                rejected, difference = outliers(status, gaps, after - before, most)
+            partial = verdict.with_suffix(".part")
+            found = {
+                "rejected": np.argwhere(rejected).tolist(),
+                "difference": difference.tolist(),
+            }
+            partial.write_text(json.dumps(found))
+            partial.rename(verdict)
+        stored = json.loads(verdict.read_text())
+        for index in map(tuple, stored["rejected"]):
+            records[index][RECORD.index("status")] = BlockStatus.REJECTED
+            task.records[index] = records[index]
+        return np.array(stored["difference"], np.float32)
+
+    def _method_options(self, stage: PlannedStage) -> dict[str, Any]:
+        if isinstance(stage.options, Custom):
+            return dict(stage.options.options)
+        options = stage.engine_options
+        if isinstance(stage.options, LocalCorrelation):
+            # What is noise is measured on the whole images, so that blocks agree.
+            contrast = self.fixed.contrast, self.moving.contrast
+            options["contrast"] = list(zip(*contrast, strict=True))
+            options["threads"] = max(1, CPU_COUNT // stage.partition.size)
+        return options
+
+    @staticmethod
+    def _check_any(
+        records: NDArray[np.float32], number: int, stage: PlannedStage, errors: Path
+    ) -> None:
+        """Stop where blocks failed in the method and none succeeded; else warn."""
+        status = records[..., 0]
+        failed = np.isin(status, (BlockStatus.CRASHED, BlockStatus.TIMEOUT))
+        if (status == BlockStatus.SUCCESS).any():
+            return
+        label = f"stage {number} ({stage.options.name})"
+        if failed.any():
+            first = next(iter(sorted(errors.glob("*.txt"))), None)
+            text = first.read_text().strip() if first else "no message was left"
+            # The last line but notes says what happened.
+            lines = [v for v in text.splitlines() if not v.startswith("block ")]
+            reason = lines[-1] if lines else text
+            msg = (
+                f"all {int(failed.sum())} blocks of {label} failed; the first said: "
+                f"{reason}"
+            )
+            error = MethodError(msg)
+            error.add_note(text)
+            raise error
+        found = sorted({BlockStatus(int(v)).meaning for v in status.ravel()})
+        warnings.warn(
+            f"no block of {label} contributes, they are {', '.join(found)}; the field "
+            "is that of the stage before. Check the images' positions and masks",
+            stacklevel=6,
+        )
+
+    def _result(
+        self, state: _State, records: list[dict[str, NDArray[np.float32]]]
+    ) -> xr.Dataset:
+        grid = self.plan.fixed.grids[0]
+        matrix = state.matrix
+        manifest = self.manifest | {
+            f"{source.name}_mask": {"auto": True, "share": source.foreground_share}
+            for source in (self.fixed, self.moving)
+            if source.foreground_share is not None
+        }
+        attrs = {"fixed_grid": json.dumps(grid.to_dict())}
+        if self.choice is not None:
+            stages = [describe_stage(stage) for stage in self.plan.stages]
+            manifest = manifest | {"choice": asdict(self.choice), "stages": stages}
+            attrs["metric"] = str(self.choice)
+        attrs["xdreg"] = json.dumps(manifest)
+        if self.pose is not None:
+            attrs["pose"] = json.dumps(self.pose)
+        if matrix is not None:
+            attrs["matrix"] = json.dumps(matrix.tolist())
+        else:
+            # Earlier linear stages were folded into the field.
+            attrs["linear_part"] = "included"
+        return assemble_field(state.reader, records, self.plan.stages, attrs)
+
+
+def _choice_task(inputs: Opaque, *arguments: Any, **options: Any) -> Any:
+    """Choose a metric on a worker."""
+    return whole.choose(inputs.value, *arguments, **options)
+
+
+def _linear_task(inputs: Opaque, *arguments: Any, **options: Any) -> Any:
+    """Run a linear stage on a worker."""
+    return whole.register_linear(inputs.value, *arguments, **options)
+
+
+def _method(stage: PlannedStage) -> Callable[..., Any]:
+    if isinstance(stage.options, Custom):
+        return stage.options.method
+    if isinstance(stage.options, LocalCorrelation):
+        return local_correlation
+    return elastix.bspline
+
+
+def _safer(stage: PlannedStage, options: dict[str, Any]) -> dict[str, Any] | None:
+    """Return options for a second attempt; None where none are known to be safer."""
+    if isinstance(stage.options, LocalCorrelation):
+        return safer(options, stage.partition.grid)
+    return None
