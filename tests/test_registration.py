@@ -14,7 +14,7 @@ from xdreg import kernels
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.grid import Grid
 from xdreg.kernels import affine_displacement, grid_points, resample_displacement
-from xdreg.planning import COARSEST_DEFORMABLE_VOXELS
+from xdreg.multiscale import OVERVIEW_VOXELS
 from xdreg.readers import ImageReader
 
 STAGES = [xdreg.BSpline(level=0, iterations=60)]
@@ -313,7 +313,7 @@ def test_only_an_overview_is_read_whole(monkeypatch):
     image.dreg.register(
         image, stages=[shift_by_two], block_shape=64, overlap=4, progress=False
     )
-    assert max(largest) <= COARSEST_DEFORMABLE_VOXELS < image.size
+    assert max(largest) <= OVERVIEW_VOXELS < image.size
 
 
 @pytest.mark.filterwarnings("ignore:no block of stage")

@@ -36,14 +36,14 @@ class ImageAccessor:
     def to_itk_image(self) -> Any:
         """Return the image, a tree's finest level, as an ITK image in memory."""
         from xdreg.itk_bridge import to_itk_image
-        from xdreg.planning import image_levels
+        from xdreg.multiscale import image_levels
 
         return to_itk_image(image_levels(self._image, "image")[0])
 
     def to_ome_zarr(self, path: str | os.PathLike[str], **options: Any) -> None:
         """Write the image with its pyramid; see `xdreg.save`."""
+        from xdreg.multiscale import image_levels
         from xdreg.ome_zarr_writer import write_ome_zarr
-        from xdreg.planning import image_levels
 
         write_ome_zarr(image_levels(self._image, "image")[0], path, **options)
 

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from xdreg.grid import Grid
 
 
+#: A block reads so many overlaps more of the moving image than its window covers, on
+#: every side, so that an update can be judged that points out of it.
+MOVING_MARGIN = 1
+
+
 class BlockStatus(IntEnum):
     """What became of a block; all but ``SUCCESS`` contribute a zero update."""
 

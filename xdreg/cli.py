@@ -94,8 +94,8 @@ def register(
     Example: xdreg register fixed.ome.zarr moving.ome.zarr -o out
     """
     from xdreg.field import save_field
+    from xdreg.multiscale import image_levels
     from xdreg.ome_zarr_writer import check_target, write_ome_zarr
-    from xdreg.planning import image_levels
     from xdreg.registration import register as run
     from xdreg.resampling import warp
 
@@ -176,7 +176,7 @@ def info(
     """
     from xdreg.coordinates import grid_of
     from xdreg.field import field_grid, open_field
-    from xdreg.planning import image_levels
+    from xdreg.multiscale import image_levels
 
     try:
         image = _open(path)
@@ -219,9 +219,9 @@ def demo(
     """
     from xdreg.datasets import phantom_pair
     from xdreg.field import save_field, transform_points
+    from xdreg.multiscale import image_levels
     from xdreg.ome_zarr import open_ome_zarr
     from xdreg.ome_zarr_writer import check_target, write_ome_zarr
-    from xdreg.planning import image_levels
     from xdreg.registration import register as run
     from xdreg.resampling import warp
 
@@ -287,7 +287,7 @@ def _select(
 ) -> list[xr.DataArray]:
     """Return an image's levels with the first channel chosen and time point."""
     from xdreg.inputs import selections
-    from xdreg.planning import build_pyramid
+    from xdreg.multiscale import build_pyramid
 
     chosen = selections(build_pyramid(levels, name), channel, name)[0].get("c")
     if chosen is not None:

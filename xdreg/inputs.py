@@ -24,8 +24,9 @@ from xdreg.field import (
     transform_points,
 )
 from xdreg.grid import checked_matrix, unit_ratio
+from xdreg.multiscale import Pyramid, build_pyramid, image_levels
 from xdreg.options import Custom, Linear, LocalCorrelation
-from xdreg.planning import Plan, PlannedStage, Pyramid, build_pyramid, image_levels
+from xdreg.planning import Plan, PlannedStage
 from xdreg.readers import (
     ImageReader,
     channel_selection,

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import xarray as xr
-
 from xdreg.blocks import Partition
-from xdreg.coordinates import grid_of, spatial_dims
+from xdreg.coordinates import spatial_dims
 from xdreg.errors import InputError
+from xdreg.estimates import PROCESS_BYTES, block_memory, bytes_read, readable
+from xdreg.multiscale import Pyramid, build_pyramid, image_levels
 from xdreg.options import (
     OWN_METRICS,
     Affine,
     Blockwise,
     BSpline,
+    Custom,
     Linear,
     LocalCorrelation,
     Rigid,
@@ -24,7 +23,6 @@ from xdreg.options import (
     as_stage,
     check_metric,
 )
-from xdreg.pyramid import pyramid_factors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,15 +30,8 @@ if TYPE_CHECKING:
     from xdreg.grid import Grid
     from xdreg.options import Metric, MetricOrAuto
 
-#: Asks for an image's own unit of length; None asks for an image without units.
-OWN_UNITS = "own"
-
 #: A level of at most so many voxels is registered linearly, whole.
 LINEAR_VOXELS = {2: 512**2, 3: 400_000}
-
-#: Deformable stages begin at a level of at most so many voxels: what is left after the
-#: affine stage is small against the image, and coarser levels know too little of it.
-COARSEST_DEFORMABLE_VOXELS = 64**3
 
 #: Voxels per axis of a block, unless given.
 BLOCK_SHAPE = {2: 1024, 3: 192}
@@ -52,101 +43,6 @@ BSPLINE_OVERLAP_VOXELS = 16
 
 #: Control points of a B-spline, in voxels of the stage's level, unless given.
 BSPLINE_SPACING_VOXELS = 10
-
-
-@dataclass(frozen=True)
-class Pyramid:
-    """An image at its levels, finest first; levels that no store has are ``None``.
-
-    Parameters
-    ----------
-    arrays
-        The image at every level, or None where it must be made from the level before.
-    grids
-        Geometry of every level, all in one unit.
-    """
-
-    arrays: tuple[xr.DataArray | None, ...]
-    grids: tuple[Grid, ...]
-
-    @property
-    def finest(self) -> xr.DataArray:
-        """The image as it is stored; levels are made below it, never above."""
-        array = self.arrays[0]
-        assert array is not None
-        return array
-
-    def level_within(self, voxels: int) -> int:
-        """Return the finest level of at most so many voxels, else the coarsest."""
-        fitting = (i for i, grid in enumerate(self.grids) if grid.size <= voxels)
-        return next(fitting, len(self.grids) - 1)
-
-    @property
-    def overview(self) -> int:
-        """The level on which a look at the whole image costs little."""
-        return self.level_within(COARSEST_DEFORMABLE_VOXELS)
-
-    def level_like(self, grid: Grid) -> int:
-        """Return the level whose voxels are nearest in size to those of ``grid``."""
-        cost = [
-            np.abs(np.log(np.divide(g.spacing, grid.spacing))).sum() for g in self.grids
-        ]
-        return int(np.argmin(np.round(cost, 3)))
-
-
-def image_levels(image: Any, name: str) -> list[xr.DataArray]:
-    """Return the levels, finest first, of a tree, an array or an ITK image.
-
-    Raises
-    ------
-    InputError
-        If it is none of them.
-    """
-    if isinstance(image, xr.DataTree):
-        levels = [
-            node.dataset["image"] for node in image.subtree if "image" in node.data_vars
-        ]
-        if levels:
-            return sorted(levels, key=lambda level: -math.prod(level.shape))
-        msg = f"{name} is a DataTree without a variable 'image' in any node"
-        raise InputError(msg)
-    if isinstance(image, xr.DataArray):
-        return [image]
-    if hasattr(image, "GetLargestPossibleRegion"):
-        from xdreg.itk_bridge import from_itk_image
-
-        return [from_itk_image(image)]
-    msg = (
-        f"{name} must be a DataArray, a DataTree from xdreg.open_ome_zarr or an "
-        f"itk.Image, got {type(image).__name__}; open files with xdreg.open_ome_zarr "
-        f"or "
-        "xdreg.open_image"
-    )
-    raise InputError(msg)
-
-
-def build_pyramid(
-    levels: Sequence[xr.DataArray], name: str, units: str | None = OWN_UNITS
-) -> Pyramid:
-    """Return an image's pyramid, continued below its coarsest stored level.
-
-    Parameters
-    ----------
-    levels
-        Its stored levels, as from `image_levels`.
-    name
-        What to call it in an error.
-    units
-        Unit of length to express all grids in; by default its own.
-    """
-    arrays: list[xr.DataArray | None] = [*levels]
-    grids = [grid_of(level, name) for level in levels]
-    target = grids[0].units if units == OWN_UNITS else units
-    grids = [grid.to_units(target, name) for grid in grids]
-    for factors in pyramid_factors(grids[-1]):
-        grids.append(grids[-1].coarsen(factors))
-        arrays.append(None)
-    return Pyramid(tuple(arrays), tuple(grids))
 
 
 @dataclass(frozen=True)
@@ -216,6 +112,36 @@ class Plan:
         )
         return replace(self, stages=tuple(stages))
 
+    def block_memory(self, stage: PlannedStage) -> int:
+        """Return the peak memory of one block of a stage, in bytes."""
+        own = isinstance(stage.options, LocalCorrelation) or (
+            isinstance(stage.options, Linear) and stage.metric in (*OWN_METRICS, "auto")
+        )
+        custom = isinstance(stage.options, Custom)
+        return block_memory(
+            stage.partition, stage.metric, elastix=not own and not custom
+        )
+
+    def bytes_read(self, stage: PlannedStage) -> int:
+        """Return what a stage reads, in bytes, chunk rounding left out."""
+        return bytes_read(
+            stage.partition,
+            self.fixed.dtype(stage.fixed_level),
+            self.moving.dtype(stage.moving_level),
+            self.moving.grids[stage.moving_level],
+        )
+
+    def worker_memory(self, threads: int = 1) -> int:
+        """Return the peak memory of a worker process, in bytes.
+
+        Parameters
+        ----------
+        threads
+            Blocks that it runs at once.
+        """
+        largest = max(self.block_memory(stage) for stage in self.stages)
+        return PROCESS_BYTES + threads * largest
+
     def table(self) -> list[dict[str, str]]:
         """Return one row per stage, as text."""
         rows = []
@@ -239,6 +165,8 @@ class Plan:
                     "blocks": " × ".join(map(str, partition.counts)),
                     "window": " × ".join(map(str, largest)),
                     "field points": " × ".join(map(str, partition.field_grid.shape)),
+                    "memory": readable(self.block_memory(stage)),
+                    "reads": readable(self.bytes_read(stage)),
                 }
             )
         return rows
@@ -252,6 +180,10 @@ class Plan:
         lines += [
             "  ".join(r[n].ljust(widths[n]) for n in names).rstrip() for r in rows
         ]
+        lines.append(
+            "memory is that of one block; a worker that runs one at a time takes "
+            f"{readable(self.worker_memory())}"
+        )
         if self.undecided:
             lines.append("auto: lncc or mind, chosen when the run starts")
         return "\n".join(lines)

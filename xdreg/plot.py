@@ -10,7 +10,7 @@ import xarray as xr
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import InputError
 from xdreg.field import COMPONENT, field_grid, fixed_grid, identity
-from xdreg.planning import image_levels
+from xdreg.multiscale import image_levels
 from xdreg.resampling import warp
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from xdreg.coordinates import coordinates, grid_of, spatial_dims
 from xdreg.errors import InputError
 from xdreg.field import field_grid, fixed_grid, open_displacement
 from xdreg.grid import Grid, unit_ratio
-from xdreg.planning import image_levels
+from xdreg.multiscale import image_levels
 from xdreg.readers import image_reader
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 from xdreg.errors import InputError
 from xdreg.foreground import foreground
 from xdreg.inputs import AUTO, mask_reader
-from xdreg.planning import Pyramid
+from xdreg.multiscale import Pyramid
 from xdreg.pyramid import downsample
 from xdreg.readers import ImageReader, image_reader
 from xdreg.workdir import open_array

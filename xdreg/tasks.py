@@ -18,7 +18,7 @@ import xarray as xr
 
 from xdreg import kernels, metrics
 from xdreg.agreement import compare
-from xdreg.blocks import BlockStatus, Partition, shared_part
+from xdreg.blocks import MOVING_MARGIN, BlockStatus, Partition, shared_part
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import MethodError, MethodTimeout
 from xdreg.local_correlation import local_similarity
@@ -283,7 +283,7 @@ def register_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float3
         task.inputs,
         partition.window(index),
         [
-            2 * o * s
+            MOVING_MARGIN * o * s
             for o, s in zip(partition.overlap, partition.grid.spacing, strict=True)
         ],
     )

@@ -5,11 +5,9 @@ import sys
 import numpy as np
 
 import xdreg
+from tests.benchmarks.accuracy import accuracy
 from tests.benchmarks.common import (
     BLOCK,
-    border_ratios,
-    landmark_error,
-    lung_masks,
     pair,
     row,
     timed,
@@ -19,48 +17,6 @@ from tests.benchmarks.failures import failures
 from tests.benchmarks.pose import pose
 from xdreg.coordinates import grid_of
 from xdreg.field import field_grid, status_counts
-from xdreg.metrics import normalised_correlation
-
-
-def lung_ct():
-    """Target registration error in millimetres, with masks and without."""
-    fixed, moving = pair("lung_ct")
-    for name, options in (
-        ("lung_ct with masks", lung_masks()),
-        ("lung_ct without", {}),
-    ):
-        field, seconds = timed(
-            fixed.dreg.register, moving, block_shape=BLOCK, progress=False, **options
-        )
-        row(
-            name,
-            **landmark_error(field, "lung_ct"),
-            min_jacobian=float(field.dreg.jacobian_determinant().min()),
-            blocks=status_counts(field),
-            seconds=seconds,
-        )
-
-
-def exm_lowres():
-    """Normalised correlation, and the field's step at block borders."""
-    fixed, moving = pair("exm_lowres")
-    reference = fixed["scale0/image"].values
-    source = moving["scale0/image"].astype("float32")
-    fields = {}
-    for name, block in (("exm_lowres blocks", BLOCK), ("exm_lowres one block", 1024)):
-        field, seconds = timed(
-            fixed.dreg.register, moving, block_shape=block, progress=False
-        )
-        moved = field.dreg.warp(source, fill_value=np.nan).values
-        fields[block] = field
-        row(
-            name,
-            ncc=normalised_correlation(reference, moved),
-            min_jacobian=float(field.dreg.jacobian_determinant().min()),
-            blocks=status_counts(field),
-            seconds=seconds,
-        )
-    row("exm_lowres borders", **border_ratios(fields[BLOCK], fields[1024]))
 
 
 def synthetic():
@@ -124,8 +80,7 @@ def roundtrips():
 
 
 BENCHMARKS = {
-    f.__name__: f
-    for f in (lung_ct, exm_lowres, synthetic, roundtrips, failures, engine, pose)
+    f.__name__: f for f in (accuracy, synthetic, roundtrips, failures, engine, pose)
 }
 
 

@@ -1,0 +1,105 @@
+"""What a stage costs before it runs: memory of a block, bytes read from the images.
+
+The constants are measured: peaks of whole runs, over windows of several sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xdreg.blocks import MOVING_MARGIN
+
+if TYPE_CHECKING:
+    from xdreg.blocks import Partition
+    from xdreg.grid import Grid
+
+#: Bytes of a process before any block runs: Python, libraries, compiled kernels.
+PROCESS_BYTES = 300_000_000
+
+#: Bytes that a block takes per voxel of its window, both images and engine included.
+VOXEL_BYTES = 120
+
+#: More, for descriptors of self-similarity.
+DESCRIPTOR_BYTES = 60
+
+#: Bytes of the process in which elastix registers one block.
+ENGINE_PROCESS_BYTES = 900_000_000
+
+
+def block_memory(partition: Partition, metric: str, *, elastix: bool) -> int:
+    """Return the peak memory of one block, in bytes, beside `PROCESS_BYTES`.
+
+    Parameters
+    ----------
+    partition
+        How the stage cuts the fixed image.
+    metric
+        What it compares by; of ``"auto"`` the larger.
+    elastix
+        Whether elastix registers, in a process of its own.
+    """
+    voxels = math.prod(
+        min(block + 2 * overlap, size)
+        for block, overlap, size in zip(
+            partition.block_shape, partition.overlap, partition.grid.shape, strict=True
+        )
+    )
+    own = metric in ("mind", "auto") and not elastix
+    per_voxel = VOXEL_BYTES + (DESCRIPTOR_BYTES if own else 0)
+    return voxels * per_voxel + (ENGINE_PROCESS_BYTES if elastix else 0)
+
+
+def bytes_read(
+    partition: Partition,
+    fixed: np.dtype[Any],
+    moving: np.dtype[Any],
+    moving_grid: Grid,
+) -> int:
+    """Return what all blocks read of the two images, chunk rounding left out.
+
+    Parameters
+    ----------
+    partition
+        How the stage cuts the fixed image.
+    fixed, moving
+        Data types of the two images.
+    moving_grid
+        The moving image's level. Its windows are taken to lie inside it, undeformed.
+    """
+    ratio = math.prod(np.divide(partition.grid.spacing, moving_grid.spacing).tolist())
+    own = _voxels(partition, 1)
+    other = _voxels(partition, 1 + MOVING_MARGIN) * ratio
+    return int(own * fixed.itemsize + other * moving.itemsize)
+
+
+def _voxels(partition: Partition, overlaps: int) -> int:
+    """Return the voxels of all blocks with so many overlaps on every side."""
+    count: int = math.prod(
+        sum(
+            min(start + block + overlaps * overlap, size)
+            - max(start - overlaps * overlap, 0)
+            for start in range(0, size, block)
+        )
+        for block, overlap, size in zip(
+            partition.block_shape, partition.overlap, partition.grid.shape, strict=True
+        )
+    )
+    return count
+
+
+def readable(size: float) -> str:
+    """Return a number of bytes as text, with two significant digits.
+
+    Examples
+    --------
+    >>> readable(1_234_000_000), readable(85_000)
+    ('1.2 GB', '85 kB')
+    """
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 999.5 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:.2g} {unit}" if size < 10 else f"{size:.0f} {unit}"

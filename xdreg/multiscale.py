@@ -1,0 +1,127 @@
+"""An image at its levels: those that are stored, and coarser ones that a run makes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from xdreg.coordinates import grid_of
+from xdreg.errors import InputError
+from xdreg.pyramid import pyramid_factors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from xdreg.grid import Grid
+
+#: Asks for an image's own unit of length; None asks for an image without units.
+OWN_UNITS = "own"
+
+#: A look at the whole image is a look at a level of at most so many voxels. Deformable
+#: stages begin there: what is left after the affine stage is small against the image,
+#: and coarser levels know too little of it.
+OVERVIEW_VOXELS = 64**3
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """An image at its levels, finest first; levels that no store has are ``None``.
+
+    Parameters
+    ----------
+    arrays
+        The image at every level, or None where it must be made from the level before.
+    grids
+        Geometry of every level, all in one unit.
+    """
+
+    arrays: tuple[xr.DataArray | None, ...]
+    grids: tuple[Grid, ...]
+
+    @property
+    def finest(self) -> xr.DataArray:
+        """The image as it is stored; levels are made below it, never above."""
+        array = self.arrays[0]
+        assert array is not None
+        return array
+
+    def dtype(self, level: int) -> np.dtype[Any]:
+        """Return the data type of a level; those that are made are float32."""
+        array = self.arrays[level]
+        return np.dtype(np.float32 if array is None else array.dtype)
+
+    def level_within(self, voxels: int) -> int:
+        """Return the finest level of at most so many voxels, else the coarsest."""
+        fitting = (i for i, grid in enumerate(self.grids) if grid.size <= voxels)
+        return next(fitting, len(self.grids) - 1)
+
+    @property
+    def overview(self) -> int:
+        """The level on which a look at the whole image costs little."""
+        return self.level_within(OVERVIEW_VOXELS)
+
+    def level_like(self, grid: Grid) -> int:
+        """Return the level whose voxels are nearest in size to those of ``grid``."""
+        cost = [
+            np.abs(np.log(np.divide(g.spacing, grid.spacing))).sum() for g in self.grids
+        ]
+        return int(np.argmin(np.round(cost, 3)))
+
+
+def image_levels(image: Any, name: str) -> list[xr.DataArray]:
+    """Return the levels, finest first, of a tree, an array or an ITK image.
+
+    Raises
+    ------
+    InputError
+        If it is none of them.
+    """
+    if isinstance(image, xr.DataTree):
+        levels = [
+            node.dataset["image"] for node in image.subtree if "image" in node.data_vars
+        ]
+        if levels:
+            return sorted(levels, key=lambda level: -math.prod(level.shape))
+        msg = f"{name} is a DataTree without a variable 'image' in any node"
+        raise InputError(msg)
+    if isinstance(image, xr.DataArray):
+        return [image]
+    if hasattr(image, "GetLargestPossibleRegion"):
+        from xdreg.itk_bridge import from_itk_image
+
+        return [from_itk_image(image)]
+    msg = (
+        f"{name} must be a DataArray, a DataTree from xdreg.open_ome_zarr or an "
+        f"itk.Image, got {type(image).__name__}; open files with xdreg.open_ome_zarr "
+        f"or "
+        "xdreg.open_image"
+    )
+    raise InputError(msg)
+
+
+def build_pyramid(
+    levels: Sequence[xr.DataArray], name: str, units: str | None = OWN_UNITS
+) -> Pyramid:
+    """Return an image's pyramid, continued below its coarsest stored level.
+
+    Parameters
+    ----------
+    levels
+        Its stored levels, as from `image_levels`.
+    name
+        What to call it in an error.
+    units
+        Unit of length to express all grids in; by default its own.
+    """
+    arrays: list[xr.DataArray | None] = [*levels]
+    grids = [grid_of(level, name) for level in levels]
+    target = grids[0].units if units == OWN_UNITS else units
+    grids = [grid.to_units(target, name) for grid in grids]
+    for factors in pyramid_factors(grids[-1]):
+        grids.append(grids[-1].coarsen(factors))
+        arrays.append(None)
+    return Pyramid(tuple(arrays), tuple(grids))
