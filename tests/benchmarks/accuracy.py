@@ -8,6 +8,8 @@ images, see ``engine``; turned and cropped images are in ``pose``, bad blocks in
 import numpy as np
 
 from tests.benchmarks.common import (
+    BLOCK,
+    WHOLE,
     border_ratios,
     landmark_error,
     lung_masks,
@@ -18,9 +20,6 @@ from tests.benchmarks.common import (
 )
 from xdreg.field import status_counts
 from xdreg.metrics import normalised_correlation
-
-BLOCK = {2: 256, 3: 64}
-WHOLE = 4096
 
 #: Blocks and overlaps that are compared, in voxels.
 SHAPES = (48, 64, 96)

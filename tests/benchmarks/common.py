@@ -17,7 +17,9 @@ from xdreg.coordinates import coordinates, grid_of
 from xdreg.field import field_grid
 from xdreg.metrics import dice, target_registration_error
 
-BLOCK = 64
+#: Voxels of a block per axis, in a plane and in space, and of one that is never cut.
+BLOCK = {2: 256, 3: 64}
+WHOLE = 4096
 
 
 def pair(name):

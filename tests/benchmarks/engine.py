@@ -19,10 +19,10 @@ import xarray as xr
 import xdreg
 from tests.benchmarks.common import (
     BLOCK,
+    WHOLE,
     landmark_error,
     lung_masks,
     mean_dice,
-    opened,
     pair,
     peer_field,
     row,
@@ -166,7 +166,7 @@ def mouse():
 def microscopy():
     """Expansion microscopy in blocks of 64³."""
     fixed, moving = pair("exm_lowres")
-    field, seconds = _median_run(fixed, moving, block_shape=BLOCK)
+    field, seconds = _median_run(fixed, moving, block_shape=BLOCK[3])
     source = moving["scale0/image"].astype("float32")
     moved = field.dreg.warp(source, fill_value=np.nan).values
     reference = fixed["scale0/image"].values
@@ -180,16 +180,16 @@ def microscopy():
 
 def histology():
     """Two stains, luminance, registered by descriptors and by local correlation."""
-    images = [
-        _luminance(opened("histology_kidney", which)) for which in ("fixed", "moving")
-    ]
+    images = pair("histology_kidney")
     for metric in ("mind", "lncc"):
-        field, seconds = _median_run(*images, metric=metric)
+        options = {"metric": metric, "channel": "luminance"}
+        field, seconds = _median_run(*images, **options)
         row(
             f"histology_kidney {metric}",
             **landmark_error(field, "histology_kidney"),
             **_common(field, seconds),
         )
+    _against_whole("histology_kidney", *images, **options)
 
 
 def turned():
@@ -236,15 +236,6 @@ def turned():
         row(f"mouse_brain turned {degrees}", **figures)
 
 
-def _luminance(tree):
-    image = tree["scale0/image"].astype("float32")
-    weights = np.array([0.299, 0.587, 0.114], "float32")[:, None, None]
-    grey = (image * weights).sum("c")
-    for dim in "yx":
-        grey[dim].attrs.update(image[dim].attrs)
-    return grey
-
-
 def _median_run(fixed, moving, **options):
     """Register several times; return the field and the median of the seconds."""
     runs = [
@@ -262,22 +253,24 @@ def _common(field, seconds):
     }
 
 
-def _against_whole(name, fixed, moving):
+def _against_whole(name, fixed, moving, **options):
     """Compare the last level in blocks with the same stage run whole."""
+    options = {"metric": "lncc", "progress": False, **options}
     plan = fixed.dreg.plan(moving)
     before = fixed.dreg.register(
-        moving, stages=[s.options for s in plan.stages[:-1]], progress=False
+        moving, stages=[s.options for s in plan.stages[:-1]], **options
     )
+    ndim = plan.fixed.grids[0].ndim
     fields = [
         fixed.dreg.register(
             moving,
             initial=before,
             stages=[xdreg.LocalCorrelation(level=0, block_shape=block)],
-            progress=False,
+            **options,
         )
-        for block in (BLOCK, 1024)
+        for block in (BLOCK[ndim], WHOLE)
     ]
-    spacing = np.reshape(field_grid(fields[0]).spacing, (-1, 1, 1, 1)) / 2
+    spacing = np.reshape(field_grid(fields[0]).spacing, (-1,) + (1,) * ndim) / 2
     difference = (fields[0].displacement - fields[1].displacement).values / spacing
     length = np.linalg.norm(difference, axis=0)
     row(
