@@ -83,22 +83,28 @@ def border_ratios(blocks, whole):
     Returns
     -------
     dict
-        The largest ratio over the axes of the mean first and second differences.
+        The largest ratio over the axes of the mean first and second differences at
+        borders; and that of the first ones amid the blocks, where nothing is blended:
+        what the fields differ by anyway.
     """
-    ratios = {"step_ratio": [], "kink_ratio": []}
+    ratios = {"step_ratio": [], "kink_ratio": [], "amid_ratio": []}
     for axis, dim in enumerate(field_grid(blocks).dims):
         chunk = blocks["displacement"].chunksizes[dim][0]
         borders = np.arange(chunk, blocks.sizes[dim] - 1, chunk)
         if not borders.size:
             continue
-        for order, name in enumerate(ratios, start=1):
-            planes = np.concatenate([borders - k for k in range(1, order + 1)])
+        for name, order, at in (
+            ("step_ratio", 1, borders),
+            ("kink_ratio", 2, borders),
+            ("amid_ratio", 1, borders - chunk // 2),
+        ):
+            planes = np.concatenate([at - k for k in range(1, order + 1)])
             sizes = []
             for field in (blocks, whole):
                 jump = np.abs(np.diff(field["displacement"].values, order, axis + 1))
                 sizes.append(np.take(jump, planes, axis=axis + 1).mean())
             ratios[name].append(sizes[0] / sizes[1])
-    return {name: float(max(values)) for name, values in ratios.items()}
+    return {name: float(max(values)) for name, values in ratios.items() if values}
 
 
 def peer_field(tool, fixed, moving, repeats=1):
