@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from xdreg.blocks import Partition
     from xdreg.grid import Grid
 
-#: Bytes of a process before any block runs: Python, libraries, compiled kernels.
-PROCESS_BYTES = 300_000_000
+#: Bytes of a process before any block runs: Python, libraries, kernels. Those it must
+#: compile first take 60 MB more, those it finds compiled 60 MB less.
+PROCESS_BYTES = 360_000_000
 
 #: Bytes that a block takes per voxel of its window, both images and engine included.
 VOXEL_BYTES = 120
