@@ -60,3 +60,17 @@ def test_memory_is_what_the_plan_says():
     )
     peak, expected = map(int, done.stdout.split())
     assert 0.8 < peak / expected < 1.2
+
+
+def test_a_plan_tells_what_was_derived():
+    grid = Grid(("z", "y", "x"), (40, 80, 80), (4.0, 2.0, 2.0), (0.0,) * 3, "mm")
+    image = xr.DataArray(np.zeros(grid.shape), coordinates(grid), grid.dims)
+    stages = [
+        xdreg.Rigid(metric="mi", iterations=70),
+        xdreg.BSpline(level=1),
+        xdreg.LocalCorrelation(level=0, field_sigma=3.0),
+    ]
+    rows = image.dreg.plan(image, stages=stages).table()
+    assert [row["iterations"] for row in rows] == ["70", "200", "100"]
+    # Ten voxels; two and a half mean voxels, of (4 · 2 · 2)^(1/3), and what was given.
+    assert [row["smoothing"] for row in rows] == ["", "40", "6.3 / 3"]

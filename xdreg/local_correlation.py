@@ -150,8 +150,8 @@ def _channels(image: xr.DataArray) -> list[xr.DataArray]:
     return [image.isel(c=i, drop=True) for i in range(image.sizes["c"])]
 
 
-def safer(options: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
-    """Return options for a stiffer field: twice the smoothing, half the step.
+def smoothing(options: Mapping[str, Any], grid: Grid) -> dict[str, list[float]]:
+    """Return the smoothing of updates and of the total, in physical units per dim.
 
     Parameters
     ----------
@@ -161,15 +161,29 @@ def safer(options: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
         Grid of the images, by whose voxels what is not among them is chosen.
     """
     units = VoxelUnits(grid)
-    result = dict(options)
+    result = {}
     for name, default in (
         ("update_sigma", UPDATE_SIGMA_VOXELS),
         ("field_sigma", FIELD_SIGMA_VOXELS),
     ):
         voxels = units.voxels(options.get(name), default)[3 - grid.ndim :]
-        lengths = 2 * np.asarray(voxels) * grid.spacing
-        result[name] = lengths.tolist()
-    return result | {"step": 0.5 * options.get("step", 1.0)}
+        result[name] = (np.asarray(voxels) * grid.spacing).tolist()
+    return result
+
+
+def safer(options: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
+    """Return options for a stiffer field: twice the smoothing, half the step.
+
+    Parameters
+    ----------
+    options, grid
+        As for `smoothing`.
+    """
+    stiffer = {
+        name: [2 * length for length in lengths]
+        for name, lengths in smoothing(options, grid).items()
+    }
+    return {**options, **stiffer, "step": 0.5 * options.get("step", 1.0)}
 
 
 def local_similarity(

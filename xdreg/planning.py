@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+from xdreg import elastix
 from xdreg.blocks import Partition
 from xdreg.coordinates import spatial_dims
 from xdreg.errors import InputError
 from xdreg.estimates import PROCESS_BYTES, block_memory, bytes_read, readable
+from xdreg.linear import linear
+from xdreg.local_correlation import local_correlation, smoothing
 from xdreg.multiscale import Pyramid, build_pyramid, image_levels
 from xdreg.options import (
     OWN_METRICS,
@@ -25,7 +29,7 @@ from xdreg.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from xdreg.grid import Grid
     from xdreg.options import Metric, MetricOrAuto
@@ -68,6 +72,41 @@ class PlannedStage:
     def metric(self) -> MetricOrAuto:
         """The metric of the stage; ``"auto"`` until the run has chosen it."""
         return self.options.metric or "auto"
+
+    @property
+    def method(self) -> Callable[..., Any]:
+        """The function that registers."""
+        if isinstance(self.options, Custom):
+            return self.options.method
+        if isinstance(self.options, LocalCorrelation):
+            return local_correlation
+        if isinstance(self.options, BSpline):
+            return elastix.bspline
+        return linear if self.metric in (*OWN_METRICS, "auto") else elastix.linear
+
+    @property
+    def smoothness(self) -> str:
+        """What keeps the field smooth, as text: lengths in the units of the grid."""
+        lengths: list[Any] = []
+        if isinstance(self.options, LocalCorrelation):
+            lengths += smoothing(self.engine_options, self.partition.grid).values()
+        elif isinstance(self.options, BSpline):
+            lengths.append(self.engine_options["grid_spacing"])
+        texts = []
+        for length in lengths:
+            axes = length if isinstance(length, (list, tuple)) else [length]
+            numbers = [f"{value:.3g}" for value in axes]
+            alike = len(set(numbers)) == 1
+            texts.append(numbers[0] if alike else " × ".join(numbers))
+        return " / ".join(texts)
+
+    @property
+    def iterations(self) -> str:
+        """How many iterations there are at most, as text."""
+        if isinstance(self.options, Custom):
+            return ""
+        default = signature(self.method).parameters["iterations"].default
+        return str(self.options.iterations or default)
 
     @property
     def engine_options(self) -> dict[str, Any]:
@@ -165,6 +204,8 @@ class Plan:
                     "blocks": " × ".join(map(str, partition.counts)),
                     "window": " × ".join(map(str, largest)),
                     "field points": " × ".join(map(str, partition.field_grid.shape)),
+                    "smoothing": stage.smoothness,
+                    "iterations": stage.iterations,
                     "memory": readable(self.block_memory(stage)),
                     "reads": readable(self.bytes_read(stage)),
                 }
@@ -180,6 +221,11 @@ class Plan:
         lines += [
             "  ".join(r[n].ljust(widths[n]) for n in names).rstrip() for r in rows
         ]
+        units = self.fixed.grids[0].units or "the units of the coordinates"
+        lines.append(
+            f"smoothing in {units}: of an update / of the total, or the distance of "
+            "control points"
+        )
         lines.append(
             "memory is that of one block; a worker that runs one at a time takes "
             f"{readable(self.worker_memory())}"
@@ -235,10 +281,10 @@ def make_plan(
     linear_level = fixed_pyramid.level_within(LINEAR_VOXELS[grid.ndim])
     if stages is None:
         coarsest = fixed_pyramid.overview
-        linear: list[Stage] = (
+        first: list[Stage] = (
             [Affine()] if metric in (*OWN_METRICS, "auto") else [Rigid(), Affine()]
         )
-        chosen = [] if initial_is_field else linear
+        chosen = [] if initial_is_field else first
         # Only elastix knows squared differences.
         deformable = BSpline if metric == "msd" else LocalCorrelation
         chosen += [deformable(level=level) for level in range(coarsest, -1, -1)]

@@ -17,14 +17,14 @@ import numpy as np
 import xarray as xr
 from dask.system import CPU_COUNT
 
-from xdreg import elastix, kernels, processes, tasks, whole
+from xdreg import kernels, processes, tasks, whole
 from xdreg.agreement import outliers, tolerance
 from xdreg.blocks import BlockStatus
 from xdreg.choice import Choice
 from xdreg.errors import MethodError
 from xdreg.field import assemble_field, open_displacement
 from xdreg.inputs import describe_stage
-from xdreg.local_correlation import local_correlation, safer
+from xdreg.local_correlation import safer
 from xdreg.mapping import Opaque, map_over_blocks
 from xdreg.options import OWN_METRICS, BSpline, Custom, Linear, LocalCorrelation
 from xdreg.planning import Plan, PlannedStage
@@ -36,7 +36,6 @@ from xdreg.tasks import RECORD, BlockTask, Inputs
 from xdreg.workdir import WorkDirectory, open_array
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -267,7 +266,7 @@ class Run:
         task = BlockTask(
             inputs=self._inputs(*levels, state, linear=False),
             partition=partition,
-            method=_method(stage),
+            method=stage.method,
             options=self._method_options(stage),
             safer=_safer(stage, self._method_options(stage)),
             metric=stage.metric,
@@ -405,14 +404,6 @@ def _choice_task(inputs: Opaque, *arguments: Any, **options: Any) -> Any:
 def _linear_task(inputs: Opaque, *arguments: Any, **options: Any) -> Any:
     """Run a linear stage on a worker."""
     return whole.register_linear(inputs.value, *arguments, **options)
-
-
-def _method(stage: PlannedStage) -> Callable[..., Any]:
-    if isinstance(stage.options, Custom):
-        return stage.options.method
-    if isinstance(stage.options, LocalCorrelation):
-        return local_correlation
-    return elastix.bspline
 
 
 def _safer(stage: PlannedStage, options: dict[str, Any]) -> dict[str, Any] | None:
