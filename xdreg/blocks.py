@@ -191,6 +191,16 @@ class Partition:
         )
 
     @property
+    def window_shape(self) -> tuple[int, ...]:
+        """Voxels of a window that the image's edge does not clip, per axis."""
+        return tuple(
+            min(b + 2 * o, n)
+            for b, o, n in zip(
+                self.block_shape, self.overlap, self.grid.shape, strict=True
+            )
+        )
+
+    @property
     def patch_shape(self) -> tuple[int, ...]:
         """The largest patch; every patch is stored padded to it."""
         return tuple(

@@ -42,12 +42,7 @@ def block_memory(partition: Partition, metric: str, *, elastix: bool) -> int:
     elastix
         Whether elastix registers, in a process of its own.
     """
-    voxels = math.prod(
-        min(block + 2 * overlap, size)
-        for block, overlap, size in zip(
-            partition.block_shape, partition.overlap, partition.grid.shape, strict=True
-        )
-    )
+    voxels = math.prod(partition.window_shape)
     own = metric in ("mind", "auto") and not elastix
     per_voxel = VOXEL_BYTES + (DESCRIPTOR_BYTES if own else 0)
     return voxels * per_voxel + (ENGINE_PROCESS_BYTES if elastix else 0)

@@ -36,8 +36,6 @@ from xdreg.readers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from xdreg.grid import Grid

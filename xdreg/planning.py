@@ -85,6 +85,11 @@ class PlannedStage:
         return linear if self.metric in (*OWN_METRICS, "auto") else elastix.linear
 
     @property
+    def by_elastix(self) -> bool:
+        """Whether elastix registers, in a process of its own."""
+        return self.method in (elastix.bspline, elastix.linear)
+
+    @property
     def smoothness(self) -> str:
         """What keeps the field smooth, as text: lengths in the units of the grid."""
         lengths: list[Any] = []
@@ -153,13 +158,7 @@ class Plan:
 
     def block_memory(self, stage: PlannedStage) -> int:
         """Return the peak memory of one block of a stage, in bytes."""
-        own = isinstance(stage.options, LocalCorrelation) or (
-            isinstance(stage.options, Linear) and stage.metric in (*OWN_METRICS, "auto")
-        )
-        custom = isinstance(stage.options, Custom)
-        return block_memory(
-            stage.partition, stage.metric, elastix=not own and not custom
-        )
+        return block_memory(stage.partition, stage.metric, elastix=stage.by_elastix)
 
     def bytes_read(self, stage: PlannedStage) -> int:
         """Return what a stage reads, in bytes, chunk rounding left out."""
@@ -186,15 +185,6 @@ class Plan:
         rows = []
         for number, stage in enumerate(self.stages):
             partition = stage.partition
-            largest = [
-                min(b + 2 * o, n)
-                for b, o, n in zip(
-                    partition.block_shape,
-                    partition.overlap,
-                    partition.grid.shape,
-                    strict=True,
-                )
-            ]
             rows.append(
                 {
                     "stage": f"{number} {stage.options.name}",
@@ -202,7 +192,7 @@ class Plan:
                     "level": f"{stage.fixed_level} / {stage.moving_level}",
                     "image": " × ".join(map(str, partition.grid.shape)),
                     "blocks": " × ".join(map(str, partition.counts)),
-                    "window": " × ".join(map(str, largest)),
+                    "window": " × ".join(map(str, partition.window_shape)),
                     "field points": " × ".join(map(str, partition.field_grid.shape)),
                     "smoothing": stage.smoothness,
                     "iterations": stage.iterations,

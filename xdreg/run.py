@@ -26,14 +26,14 @@ from xdreg.field import assemble_field, open_displacement
 from xdreg.inputs import describe_stage
 from xdreg.local_correlation import safer
 from xdreg.mapping import Opaque, map_over_blocks
-from xdreg.options import OWN_METRICS, BSpline, Custom, Linear, LocalCorrelation
+from xdreg.options import Custom, Linear, LocalCorrelation
 from xdreg.planning import Plan, PlannedStage
 from xdreg.pose import DOUBTFUL, Pose, pose_text
 from xdreg.progress import StageProgress
 from xdreg.readers import FieldReader
 from xdreg.sources import Source
 from xdreg.tasks import RECORD, BlockTask, Inputs
-from xdreg.workdir import WorkDirectory, open_array
+from xdreg.workdir import WorkDirectory, open_array, write_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,10 +106,7 @@ class Run:
 
     def _warm_engines(self) -> None:
         """Start engine processes while the first levels are read."""
-        if any(
-            isinstance(s.options, (Linear, BSpline)) and s.metric not in OWN_METRICS
-            for s in self.plan.stages
-        ):
+        if any(stage.by_elastix for stage in self.plan.stages):
             processes.prepare(1, "xdreg.elastix")
 
     def _initial_state(self) -> _State:
@@ -157,13 +154,8 @@ class Run:
             )
             with lines.watch("metric", 1, None, self.directory.path):
                 choice, pose = task.compute()
-            found = {
-                "choice": asdict(choice),
-                "pose": None if pose is None else pose.to_json(),
-            }
-            partial = file.with_suffix(".part")
-            partial.write_text(json.dumps(found))
-            partial.rename(file)
+            found = None if pose is None else pose.to_json()
+            write_json(file, {"choice": asdict(choice), "pose": found})
         stored = json.loads(file.read_text())
         self.choice = Choice(**stored["choice"])
         if stored["pose"] is not None:
@@ -200,16 +192,13 @@ class Run:
             matrix, record = np.array(stored["matrix"]), stored["record"]
             pose = stored["pose"]
         else:
-            search = self.start is None and not any(
-                isinstance(s.options, Linear) for s in self.plan.stages[:number]
-            )
             task = dask.delayed(_linear_task, pure=False)(
                 Opaque(inputs, "linear"),
                 state.matrix,
                 kind=stage.options.name,
                 metric=stage.metric,
                 options=stage.options.engine_options(),
-                search=search and number == 0,
+                search=self.start is None and number == 0,
                 pose=self.found if number == 0 else None,
                 threads=CPU_COUNT,
             )
@@ -217,11 +206,9 @@ class Run:
                 matrix, record, found = task.compute()
             pose = None if found is None else found.to_dict()
             folder.mkdir(parents=True, exist_ok=True)
-            partial = done.with_suffix(".part")
             values = {name: float(value) for name, value in record.items()}
             stored = {"matrix": matrix.tolist(), "record": values, "pose": pose}
-            partial.write_text(json.dumps(stored))
-            partial.rename(done)
+            write_json(done, stored)
         if pose is not None:
             self._tell_pose(pose, grid.units)
         arrays = {
@@ -233,11 +220,11 @@ class Run:
             corners = kernels.affine_displacement(matrix, grid)
             return _State(FieldReader(*corners), matrix), arrays
         before = state.reader
-        whole, _ = before.read_around(before.grid)
+        displacement, _ = before.read_around(before.grid)
         update = kernels.resample_displacement(
             *kernels.affine_displacement(matrix, before.grid), before.grid
         )
-        total = kernels.compose(update, before.grid, whole, before.grid)
+        total = kernels.compose(update, before.grid, displacement, before.grid)
         return _State(FieldReader(total, before.grid), None), arrays
 
     def _tell_pose(self, pose: dict[str, Any], units: str | None) -> None:
@@ -263,12 +250,13 @@ class Run:
         ones = (1,) * ndim
         patch = (ndim, *partition.patch_shape)
         field_grid = partition.field_grid
+        options = self._method_options(stage)
         task = BlockTask(
             inputs=self._inputs(*levels, state, linear=False),
             partition=partition,
             method=stage.method,
-            options=self._method_options(stage),
-            safer=_safer(stage, self._method_options(stage)),
+            options=options,
+            safer=_safer(stage, options),
             metric=stage.metric,
             patches=open_array(folder / "patches", counts + patch, ones + patch, 0),
             records=open_array(
@@ -316,13 +304,11 @@ class Run:
                     for name in ("status", "similarity_before", "similarity_after")
                 )
                 rejected, difference = outliers(status, gaps, after - before, most)
-            partial = verdict.with_suffix(".part")
             found = {
                 "rejected": np.argwhere(rejected).tolist(),
                 "difference": difference.tolist(),
             }
-            partial.write_text(json.dumps(found))
-            partial.rename(verdict)
+            write_json(verdict, found)
         stored = json.loads(verdict.read_text())
         for index in map(tuple, stored["rejected"]):
             records[index][RECORD.index("status")] = BlockStatus.REJECTED

@@ -5,7 +5,9 @@
     run.json                what was run: sources, geometry, options, versions
     fixed_levels, moving_levels    pyramid levels that the store did not have
     fixed_foreground, moving_foreground    masks that were found, see `xdreg.foreground`
+    choice.json             the metric that was chosen, and the pose found on the way
     stage_00 … stage_NN
+        linear.json         of a linear stage: its matrix, diagnostics and pose
         patches             one chunk per block: its residual displacement
         records             one chunk per block: its diagnostics, written last
         agreement.json      which blocks their neighbours contradict
@@ -87,9 +89,7 @@ class WorkDirectory:
         if any(self.path.iterdir()):
             msg = f"workdir {self.path} is not empty and holds no run; choose another"
             raise InputError(msg)
-        partial = file.with_suffix(".part")
-        partial.write_text(json.dumps(manifest, indent=1))
-        partial.rename(file)
+        write_json(file, manifest)
 
     def stage(self, number: int) -> Path:
         """Return the directory of a stage."""
@@ -99,6 +99,13 @@ class WorkDirectory:
         """Remove a stage's patches from a temporary directory: its field holds them."""
         if self.temporary:
             shutil.rmtree(self.stage(number) / "patches", ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file that appears whole or not at all."""
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(value, indent=1))
+    partial.rename(path)
 
 
 def open_array(
