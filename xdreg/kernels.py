@@ -41,21 +41,46 @@ def _cell(position, size):  # type: ignore[no-untyped-def]
 
 
 @_compiled
+def _interpolate(field, pz, py, px, values):  # type: ignore[no-untyped-def]
+    """Interpolate ``field (c, z, y, x)`` at a fractional index into ``values (c)``."""
+    components, nz, ny, nx = field.shape
+    z, fz = _cell(pz, nz)
+    y, fy = _cell(py, ny)
+    x, fx = _cell(px, nx)
+    z1, y1, x1 = min(z + 1, nz - 1), min(y + 1, ny - 1), min(x + 1, nx - 1)
+    for c in range(components):
+        a = field[c, z, y, x] * (1 - fx) + field[c, z, y, x1] * fx
+        b = field[c, z, y1, x] * (1 - fx) + field[c, z, y1, x1] * fx
+        d = field[c, z1, y, x] * (1 - fx) + field[c, z1, y, x1] * fx
+        e = field[c, z1, y1, x] * (1 - fx) + field[c, z1, y1, x1] * fx
+        near, far = a * (1 - fy) + b * fy, d * (1 - fy) + e * fy
+        values[c] = near * (1 - fz) + far * fz
+
+
+@_compiled
 def _sample_points(field, index, out):  # type: ignore[no-untyped-def]
     """Interpolate ``field (c, z, y, x)`` at ``index (n, 3)`` into ``out (c, n)``."""
-    components, nz, ny, nx = field.shape
     for n in range(index.shape[0]):
-        z, fz = _cell(index[n, 0], nz)
-        y, fy = _cell(index[n, 1], ny)
-        x, fx = _cell(index[n, 2], nx)
-        z1, y1, x1 = min(z + 1, nz - 1), min(y + 1, ny - 1), min(x + 1, nx - 1)
-        for c in range(components):
-            a = field[c, z, y, x] * (1 - fx) + field[c, z, y, x1] * fx
-            b = field[c, z, y1, x] * (1 - fx) + field[c, z, y1, x1] * fx
-            d = field[c, z1, y, x] * (1 - fx) + field[c, z1, y, x1] * fx
-            e = field[c, z1, y1, x] * (1 - fx) + field[c, z1, y1, x1] * fx
-            near, far = a * (1 - fy) + b * fy, d * (1 - fy) + e * fy
-            out[c, n] = near * (1 - fz) + far * fz
+        _interpolate(field, index[n, 0], index[n, 1], index[n, 2], out[:, n])
+
+
+@_compiled
+def _compose(update, before, start, scale, out):  # type: ignore[no-untyped-def]
+    """Write ``update(x) + before(x + update(x))``.
+
+    ``start`` gives, per axis, the position of every point in cells of ``before``;
+    ``scale`` turns a displacement into cells.
+    """
+    earlier = np.empty(3)
+    for k in range(out.shape[1]):
+        for j in range(out.shape[2]):
+            for i in range(out.shape[3]):
+                pz = start[0][k] + scale[0] * update[0, k, j, i]
+                py = start[1][j] + scale[1] * update[1, k, j, i]
+                px = start[2][i] + scale[2] * update[2, k, j, i]
+                _interpolate(before, pz, py, px, earlier)
+                for c in range(3):
+                    out[c, k, j, i] = update[c, k, j, i] + earlier[c]
 
 
 @_compiled
@@ -73,6 +98,21 @@ def _field_row(field, z, fz, y, fy, row):  # type: ignore[no-untyped-def]
                 + w10 * field[c, z1, y, x]
                 + w11 * field[c, z1, y1, x]
             )
+
+
+@_compiled
+def _resample(field, cells, places, out):  # type: ignore[no-untyped-def]
+    """Interpolate ``field`` on a grid; ``cells`` and ``places`` as in `_pull_linear`."""
+    row = np.empty((3, field.shape[3]), np.float32)
+    last = field.shape[3] - 1
+    for k in range(out.shape[1]):
+        for j in range(out.shape[2]):
+            _field_row(field, cells[0][k], places[0][k], cells[1][j], places[1][j], row)
+            for i in range(out.shape[3]):
+                x0, fx = cells[2][i], places[2][i]
+                x1 = min(x0 + 1, last)
+                for c in range(3):
+                    out[c, k, j, i] = row[c, x0] * (1 - fx) + row[c, x1] * fx
 
 
 @_compiled
@@ -280,7 +320,11 @@ def resample_displacement(field: Array, field_grid: Grid, grid: Grid) -> Array:
     """Interpolate a displacement ``(ndim, *shape)`` on the points of another grid."""
     if field_grid == grid:
         return np.asarray(field, np.float32)
-    return sample(field, field_grid, grid_points(grid)).reshape(-1, *grid.shape)
+    cells, places, _, _ = _per_axis(grid, field_grid, field_grid)
+    source = _lift_field(field)
+    out = np.empty((3, *(len(cell) for cell in cells)), np.float32)
+    _resample(source, tuple(cells), tuple(places), out)
+    return out[-grid.ndim :].reshape(-1, *grid.shape)
 
 
 def compose(update: Array, grid: Grid, before: Array, before_grid: Grid) -> Array:
@@ -304,8 +348,11 @@ def compose(update: Array, grid: Grid, before: Array, before_grid: Grid) -> Arra
     -------
     (ndim, *grid.shape) float32
     """
-    points = grid_points(grid) + update.reshape(grid.ndim, -1).T
-    return update + sample(before, before_grid, points).reshape(update.shape)
+    _, _, starts, scale = _per_axis(grid, before_grid, before_grid)
+    source = _lift_field(update)
+    out = np.empty_like(source)
+    _compose(source, _lift_field(before), tuple(starts), scale, out)
+    return out[-grid.ndim :].reshape(update.shape)
 
 
 def moved_bounds(displacement: Array, displacement_grid: Grid, grid: Grid) -> Array:
