@@ -183,3 +183,15 @@ def test_fields_are_not_written_to_urls():
     field = make_field(np.ones((2, 3, 4), np.float32), grid)
     with pytest.raises(xdreg.InputError, match="local directories"):
         field.dreg.to_ome_zarr("s3://bucket/field.ome.zarr")
+
+
+def test_small_chunks_of_like_are_joined_and_change_nothing():
+    """Each chunk of the result reads all source chunks that it touches."""
+    field, fixed = _field(2)
+    wide = Grid(("y", "x"), (2100, 30), (0.01, 0.4), fixed.origin, fixed.units)
+    like, moving = _image(wide), _image(fixed, seed=1)
+    whole = field.dreg.warp(moving, like=like.chunk({"y": 2100}))
+    joined = field.dreg.warp(moving, like=like.chunk({"y": 300, "x": 16}))
+    assert whole.chunksizes == {"y": (2100,), "x": (30,)}
+    assert joined.chunksizes == {"y": (900, 900, 300), "x": (30,)}
+    np.testing.assert_array_equal(joined, whole)

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from xdreg.readers import FieldReader, ImageReader
 
-#: Chunks of a warped image, in voxels per axis, where the target has none of its own.
+#: Voxels per axis of a warped image's chunks, where the target has none of its own.
+#: Smaller ones are joined up to it: a chunk of the result seldom lies on chunks of the
+#: moving image, and reads all of those that it touches.
 CHUNK = {2: 1024, 3: 128}
 
 
@@ -47,7 +49,8 @@ def warp(
     order
         1 interpolates linearly; 0 takes the nearest voxel, for labels and masks.
     like : DataArray or DataTree, optional
-        Whose grid and chunks to resample onto; by default the fixed image's grid.
+        Whose grid to resample onto; by default the fixed image's. Small chunks of it
+        are joined.
     fill_value
         Value where the moving image has none.
 
@@ -73,7 +76,7 @@ def warp(
         target = grid_of(template, "like").to_units(target.units, "like")
         sizes = template.chunksizes
         if sizes:
-            chunks = tuple(sizes[d] for d in target.dims)
+            chunks = tuple(_joined(sizes[d], CHUNK[target.ndim]) for d in target.dims)
     if chunks is None:
         chunks = dask.array.core.normalize_chunks(CHUNK[target.ndim], target.shape)
     dims = spatial_dims(image, "moving")
@@ -116,6 +119,17 @@ def warp(
         attrs={k: v for k, v in image.attrs.items() if k != "source"},
     ).assign_coords(spatial)
     return result.assign_coords({d: image[d] for d in others if d in image.coords})
+
+
+def _joined(chunks: tuple[int, ...], most: int) -> tuple[int, ...]:
+    """Join chunks along an axis while they have at most so many voxels together."""
+    joined = [chunks[0]]
+    for size in chunks[1:]:
+        if joined[-1] + size <= most:
+            joined[-1] += size
+        else:
+            joined.append(size)
+    return tuple(joined)
 
 
 class _Readers:
