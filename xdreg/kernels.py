@@ -102,7 +102,7 @@ def _field_row(field, z, fz, y, fy, row):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _resample(field, cells, places, out):  # type: ignore[no-untyped-def]
-    """Interpolate ``field`` on a grid; ``cells`` and ``places`` as in `_pull_linear`."""
+    """Interpolate ``field`` on a grid; the arguments are those of `_pull_linear`."""
     row = np.empty((3, field.shape[3]), np.float32)
     last = field.shape[3] - 1
     for k in range(out.shape[1]):
