@@ -20,7 +20,6 @@ LAYERS = [
         "terms",
     },
     {
-        "agreement",
         "estimates",
         "coordinates",
         "processes",
@@ -39,6 +38,8 @@ LAYERS = [
         "ome_zarr",
         "ome_zarr_writer",
         "workdir",
+        "block_array",
+        "agreement",
     },
     {"multiscale", "readers", "planning", "progress"},
     {"tasks", "field", "inputs"},

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from xdreg.block_array import BlockArray
+
 #: Differences up to so many voxels are no reason to reject.
 FLOOR_VOXELS = 1.0
 
@@ -62,7 +64,10 @@ def tolerance(partition: Partition) -> float:
 
 
 def compare(
-    index: tuple[int, ...], partition: Partition, records: Any, patches: Any
+    index: tuple[int, ...],
+    partition: Partition,
+    records: BlockArray,
+    patches: BlockArray,
 ) -> NDArray[np.float32]:
     """Compare a block's patch with those of the neighbours that come after it.
 
@@ -72,7 +77,7 @@ def compare(
         The block.
     partition
         The blocks of the stage.
-    records, patches : array (*counts, ...)
+    records, patches
         What the blocks stored; a record begins with the status.
 
     Returns
@@ -85,22 +90,22 @@ def compare(
     """
     grid = partition.grid
     result = np.full(3**grid.ndim, np.nan, np.float32)
-    if np.asarray(records[index])[0] != BlockStatus.SUCCESS:
+    if records[index][0] != BlockStatus.SUCCESS:
         return result
     spacing = np.reshape(grid.spacing, (-1,) + (1,) * grid.ndim).astype(np.float32)
     points = partition.patch(index)
-    own = np.asarray(patches[index])
+    own = patches[index]
     for slot, offset in enumerate(offsets(grid.ndim)):
         other = tuple(i + step for i, step in zip(index, offset, strict=True))
         inside = all(0 <= i < n for i, n in zip(other, partition.counts, strict=True))
         if other < index or not inside:
             continue
         part = shared_part(points, partition.patch(other))
-        if part is None or np.asarray(records[other])[0] != BlockStatus.SUCCESS:
+        if part is None or records[other][0] != BlockStatus.SUCCESS:
             continue
         gap = own[(slice(None), *part[1])]
         if other != index:
-            gap = gap - np.asarray(patches[other])[(slice(None), *part[2])]
+            gap = gap - patches[other][(slice(None), *part[2])]
         result[slot] = np.median(np.sqrt(((gap / spacing) ** 2).sum(axis=0)))
     return result
 

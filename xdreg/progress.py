@@ -7,11 +7,9 @@ clusters alike.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -26,9 +24,8 @@ from xdreg.blocks import BlockStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-    import zarr
+    from xdreg.block_array import BlockArray
 
 #: Seconds between looks at the work directory.
 INTERVAL = 0.25
@@ -76,8 +73,7 @@ class StageProgress:
         self,
         description: str,
         total: int,
-        records: zarr.Array[Any] | None,
-        folder: Path,
+        records: BlockArray | None,
     ) -> Iterator[None]:
         """Show a stage while the body runs.
 
@@ -88,9 +84,7 @@ class StageProgress:
         total
             Number of blocks.
         records
-            Where blocks leave their records, one chunk each; None for a linear stage.
-        folder
-            The directory of that array.
+            Where blocks leave their records; None for a linear stage.
         """
         line = self._bars.add_task(description, total=total, failures="")
         if self._bars.disable or records is None:
@@ -98,19 +92,15 @@ class StageProgress:
             self._bars.update(line, completed=total)
             return
         ended = threading.Event()
-        seen: set[str] = set()
+        seen: set[tuple[int, ...]] = set()
         failures = 0
 
         def look() -> None:
             nonlocal failures
-            # Chunk names are block indices, then a zero for the record's own axis.
-            new = {n for n in os.listdir(folder) if n[0].isdigit()} - seen  # noqa: PTH208
-            for name in new:
-                index = tuple(int(part) for part in name.split(".")[:-1])
-                with contextlib.suppress(OSError, ValueError):
-                    status = float(np.asarray(records[index])[0])
-                    failures += status not in (BlockStatus.SUCCESS, BlockStatus.EMPTY)
-                    seen.add(name)
+            for index in set(records.done()) - seen:
+                status = records[index][0]
+                failures += status not in (BlockStatus.SUCCESS, BlockStatus.EMPTY)
+                seen.add(index)
             text = f"{failures} not used" if failures else ""
             self._bars.update(line, completed=len(seen), failures=text)
 

@@ -19,6 +19,7 @@ from dask.system import CPU_COUNT
 
 from xdreg import kernels, processes, tasks, whole
 from xdreg.agreement import outliers, tolerance
+from xdreg.block_array import BlockArray
 from xdreg.blocks import BlockStatus
 from xdreg.choice import Choice
 from xdreg.errors import MethodError
@@ -152,7 +153,7 @@ class Run:
                 search=self.start is None and linear,
                 threads=CPU_COUNT,
             )
-            with lines.watch("metric", 1, None, self.directory.path):
+            with lines.watch("metric", 1, None):
                 choice, pose = task.compute()
             found = None if pose is None else pose.to_json()
             write_json(file, {"choice": asdict(choice), "pose": found})
@@ -202,7 +203,7 @@ class Run:
                 pose=self.found if number == 0 else None,
                 threads=CPU_COUNT,
             )
-            with lines.watch(f"{number} {stage.options.name}", 1, None, folder):
+            with lines.watch(f"{number} {stage.options.name}", 1, None):
                 matrix, record, found = task.compute()
             pose = None if found is None else found.to_dict()
             folder.mkdir(parents=True, exist_ok=True)
@@ -247,7 +248,6 @@ class Run:
         levels = stage.fixed_level, stage.moving_level
         (folder / "errors").mkdir(parents=True, exist_ok=True)
         counts, ndim = partition.counts, partition.grid.ndim
-        ones = (1,) * ndim
         patch = (ndim, *partition.patch_shape)
         field_grid = partition.field_grid
         options = self._method_options(stage)
@@ -258,21 +258,19 @@ class Run:
             options=options,
             safer=_safer(stage, options),
             metric=stage.metric,
-            patches=open_array(folder / "patches", counts + patch, ones + patch, 0),
-            records=open_array(
-                folder / "records", (*counts, len(RECORD)), (*ones, len(RECORD)), np.nan
-            ),
+            patches=BlockArray(folder / "patches", counts, patch, 0),
+            records=BlockArray(folder / "records", counts, (len(RECORD),), np.nan),
             field=open_array(
                 folder / "field",
                 (ndim, *field_grid.shape),
                 (ndim, *partition.field_chunks),
                 np.nan,
             ),
-            disagreement=open_array(folder / "disagreement", counts, ones, np.inf),
+            disagreement=BlockArray(folder / "disagreement", counts, (), np.inf),
             errors=folder / "errors",
         )
         label = f"{number} {stage.options.name} level {stage.fixed_level}"
-        with lines.watch(label, partition.size, task.records, folder / "records"):
+        with lines.watch(label, partition.size, task.records):
             records = map_over_blocks(tasks.register_block, task, len(RECORD))
         difference = self._reject_outliers(records, task, folder / "agreement.json")
         self._check_any(records, number, stage, folder / "errors")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
+    from xdreg.block_array import BlockArray
     from xdreg.grid import Grid
     from xdreg.readers import FieldReader, ImageReader
 
@@ -88,15 +89,15 @@ class BlockTask:
     options: Mapping[str, Any]
     safer: Mapping[str, Any] | None
     metric: str
-    patches: zarr.Array[Any]
-    records: zarr.Array[Any]
+    patches: BlockArray
+    records: BlockArray
     field: zarr.Array[Any]
-    disagreement: zarr.Array[Any]
+    disagreement: BlockArray
     errors: Path
 
     def __dask_tokenize__(self) -> object:
         """Identify by where results go: a work directory holds one run."""
-        return ("xdreg.BlockTask", str(self.patches.store), self.patches.path)
+        return ("xdreg.BlockTask", str(self.patches.path))
 
 
 @dataclass(frozen=True)
@@ -271,7 +272,7 @@ def register_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float3
 
     A block whose record is stored already is not run again.
     """
-    stored = np.asarray(task.records[index], np.float32)
+    stored = task.records[index]
     if not np.isnan(stored[0]):
         return stored
     began = time.perf_counter()
@@ -293,7 +294,7 @@ def register_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float3
         status, patch, verdict = _attempts(window, patch_grid, task, index)
         record.update(verdict)
         if status is BlockStatus.SUCCESS:
-            padded = np.zeros(task.patches.chunks[partition.grid.ndim :], np.float32)
+            padded = np.zeros(task.patches.shape, np.float32)
             padded[(slice(None), *(slice(0, n) for n in patch_grid.shape))] = patch
             task.patches[index] = padded
     record["status"] = float(status)
@@ -431,7 +432,7 @@ def blend_block(index: tuple[int, ...], task: BlockTask) -> float:
         Disagreement: root mean square difference, in physical units, of the block's own
         patch and the blended update where other blocks contribute; NaN without any.
     """
-    done = float(np.asarray(task.disagreement[index]))
+    done = float(task.disagreement[index])
     if not np.isinf(done):
         return done
     partition = task.partition
@@ -441,13 +442,13 @@ def blend_block(index: tuple[int, ...], task: BlockTask) -> float:
     own = np.zeros_like(update)
     succeeded = False
     for other in partition.neighbours(index):
-        if np.asarray(task.records[other])[0] != BlockStatus.SUCCESS:
+        if task.records[other][0] != BlockStatus.SUCCESS:
             continue
         part = shared_part(core, partition.patch(other))
         if part is None:
             continue
         shared, outer, inner = part
-        patch = np.asarray(task.patches[other])[(slice(None), *inner)]
+        patch = task.patches[other][(slice(None), *inner)]
         update[(slice(None), *outer)] += partition.weights(other, shared) * patch
         if other == index:
             own[(slice(None), *outer)] = patch

@@ -1,0 +1,79 @@
+"""Numbers that every block of a stage leaves, a file for each.
+
+Part of a run's work directory. On disk it is an uncompressed Zarr array of one chunk
+per block, which any reader of Zarr opens; here its chunks are read and written as plain
+files, for through Zarr each costs a millisecond, and blending reads 27 for every block.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xdreg.workdir import open_array
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import ArrayLike, NDArray
+
+
+class BlockArray:
+    """A float32 array for each block, in a directory.
+
+    Parameters
+    ----------
+    path
+        The directory, made where it does not exist.
+    counts
+        Number of blocks per axis.
+    shape
+        Of what each block stores.
+    fill
+        What is read of a block that stored nothing, or whose file is cut off.
+    """
+
+    def __init__(
+        self, path: Path, counts: Sequence[int], shape: Sequence[int], fill: float
+    ) -> None:
+        self.path, self.shape, self.fill = path, tuple(shape), fill
+        ones = (1,) * len(counts)
+        open_array(path, (*counts, *shape), (*ones, *shape), fill)
+
+    def __dask_tokenize__(self) -> object:
+        """Identify by place."""
+        return ("xdreg.BlockArray", str(self.path))
+
+    def _file(self, index: Sequence[int]) -> Path:
+        name = ".".join(str(i) for i in (*index, *(0 for _ in self.shape)))
+        return self.path / name
+
+    def __getitem__(self, index: Sequence[int]) -> NDArray[np.float32]:
+        """Return what a block stored, ``shape``."""
+        try:
+            values = np.fromfile(self._file(index), "<f4")
+        except FileNotFoundError:
+            values = np.empty(0, np.float32)
+        if values.size != math.prod(self.shape):
+            return np.full(self.shape, self.fill, np.float32)
+        return values.reshape(self.shape)
+
+    def __setitem__(self, index: Sequence[int], values: ArrayLike) -> None:
+        """Store a block's numbers; the file appears whole or not at all."""
+        stored = np.broadcast_to(np.asarray(values, "<f4"), self.shape)
+        file = self._file(index)
+        partial = self.path / f".{file.name}.{os.getpid()}.{threading.get_ident()}"
+        stored.tofile(partial)
+        partial.replace(file)
+
+    def done(self) -> Iterator[tuple[int, ...]]:
+        """Iterate over the blocks that have stored something, in no order."""
+        for name in os.listdir(self.path):  # noqa: PTH208
+            if name[0].isdigit():
+                index = tuple(int(part) for part in name.split("."))
+                yield index[: len(index) - len(self.shape)]
