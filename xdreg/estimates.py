@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from xdreg.blocks import Partition
     from xdreg.grid import Grid
 
-#: Bytes of a process before any block runs: Python, libraries, kernels. Those it must
-#: compile first take 60 MB more, those it finds compiled 60 MB less.
-PROCESS_BYTES = 360_000_000
+#: Bytes of a process before any block runs: Python, libraries, kernels. Where it must
+#: compile those first it takes up to 80 MB more.
+PROCESS_BYTES = 300_000_000
 
 #: Bytes that a block takes per voxel of its window, both images and engine included.
-VOXEL_BYTES = 120
+VOXEL_BYTES = 95
 
 #: More, for descriptors of self-similarity.
-DESCRIPTOR_BYTES = 60
+DESCRIPTOR_BYTES = 90
 
 #: Bytes of the process in which elastix registers one block.
 ENGINE_PROCESS_BYTES = 900_000_000
