@@ -14,7 +14,10 @@ from tests.benchmarks.common import (
 )
 from tests.benchmarks.engine import engine
 from tests.benchmarks.failures import failures
+from tests.benchmarks.large import large, memory
+from tests.benchmarks.machinery import machinery
 from tests.benchmarks.pose import pose
+from tests.benchmarks.scale import scale
 from xdreg.coordinates import grid_of
 from xdreg.field import field_grid, status_counts
 
@@ -80,7 +83,19 @@ def roundtrips():
 
 
 BENCHMARKS = {
-    f.__name__: f for f in (accuracy, synthetic, roundtrips, failures, engine, pose)
+    f.__name__: f
+    for f in (
+        accuracy,
+        synthetic,
+        roundtrips,
+        failures,
+        engine,
+        pose,
+        machinery,
+        memory,
+        scale,
+        large,
+    )
 }
 
 

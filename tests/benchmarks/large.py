@@ -1,0 +1,236 @@
+"""A pair of 1024³ for real, and peaks of memory over sizes of the image.
+
+Pairs are made once, in the folder that ``XDREG_SCRATCH`` names, or in a temporary one.
+Every run has a process of its own, so that its peak is its own.
+"""
+
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+import xdreg
+from tests.benchmarks.common import row
+from xdreg.blocks import MOVING_MARGIN
+from xdreg.field import status_counts
+
+AMPLITUDE = 10.0
+
+SIZES = (256, 512, 1024)
+
+
+@contextlib.contextmanager
+def _pairs():
+    """Yield the folder of the pairs."""
+    kept = os.environ.get("XDREG_SCRATCH")
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(kept or folder)
+
+
+def _store(folder, size):
+    target = folder / f"phantom_{size}"
+    if not (target / "moving.ome.zarr").exists():
+        xdreg.datasets.write_phantom_pair(
+            target, (size,) * 3, amplitude=AMPLITUDE, overwrite=True
+        )
+    return target
+
+
+def _alone(name, *arguments):
+    """Run one of this module's parts in a process of its own; return its figures."""
+    code = (
+        "import json; from tests.benchmarks import large; "
+        f"print(json.dumps(large.{name}(*{arguments!r})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@contextlib.contextmanager
+def _peak_memory(found):
+    """Watch what the process holds while the body runs."""
+    done = threading.Event()
+
+    def watch():
+        while not done.wait(0.02):
+            found["peak"] = max(found.get("peak", 0), _resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _open(folder):
+    return [
+        xdreg.open_ome_zarr(Path(folder) / f"{name}.ome.zarr")
+        for name in ("fixed", "moving")
+    ]
+
+
+def memory():
+    """Peak of one worker, with equal blocks, over images of several sizes."""
+    with _pairs() as folder:
+        for size in SIZES:
+            figures = _alone("one_worker", str(_store(folder, size)))
+            row(
+                f"one worker, {size}³",
+                blocks=figures["blocks"],
+                peak=f"{figures['peak'] / 1e6:.0f} MB",
+                plan_says=f"{figures['plan'] / 1e6:.0f} MB",
+            )
+
+
+def one_worker(folder):
+    """Run a stage in blocks of 128³, one after the other."""
+    import dask
+
+    fixed, moving = _open(folder)
+    options = {
+        "stages": [xdreg.LocalCorrelation(level=0, iterations=1, metric="lncc")],
+        "block_shape": 128,
+    }
+    plan = fixed.dreg.plan(moving, **options)
+    found = {}
+    with dask.config.set(scheduler="synchronous"), _peak_memory(found):
+        field = fixed.dreg.register(moving, progress=False, **options)
+    return {
+        "peak": found["peak"],
+        "plan": plan.worker_memory(),
+        "blocks": field.block_status.size,
+    }
+
+
+def large():
+    """Register 1024³ at every second voxel; time, bytes, memory, error."""
+    with _pairs() as folder:
+        figures = _alone("every_second_voxel", str(_store(folder, SIZES[-1])))
+    stages, arrays = figures.pop("stages"), figures.pop("arrays")
+    row("1024³ at level 1", **figures)
+    for stage in stages:
+        row(f"  {stage.pop('stage')}", **stage)
+    for array in arrays:
+        row(f"  {array.pop('array')}", **array)
+
+
+def every_second_voxel(folder):
+    """Run the default stages but for the finest level."""
+    fixed, moving = _open(folder)
+    plan = fixed.dreg.plan(moving, metric="lncc")
+    stages = [stage.options for stage in plan.stages if stage.fixed_level != 0]
+    plan = fixed.dreg.plan(moving, metric="lncc", stages=stages)
+    found = {}
+    began = time.perf_counter()
+    with _bytes_read() as read, _peak_memory(found):
+        field = fixed.dreg.register(
+            moving, metric="lncc", stages=stages, progress=False
+        )
+    seconds = time.perf_counter() - began
+    truth = xdreg.datasets.phantom_pair((SIZES[-1],) * 3, amplitude=AMPLITUDE)
+    gap = field.dreg.transform_points(truth.fixed_points) - truth.moving_points
+    stages = []
+    for number, stage in enumerate(plan.stages):
+        last = number == len(plan.stages) - 1
+        spent = field["block_seconds" if last else f"stage{number}_block_seconds"]
+        stages.append(
+            {
+                "stage": f"{stage.options.name}, level {stage.fixed_level}",
+                "blocks": int(spent.size),
+                "seconds_per_block": float(spent.median()),
+            }
+        )
+    return {
+        "seconds": seconds,
+        "error_in_voxels": float(np.median(np.linalg.norm(gap, axis=1))),
+        "blocks": str(status_counts(field)),
+        "peak": f"{found['peak'] / 1e9:.2f} GB",
+        "plan_says": f"{plan.worker_memory(os.cpu_count()) / 1e9:.2f} GB",
+        "stages": stages,
+        "arrays": _compare_bytes(plan, read, folder),
+    }
+
+
+@contextlib.contextmanager
+def _bytes_read():
+    """Count the bytes that come out of local stores, by file."""
+    from zarr.storage import LocalStore
+
+    original, counted = LocalStore.get, Counter()
+
+    async def get(self, key, *arguments, **options):
+        value = await original(self, key, *arguments, **options)
+        if value is not None:
+            counted[str(self.root / key)] += len(value)
+        return value
+
+    LocalStore.get = get
+    try:
+        yield counted
+    finally:
+        LocalStore.get = original
+
+
+def _compare_bytes(plan, read, folder):
+    """Return bytes read of each level beside those stored, and what windows touch."""
+    rows, seen = [], set()
+    for stage in plan.stages:
+        sides = (
+            ("fixed", plan.fixed, stage.fixed_level, 1),
+            ("moving", plan.moving, stage.moving_level, 1 + MOVING_MARGIN),
+        )
+        for name, pyramid, level, overlaps in sides:
+            place = f"{folder}/{name}.ome.zarr/scale{level}/"
+            counted = sum(n for file, n in read.items() if file.startswith(place))
+            chunks = [file for file in Path(place).rglob("*") if "/c/" in str(file)]
+            stored = sum(file.stat().st_size for file in chunks if file.is_file())
+            if stored == 0 or place in seen:
+                continue
+            seen.add(place)
+            chunk = pyramid.arrays[level].data.chunksize
+            rows.append(
+                {
+                    "array": f"{name} level {level}",
+                    "read": f"{counted / 1e6:.0f} MB",
+                    "stored": f"{stored / 1e6:.0f} MB",
+                    "ratio": counted / stored,
+                    "windows_touch": _touched(stage.partition, overlaps, chunk),
+                }
+            )
+    return rows
+
+
+def _touched(partition, overlaps, chunks):
+    """Return how often a chunk lies in a window, of all chunks on average."""
+    times = []
+    for size, block, overlap, chunk in zip(
+        partition.grid.shape,
+        partition.block_shape,
+        partition.overlap,
+        chunks,
+        strict=True,
+    ):
+        touched = 0
+        for start in range(0, size, block):
+            first = max(start - overlaps * overlap, 0) // chunk
+            last = min(start + block + overlaps * overlap, size) - 1
+            touched += last // chunk - first + 1
+        times.append(touched / math.ceil(size / chunk))
+    return math.prod(times)
