@@ -43,7 +43,7 @@ class Opaque:
 
 
 def map_over_blocks(
-    function: BlockFunction, task: BlockTask, width: int
+    function: BlockFunction, task: BlockTask, width: int, *, together: int = 1
 ) -> NDArray[np.float32]:
     """Call a function for every block, on the active scheduler.
 
@@ -55,6 +55,9 @@ def map_over_blocks(
         What the blocks share.
     width
         How many numbers.
+    together
+        Blocks per axis that one task runs at least: a task costs the scheduler, and
+        xarray on the worker, several milliseconds.
 
     Returns
     -------
@@ -63,7 +66,8 @@ def map_over_blocks(
     partition = task.partition
     dims = tuple(f"block_{dim}" for dim in partition.grid.dims)
     numbers = np.arange(partition.size).reshape(partition.counts)
-    together = int(np.ceil((partition.size / MOST_TASKS) ** (1 / len(dims))))
+    fewest = int(np.ceil((partition.size / MOST_TASKS) ** (1 / len(dims))))
+    together = max(together, fewest)
     blocks = xr.DataArray(dask.array.from_array(numbers, chunks=together), dims=dims)
     template = xr.DataArray(
         dask.array.empty(

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+#: Blocks per axis that one task compares or blends, which takes milliseconds each.
+TOGETHER = 2
+
 
 @dataclass
 class _State:
@@ -274,7 +277,9 @@ class Run:
             records = map_over_blocks(tasks.register_block, task, len(RECORD))
         difference = self._reject_outliers(records, task, folder / "agreement.json")
         self._check_any(records, number, stage, folder / "errors")
-        disagreement = map_over_blocks(tasks.blend_block, task, 1)[..., 0]
+        disagreement = map_over_blocks(tasks.blend_block, task, 1, together=TOGETHER)[
+            ..., 0
+        ]
         self.directory.discard_patches(number)
         arrays = {name: records[..., i] for i, name in enumerate(RECORD)}
         arrays["disagreement"] = disagreement
@@ -296,7 +301,9 @@ class Run:
             rejected = np.zeros(partition.counts, bool)
             if most > 0:
                 width = 3**partition.grid.ndim
-                gaps = map_over_blocks(tasks.compare_block, task, width)
+                gaps = map_over_blocks(
+                    tasks.compare_block, task, width, together=TOGETHER
+                )
                 status, before, after = (
                     records[..., RECORD.index(name)]
                     for name in ("status", "similarity_before", "similarity_after")
