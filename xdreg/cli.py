@@ -218,10 +218,11 @@ def demo(
     Example: xdreg demo -o demo
     """
     from xdreg.datasets import phantom_pair
-    from xdreg.field import save_field, transform_points
+    from xdreg.field import save_field
     from xdreg.multiscale import image_levels
     from xdreg.ome_zarr import open_ome_zarr
     from xdreg.ome_zarr_writer import check_target, write_ome_zarr
+    from xdreg.points import transform_points
     from xdreg.registration import register as run
     from xdreg.resampling import warp
 
