@@ -47,7 +47,7 @@ LAYERS = [
     {"composition", "inverse_field", "measures"},
     {"run"},
     {"registration"},
-    {"accessor", "datasets", "plot", "cli"},
+    {"accessor", "datasets", "plot", "cli", "cli_common", "cli_fields"},
     {"__init__"},
 ]
 LEVEL = {module: i for i, layer in enumerate(LAYERS) for module in layer}

@@ -315,21 +315,26 @@ class Window:
     ) -> None:
         self._displacement, self._grid = displacement, grid
         origin, spacing = np.asarray(grid.origin), np.asarray(grid.spacing)
-        ndim = grid.ndim
+        space = slice(3 - grid.ndim, 3)
         # The affine part in cells: q ↦ S⁻¹ (A (S q + o) + b - o).
         affine = np.eye(4)[:3]
-        own = affine[3 - ndim :]
-        own[:, 3 - ndim : 3] = matrix[:-1, :-1] * spacing / spacing[:, None]
-        own[:, 3] = (matrix[:-1, :-1] @ origin + matrix[:-1, -1] - origin) / spacing
+        affine[space, space] = matrix[:-1, :-1] * spacing / spacing[:, None]
+        moved = matrix[:-1, :-1] @ origin + matrix[:-1, -1]
+        affine[space, 3] = (moved - origin) / spacing
         self._linear = affine[:, :3] - np.eye(3)
         inverse = np.linalg.inv(affine[:, :3])
-        self._start = np.column_stack([inverse, -inverse @ affine[:, 3]])
-        self._spacing = np.ones(3)
-        self._spacing[3 - ndim :] = spacing
-        self._bounds = np.array([[-np.inf] * 3, [np.inf] * 3])
-        self._bounds[:, 3 - ndim :] = [grid.physical_to_index(b) for b in fixed.bounds]
+        start = np.column_stack([inverse, -inverse @ affine[:, 3]])
+        bounds = np.array([[-np.inf] * 3, [np.inf] * 3])
+        bounds[:, space] = [grid.physical_to_index(b) for b in fixed.bounds]
         # A point on the edge stays inside in spite of rounding.
-        self._bounds += [[-1e-3], [1e-3]]
+        bounds += [[-1e-3], [1e-3]]
+        lengths = np.ones(3)
+        lengths[space] = spacing
+        self._scale = bounds, lengths
+        determinant = kernels.jacobian_determinant(displacement, grid)
+        self._folded = bool((determinant <= 0).any())
+        unfolded = self._unfolded() if self._folded else displacement
+        self._solvable = (*self._in_cells(unfolded), self._linear, start)
 
     def solve_grid(self, target: Grid) -> Solution:
         """Return the displacement moving → fixed at every point of a grid.
@@ -345,47 +350,41 @@ class Window:
             )
         ]
         axes = [np.zeros(1)] * (3 - target.ndim) + axes
-        flags = np.empty(shape, np.uint8)
-        residual = np.empty(shape, np.float32)
         out = np.empty((3, *shape), np.float32)
-        scratch = (self._spacing, out, flags, residual)
-        folded = self._folded()
-        unfolded = self._unfolded() if folded else self._displacement
-        common = (self._linear, self._start, tuple(axes), self._bounds)
-        _solve_grid(*self._in_cells(unfolded), *common, *scratch)
+        flags, residual = np.empty(shape, np.uint8), np.empty(shape, np.float32)
+        _solve_grid(*self._solvable, tuple(axes), *self._scale, out, flags, residual)
         values = out[3 - target.ndim :].reshape(-1, *target.shape)
-        flags, residual = flags.reshape(target.shape), residual.reshape(target.shape)
-        if folded:
+        solution = Solution(
+            values, flags.reshape(target.shape), residual.reshape(target.shape)
+        )
+        if self._folded:
             points = kernels.grid_points(target)
-            found = points + values.reshape(target.ndim, -1).T
-            residual = self._residual(found, points).reshape(target.shape)
-            flags[residual > 2 * TOLERANCE * float(self._spacing.max())] = FOLDED
-        return Solution(values, flags, residual)
+            self._judge(solution, points + values.reshape(target.ndim, -1).T, points)
+        return solution
 
     def solve_points(self, points: Array) -> Solution:
-        """Return the fixed points of moving points ``(n, ndim)``; folds stay as is."""
+        """Return the fixed points of moving points ``(n, ndim)``; folds as above."""
         t = np.zeros((len(points), 3))
         ndim = self._grid.ndim
         t[:, 3 - ndim :] = self._grid.physical_to_index(points)
         out, flags = np.empty_like(t), np.empty(len(t), np.uint8)
         residual = np.empty(len(t), np.float32)
-        _solve_points(
-            *self._in_cells(self._displacement),
-            self._linear,
-            self._start,
-            t,
-            self._bounds,
-            self._spacing,
-            out,
-            flags,
-            residual,
-        )
+        _solve_points(*self._solvable, t, *self._scale, out, flags, residual)
         values = self._grid.index_to_physical(out[:, 3 - ndim :])
-        return Solution(values, flags, residual)
+        solution = Solution(values, flags, residual)
+        if self._folded:
+            self._judge(solution, values, points)
+        return solution
 
-    def _folded(self) -> bool:
-        determinant = kernels.jacobian_determinant(self._displacement, self._grid)
-        return bool((determinant <= 0).any())
+    def _judge(self, solution: Solution, found: Array, points: Array) -> None:
+        """Flag points whose answer the field itself does not map back, and say by far.
+
+        The answer was found on the field without its folds.
+        """
+        residual = self._residual(found, points).reshape(solution.flags.shape)
+        solution.residual[...] = residual
+        most = 2 * TOLERANCE * float(self._scale[1].max())
+        solution.flags[residual > most] = FOLDED
 
     def _unfolded(self) -> Array:
         values = self._displacement

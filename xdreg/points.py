@@ -45,7 +45,7 @@ def transform_points(
     (n, ndim)
         As given, array or DataArray. NaN for points outside the fixed image: the field
         says nothing there. With ``inverse`` these are the points that would come from
-        outside it, and those that have no inverse, for the field folds.
+        outside it, and those without a unique inverse, for the field folds.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def _back(
     if folded:
         warnings.warn(
             f"{folded} of {len(points)} points have no inverse, for the field folds "
-            "there; they are NaN. See xdreg.jacobian_determinant",
+            "there; they are NaN. xdreg.jacobian_determinant shows where",
             stacklevel=3,
         )
     return result
