@@ -156,6 +156,40 @@ def test_what_saves_an_inverse_solves_each_block_once(tmp_path, monkeypatch):
     xr.testing.assert_identical(again.load(), inverse.load())
 
 
+def test_an_inverse_is_saved_by_other_processes(tmp_path):
+    known = Known(2)
+    inverse = known.field.dreg.inverse(like=moving_like(known))
+    with dask.config.set(scheduler="processes", num_workers=1):
+        inverse.dreg.to_ome_zarr(tmp_path / "inverse.ome.zarr")
+    again = xdreg.open_field(tmp_path / "inverse.ome.zarr")
+    xr.testing.assert_identical(again.load(), inverse.load())
+
+
+def test_a_field_of_one_plane_and_one_of_two_points_per_axis():
+    plane = Grid(("z", "y", "x"), (1, 20, 20), (2.0, 1.0, 1.0), (5.0, 0.0, 0.0))
+    values = np.zeros((3, *plane.shape), np.float32)
+    values[0], values[2] = 7, np.linspace(-3, 3, 20)
+    few = Grid(("y", "x"), (2, 2), (30.0, 30.0), (0.0, 0.0))
+    corners = 3 + 0.1 * kernels.grid_points(few).T.reshape(2, 2, 2)
+    for field in (make_field(values, plane), make_field(corners, few)):
+        ndim = len(field_grid(field).dims)
+        point = [[5.0, 9.3, 4.2]]
+        there = field.dreg.transform_points(np.array(point)[:, -ndim:])
+        back = field.dreg.transform_points(there, inverse=True)
+        np.testing.assert_allclose(back, np.array(point)[:, -ndim:], atol=1e-3)
+        like = image(field_grid(field))
+        inverse = field.dreg.inverse(like=like).compute()
+        assert float(inverse.block_max_residual.max()) < 0.01
+
+
+def test_a_field_with_nan_is_named():
+    known = Known(2)
+    broken = known.field.copy(deep=True)
+    broken.displacement[0, 10, 10] = np.nan
+    with pytest.raises(xdreg.InputError, match="NaN"):
+        broken.dreg.inverse(like=moving_like(known)).compute()
+
+
 def test_outside_the_fixed_image_the_affine_part_goes_on():
     known = Known(2, 60, amplitude=0.0)
     far = image(Grid(("y", "x"), (9, 9), (1.0, 1.0), (900.0, -700.0), "micrometer"))

@@ -14,6 +14,7 @@ import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import dask
 import dask.array
 import numpy as np
 import xarray as xr
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 COMPONENT = "component"
 
 #: Chunks of a field that is made from others, in points per axis.
-FIELD_CHUNK = {2: 512, 3: 64}
+FIELD_CHUNK = {2: 512, 3: 96}
 
 _DIAGNOSTICS = {
     "status": "what became of the block",
@@ -250,15 +251,17 @@ def save_field(
         extra = field.drop_vars(
             ["displacement", COMPONENT, *grid.dims], errors="ignore"
         )
-        # Together, for diagnostics of a lazy field come from the tasks that make it.
-        lazy = {k: v for k, v in extra.data_vars.items() if v.chunks is not None}
-        loaded = {k: v.copy(data=np.empty(v.shape, v.dtype)) for k, v in lazy.items()}
-        dask.array.store(
-            [data.rechunk(store.chunks), *(v.data for v in lazy.values())],
-            [store, *(v.to_numpy() for v in loaded.values())],
-            lock=False,
+        data = data.rechunk(store.chunks)
+        written = dask.array.map_blocks(
+            _write_chunk,
+            data,
+            store,
+            chunks=tuple((1,) * n for n in data.numblocks),
+            dtype=bool,
+            meta=np.empty((0,) * data.ndim, bool),
         )
-        extra = extra.assign(loaded)
+        # Together, for diagnostics of a lazy field come from the tasks that make it.
+        _, extra = dask.compute(written, extra)
         extra = extra.assign_attrs(displacement_attrs=json.dumps(displacement.attrs))
         extra.to_zarr(partial, group=_EXTRA, mode="a", consolidated=False)
         if target.exists():
@@ -266,6 +269,13 @@ def save_field(
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_chunk(
+    values: NDArray[np.float32], store: Any, block_info: Any = None
+) -> NDArray[np.bool_]:
+    store[tuple(slice(*ends) for ends in block_info[0]["array-location"])] = values
+    return np.ones((1,) * values.ndim, bool)
 
 
 def save(

@@ -132,7 +132,7 @@ def statistics(
         A displacement field.
     block_shape
         Points of a block, of the field's own grid: one number or one per dim; by
-        default 64 in space and 512 in a plane. The last block of an axis may be
+        default 96 in space and 512 in a plane. The last block of an axis may be
         smaller.
 
     Returns

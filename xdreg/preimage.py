@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xdreg.errors import InputError
 from xdreg.inversion import Window, fit_affine
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ def affine_part(reader: FieldReader) -> NDArray[np.float64]:
             for row in index.tolist()
         ]
     )
+    known = np.isfinite(values).all(axis=1)
+    index, values = index[known], values[known]
+    if not known.any():
+        return np.eye(reader.grid.ndim + 1)
     points = reader.grid.index_to_physical(index)
     return fit_affine(points, points + values.astype(np.float64))
 
@@ -86,6 +91,11 @@ class Preimage:
         ----------
         lower, upper : (ndim,)
             Corners of the box in the moving image, physical.
+
+        Raises
+        ------
+        InputError
+            If the field holds NaN or infinity there.
         """
         box = np.array([lower, upper], np.float64)
         asked = self._back(box, np.zeros_like(box))
@@ -94,7 +104,14 @@ class Preimage:
         for attempt in itertools.count():
             window = self.reader.window(*asked)
             values, grid = self.reader.read(window)
-            needed = self._back(box, self._rest(values, grid, window))
+            rest = self._rest(values, grid, window)
+            if not np.isfinite(rest).all():
+                msg = (
+                    "the field holds NaN or infinity; mend it first, for example with "
+                    "field.assign(displacement=field.displacement.fillna(0))"
+                )
+                raise InputError(msg)
+            needed = self._back(box, rest)
             inside = zip(self.reader.window(*needed), window, strict=True)
             if all(a.start >= b.start and a.stop <= b.stop for a, b in inside):
                 break
