@@ -21,6 +21,7 @@ LAYERS = [
     },
     {
         "inversion",
+        "newton",
         "agreement",
         "estimates",
         "coordinates",
@@ -83,6 +84,7 @@ def test_kernels_know_no_dask():
         "descent",
         "correlation",
         "inversion",
+        "newton",
         "preimage",
         "grid",
         "blocks",

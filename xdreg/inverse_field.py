@@ -15,7 +15,7 @@ import dask.array
 import numpy as np
 import xarray as xr
 
-from xdreg import inversion
+from xdreg import newton
 from xdreg.blocks import BlockStatus, per_axis
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
@@ -211,8 +211,8 @@ def _solve_block(
     corners = grid.index_to_physical([[0] * grid.ndim, [n - 1 for n in grid.shape]])
     window = Preimage(part.reader, part.fixed, matrix).window(*corners)
     solution = window.solve_grid(grid)
-    outside = float((solution.flags == inversion.OUTSIDE).mean())
-    folded = float((solution.flags == inversion.FOLDED).mean())
+    outside = float((solution.flags == newton.OUTSIDE).mean())
+    folded = float((solution.flags == newton.FOLDED).mean())
     status = BlockStatus.SUCCESS
     if folded > 0:
         status = BlockStatus.FOLDED

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xdreg import inversion, kernels
+from xdreg import kernels, newton
 from xdreg.errors import InputError
 from xdreg.field import fixed_grid, open_displacement
 from xdreg.preimage import Preimage, affine_part
@@ -111,9 +111,9 @@ def _back(
         box = points[chosen]
         window = preimage.window(box.min(axis=0), box.max(axis=0))
         solution = window.solve_points(box)
-        inside = solution.flags == inversion.INSIDE
+        inside = solution.flags == newton.INSIDE
         result[chosen] = np.where(inside[:, None], solution.values, np.nan)
-        folded += int((solution.flags == inversion.FOLDED).sum())
+        folded += int((solution.flags == newton.FOLDED).sum())
     if folded:
         warnings.warn(
             f"{folded} of {len(points)} points have no inverse, for the field folds "

@@ -141,8 +141,8 @@ def lung_landmarks(field):
         error = np.linalg.norm(back - points, axis=1)
         row(
             f"lung_ct landmarks, {how}",
-            mean_mm=float(error.mean()),
-            largest_mm=float(error.max()),
+            mean_mm=f"{error.mean():.2g}",
+            largest_mm=f"{error.max():.2g}",
         )
 
 
