@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 _DIAGNOSTICS = {
     "status": "what became of the block",
-    "mean_residual": "mean distance of u + inverse(x + u) from zero",
-    "max_residual": "largest distance of u + inverse(x + u) from zero",
+    "mean_residual": "mean distance of there and back again from its points",
+    "max_residual": "largest distance of there and back again from its points",
     "outside": "share of points that come from outside the fixed image",
     "folded": "share of points without an inverse, for the field folds",
 }
@@ -80,9 +80,10 @@ def inverse(
         A field, moving → fixed, in the units of ``field``. ``block_status`` is
         ``success``; ``no_overlap`` where the whole block comes from outside the fixed
         image; ``folded`` where at least one of its points has no inverse. The share of
-        both kinds of points stands in ``block_outside`` and ``block_folded``, and the
-        distance of ``u + inverse(x + u)`` from zero at the points of the inverse in
-        ``block_mean_residual`` and ``block_max_residual``, in physical units.
+        both kinds of points stands in ``block_outside`` and ``block_folded``;
+        ``block_mean_residual`` and ``block_max_residual`` tell, in physical units, how
+        far the field maps what the inverse says from where it was asked; NaN where
+        everything comes from outside.
 
     Raises
     ------
@@ -218,8 +219,12 @@ def _solve_block(
         status = BlockStatus.FOLDED
     elif outside == 1:
         status = BlockStatus.NO_OVERLAP
-    residual = solution.residual
-    numbers = [status, residual.mean(dtype=float), residual.max(), outside, folded]
+    # Outside there is no field that could be missed.
+    residual = solution.residual[solution.flags != newton.OUTSIDE]
+    mean, most = (
+        (residual.mean(dtype=float), residual.max()) if residual.size else (np.nan,) * 2
+    )
+    numbers = [status, mean, most, outside, folded]
     result = np.empty((1,) * grid.ndim, object)
     result.flat[0] = _Solved(solution.values, np.array(numbers, np.float32))
     return result

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xdreg import kernels, newton
-from xdreg.newton import FOLDED, TOLERANCE
+from xdreg.newton import FOLDED, INSIDE, TOLERANCE
 
 if TYPE_CHECKING:
     from typing import Any
@@ -141,7 +141,7 @@ class Window:
         residual = self._residual(found, points).reshape(solution.flags.shape)
         solution.residual[...] = residual
         most = 2 * TOLERANCE * float(self._scale[1].max())
-        solution.flags[residual > most] = FOLDED
+        solution.flags[(residual > most) & (solution.flags == INSIDE)] = FOLDED
 
     def _unfolded(self) -> Array:
         values = self._displacement

@@ -178,12 +178,14 @@ def _solve(field, shape, linear, back, t, q):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _flag(found, q, bounds):  # type: ignore[no-untyped-def]
-    if not found:
-        return FOLDED
+    """Tell what became of a point.
+
+    Outside, where Newton got stuck, it is the field's continuation that folds.
+    """
     for c in range(3):
         if not bounds[0, c] <= q[c] <= bounds[1, c]:
             return OUTSIDE
-    return INSIDE
+    return INSIDE if found else FOLDED
 
 
 @_compiled
@@ -193,6 +195,15 @@ def _guess(start, t):  # type: ignore[no-untyped-def]
         start[0, 0] * t[0] + start[0, 1] * t[1] + start[0, 2] * t[2] + start[0, 3],
         start[1, 0] * t[0] + start[1, 1] * t[1] + start[1, 2] * t[2] + start[1, 3],
         start[2, 0] * t[0] + start[2, 1] * t[1] + start[2, 2] * t[2] + start[2, 3],
+    )
+
+
+@_compiled
+def _clipped(q, bounds):  # type: ignore[no-untyped-def]
+    return (
+        min(max(q[0], bounds[0, 0]), bounds[1, 0]),
+        min(max(q[1], bounds[0, 1]), bounds[1, 1]),
+        min(max(q[2], bounds[0, 2]), bounds[1, 2]),
     )
 
 
@@ -228,6 +239,11 @@ def solve_grid(  # type: ignore[no-untyped-def]
             q = (guess[0] + off[0], guess[1] + off[1], guess[2] + off[2])
             for i in range(nx):
                 found, q, f, inverse = _solve(field, shape, linear, back, t, q)
+                if not found:
+                    again = _clipped(_guess(start, t), bounds)
+                    other = _solve(field, shape, linear, back, t, again)
+                    if other[0]:
+                        found, q, f, inverse = other
                 flags[k, j, i] = _flag(found, q, bounds)
                 residual[k, j, i] = _length(f, spacing)
                 out[0, k, j, i] = spacing[0] * (q[0] - t[0])
@@ -258,7 +274,13 @@ def solve_points(  # type: ignore[no-untyped-def]
     back = _linear_part(start)
     for n in range(points.shape[0]):
         t = (points[n, 0], points[n, 1], points[n, 2])
-        found, q, f, _ = _solve(field, shape, linear, back, t, _guess(start, t))
+        guess = _guess(start, t)
+        found, q, f, _ = _solve(field, shape, linear, back, t, guess)
+        if not found:
+            again = _clipped(guess, bounds)
+            other = _solve(field, shape, linear, back, t, again)
+            if other[0]:
+                found, q, f, _ = other
         flags[n] = _flag(found, q, bounds)
         residual[n] = _length(f, spacing)
         out[n, 0], out[n, 1], out[n, 2] = q
