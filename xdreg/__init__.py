@@ -33,15 +33,18 @@ from xdreg.options import (
 
 if TYPE_CHECKING:
     from xdreg import datasets, plot
-    from xdreg.field import (
-        from_itk_transform,
-        jacobian_determinant,
-        open_field,
-        save,
-        transform_points,
-    )
+    from xdreg.composition import compose
+    from xdreg.field import from_itk_transform, open_field, save
+    from xdreg.inverse_field import inverse
     from xdreg.itk_bridge import from_itk_image, open_image, to_itk_image
+    from xdreg.measures import (
+        consistency,
+        folded_share,
+        jacobian_determinant,
+        statistics,
+    )
     from xdreg.ome_zarr import open_ome_zarr
+    from xdreg.points import transform_points
     from xdreg.registration import plan, register
     from xdreg.resampling import warp
 
@@ -52,8 +55,13 @@ _LAZY = {
     "register": "registration",
     "plan": "registration",
     "warp": "resampling",
-    "transform_points": "field",
-    "jacobian_determinant": "field",
+    "transform_points": "points",
+    "inverse": "inverse_field",
+    "compose": "composition",
+    "jacobian_determinant": "measures",
+    "folded_share": "measures",
+    "statistics": "measures",
+    "consistency": "measures",
     "open_field": "field",
     "open_ome_zarr": "ome_zarr",
     "open_image": "itk_bridge",
@@ -79,9 +87,13 @@ __all__ = [
     "Translation",
     "XdregError",
     "__version__",
+    "compose",
+    "consistency",
     "datasets",
+    "folded_share",
     "from_itk_image",
     "from_itk_transform",
+    "inverse",
     "jacobian_determinant",
     "open_field",
     "open_image",
@@ -90,6 +102,7 @@ __all__ = [
     "plot",
     "register",
     "save",
+    "statistics",
     "to_itk_image",
     "transform_points",
     "warp",

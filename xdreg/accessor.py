@@ -60,17 +60,47 @@ class FieldAccessor:
 
         return warp(self._field, moving, **options)
 
-    def transform_points(self, points: Any) -> Any:
+    def transform_points(self, points: Any, *, inverse: bool = False) -> Any:
         """Map fixed points into the moving image; see `xdreg.transform_points`."""
-        from xdreg.field import transform_points
+        from xdreg.points import transform_points
 
-        return transform_points(self._field, points)
+        return transform_points(self._field, points, inverse=inverse)
+
+    def inverse(self, like: Any = None, **options: Any) -> xr.Dataset:
+        """Return the field moving → fixed, lazily; see `xdreg.inverse`."""
+        from xdreg.inverse_field import inverse
+
+        return inverse(self._field, like, **options)
+
+    def compose(self, *others: Any, **options: Any) -> xr.Dataset:
+        """Return this field with others after it, lazily; see `xdreg.compose`."""
+        from xdreg.composition import compose
+
+        return compose(self._field, *others, **options)
 
     def jacobian_determinant(self) -> xr.DataArray:
         """Return the field's Jacobian determinant; see `xdreg.jacobian_determinant`."""
-        from xdreg.field import jacobian_determinant
+        from xdreg.measures import jacobian_determinant
 
         return jacobian_determinant(self._field)
+
+    def folded_share(self) -> xr.DataArray:
+        """Return the share of points where it folds; see `xdreg.folded_share`."""
+        from xdreg.measures import folded_share
+
+        return folded_share(self._field)
+
+    def statistics(self, **options: Any) -> xr.Dataset:
+        """Return measures per block, lazily; see `xdreg.statistics`."""
+        from xdreg.measures import statistics
+
+        return statistics(self._field, **options)
+
+    def consistency(self, inverse: xr.Dataset) -> xr.DataArray:
+        """Return the error of there and back again; see `xdreg.consistency`."""
+        from xdreg.measures import consistency
+
+        return consistency(self._field, inverse)
 
     def to_itk_transform(self) -> Any:
         """Return the field as an ``itk.DisplacementFieldTransform``, in memory."""

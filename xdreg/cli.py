@@ -1,4 +1,4 @@
-"""The command ``xdreg``: register, warp, info, demo."""
+"""The command ``xdreg``: register, warp, invert, points, info, demo."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import typer
@@ -15,6 +15,8 @@ import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
+from xdreg.cli_common import FieldPath, FixedPath, MovingPath, Overwrite, open_path
+from xdreg.cli_fields import invert, points
 from xdreg.errors import StoreError, XdregError
 
 if TYPE_CHECKING:
@@ -27,26 +29,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.command()(invert)
+app.command()(points)
 _out = Console()
 
 #: The agreement of two images is measured on a level of at most so many voxels.
 AGREEMENT_VOXELS = 2**21
-
-FixedPath = Annotated[
-    str, typer.Argument(help="Fixed image: OME-Zarr, or a file of ITK.")
-]
-MovingPath = Annotated[str, typer.Argument(help="Moving image.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-
-
-def _open(path: str) -> Any:
-    """Open an image of any kind, by what lies at the path."""
-    from xdreg.itk_bridge import open_image
-    from xdreg.ome_zarr import open_ome_zarr
-
-    if "://" in path or Path(path).is_dir() or path.rstrip("/").endswith(".zarr"):
-        return open_ome_zarr(path)
-    return open_image(path)
 
 
 @app.command()
@@ -101,9 +89,9 @@ def register(
 
     began = time.perf_counter()
     targets = output / "field.ome.zarr", output / "moved.ome.zarr"
-    images = _open(fixed), _open(moving)
+    images = open_path(fixed), open_path(moving)
     masks = [
-        mask if mask in (None, "auto") else _open(mask)
+        mask if mask in (None, "auto") else open_path(mask)
         for mask in (fixed_mask, moving_mask)
     ]
     _make_folder(output)
@@ -144,7 +132,7 @@ def register(
 
 @app.command("warp")
 def warp_command(
-    field: Annotated[str, typer.Argument(help="A field.ome.zarr.")],
+    field: FieldPath,
     moving: MovingPath,
     output: Annotated[Path, typer.Option("-o", "--output", help="OME-Zarr to write.")],
     labels: Annotated[
@@ -161,7 +149,7 @@ def warp_command(
     from xdreg.resampling import warp
 
     check_target(output, overwrite=overwrite)
-    moved = warp(open_field(field), _open(moving), order=0 if labels else 1)
+    moved = warp(open_field(field), open_path(moving), order=0 if labels else 1)
     write_ome_zarr(moved, output, labels=labels, overwrite=overwrite)
     _out.print(f"wrote {output}", highlight=False, soft_wrap=True)
 
@@ -179,7 +167,7 @@ def info(
     from xdreg.multiscale import image_levels
 
     try:
-        image = _open(path)
+        image = open_path(path)
     except StoreError as error:
         if "scene" not in str(error):
             raise
@@ -218,10 +206,11 @@ def demo(
     Example: xdreg demo -o demo
     """
     from xdreg.datasets import phantom_pair
-    from xdreg.field import save_field, transform_points
+    from xdreg.field import save_field
     from xdreg.multiscale import image_levels
     from xdreg.ome_zarr import open_ome_zarr
     from xdreg.ome_zarr_writer import check_target, write_ome_zarr
+    from xdreg.points import transform_points
     from xdreg.registration import register as run
     from xdreg.resampling import warp
 
@@ -364,8 +353,9 @@ def _summary(field: xr.Dataset, seconds: float | None = None) -> None:
     rows |= {
         "blocks": ", ".join(f"{n} {what}" for what, n in status_counts(field).items())
     }
-    similarity = [field[f"block_similarity_{w}"].values for w in ("before", "after")]
-    if all(np.isfinite(values).any() for values in similarity):
+    names = [f"block_similarity_{w}" for w in ("before", "after")]
+    similarity = [field[name].values for name in names if name in field]
+    if similarity and all(np.isfinite(values).any() for values in similarity):
         before, after = (float(np.nanmean(values)) for values in similarity)
         rows["last stage"] = f"similarity of its blocks {before:.3f} → {after:.3f}"
     if seconds is not None:

@@ -14,11 +14,11 @@ import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import dask
 import dask.array
 import numpy as np
 import xarray as xr
 
-from xdreg import kernels
 from xdreg.blocks import BlockStatus
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import InputError
@@ -36,11 +36,14 @@ from xdreg.readers import FieldReader, source_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
     from xdreg.planning import PlannedStage
 
 COMPONENT = "component"
+
+#: Chunks of a field that is made from others, in points per axis.
+FIELD_CHUNK = {2: 512, 3: 96}
 
 _DIAGNOSTICS = {
     "status": "what became of the block",
@@ -83,13 +86,19 @@ def fixed_grid(field: xr.Dataset) -> Grid:
     return field_grid(field) if stored is None else Grid.from_dict(json.loads(stored))
 
 
+def moving_grid(field: xr.Dataset) -> Grid | None:
+    """Return the geometry of the moving image that a field was made for, if known."""
+    stored = field.attrs.get("moving_grid")
+    return None if stored is None else Grid.from_dict(json.loads(stored))
+
+
 def open_displacement(field: xr.Dataset) -> FieldReader:
     """Return the reader of a field's displacement."""
     grid = field_grid(field)
-    return FieldReader(source_of(_displacement(field, grid)), grid)
+    return FieldReader(source_of(ordered_displacement(field, grid)), grid)
 
 
-def _displacement(field: xr.Dataset, grid: Grid) -> xr.DataArray:
+def ordered_displacement(field: xr.Dataset, grid: Grid) -> xr.DataArray:
     """Return the displacement with its axes and components in dims order."""
     displacement = field["displacement"].transpose(COMPONENT, *grid.dims)
     if COMPONENT not in displacement.coords:
@@ -105,11 +114,11 @@ def displacement_array(source: Any, grid: Grid) -> xr.DataArray:
     Parameters
     ----------
     source : array (ndim, *grid.shape)
-        A Zarr array stays lazy, one Dask chunk per stored chunk.
+        A Zarr array stays lazy, one Dask chunk per stored chunk; so does a Dask array.
     grid
         Geometry.
     """
-    if not isinstance(source, np.ndarray):
+    if not isinstance(source, np.ndarray | dask.array.Array):
         source = dask.array.from_array(source, chunks=source.chunks, inline_array=False)
     array = xr.DataArray(source, dims=(COMPONENT, *grid.dims), coords=coordinates(grid))
     array = array.assign_coords({COMPONENT: list(grid.dims)})
@@ -119,7 +128,12 @@ def displacement_array(source: Any, grid: Grid) -> xr.DataArray:
     return array
 
 
-def make_field(displacement: Any, grid: Grid, fixed: Grid | None = None) -> xr.Dataset:
+def make_field(
+    displacement: Any,
+    grid: Grid,
+    fixed: Grid | None = None,
+    moving: Grid | None = None,
+) -> xr.Dataset:
     """Return a field Dataset without diagnostics.
 
     Parameters
@@ -130,9 +144,13 @@ def make_field(displacement: Any, grid: Grid, fixed: Grid | None = None) -> xr.D
         Geometry of the displacement.
     fixed
         Geometry of the fixed image; by default ``grid``.
+    moving
+        Geometry of the moving image, if known.
     """
     field = xr.Dataset({"displacement": displacement_array(displacement, grid)})
     field.attrs["fixed_grid"] = json.dumps((fixed or grid).to_dict())
+    if moving is not None:
+        field.attrs["moving_grid"] = json.dumps(moving.to_dict())
     return field
 
 
@@ -170,11 +188,18 @@ def assemble_field(
             values = record[name].astype(np.int8 if name == "status" else np.float32)
             variable = xr.Variable(dims, values, {"long_name": long_name})
             if name == "status":
-                used = [s for s in BlockStatus if s is not BlockStatus.PENDING]
-                variable.attrs["flag_values"] = [int(s) for s in used]
-                variable.attrs["flag_meanings"] = " ".join(s.meaning for s in used)
+                variable.attrs |= status_attrs()
             field[f"{prefix}block_{name}"] = variable
     return field.assign_attrs(attrs)
+
+
+def status_attrs() -> dict[str, Any]:
+    """Return the attributes that tell what the numbers of a status mean."""
+    used = [s for s in BlockStatus if s is not BlockStatus.PENDING]
+    return {
+        "flag_values": [int(s) for s in used],
+        "flag_meanings": " ".join(s.meaning for s in used),
+    }
 
 
 def status_counts(field: xr.Dataset) -> dict[str, int]:
@@ -185,124 +210,6 @@ def status_counts(field: xr.Dataset) -> dict[str, int]:
     return {
         BlockStatus(int(v)).meaning: int(c) for v, c in zip(values, counts, strict=True)
     }
-
-
-def transform_points(field: xr.Dataset, points: ArrayLike | xr.DataArray) -> Any:
-    """Map points of the fixed image into the moving one.
-
-    Parameters
-    ----------
-    field : Dataset
-        A displacement field.
-    points : (n, ndim) array or DataArray, physical units
-        In the order of the dims, ``z, y, x``.
-
-    Returns
-    -------
-    (n, ndim)
-        As given, array or DataArray. NaN for points outside the fixed image: the field
-        says nothing there.
-
-    Raises
-    ------
-    InputError
-        If the points have another number of dimensions.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from xdreg.grid import Grid
-    >>> grid = Grid(("y", "x"), (3, 3), (1.0, 1.0), (0.0, 0.0))
-    >>> field = make_field(np.full((2, 3, 3), 0.5, np.float32), grid)
-    >>> transform_points(field, [[1.0, 1.0], [9.0, 9.0]])
-    array([[1.5, 1.5],
-           [nan, nan]])
-    """
-    reader = open_displacement(field)
-    grid = reader.grid
-    values = np.asarray(points, np.float64)
-    if values.ndim != 2 or values.shape[1] != grid.ndim:
-        msg = (
-            f"points must be of shape (n, {grid.ndim}) in the order {grid.dims}, got "
-            f"{values.shape}"
-        )
-        raise InputError(msg)
-    result = np.full(values.shape, np.nan)
-    lower, upper = (np.asarray(b) for b in fixed_grid(field).bounds)
-    inside = ((values >= lower) & (values <= upper)).all(axis=1)
-    # Points near each other read the same chunk: go through them chunk by chunk.
-    cell = np.full((len(values), grid.ndim), -1, int)
-    cell[inside] = grid.physical_to_index(values[inside]) // 64
-    for key in np.unique(cell[inside], axis=0) if inside.any() else ():
-        chosen = inside & (cell == key).all(axis=1)
-        box = values[chosen]
-        low, high = box.min(axis=0), box.max(axis=0)
-        span = Grid(
-            grid.dims,
-            (2,) * grid.ndim,
-            tuple(np.maximum(high - low, 1e-9 * np.asarray(grid.spacing)).tolist()),
-            tuple(low.tolist()),
-            grid.units,
-        )
-        part, part_grid = reader.read_around(span)
-        result[chosen] = box + kernels.sample(part, part_grid, box).T
-    return points.copy(data=result) if isinstance(points, xr.DataArray) else result
-
-
-def jacobian_determinant(field: xr.Dataset) -> xr.DataArray:
-    """Return the Jacobian determinant of a field on the field's own grid, lazily.
-
-    Parameters
-    ----------
-    field : Dataset
-        A displacement field.
-
-    Returns
-    -------
-    DataArray ([z], y, x)
-        One where volume is kept; at or below zero the field folds.
-    """
-    grid = field_grid(field)
-    data = dask.array.asarray(_displacement(field, grid).data).rechunk({0: -1})
-    determinant = dask.array.map_overlap(
-        _jacobian_chunk,
-        data,
-        depth={0: 0} | dict.fromkeys(range(1, grid.ndim + 1), 1),
-        boundary="none",
-        trim=False,
-        drop_axis=0,
-        dtype=np.float32,
-        chunks=data.chunks[1:],
-        meta=np.empty((0,) * grid.ndim, np.float32),
-        spacing=grid.spacing,
-        dims=grid.dims,
-        core=data.chunks[1:],
-    )
-    return xr.DataArray(
-        determinant,
-        dims=grid.dims,
-        coords=coordinates(grid),
-        name="jacobian_determinant",
-        attrs={"long_name": "Jacobian determinant"},
-    )
-
-
-def _jacobian_chunk(
-    values: NDArray[np.float32],
-    spacing: tuple[float, ...],
-    dims: tuple[str, ...],
-    core: tuple[tuple[int, ...], ...],
-    block_info: Any = None,
-) -> NDArray[np.float32]:
-    shape = values.shape[1:]
-    grid = Grid(dims, shape, spacing, (0.0,) * len(dims))
-    result = kernels.jacobian_determinant(values, grid)
-    position = block_info[None]["chunk-location"]
-    inner = tuple(
-        slice(1 if i > 0 else 0, (1 if i > 0 else 0) + sizes[i])
-        for i, sizes in zip(position, core, strict=True)
-    )
-    return result[inner]
 
 
 _EXTRA = "xdreg"
@@ -338,13 +245,23 @@ def save_field(
     partial = target.with_name(f".{target.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        displacement = _displacement(field, grid)
+        displacement = ordered_displacement(field, grid)
         data = dask.array.asarray(displacement.data).astype(np.float32)
         store = write_field_metadata(partial, _FIELD_PATH, grid, data.chunksize)
-        dask.array.store(data.rechunk(store.chunks), store, lock=False)
         extra = field.drop_vars(
             ["displacement", COMPONENT, *grid.dims], errors="ignore"
         )
+        data = data.rechunk(store.chunks)
+        written = dask.array.map_blocks(
+            _write_chunk,
+            data,
+            store,
+            chunks=tuple((1,) * n for n in data.numblocks),
+            dtype=bool,
+            meta=np.empty((0,) * data.ndim, bool),
+        )
+        # Together, for diagnostics of a lazy field come from the tasks that make it.
+        _, extra = dask.compute(written, extra)
         extra = extra.assign_attrs(displacement_attrs=json.dumps(displacement.attrs))
         extra.to_zarr(partial, group=_EXTRA, mode="a", consolidated=False)
         if target.exists():
@@ -352,6 +269,13 @@ def save_field(
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_chunk(
+    values: NDArray[np.float32], store: Any, block_info: Any = None
+) -> NDArray[np.bool_]:
+    store[tuple(slice(*ends) for ends in block_info[0]["array-location"])] = values
+    return np.ones((1,) * values.ndim, bool)
 
 
 def save(

@@ -21,12 +21,12 @@ from xdreg.field import (
     field_grid,
     is_field,
     open_displacement,
-    transform_points,
 )
 from xdreg.grid import checked_matrix, unit_ratio
 from xdreg.multiscale import Pyramid, build_pyramid, image_levels
 from xdreg.options import Custom, Linear, LocalCorrelation
 from xdreg.planning import Plan, PlannedStage
+from xdreg.points import transform_points
 from xdreg.readers import (
     ImageReader,
     channel_selection,

@@ -23,7 +23,7 @@ from xdreg.ome_zarr import modified, zarr_array_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 
 #: What a user may ask for beside the channels of an RGB image.
@@ -243,15 +243,26 @@ class FieldReader:
         lower, upper = _corners(target)
         if reach is not None:
             lower, upper = lower - np.asarray(reach), upper + np.asarray(reach)
+        return self.read(self.window(lower, upper))
+
+    def window(self, lower: ArrayLike, upper: ArrayLike) -> tuple[slice, ...]:
+        """Return the window of field points needed to interpolate within a box.
+
+        Parameters
+        ----------
+        lower, upper : (ndim,)
+            Corners of the box, physical. It may lie beyond the field's grid.
+        """
         first = np.floor(self.grid.physical_to_index(lower))
         last = np.floor(self.grid.physical_to_index(upper)) + 2
         # Beyond its grid the field is continued from its last cell: keep at least that.
         size = np.asarray(self.grid.shape)
         starts = np.clip(first, 0, np.maximum(size - 2, 0)).astype(int)
         stops = np.clip(last, np.minimum(starts + 2, size), size).astype(int)
-        window = tuple(
-            slice(int(a), int(b)) for a, b in zip(starts, stops, strict=True)
-        )
+        return tuple(slice(int(a), int(b)) for a, b in zip(starts, stops, strict=True))
+
+    def read(self, window: Sequence[slice]) -> tuple[NDArray[np.float32], Grid]:
+        """Read a window ``(ndim, ...)`` of the field, and tell its geometry."""
         values = np.asarray(self.source[(slice(None), *window)], np.float32)
         return values, self.grid.window(window)
 

@@ -371,7 +371,11 @@ class Run:
             for source in (self.fixed, self.moving)
             if source.foreground_share is not None
         }
-        attrs = {"fixed_grid": json.dumps(grid.to_dict())}
+        moving = self.plan.moving.grids[0]
+        attrs = {
+            f"{name}_grid": json.dumps(image.to_dict())
+            for name, image in (("fixed", grid), ("moving", moving))
+        }
         if self.choice is not None:
             stages = [describe_stage(stage) for stage in self.plan.stages]
             manifest = manifest | {"choice": asdict(self.choice), "stages": stages}

@@ -14,8 +14,10 @@ from tests.benchmarks.common import (
 )
 from tests.benchmarks.engine import engine
 from tests.benchmarks.failures import failures
+from tests.benchmarks.field import field
 from tests.benchmarks.large import large, memory
 from tests.benchmarks.machinery import machinery
+from tests.benchmarks.paper import paper
 from tests.benchmarks.pose import pose
 from tests.benchmarks.scale import scale
 from xdreg.coordinates import grid_of
@@ -95,6 +97,8 @@ BENCHMARKS = {
         memory,
         scale,
         large,
+        paper,
+        field,
     )
 }
 

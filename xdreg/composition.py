@@ -1,0 +1,246 @@
+"""Transforms one after the other, as one displacement field.
+
+The points of a chunk of the result go through all transforms; of every field only the
+part is read that they meet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import dask.array
+import numpy as np
+import xarray as xr
+
+from xdreg import kernels
+from xdreg.coordinates import grid_of
+from xdreg.errors import InputError
+from xdreg.field import (
+    FIELD_CHUNK,
+    field_grid,
+    fixed_grid,
+    is_field,
+    make_field,
+    moving_grid,
+    open_displacement,
+)
+from xdreg.grid import Grid, checked_matrix, unit_ratio
+from xdreg.mapping import Opaque
+from xdreg.multiscale import image_levels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from xdreg.readers import FieldReader
+
+
+class Move(Protocol):
+    """One transform of a sequence."""
+
+    def move(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return where points ``(n, ndim)`` go."""
+        ...
+
+
+@dataclass(frozen=True)
+class FieldMove:
+    """A displacement field.
+
+    Parameters
+    ----------
+    reader
+        The field.
+    ratio
+        Length of the points' unit in that of the field.
+    """
+
+    reader: FieldReader
+    ratio: float
+
+    @classmethod
+    def of(cls, field: xr.Dataset, grid: Grid, name: str) -> FieldMove:
+        """Return a field as a move of points in the units and dims of a grid."""
+        own = field_grid(field)
+        if own.dims != grid.dims:
+            msg = f"{name} has dimensions {own.dims}, expected {grid.dims}"
+            raise InputError(msg)
+        ratio = unit_ratio(grid.units, own.units, name)
+        return cls(open_displacement(field), ratio)
+
+    def move(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return where points ``(n, ndim)`` go."""
+        place = points * self.ratio
+        window = self.reader.window(place.min(axis=0), place.max(axis=0))
+        values, grid = self.reader.read(window)
+        return points + kernels.sample(values, grid, place).T / self.ratio
+
+
+@dataclass(frozen=True)
+class MatrixMove:
+    """A homogeneous matrix ``(ndim + 1, ndim + 1)``."""
+
+    matrix: NDArray[np.float64]
+
+    def move(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return where points ``(n, ndim)`` go."""
+        return np.asarray(points @ self.matrix[:-1, :-1].T + self.matrix[:-1, -1])
+
+
+class ItkMove:
+    """A non-linear ITK transform, sampled where it is needed.
+
+    Parameters
+    ----------
+    transform : itk.Transform
+        In the unit of the grid.
+    grid
+        The result's; the transform is sampled at its spacing.
+    """
+
+    def __init__(self, transform: Any, grid: Grid) -> None:
+        self._transform, self._grid = transform, grid
+
+    def __dask_tokenize__(self) -> object:
+        digest = hashlib.sha256(pickle.dumps(self._transform)).hexdigest()
+        return ("xdreg.ItkMove", digest, str(self._grid))
+
+    def move(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return where points ``(n, ndim)`` go."""
+        from xdreg.itk_bridge import displacement_from_itk  # itk loads slowly
+
+        own = self._grid
+        first, last = (
+            own.physical_to_index(corner)
+            for corner in (points.min(axis=0), points.max(axis=0))
+        )
+        # On the points of the result's grid, so that nothing is interpolated there.
+        first = np.floor(first + 1e-6)
+        count = np.ceil(last - 1e-6) - first + 1
+        around = Grid(
+            own.dims,
+            tuple(int(n) for n in count),
+            own.spacing,
+            tuple(own.index_to_physical(first).tolist()),
+            own.units,
+        )
+        values = displacement_from_itk(self._transform, around)
+        return points + kernels.sample(values, around, points).T
+
+
+def compose(
+    *transforms: Any, like: xr.Dataset | xr.DataArray | xr.DataTree | Grid | None = None
+) -> xr.Dataset:
+    """Return transforms one after the other as one field, lazily.
+
+    The first is applied first: ``compose(a, b)`` maps ``x`` to ``b(a(x))``. Transforms
+    pull back: if ``a`` maps fixed → middle and ``b`` middle → moving, the result maps
+    fixed → moving, and warping by it is warping by ``b`` first and then by ``a``.
+
+    Parameters
+    ----------
+    *transforms : Dataset, itk.Transform or (ndim + 1, ndim + 1) matrix
+        Fields, ITK transforms and homogeneous matrices in dims order, in any order.
+        Matrices and ITK transforms are in the units of the result. An ITK transform
+        that is not linear is sampled at the spacing of the result.
+    like : Dataset, DataArray, DataTree or Grid, optional
+        A field or an image on whose grid the result is made; by default the grid of
+        the first transform, which then has to be a field.
+
+    Returns
+    -------
+    Dataset
+        A field. Outside its own grid every field is continued as everywhere in xdreg:
+        linearly over one cell, then unchanged.
+
+    Raises
+    ------
+    InputError
+        If there is nothing to compose, a transform is none of these or of other
+        dimensions, units do not convert, or there is no grid.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xdreg.field import make_field
+    >>> grid = Grid(("y", "x"), (4, 4), (1.0, 1.0), (0.0, 0.0))
+    >>> shift = make_field(np.ones((2, 4, 4), np.float32), grid)
+    >>> twice = np.diag([2.0, 2.0, 1.0])
+    >>> float(compose(shift, twice).displacement[0, 3, 0])  # 3 → 4 → 8
+    5.0
+    >>> float(compose(twice, shift, like=grid).displacement[0, 3, 0])  # 3 → 6 → 7
+    4.0
+    """
+    if not transforms:
+        msg = "compose needs at least one transform; pass fields, matrices or ITK's"
+        raise InputError(msg)
+    grid, fixed = _target(transforms[0], like)
+    moves = [_move(t, grid, f"transform {i + 1}") for i, t in enumerate(transforms)]
+    chunks = dask.array.core.normalize_chunks(FIELD_CHUNK[grid.ndim], grid.shape)
+    displacement = dask.array.map_blocks(
+        _compose_chunk,
+        chunks=((grid.ndim,), *chunks),
+        dtype=np.float32,
+        meta=np.empty((0,) * (grid.ndim + 1), np.float32),
+        task=Opaque(_Task(tuple(moves), grid), "compose"),
+    )
+    last = transforms[-1]
+    moving = moving_grid(last) if isinstance(last, xr.Dataset) else None
+    return make_field(displacement, grid, fixed, moving)
+
+
+def _target(first: Any, like: Any) -> tuple[Grid, Grid]:
+    """Return the result's grid, and that of the fixed image."""
+    if like is None:
+        like = first
+    if isinstance(like, Grid):
+        return like, like
+    if isinstance(like, xr.Dataset) and is_field(like):
+        return field_grid(like), fixed_grid(like)
+    if isinstance(like, xr.DataArray | xr.DataTree):
+        grid = grid_of(image_levels(like, "like")[0], "like")
+        return grid, grid
+    msg = (
+        "the first transform has no grid of its own; pass like=, a field, an image or "
+        "a Grid on which the result is wanted"
+    )
+    raise InputError(msg)
+
+
+def _move(transform: Any, grid: Grid, name: str) -> Move:
+    if isinstance(transform, xr.Dataset):
+        return FieldMove.of(transform, grid, name)
+    if hasattr(transform, "TransformPoint"):
+        from xdreg.itk_bridge import check_transform, matrix_from_itk
+
+        check_transform(transform, grid.ndim, name)
+        matrix = matrix_from_itk(transform)
+        return ItkMove(transform, grid) if matrix is None else MatrixMove(matrix)
+    try:
+        values = np.asarray(transform, np.float64)
+    except (TypeError, ValueError) as error:
+        msg = (
+            f"{name} is a {type(transform).__name__}; expected a field, an ITK "
+            "transform or a homogeneous matrix"
+        )
+        raise InputError(msg) from error
+    return MatrixMove(checked_matrix(values, grid.ndim, name))
+
+
+@dataclass(frozen=True)
+class _Task:
+    moves: tuple[Move, ...]
+    grid: Grid
+
+
+def _compose_chunk(task: Opaque, block_info: Any = None) -> NDArray[np.float32]:
+    """Send the points of one chunk through all transforms."""
+    whole: _Task = task.value
+    window = [slice(*ends) for ends in block_info[None]["array-location"][1:]]
+    grid = whole.grid.window(window)
+    start = points = kernels.grid_points(grid)
+    for transform in whole.moves:
+        points = transform.move(points)
+    return (points - start).T.astype(np.float32).reshape(-1, *grid.shape)
