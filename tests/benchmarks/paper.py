@@ -8,6 +8,7 @@ import xarray as xr
 
 import xdreg
 from tests.benchmarks.common import row
+from xdreg.mapping import MOST_TASKS
 
 #: Voxels per axis of a uint16 image of a terabyte.
 SIZE = 8192
@@ -23,17 +24,20 @@ def paper():
     """Blocks, hours, bytes and files of the default stages on a pair of a terabyte."""
     data = dask.array.zeros((SIZE,) * 3, chunks=128, dtype=np.uint16)
     axis = 0.5 * np.arange(SIZE)
-    image = xr.DataArray(data, {d: axis for d in "zyx"}, ("z", "y", "x"))
+    image = xr.DataArray(data, dict.fromkeys("zyx", axis), ("z", "y", "x"))
     plan = xdreg.plan(image, image, metric="lncc")
     hours = dict.fromkeys(CORES, 0.0)
     total = {"read": 0, "written": 0, "files": 0, "blocks": 0}
     for stage in plan.stages:
         partition = stage.partition
         work = math.prod(partition.window_shape) * ITERATIONS * BESIDE / RATE / 3600
+        together = math.ceil((partition.size / MOST_TASKS) ** (1 / 3))
+        tasks = math.prod(math.ceil(n / together) for n in partition.counts)
         for cores in CORES:
-            # The last blocks leave cores idle; the threads of one block share its work.
-            waves = math.ceil(partition.size / cores)
-            hours[cores] += work * waves
+            # The last tasks leave cores idle.
+            hours[cores] += work * min(
+                math.ceil(tasks / cores) * together**3, partition.size
+            )
         blockwise = stage.options.name != "affine"
         points = partition.size * math.prod(partition.patch_shape)
         field = math.prod(partition.field_grid.shape)
