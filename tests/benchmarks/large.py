@@ -100,13 +100,13 @@ def memory():
 
 
 def one_worker(folder):
-    """Run a stage in blocks of 128³, one after the other."""
+    """Run a stage in blocks of 64³, one after the other."""
     import dask
 
     fixed, moving = _open(folder)
     options = {
         "stages": [xdreg.LocalCorrelation(level=0, iterations=1, metric="lncc")],
-        "block_shape": 128,
+        "block_shape": 64,
     }
     plan = fixed.dreg.plan(moving, **options)
     found = {}
