@@ -18,6 +18,8 @@ LAYERS = [
         "filters",
         "foreground",
         "terms",
+        "scratch",
+        "serving",
     },
     {
         "agreement",
@@ -42,7 +44,7 @@ LAYERS = [
     },
     {"multiscale", "readers", "planning", "progress"},
     {"tasks", "field", "inputs"},
-    {"mapping", "resampling", "sources", "whole"},
+    {"mapping", "resampling", "sources", "whole", "isolation"},
     {"run"},
     {"registration"},
     {"accessor", "datasets", "plot", "cli"},

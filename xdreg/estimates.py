@@ -29,8 +29,13 @@ DESCRIPTOR_BYTES = 60
 #: Bytes of the process in which elastix registers one block.
 ENGINE_PROCESS_BYTES = 900_000_000
 
+#: Bytes of the process in which a user's method does, without what it imports.
+METHOD_PROCESS_BYTES = 200_000_000
 
-def block_memory(partition: Partition, metric: str, *, elastix: bool) -> int:
+
+def block_memory(
+    partition: Partition, metric: str, *, elastix: bool, isolated: bool
+) -> int:
     """Return the peak memory of one block, in bytes, beside `PROCESS_BYTES`.
 
     Parameters
@@ -41,11 +46,14 @@ def block_memory(partition: Partition, metric: str, *, elastix: bool) -> int:
         What it compares by; of ``"auto"`` the larger.
     elastix
         Whether elastix registers, in a process of its own.
+    isolated
+        Whether the block has such a process, be it for elastix or a user's method.
     """
     voxels = math.prod(partition.window_shape)
     own = metric in ("mind", "auto") and not elastix
     per_voxel = VOXEL_BYTES + (DESCRIPTOR_BYTES if own else 0)
-    return voxels * per_voxel + (ENGINE_PROCESS_BYTES if elastix else 0)
+    process = ENGINE_PROCESS_BYTES if elastix else METHOD_PROCESS_BYTES
+    return voxels * per_voxel + (process if isolated else 0)
 
 
 def bytes_read(

@@ -45,6 +45,10 @@ BLOCK_SHAPE = {2: 1024, 3: 192}
 OVERLAP_VOXELS = 8
 BSPLINE_OVERLAP_VOXELS = 16
 
+#: The process of a block may hold so many times what it is estimated to, unless a
+#: limit is given.
+LIMIT_FACTOR = 3
+
 #: Control points of a B-spline, in voxels of the stage's level, unless given.
 BSPLINE_SPACING_VOXELS = 10
 
@@ -90,6 +94,32 @@ class PlannedStage:
         return self.method in (elastix.bspline, elastix.linear)
 
     @property
+    def isolated(self) -> bool:
+        """Whether a block runs in a process of its own."""
+        own = isinstance(self.options, Custom) and self.options.isolated
+        return own or self.by_elastix
+
+    @property
+    def memory(self) -> int:
+        """The peak memory of one block, in bytes."""
+        return block_memory(
+            self.partition,
+            self.metric,
+            elastix=self.by_elastix,
+            isolated=self.isolated,
+        )
+
+    @property
+    def memory_limit(self) -> int | None:
+        """Bytes that the process of a block may hold; None where it has none."""
+        if not self.isolated:
+            return None
+        given = getattr(self.options, "memory_limit", None)
+        if given is not None:
+            return int(given)
+        return LIMIT_FACTOR * self.memory if self.by_elastix else None
+
+    @property
     def smoothness(self) -> str:
         """What keeps the field smooth, as text: lengths in the units of the grid."""
         lengths: list[Any] = []
@@ -118,6 +148,8 @@ class PlannedStage:
         """Keyword arguments for the engine."""
         options = self.options.engine_options()
         options["metric"] = self.metric
+        if self.by_elastix:
+            options["memory_limit"] = self.memory_limit
         if isinstance(self.options, BSpline):
             spacing = self.options.grid_spacing
             if spacing is None:
@@ -158,7 +190,7 @@ class Plan:
 
     def block_memory(self, stage: PlannedStage) -> int:
         """Return the peak memory of one block of a stage, in bytes."""
-        return block_memory(stage.partition, stage.metric, elastix=stage.by_elastix)
+        return stage.memory
 
     def bytes_read(self, stage: PlannedStage) -> int:
         """Return what a stage reads, in bytes, chunk rounding left out."""

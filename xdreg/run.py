@@ -24,6 +24,7 @@ from xdreg.choice import Choice
 from xdreg.errors import MethodError
 from xdreg.field import assemble_field, open_displacement
 from xdreg.inputs import describe_stage
+from xdreg.isolation import Isolated
 from xdreg.local_correlation import safer
 from xdreg.mapping import Opaque, map_over_blocks
 from xdreg.options import Custom, Linear, LocalCorrelation
@@ -36,6 +37,7 @@ from xdreg.tasks import RECORD, BlockTask, Inputs
 from xdreg.workdir import WorkDirectory, open_array, write_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -197,7 +199,7 @@ class Run:
                 state.matrix,
                 kind=stage.options.name,
                 metric=stage.metric,
-                options=stage.options.engine_options(),
+                options=self._linear_options(stage),
                 search=self.start is None and number == 0,
                 pose=self.found if number == 0 else None,
                 threads=CPU_COUNT,
@@ -254,7 +256,7 @@ class Run:
         task = BlockTask(
             inputs=self._inputs(*levels, state, linear=False),
             partition=partition,
-            method=stage.method,
+            method=_method(stage),
             options=options,
             safer=_safer(stage, options),
             metric=stage.metric,
@@ -314,6 +316,13 @@ class Run:
             records[index][RECORD.index("status")] = BlockStatus.REJECTED
             task.records[index] = records[index]
         return np.array(stored["difference"], np.float32)
+
+    @staticmethod
+    def _linear_options(stage: PlannedStage) -> dict[str, Any]:
+        options = stage.options.engine_options()
+        if stage.by_elastix:
+            options["memory_limit"] = stage.memory_limit
+        return options
 
     def _method_options(self, stage: PlannedStage) -> dict[str, Any]:
         if isinstance(stage.options, Custom):
@@ -390,6 +399,14 @@ def _choice_task(inputs: Opaque, *arguments: Any, **options: Any) -> Any:
 def _linear_task(inputs: Opaque, *arguments: Any, **options: Any) -> Any:
     """Run a linear stage on a worker."""
     return whole.register_linear(inputs.value, *arguments, **options)
+
+
+def _method(stage: PlannedStage) -> Callable[..., Any]:
+    """Return what registers a block; a user's method, unless it may not, isolated."""
+    options = stage.options
+    if isinstance(options, Custom) and options.isolated:
+        return Isolated.of(stage.method, options.timeout, stage.memory_limit)
+    return stage.method
 
 
 def _safer(stage: PlannedStage, options: dict[str, Any]) -> dict[str, Any] | None:

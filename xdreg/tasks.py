@@ -20,7 +20,7 @@ from xdreg import kernels, metrics
 from xdreg.agreement import compare
 from xdreg.blocks import MOVING_MARGIN, BlockStatus, Partition, shared_part
 from xdreg.coordinates import coordinates, grid_of
-from xdreg.errors import MethodError, MethodTimeout
+from xdreg.errors import Interrupted, MethodError, MethodTimeout
 from xdreg.local_correlation import local_similarity
 from xdreg.options import OWN_METRICS
 
@@ -335,6 +335,8 @@ def _run_method(
     try:
         result = task.method(fixed, moving, **options)
         return BlockStatus.SUCCESS, as_displacement(result, window.grid)
+    except Interrupted:
+        raise
     except MethodTimeout as error:
         status, text = BlockStatus.TIMEOUT, str(error)
     except Exception as error:
