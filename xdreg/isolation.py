@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import io
 import pickle
+import sys
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -24,6 +29,29 @@ if TYPE_CHECKING:
 SHARE_OF_MACHINE = 0.8
 
 
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles functions of a script or notebook, and the modules that they use by name.
+
+    The module itk is of a class of its own, which would be copied and come out useless.
+    """
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Say how to pickle an object."""
+        if isinstance(obj, ModuleType) and sys.modules.get(obj.__name__) is obj:
+            return importlib.import_module, (obj.__name__,)
+        return super().reducer_override(obj)
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A pickled method; arrives as the method, before its time counts."""
+
+    pickled: bytes
+
+    def __reduce__(self) -> Any:
+        return _unpack, (self.pickled,)
+
+
 @dataclass(frozen=True)
 class Isolated:
     """A method that runs in an engine process; called like the method itself.
@@ -31,7 +59,7 @@ class Isolated:
     Parameters
     ----------
     packed
-        The method, pickled so that functions of a script or notebook travel, too.
+        The method, pickled.
     timeout
         Seconds that a block may take.
     memory_limit
@@ -50,7 +78,9 @@ class Isolated:
         memory_limit: int | None,
     ) -> Isolated:
         """Pack a method."""
-        return cls(cloudpickle.dumps(method), timeout, memory_limit)
+        stream = io.BytesIO()
+        _Pickler(stream, protocol=5).dump(method)
+        return cls(stream.getvalue(), timeout, memory_limit)
 
     def __call__(
         self, fixed: xr.DataArray, moving: xr.DataArray, **options: Any
@@ -62,7 +92,7 @@ class Isolated:
             limit = int(SHARE_OF_MACHINE * psutil.virtual_memory().total)
         values = processes.call(
             f"{__name__}:apply",
-            self.packed,
+            _Packed(self.packed),
             fixed,
             moving,
             options,
@@ -73,15 +103,22 @@ class Isolated:
         return xr.DataArray(values, dims=dims, coords=coordinates(grid))
 
 
+def load() -> None:
+    """Load what xarray loads with its first array only, outside of a block's time."""
+    xr.DataArray([0.0])
+
+
 def apply(
-    packed: bytes, fixed: xr.DataArray, moving: xr.DataArray, options: dict[str, Any]
+    method: Callable[..., Any],
+    fixed: xr.DataArray,
+    moving: xr.DataArray,
+    options: dict[str, Any],
 ) -> NDArray[Any]:
-    """Run a packed method; in the process, for an ITK transform does not pickle."""
-    method = _unpacked.get(packed)
-    if method is None:
-        method = _unpacked[packed] = pickle.loads(packed)
+    """Run a method in its process; there, for an ITK transform does not pickle."""
     return as_displacement(method(fixed, moving, **options), grid_of(fixed))
 
 
-# A method may keep what it loads, a network for example, from one block to the next.
-_unpacked: dict[bytes, Any] = {}
+@functools.lru_cache(maxsize=8)
+def _unpack(packed: bytes) -> Any:
+    # Once per process: a method may keep what it loads, a network for example.
+    return pickle.loads(packed)

@@ -110,6 +110,8 @@ class Run:
         """Start engine processes while the first levels are read."""
         if any(stage.by_elastix for stage in self.plan.stages):
             processes.prepare(1, "xdreg.elastix")
+        elif any(stage.isolated for stage in self.plan.stages):
+            processes.prepare(1, Isolated.__module__)
 
     def _initial_state(self) -> _State:
         grid = self.plan.fixed.grids[0]
@@ -275,7 +277,9 @@ class Run:
         )
         label = f"{number} {stage.options.name} level {stage.fixed_level}"
         with lines.watch(label, partition.size, task.records, folder / "records"):
-            records = map_over_blocks(tasks.register_block, task, len(RECORD))
+            records = map_over_blocks(
+                tasks.register_block, task, len(RECORD), tasks.give_up_block
+            )
         difference = self._reject_outliers(records, task, folder / "agreement.json")
         self._check_any(records, number, stage, folder / "errors")
         disagreement = map_over_blocks(tasks.blend_block, task, 1)[..., 0]

@@ -342,9 +342,23 @@ def _run_method(
     except Exception as error:
         error.add_note(f"block {index}")
         status, text = BlockStatus.CRASHED, "".join(traceback.format_exception(error))
+    _keep_error(index, task, text)
+    return status, None
+
+
+def _keep_error(index: tuple[int, ...], task: BlockTask, text: str) -> None:
     name = ".".join(map(str, index))
     (task.errors / f"{name}.txt").write_text(text)
-    return status, None
+
+
+def give_up_block(index: tuple[int, ...], task: BlockTask, text: str) -> None:
+    """Record a block as crashed, unless it is done, with what is known of it."""
+    if not np.isnan(np.asarray(task.records[index])[0]):
+        return
+    _keep_error(index, task, text)
+    record = np.full(len(RECORD), np.nan, np.float32)
+    record[RECORD.index("status")] = BlockStatus.CRASHED
+    task.records[index] = record
 
 
 def judge(
