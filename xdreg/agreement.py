@@ -15,7 +15,7 @@ import numpy as np
 from xdreg.blocks import BlockStatus, Partition, shared_part
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -62,7 +62,10 @@ def tolerance(partition: Partition) -> float:
 
 
 def compare(
-    index: tuple[int, ...], partition: Partition, records: Any, patches: Any
+    index: tuple[int, ...],
+    partition: Partition,
+    status_of: Callable[[tuple[int, ...]], float],
+    patch_of: Callable[[tuple[int, ...]], NDArray[np.float32]],
 ) -> NDArray[np.float32]:
     """Compare a block's patch with those of the neighbours that come after it.
 
@@ -72,8 +75,8 @@ def compare(
         The block.
     partition
         The blocks of the stage.
-    records, patches : array (*counts, ...)
-        What the blocks stored; a record begins with the status.
+    status_of, patch_of
+        Functions of a block's index: its status, and the patch that it stored.
 
     Returns
     -------
@@ -85,22 +88,22 @@ def compare(
     """
     grid = partition.grid
     result = np.full(3**grid.ndim, np.nan, np.float32)
-    if np.asarray(records[index])[0] != BlockStatus.SUCCESS:
+    if status_of(index) != BlockStatus.SUCCESS:
         return result
     spacing = np.reshape(grid.spacing, (-1,) + (1,) * grid.ndim).astype(np.float32)
     points = partition.patch(index)
-    own = np.asarray(patches[index])
+    own = patch_of(index)
     for slot, offset in enumerate(offsets(grid.ndim)):
         other = tuple(i + step for i, step in zip(index, offset, strict=True))
         inside = all(0 <= i < n for i, n in zip(other, partition.counts, strict=True))
         if other < index or not inside:
             continue
         part = shared_part(points, partition.patch(other))
-        if part is None or np.asarray(records[other])[0] != BlockStatus.SUCCESS:
+        if part is None or status_of(other) != BlockStatus.SUCCESS:
             continue
         gap = own[(slice(None), *part[1])]
         if other != index:
-            gap = gap - np.asarray(patches[other])[(slice(None), *part[2])]
+            gap = gap - patch_of(other)[(slice(None), *part[2])]
         result[slot] = np.median(np.sqrt(((gap / spacing) ** 2).sum(axis=0)))
     return result
 

@@ -34,7 +34,7 @@ from xdreg.progress import StageProgress
 from xdreg.readers import FieldReader
 from xdreg.sources import Source
 from xdreg.tasks import RECORD, BlockTask, Inputs
-from xdreg.workdir import WorkDirectory, open_array, write_json
+from xdreg.workdir import WorkDirectory, intact, open_array, read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,8 +69,9 @@ class Run:
         start: Any,
         manifest: dict[str, Any],
         progress: bool,
+        retry: list[BlockStatus],
     ) -> None:
-        self.manifest, self.progress = manifest, progress
+        self.manifest, self.progress, self.retry = manifest, progress, retry
         self.plan, self.directory = plan, directory
         self.fixed, self.moving = (
             Source(name, pyramid, channels, mask, directory.path)
@@ -89,8 +90,13 @@ class Run:
 
     def __call__(self) -> xr.Dataset:
         """Run all stages and return the field."""
-        with StageProgress(enabled=self.progress) as lines:
-            return self._execute(lines)
+        with self.directory.lock(), StageProgress(enabled=self.progress) as lines:
+            try:
+                return self._execute(lines)
+            except KeyboardInterrupt:
+                # Threads that wait for an engine would keep Python from ending.
+                processes.shutdown()
+                raise
 
     def _execute(self, lines: StageProgress) -> xr.Dataset:
         for source in (self.fixed, self.moving):
@@ -140,7 +146,8 @@ class Run:
     def _choose_metric(self, state: _State, lines: StageProgress) -> None:
         """Decide the stages' metric, by a look at a coarse level or as before."""
         file = self.directory.path / "choice.json"
-        if not file.exists():
+        stored = read_json(file)
+        if stored is None:
             first = self.plan.stages[0]
             linear = isinstance(first.options, Linear)
             # Where the first stage looks for the pose, so that it is found once.
@@ -159,8 +166,8 @@ class Run:
             with lines.watch("metric", 1, None, self.directory.path):
                 choice, pose = task.compute()
             found = None if pose is None else pose.to_json()
-            write_json(file, {"choice": asdict(choice), "pose": found})
-        stored = json.loads(file.read_text())
+            stored = {"choice": asdict(choice), "pose": found}
+            write_json(file, stored)
         self.choice = Choice(**stored["choice"])
         if stored["pose"] is not None:
             self.found = Pose.from_json(stored["pose"])
@@ -191,8 +198,8 @@ class Run:
         grid = self.plan.fixed.grids[0]
         folder = self.directory.stage(number)
         done = folder / "linear.json"
-        if done.exists():
-            stored = json.loads(done.read_text())
+        stored = read_json(done)
+        if stored is not None:
             matrix, record = np.array(stored["matrix"]), stored["record"]
             pose = stored["pose"]
         else:
@@ -248,6 +255,7 @@ class Run:
     ) -> tuple[_State, dict[str, NDArray[np.float32]]]:
         """Run a deformable stage: map over blocks, then blend."""
         partition, folder = stage.partition, self.directory.stage(number)
+        self.directory.forget(number, self.retry)
         levels = stage.fixed_level, stage.moving_level
         (folder / "errors").mkdir(parents=True, exist_ok=True)
         counts, ndim = partition.counts, partition.grid.ndim
@@ -262,7 +270,9 @@ class Run:
             options=options,
             safer=_safer(stage, options),
             metric=stage.metric,
-            patches=open_array(folder / "patches", counts + patch, ones + patch, 0),
+            patches=open_array(
+                folder / "patches", counts + patch, ones + patch, np.nan
+            ),
             records=open_array(
                 folder / "records", (*counts, len(RECORD)), (*ones, len(RECORD)), np.nan
             ),
@@ -299,7 +309,15 @@ class Run:
         ends in between finds the same blocks again.
         """
         partition, most = task.partition, tolerance(task.partition)
-        if not verdict.exists():
+        stored = read_json(verdict)
+        if stored is None:
+            for index in map(
+                tuple, np.argwhere(records[..., 0] == BlockStatus.REJECTED)
+            ):
+                # By an earlier verdict, which is gone: else it would have no patch.
+                if intact(task.patches, index) is not None:
+                    records[index][0] = BlockStatus.SUCCESS
+                    task.records[index] = records[index]
             difference = np.full(partition.counts, np.nan, np.float32)
             rejected = np.zeros(partition.counts, bool)
             if most > 0:
@@ -310,12 +328,11 @@ class Run:
                     for name in ("status", "similarity_before", "similarity_after")
                 )
                 rejected, difference = outliers(status, gaps, after - before, most)
-            found = {
+            stored = {
                 "rejected": np.argwhere(rejected).tolist(),
                 "difference": difference.tolist(),
             }
-            write_json(verdict, found)
-        stored = json.loads(verdict.read_text())
+            write_json(verdict, stored)
         for index in map(tuple, stored["rejected"]):
             records[index][RECORD.index("status")] = BlockStatus.REJECTED
             task.records[index] = records[index]
