@@ -13,7 +13,7 @@ from tests.faulty import chosen
 from xdreg.coordinates import grid_of
 
 
-def shift(fixed, moving, *, voxels=2.0, **_):
+def shift(fixed, moving, *, voxels=2.0):
     """Return a shift along x, as a method that works."""
     grid = grid_of(fixed)
     values = np.zeros((grid.ndim, *grid.shape), np.float32)
@@ -43,13 +43,16 @@ def harm(kind):
         raise RuntimeError(msg)
 
 
-def hostile(fixed, moving, *, kind, share=0.25, seed=0, once=None, log=None):
+def hostile(
+    fixed, moving, *, kind, share=0.25, seed=0, once=None, log=None, voxels=2.0
+):
     """Do harm in a share of the blocks, and shift the others.
 
     Parameters
     ----------
     once
-        A directory; a block that left its name there does no harm any more.
+        A directory; a block that left its name there does no harm any more, and none
+        does once a file ``calm`` is there.
     log
         A directory where every call leaves a file named after where the block lies.
     """
@@ -59,8 +62,8 @@ def hostile(fixed, moving, *, kind, share=0.25, seed=0, once=None, log=None):
         (Path(log) / f"{name}-{time.monotonic_ns()}").touch()
     if chosen(grid, share, seed):
         seen = None if once is None else Path(once) / name
-        if seen is None or not seen.exists():
+        if seen is None or not (seen.exists() or seen.with_name("calm").exists()):
             if seen is not None:
                 seen.touch()
             harm(kind)
-    return shift(fixed, moving)
+    return shift(fixed, moving, voxels=voxels)

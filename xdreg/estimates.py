@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from xdreg.blocks import Partition
     from xdreg.grid import Grid
 
+_FLOAT = 4
+
+#: Bytes that every chunk of the work directory carries more.
+_CHECKSUM = 4
+
+#: Bytes of a block's record and disagreement, with their checksums.
+_DIAGNOSTICS = 64
+
 #: Bytes of a process before any block runs: Python, libraries, kernels. Those it must
 #: compile first take 60 MB more, those it finds compiled 60 MB less.
 PROCESS_BYTES = 360_000_000
@@ -77,6 +85,27 @@ def bytes_read(
     own = _voxels(partition, 1)
     other = _voxels(partition, 1 + MOVING_MARGIN) * ratio
     return int(own * fixed.itemsize + other * moving.itemsize)
+
+
+def patch_bytes(partition: Partition) -> int:
+    """Return what the patches of a stage take in the work directory, in bytes."""
+    count = math.prod(partition.counts)
+    patch = math.prod(partition.patch_shape) * partition.grid.ndim * _FLOAT
+    return count * (patch + _CHECKSUM)
+
+
+def field_bytes(partition: Partition) -> int:
+    """Return what a stage takes in the work directory beside its patches, in bytes."""
+    # Chunks at the end are stored whole.
+    chunks = math.prod(
+        -(-size // chunk)
+        for size, chunk in zip(
+            partition.field_grid.shape, partition.field_chunks, strict=True
+        )
+    )
+    chunk = math.prod(partition.field_chunks) * partition.grid.ndim * _FLOAT
+    blocks = math.prod(partition.counts)
+    return chunks * (chunk + _CHECKSUM) + blocks * _DIAGNOSTICS
 
 
 def _voxels(partition: Partition, overlaps: int) -> int:

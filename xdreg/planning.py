@@ -10,7 +10,14 @@ from xdreg import elastix
 from xdreg.blocks import Partition
 from xdreg.coordinates import spatial_dims
 from xdreg.errors import InputError
-from xdreg.estimates import PROCESS_BYTES, block_memory, bytes_read, readable
+from xdreg.estimates import (
+    PROCESS_BYTES,
+    block_memory,
+    bytes_read,
+    field_bytes,
+    patch_bytes,
+    readable,
+)
 from xdreg.linear import linear
 from xdreg.local_correlation import local_correlation, smoothing
 from xdreg.multiscale import Pyramid, build_pyramid, image_levels
@@ -212,6 +219,27 @@ class Plan:
         largest = max(self.block_memory(stage) for stage in self.stages)
         return PROCESS_BYTES + threads * largest
 
+    def workdir_bytes(self, *, kept: bool = True) -> int:
+        """Return what the work directory takes at most, in bytes.
+
+        Parameters
+        ----------
+        kept
+            Whether ``workdir`` is given; a temporary directory drops the patches of a
+            stage once they are blended.
+        """
+        parts = [s.partition for s in self.stages if isinstance(s.options, Blockwise)]
+        patches = [patch_bytes(part) for part in parts]
+        levels = (
+            (self.fixed, [stage.fixed_level for stage in self.stages]),
+            (self.moving, [stage.moving_level for stage in self.stages]),
+        )
+        made = sum(
+            pyramid.bytes_made(max(*used, pyramid.overview)) for pyramid, used in levels
+        )
+        most = sum(patches) if kept else max(patches, default=0)
+        return made + most + sum(field_bytes(part) for part in parts)
+
     def table(self) -> list[dict[str, str]]:
         """Return one row per stage, as text."""
         rows = []
@@ -251,6 +279,10 @@ class Plan:
         lines.append(
             "memory is that of one block; a worker that runs one at a time takes "
             f"{readable(self.worker_memory())}"
+        )
+        lines.append(
+            f"the work directory takes {readable(self.workdir_bytes())}; a temporary "
+            f"one {readable(self.workdir_bytes(kept=False))}"
         )
         if self.undecided:
             lines.append("auto: lncc or mind, chosen when the run starts")

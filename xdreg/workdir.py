@@ -153,8 +153,8 @@ class WorkDirectory:
         for name in ("field", "disagreement"):
             shutil.rmtree(folder / name, ignore_errors=True)
         (folder / "agreement.json").unlink(missing_ok=True)
-        for index in chosen:
-            name = ".".join(map(str, index))
+        for block in chosen:
+            name = ".".join(map(str, block))
             (folder / "errors" / f"{name}.txt").unlink(missing_ok=True)
             (folder / "records" / f"{name}.0").unlink(missing_ok=True)
 
