@@ -32,6 +32,8 @@ def harm(kind):
         ctypes.PyDLL(None).sleep(600)
     if kind == "sleep":
         time.sleep(600)
+    if kind == "nap":
+        time.sleep(1.0)
     if kind == "memory":
         held = []
         while sum(map(len, held)) < 8e9:
