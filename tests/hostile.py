@@ -23,7 +23,7 @@ def shift(fixed, moving, *, voxels=2.0):
 
 def harm(kind):
     """Do it."""
-    if kind == "segfault":
+    if kind in ("segfault", "always"):
         ctypes.string_at(0)
     if kind == "abort":
         os.abort()
@@ -53,8 +53,8 @@ def hostile(
     Parameters
     ----------
     once
-        A directory; a block that left its name there does no harm any more, and none
-        does once a file ``calm`` is there.
+        A directory; a block that left its name there does no harm any more (but of
+        kind ``always``), and none does once a file ``calm`` is there.
     log
         A directory where every call leaves a file named after where the block lies.
     """
@@ -64,8 +64,10 @@ def hostile(
         (Path(log) / f"{name}-{time.monotonic_ns()}").touch()
     if chosen(grid, share, seed):
         seen = None if once is None else Path(once) / name
-        if seen is None or not (seen.exists() or seen.with_name("calm").exists()):
-            if seen is not None:
-                seen.touch()
+        calm = seen is not None and seen.with_name("calm").exists()
+        before = seen is not None and seen.exists()
+        if seen is not None:
+            seen.touch()
+        if not calm and (kind == "always" or not before):
             harm(kind)
     return shift(fixed, moving, voxels=voxels)

@@ -8,8 +8,9 @@ import xarray as xr
 
 import xdreg
 from tests.hostile import hostile, shift
-from xdreg import processes
+from xdreg import blocks, elastix, processes
 from xdreg.coordinates import coordinates, grid_of
+from xdreg.errors import Interrupted
 from xdreg.field import status_counts
 from xdreg.grid import Grid
 from xdreg.isolation import Isolated
@@ -46,7 +47,7 @@ def expected():
 
 def check(field, expected, status):
     """Check that bad blocks have a status, and that the rest is as without harm."""
-    code = xdreg.blocks.BlockStatus[status.upper()]
+    code = blocks.BlockStatus[status.upper()]
     bad = expected.block_status == 7
     assert (field.block_status.values[bad] == code).all()
     assert (field.block_status.values[~bad] == 0).all()
@@ -79,10 +80,8 @@ def test_elastix_on_an_image_that_it_cannot_bear():
     flat = xr.zeros_like(image)
     flat.values[0, 0] = 1e-30
     with pytest.raises(xdreg.MethodCrash, match="SIGSEGV"):
-        xdreg.elastix.bspline(image, flat, metric="mi", grid_spacing=20, iterations=20)
-    found = xdreg.elastix.bspline(
-        image, image, metric="mi", grid_spacing=20, iterations=20
-    )
+        elastix.bspline(image, flat, metric="mi", grid_spacing=20, iterations=20)
+    found = elastix.bspline(image, image, metric="mi", grid_spacing=20, iterations=20)
     assert np.isfinite(found).all()
 
 
@@ -136,7 +135,7 @@ def test_a_process_stopped_with_its_owner_leaves_no_record(tmp_path):
     stage = xdreg.Custom(method=hostile, level=0, options={"kind": "sleep", "share": 1})
     timer = threading.Timer(4.0, processes.shutdown)
     timer.start()
-    with pytest.raises(xdreg.errors.Interrupted):
+    with pytest.raises(Interrupted):
         fixed.dreg.register(
             moving,
             stages=[stage],

@@ -14,6 +14,7 @@ from tests.benchmarks.common import (
 )
 from tests.benchmarks.engine import engine
 from tests.benchmarks.failures import failures
+from tests.benchmarks.faults import faults
 from tests.benchmarks.pose import pose
 from xdreg.coordinates import grid_of
 from xdreg.field import field_grid, status_counts
@@ -80,7 +81,8 @@ def roundtrips():
 
 
 BENCHMARKS = {
-    f.__name__: f for f in (accuracy, synthetic, roundtrips, failures, engine, pose)
+    f.__name__: f
+    for f in (accuracy, synthetic, roundtrips, failures, faults, engine, pose)
 }
 
 
