@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import dask
@@ -21,9 +22,10 @@ import zarr.storage._local
 import xdreg
 from tests.hostile import hostile, shift
 from tests.test_faults import pair as shifted_pair
-from xdreg import scratch, workdir
+from xdreg import run, scratch, workdir
 from xdreg.blocks import BlockStatus
 from xdreg.field import status_counts
+from xdreg.mapping import map_over_blocks
 
 TWICE = [
     xdreg.Affine(level=0, metric="lncc", iterations=3),
@@ -229,9 +231,9 @@ def test_a_driver_that_is_killed_again_and_again(tmp_path, calm):
     """The process dies by SIGKILL in one block after the other; each run goes on."""
     ends = []
     while not ends or ends[-1] != 0:
-        run = driver("kill", tmp_path)
-        out, error = run.communicate(timeout=120)
-        ends.append(run.returncode)
+        one = driver("kill", tmp_path)
+        out, error = one.communicate(timeout=120)
+        ends.append(one.returncode)
         assert len(ends) < 9, error
     assert set(ends) == {0, -signal.SIGKILL}
     assert out.strip() == calm
@@ -431,24 +433,24 @@ def test_a_changed_method_or_option_is_refused(tmp_path):
     def one(fixed, moving, value):
         return shift(fixed, moving)
 
-    def run(method, value):
+    def start(method, value):
         stage = xdreg.Custom(method=method, options={"value": value})
         return fixed.dreg.register(
             moving, stages=[stage], metric="ncc", workdir=tmp_path, progress=False
         )
 
-    run(one, np.arange(5000))
-    run(one, np.arange(5000))
+    start(one, np.arange(5000))
+    start(one, np.arange(5000))
     changed = np.arange(5000)
     changed[2500] = 7
     with pytest.raises(xdreg.InputError, match="What differs: stages"):
-        run(one, changed)
+        start(one, changed)
 
     def one(fixed, moving, value):
         return shift(fixed, moving, voxels=1.0)
 
     with pytest.raises(xdreg.InputError, match="What differs: stages"):
-        run(one, np.arange(5000))
+        start(one, np.arange(5000))
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -475,3 +477,16 @@ def test_the_size_of_a_work_directory_is_known(kept, tmp_path, monkeypatch):
     if kept:
         assert size > 0.7 * plan.workdir_bytes()
     assert "work directory takes" in str(plan)
+
+
+def test_a_worker_must_see_the_work_directory(tmp_path, monkeypatch):
+    gone = tmp_path / "gone" / "errors"
+    monkeypatch.setattr(
+        run,
+        "map_over_blocks",
+        lambda function, task, *rest: map_over_blocks(
+            function, replace(task, errors=gone), *rest
+        ),
+    )
+    with pytest.raises(xdreg.StoreError, match="all workers see"):
+        register(tmp_path / "run")

@@ -7,6 +7,7 @@ scheduler.
 
 from __future__ import annotations
 
+import socket
 import time
 import traceback
 from dataclasses import dataclass
@@ -272,8 +273,22 @@ def register_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float3
 
     A block whose record is stored already is not run again.
     """
+    _check_directory(task)
     stored = read_record(index, task)
     return _register(index, task)[0] if stored is None else stored
+
+
+def _check_directory(task: BlockTask) -> None:
+    """Refuse to work on a host that does not see the run's directory.
+
+    It would make one of its own, and blocks of others would look as if they had failed.
+    """
+    if not task.errors.is_dir():
+        msg = (
+            f"{task.errors.parent} is not there on {socket.gethostname()}; give "
+            "workdir= a directory that all workers see"
+        )
+        raise StoreError(msg)
 
 
 def read_record(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float32] | None:
@@ -483,6 +498,7 @@ def blend_block(index: tuple[int, ...], task: BlockTask) -> float:
         Disagreement: root mean square difference, in physical units, of the block's own
         patch and the blended update where other blocks contribute; NaN without any.
     """
+    _check_directory(task)
     partition = task.partition
     core = partition.field_core(index)
     done = intact(task.disagreement, index)
