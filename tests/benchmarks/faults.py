@@ -51,14 +51,13 @@ def faults():
     _drivers()
     _power_cuts()
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
         LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=None
         ) as cluster,
         Client(cluster),
     ):
         _contained("worker: SIGKILL", expected, "kill", isolated=False)
-        _contained("worker: each that has a block", expected, "always", isolated=False)
+        _contained("worker: SIGSEGV always", expected, "always", isolated=False)
     _cost()
 
 
