@@ -85,12 +85,12 @@ def test_chunks_of_the_input(chunk, alone):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_order_of_blocks(seed, alone, monkeypatch):
-    def shuffled(function, task, *arguments):
+    def shuffled(function, task, *arguments, **options):
         blocks = list(task.partition)
         random.Random(seed).shuffle(blocks)
         for index in blocks:
             function(index, task)
-        return map_over_blocks(function, task, *arguments)
+        return map_over_blocks(function, task, *arguments, **options)
 
     monkeypatch.setattr("xdreg.run.map_over_blocks", shuffled)
     assert digest() == alone
