@@ -18,6 +18,8 @@ LAYERS = [
         "filters",
         "foreground",
         "terms",
+        "scratch",
+        "serving",
     },
     {
         "inversion",
@@ -45,7 +47,7 @@ LAYERS = [
     },
     {"multiscale", "readers", "preimage", "planning", "progress"},
     {"tasks", "field", "points", "inputs"},
-    {"mapping", "resampling", "sources", "whole"},
+    {"mapping", "resampling", "sources", "whole", "isolation"},
     {"composition", "inverse_field", "measures"},
     {"run"},
     {"registration"},

@@ -1,4 +1,4 @@
-"""What blocks leave: whole files, of which a cut one counts as none."""
+"""What blocks leave: whole files, of which a damaged one counts as none."""
 
 import pickle
 
@@ -24,12 +24,15 @@ def test_reads_what_was_stored_also_through_zarr(tmp_path, shape):
     np.testing.assert_array_equal(stored[2, 1], values)
 
 
-def test_a_file_that_is_cut_off_counts_as_none(tmp_path):
+def test_a_file_that_is_damaged_counts_as_none(tmp_path):
     array = BlockArray(tmp_path / "a", (2,), (8,), -1)
+    file = tmp_path / "a" / "1.0"
     array[(1,)] = np.arange(8)
-    file = next((tmp_path / "a").glob("1.*"))
-    file.write_bytes(file.read_bytes()[:-3])
-    np.testing.assert_array_equal(array[(1,)], np.full(8, -1))
+    whole = file.read_bytes()
+    for damaged in (b"", whole[:-3], whole[:9] + b"?" + whole[10:]):
+        file.write_bytes(damaged)
+        assert array.read((1,)) is None
+        np.testing.assert_array_equal(array[(1,)], np.full(8, -1))
     array[(1,)] = np.arange(8)
     np.testing.assert_array_equal(array[(1,)], np.arange(8))
 

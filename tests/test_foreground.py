@@ -154,7 +154,7 @@ def test_a_mask_is_no_narrower_than_its_image():
     values[300:, 300:] = 1 + RNG.random((731, 731))
     grid = Grid(("y", "x"), values.shape, (1.0, 1.0), (0.0, 0.0), "micrometer")
     image = xr.DataArray(values, dims=grid.dims, coords=coordinates(grid))
-    stages = [xdreg.Custom(method=look, level=0)]
+    stages = [xdreg.Custom(method=look, level=0, isolated=False)]
     image.dreg.register(
         image, stages=stages, fixed_mask="auto", block_shape=2048, progress=False
     )

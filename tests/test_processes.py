@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -43,6 +45,16 @@ def refuse(kind):
         raise InputError(msg)
     msg = "odd"
     raise ValueError(msg)
+
+
+def contents(path):
+    return Path(path).read_text()
+
+
+def hold(size):
+    held = bytearray(b"1") * size
+    time.sleep(0.5)
+    return len(held)
 
 
 def chatter():
@@ -198,3 +210,19 @@ def test_a_fork_starts_processes_of_its_own():
     os.close(read)
     os.close(write)
     assert processes.call(HERE + "pid") == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's way")
+def test_the_kernel_takes_engines_first_and_no_notice_ends_them():
+    score = processes.call(HERE + "contents", "/proc/self/oom_score_adj")
+    assert int(score) == 500
+    child = processes.call(HERE + "pid")
+    os.kill(child, signal.SIGTERM)
+    assert processes.call(HERE + "pid") == child
+
+
+def test_a_process_has_a_memory_limit():
+    assert processes.call(HERE + "hold", 10_000_000, memory_limit=2**40) == 10_000_000
+    with pytest.raises(MethodCrash, match="memory limit of 300 MB"):
+        processes.call(HERE + "hold", 600_000_000, memory_limit=300_000_000)
+    assert processes.call(HERE + "identity", 1) == 1

@@ -15,11 +15,9 @@ import numpy as np
 from xdreg.blocks import BlockStatus, Partition, shared_part
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
-
-    from xdreg.block_array import BlockArray
 
 #: Differences up to so many voxels are no reason to reject.
 FLOOR_VOXELS = 1.0
@@ -66,8 +64,8 @@ def tolerance(partition: Partition) -> float:
 def compare(
     index: tuple[int, ...],
     partition: Partition,
-    records: BlockArray,
-    patches: BlockArray,
+    status_of: Callable[[tuple[int, ...]], float],
+    patch_of: Callable[[tuple[int, ...]], NDArray[np.float32]],
 ) -> NDArray[np.float32]:
     """Compare a block's patch with those of the neighbours that come after it.
 
@@ -77,8 +75,8 @@ def compare(
         The block.
     partition
         The blocks of the stage.
-    records, patches
-        What the blocks stored; a record begins with the status.
+    status_of, patch_of
+        Functions of a block's index: its status, and the patch that it stored.
 
     Returns
     -------
@@ -90,22 +88,22 @@ def compare(
     """
     grid = partition.grid
     result = np.full(3**grid.ndim, np.nan, np.float32)
-    if records[index][0] != BlockStatus.SUCCESS:
+    if status_of(index) != BlockStatus.SUCCESS:
         return result
     spacing = np.reshape(grid.spacing, (-1,) + (1,) * grid.ndim).astype(np.float32)
     points = partition.patch(index)
-    own = patches[index]
+    own = patch_of(index)
     for slot, offset in enumerate(offsets(grid.ndim)):
         other = tuple(i + step for i, step in zip(index, offset, strict=True))
         inside = all(0 <= i < n for i, n in zip(other, partition.counts, strict=True))
         if other < index or not inside:
             continue
         part = shared_part(points, partition.patch(other))
-        if part is None or records[other][0] != BlockStatus.SUCCESS:
+        if part is None or status_of(other) != BlockStatus.SUCCESS:
             continue
         gap = own[(slice(None), *part[1])]
         if other != index:
-            gap = gap - patches[other][(slice(None), *part[2])]
+            gap = gap - patch_of(other)[(slice(None), *part[2])]
         result[slot] = np.median(np.sqrt(((gap / spacing) ** 2).sum(axis=0)))
     return result
 

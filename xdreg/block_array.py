@@ -1,8 +1,9 @@
 """Numbers that every block of a stage leaves, a file for each.
 
 Part of a run's work directory. On disk it is an uncompressed Zarr array of one chunk
-per block, which any reader of Zarr opens; here its chunks are read and written as plain
-files, for through Zarr each costs a millisecond, and blending reads 27 for every block.
+per block, with checksums, which any reader of Zarr opens; here its chunks are read and
+written as plain files, for through Zarr each costs a millisecond, and blending reads 27
+for every block.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+import google_crc32c
 import numpy as np
 
 from xdreg.workdir import open_array
@@ -21,6 +23,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import ArrayLike, NDArray
+
+
+#: Bytes of CRC-32C behind a chunk, least significant first, as in Zarr's codec.
+_CHECKSUM = 4
+
+
+def _checksum(values: bytes) -> bytes:
+    number: int = google_crc32c.value(values)
+    return number.to_bytes(_CHECKSUM, "little")
 
 
 class BlockArray:
@@ -35,7 +46,7 @@ class BlockArray:
     shape
         Of what each block stores.
     fill
-        What is read of a block that stored nothing, or whose file is cut off.
+        What is read of a block that stored nothing, or whose file is damaged.
     """
 
     def __init__(
@@ -53,22 +64,32 @@ class BlockArray:
         name = ".".join(str(i) for i in (*index, *(0 for _ in self.shape)))
         return self.path / name
 
-    def __getitem__(self, index: Sequence[int]) -> NDArray[np.float32]:
-        """Return what a block stored, ``shape``."""
+    def read(self, index: Sequence[int]) -> NDArray[np.float32] | None:
+        """Return what a block stored, ``shape``.
+
+        None where it stored nothing, or where its file is cut off or altered.
+        """
         try:
-            values = np.fromfile(self._file(index), "<f4")
+            stored = self._file(index).read_bytes()
         except FileNotFoundError:
-            values = np.empty(0, np.float32)
-        if values.size != math.prod(self.shape):
-            return np.full(self.shape, self.fill, np.float32)
-        return values.reshape(self.shape)
+            return None
+        values, check = stored[:-_CHECKSUM], stored[-_CHECKSUM:]
+        whole = len(values) == 4 * math.prod(self.shape)
+        if not whole or _checksum(values) != check:
+            return None
+        return np.frombuffer(values, "<f4").reshape(self.shape)
+
+    def __getitem__(self, index: Sequence[int]) -> NDArray[np.float32]:
+        """Return the same, or the fill value all over."""
+        values = self.read(index)
+        return np.full(self.shape, self.fill, np.float32) if values is None else values
 
     def __setitem__(self, index: Sequence[int], values: ArrayLike) -> None:
         """Store a block's numbers; the file appears whole or not at all."""
-        stored = np.broadcast_to(np.asarray(values, "<f4"), self.shape)
+        stored = np.broadcast_to(np.asarray(values, "<f4"), self.shape).tobytes()
         file = self._file(index)
         partial = self.path / f".{file.name}.{os.getpid()}.{threading.get_ident()}"
-        stored.tofile(partial)
+        partial.write_bytes(stored + _checksum(stored))
         partial.replace(file)
 
     def done(self) -> Iterator[tuple[int, ...]]:

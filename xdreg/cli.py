@@ -74,6 +74,13 @@ def register(
     workdir: Annotated[
         Path | None, typer.Option(help="Keep the run here, to resume.")
     ] = None,
+    retry: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Run blocks of this status again when the run is resumed: crashed, "
+            "timeout. Again for more."
+        ),
+    ] = None,
     progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
     overwrite: Overwrite = False,
 ) -> None:
@@ -115,6 +122,7 @@ def register(
         channel=fixed_channel,
         moving_channel=source_channel,
         workdir=workdir,
+        retry=retry or (),
         progress=progress,
     )
     save_field(field, targets[0], overwrite=overwrite)

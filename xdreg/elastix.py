@@ -67,6 +67,7 @@ def linear(
     samples: int = 2048,
     seed: int = 0,
     timeout: float | None = None,
+    memory_limit: int | None = None,
 ) -> NDArray[np.float64]:
     """Register two images by a linear transform.
 
@@ -90,6 +91,8 @@ def linear(
         Of the random points. The result is the same to the bit for the same input.
     timeout : float, second, optional
         Give up after this long.
+    memory_limit : int, byte, optional
+        Give up where the process takes more.
 
     Returns
     -------
@@ -147,6 +150,7 @@ def linear(
         parameters,
         start[:ndim, :ndim],
         timeout=timeout,
+        memory_limit=memory_limit,
     )
     total = np.eye(ndim + 1)
     total[:ndim, :ndim] = local[:ndim, :ndim]
@@ -171,6 +175,7 @@ def bspline(
     bending_energy: float = 0.0,
     seed: int = 0,
     timeout: float | None = None,
+    memory_limit: int | None = None,
 ) -> xr.DataArray:
     """Register two images on one grid by a cubic B-spline.
 
@@ -197,6 +202,8 @@ def bspline(
         Of the random points. The result is the same to the bit for the same input.
     timeout : float, second, optional
         Give up after this long.
+    memory_limit : int, byte, optional
+        Give up where the process takes more.
 
     Returns
     -------
@@ -249,7 +256,12 @@ def bspline(
             "Metric1Weight": [repr(float(bending_energy))],
         }
     values, control = processes.call(
-        f"{__name__}:_engine_bspline", *images, local, parameters, timeout=timeout
+        f"{__name__}:_engine_bspline",
+        *images,
+        local,
+        parameters,
+        timeout=timeout,
+        memory_limit=memory_limit,
     )
     if not np.isfinite(values).all():
         msg = "elastix diverged to a field that is not finite; use more samples"

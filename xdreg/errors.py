@@ -26,3 +26,7 @@ class MethodCrash(MethodError):
 
 class MethodTimeout(MethodError):
     """A registration method that did not answer within its time limit."""
+
+
+class Interrupted(XdregError):
+    """Work that was stopped before its end, through no fault of its own."""

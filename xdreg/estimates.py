@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from xdreg.blocks import Partition
     from xdreg.grid import Grid
 
+_FLOAT = 4
+
+#: Bytes that every chunk of the work directory carries more.
+_CHECKSUM = 4
+
+#: Bytes of a block's record and disagreement, with their checksums.
+_DIAGNOSTICS = 64
+
 #: Bytes of a process before any block runs: Python, libraries, kernels. Where it must
 #: compile those first it takes up to 80 MB more.
 PROCESS_BYTES = 300_000_000
@@ -29,8 +37,13 @@ DESCRIPTOR_BYTES = 90
 #: Bytes of the process in which elastix registers one block.
 ENGINE_PROCESS_BYTES = 900_000_000
 
+#: Bytes of the process in which a user's method does, without what it imports.
+METHOD_PROCESS_BYTES = 200_000_000
 
-def block_memory(partition: Partition, metric: str, *, elastix: bool) -> int:
+
+def block_memory(
+    partition: Partition, metric: str, *, elastix: bool, isolated: bool
+) -> int:
     """Return the peak memory of one block, in bytes, beside `PROCESS_BYTES`.
 
     Parameters
@@ -41,11 +54,14 @@ def block_memory(partition: Partition, metric: str, *, elastix: bool) -> int:
         What it compares by; of ``"auto"`` the larger.
     elastix
         Whether elastix registers, in a process of its own.
+    isolated
+        Whether the block has such a process, be it for elastix or a user's method.
     """
     voxels = math.prod(partition.window_shape)
     own = metric in ("mind", "auto") and not elastix
     per_voxel = VOXEL_BYTES + (DESCRIPTOR_BYTES if own else 0)
-    return voxels * per_voxel + (ENGINE_PROCESS_BYTES if elastix else 0)
+    process = ENGINE_PROCESS_BYTES if elastix else METHOD_PROCESS_BYTES
+    return voxels * per_voxel + (process if isolated else 0)
 
 
 def bytes_read(
@@ -69,6 +85,27 @@ def bytes_read(
     own = _voxels(partition, 1)
     other = _voxels(partition, 1 + MOVING_MARGIN) * ratio
     return int(own * fixed.itemsize + other * moving.itemsize)
+
+
+def patch_bytes(partition: Partition) -> int:
+    """Return what the patches of a stage take in the work directory, in bytes."""
+    count = math.prod(partition.counts)
+    patch = math.prod(partition.patch_shape) * partition.grid.ndim * _FLOAT
+    return count * (patch + _CHECKSUM)
+
+
+def field_bytes(partition: Partition) -> int:
+    """Return what a stage takes in the work directory beside its patches, in bytes."""
+    # Chunks at the end are stored whole.
+    chunks = math.prod(
+        -(-size // chunk)
+        for size, chunk in zip(
+            partition.field_grid.shape, partition.field_chunks, strict=True
+        )
+    )
+    chunk = math.prod(partition.field_chunks) * partition.grid.ndim * _FLOAT
+    blocks = math.prod(partition.counts)
+    return chunks * (chunk + _CHECKSUM) + blocks * _DIAGNOSTICS
 
 
 def _voxels(partition: Partition, overlaps: int) -> int:

@@ -6,6 +6,8 @@ which a work directory knows its run.
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -16,6 +18,7 @@ import dask.array
 import numpy as np
 import xarray as xr
 
+from xdreg.blocks import BlockStatus
 from xdreg.errors import InputError
 from xdreg.field import (
     field_grid,
@@ -34,6 +37,7 @@ from xdreg.readers import (
     image_reader,
     source_of,
 )
+from xdreg.workdir import LIMITS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,6 +48,12 @@ if TYPE_CHECKING:
 #: Asks for all channels of an image.
 ALL = "all"
 
+#: Options that decide when and how a block is given up, and nothing else.
+LIMIT_OPTIONS = ("timeout", "memory_limit", "isolated")
+
+#: What a manifest tells as it is.
+_PLAIN = (str, int, float, bool, type(None))
+
 #: How a user names channels.
 Channels = int | str | Sequence[int | str] | None
 
@@ -52,6 +62,26 @@ AUTO: Literal["auto"] = "auto"
 
 #: A mask as it was asked for.
 Mask = Pyramid | Literal["auto"] | None
+
+
+def retried(retry: str | Sequence[str], workdir: object) -> list[BlockStatus]:
+    """Return the statuses of blocks to run again.
+
+    Raises
+    ------
+    InputError
+        If one is no status of a block that failed, or there is nothing to go on with.
+    """
+    names = [retry] if isinstance(retry, str) else list(retry)
+    known = {s.meaning: s for s in BlockStatus if s > BlockStatus.SUCCESS}
+    for name in names:
+        if name not in known:
+            msg = f"retry names a status, one of {', '.join(known)}; got {name!r}"
+            raise InputError(msg)
+    if names and workdir is None:
+        msg = "retry goes on with an earlier run; name its directory with workdir="
+        raise InputError(msg)
+    return [known[name] for name in names]
 
 
 def starting_point(initial: Any, grid: Grid) -> Any:
@@ -261,15 +291,36 @@ def describe_source(pyramid: Pyramid) -> dict[str, Any]:
     }
 
 
+def _describe_function(function: Any) -> str:
+    """Name a function, with a token of its source where there is any."""
+    if isinstance(function, functools.partial):
+        given = dask.base.tokenize(function.args, function.keywords)
+        return f"{_describe_function(function.func)} with {given}"
+    named = function if hasattr(function, "__qualname__") else type(function)
+    name = f"{named.__module__}.{named.__qualname__}"
+    try:
+        return f"{name} {dask.base.tokenize(inspect.getsource(named))}"
+    except (OSError, TypeError):  # typed in, or compiled
+        return name
+
+
+def describe_limits(stage: PlannedStage) -> dict[str, Any]:
+    """Describe what a stage may take: it may change when a run goes on."""
+    given = {name: getattr(stage.options, name, None) for name in LIMIT_OPTIONS}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def describe_stage(stage: PlannedStage) -> dict[str, Any]:
     """Describe a stage so that a change of its options is noticed."""
     options = asdict(stage.options)
     if isinstance(stage.options, Custom):
-        method = stage.options.method
-        options["method"] = (
-            f"{method.__module__}.{getattr(method, '__qualname__', method)}"
-        )
-        options["options"] = {k: repr(v) for k, v in stage.options.options.items()}
+        options["method"] = _describe_function(stage.options.method)
+        options["options"] = {
+            key: value if isinstance(value, _PLAIN) else dask.base.tokenize(value)
+            for key, value in stage.options.options.items()
+        }
+    for name in LIMIT_OPTIONS:
+        options.pop(name, None)
     return {
         "name": stage.options.name,
         **options,
@@ -302,6 +353,7 @@ def run_manifest(
         "initial": begin,
         "stages": [describe_stage(stage) for stage in plan.stages],
         "versions": versions(),
+        LIMITS: [describe_limits(stage) for stage in plan.stages],
     }
 
 

@@ -6,6 +6,7 @@ through the scheduler.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -14,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -43,7 +44,12 @@ class Opaque:
 
 
 def map_over_blocks(
-    function: BlockFunction, task: BlockTask, width: int, *, together: int = 1
+    function: BlockFunction,
+    task: BlockTask,
+    width: int,
+    give_up: Callable[[tuple[int, ...], BlockTask, str], None] | None = None,
+    *,
+    together: int = 1,
 ) -> NDArray[np.float32]:
     """Call a function for every block, on the active scheduler.
 
@@ -55,6 +61,10 @@ def map_over_blocks(
         What the blocks share.
     width
         How many numbers.
+    give_up
+        Called for a block that took one worker of a cluster after the other down, with
+        what the scheduler says, before all others go on. After it ``function`` must
+        return at once for that block. By default such a block ends the run.
     together
         Blocks per axis that one task runs at least: a task costs the scheduler, and
         xarray on the worker, several milliseconds.
@@ -77,13 +87,39 @@ def map_over_blocks(
         ),
         dims=(*dims, "diagnostic"),
     )
-    mapped = xr.map_blocks(
-        _each,
-        blocks,
-        kwargs={"task": Opaque(task, function.__name__), "function": function},
-        template=template,
-    )
-    return np.asarray(mapped.compute().values, np.float32)
+    attempt = 0
+    while True:
+        step = f"{function.__name__} {attempt}"
+        mapped = xr.map_blocks(
+            _each,
+            blocks,
+            kwargs={"task": Opaque(task, step), "function": function},
+            template=template,
+        )
+        try:
+            return np.asarray(mapped.compute().values, np.float32)
+        except Exception as error:
+            killers = _killers(error, partition.counts, together)
+            if give_up is None or not killers:
+                raise
+            for index in killers:
+                give_up(index, task, str(error))
+        attempt += 1
+
+
+def _killers(
+    error: Exception, counts: Sequence[int], together: int
+) -> list[tuple[int, ...]]:
+    """Return the blocks of a task that a cluster gave up, having lost workers to it."""
+    if not dask.utils.typename(type(error)).endswith(".KilledWorker"):
+        return []
+    # A key is a name and where the task stands in the array of blocks.
+    _, *place = error.args[0]
+    ranges = [
+        range(i * together, min((i + 1) * together, n))
+        for i, n in zip(place, counts, strict=False)
+    ]
+    return list(itertools.product(*ranges))
 
 
 def _each(numbers: xr.DataArray, task: Opaque, function: BlockFunction) -> xr.DataArray:

@@ -64,6 +64,15 @@ class Pyramid:
         """The level on which a look at the whole image costs little."""
         return self.level_within(OVERVIEW_VOXELS)
 
+    def bytes_made(self, level: int) -> int:
+        """Return what levels take that must be made to have one of them, in bytes."""
+        made = zip(self.arrays[: level + 1], self.grids, strict=False)
+        return sum(
+            self.dtype(i).itemsize * grid.size
+            for i, (array, grid) in enumerate(made)
+            if array is None
+        )
+
     def level_like(self, grid: Grid) -> int:
         """Return the level whose voxels are nearest in size to those of ``grid``."""
         cost = [

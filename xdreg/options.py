@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
 
+from dask.utils import parse_bytes
+
 from xdreg.errors import InputError
 
 Metric = Literal["lncc", "mind", "ncc", "mi", "msd"]
@@ -48,6 +50,19 @@ def _check_positive(value: object, name: str, *, whole: bool = False) -> None:
 def _check_set(stage: Stage, name: str, *, whole: bool = False) -> None:
     if getattr(stage, name) is not None:
         _check_positive(getattr(stage, name), name, whole=whole)
+
+
+def _check_memory(stage: Stage, limit: int | str | None) -> None:
+    if limit is None:
+        return
+    try:
+        size = parse_bytes(limit)
+    except ValueError:
+        size = 0
+    if isinstance(limit, bool) or not size > 0:
+        msg = f"memory_limit must be bytes, as 2_000_000_000 or '2 GB', got {limit!r}"
+        raise InputError(msg)
+    object.__setattr__(stage, "memory_limit", size)
 
 
 def check_metric(metric: object, *, auto: bool = False) -> None:
@@ -287,6 +302,9 @@ class BSpline(Blockwise):
         default 10 voxels of the stage's level.
     samples
         Voxels drawn in each iteration.
+    memory_limit
+        Bytes, as a number or as ``"2 GB"``, that the process of a block may hold;
+        beyond, the block counts as crashed. By default three times what the plan says.
 
     References
     ----------
@@ -304,17 +322,19 @@ class BSpline(Blockwise):
 
     grid_spacing: PerAxis | None = None
     samples: int | None = None
+    memory_limit: int | str | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
         _check_set(self, "grid_spacing")
         _check_set(self, "samples", whole=True)
+        _check_memory(self, self.memory_limit)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Custom(Blockwise):
-    """Your own registration method, run block by block in threads.
+    """Your own registration method, run block by block in processes.
 
     Parameters
     ----------
@@ -323,13 +343,23 @@ class Custom(Blockwise):
         with a boolean coordinate ``mask`` of the voxels that count; ``moving`` is
         already pulled through the field so far. Returns an ``itk.Transform``, or a
         displacement DataArray ``(component, [z], y, x)`` in physical units, fixed →
-        moving. A module-level function, so that it can be sent to workers.
+        moving.
     options
         Keyword arguments for it.
+    isolated
+        By default the method runs in processes of its own, which stay warm from block
+        to block: a crash in native code, a time or a memory limit costs a block. False
+        runs it in the worker's threads, where what it prints and changes is seen, and
+        where a crash in native code takes the worker down.
+    memory_limit
+        Bytes, as a number or as ``"2 GB"``, that such a process may hold; beyond, the
+        block counts as crashed. By default 80 % of the machine's memory.
     """
 
     method: Callable[..., Any]
     options: Mapping[str, Any] = field(default_factory=dict)
+    isolated: bool = True
+    memory_limit: int | str | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -337,11 +367,18 @@ class Custom(Blockwise):
         if not callable(self.method):
             msg = f"method must be a function of two images, got {self.method!r}"
             raise InputError(msg)
-        unused = [n for n in self.passed_on if getattr(self, n)]
-        if unused:
+        _check_memory(self, self.memory_limit)
+        if self.iterations:
             msg = (
-                f"{', '.join(unused)} would not reach your method; "
+                "iterations would not reach your method; "
                 "put what it needs into options={...}"
+            )
+            raise InputError(msg)
+        limits = [n for n in ("timeout", "memory_limit") if getattr(self, n)]
+        if limits and not self.isolated:
+            msg = (
+                f"{' and '.join(limits)} cannot be kept in a thread; leave "
+                "isolated=False out"
             )
             raise InputError(msg)
 

@@ -10,7 +10,14 @@ from xdreg import elastix
 from xdreg.blocks import Partition
 from xdreg.coordinates import spatial_dims
 from xdreg.errors import InputError
-from xdreg.estimates import PROCESS_BYTES, block_memory, bytes_read, readable
+from xdreg.estimates import (
+    PROCESS_BYTES,
+    block_memory,
+    bytes_read,
+    field_bytes,
+    patch_bytes,
+    readable,
+)
 from xdreg.linear import linear
 from xdreg.local_correlation import local_correlation, smoothing
 from xdreg.multiscale import Pyramid, build_pyramid, image_levels
@@ -44,6 +51,10 @@ BLOCK_SHAPE = {2: 1024, 3: 192}
 #: update of local correlation. A B-spline reaches with its control points.
 OVERLAP_VOXELS = 8
 BSPLINE_OVERLAP_VOXELS = 16
+
+#: The process of a block may hold so many times what it is estimated to, unless a
+#: limit is given.
+LIMIT_FACTOR = 3
 
 #: Control points of a B-spline, in voxels of the stage's level, unless given.
 BSPLINE_SPACING_VOXELS = 10
@@ -90,6 +101,32 @@ class PlannedStage:
         return self.method in (elastix.bspline, elastix.linear)
 
     @property
+    def isolated(self) -> bool:
+        """Whether a block runs in a process of its own."""
+        own = isinstance(self.options, Custom) and self.options.isolated
+        return own or self.by_elastix
+
+    @property
+    def memory(self) -> int:
+        """The peak memory of one block, in bytes."""
+        return block_memory(
+            self.partition,
+            self.metric,
+            elastix=self.by_elastix,
+            isolated=self.isolated,
+        )
+
+    @property
+    def memory_limit(self) -> int | None:
+        """Bytes that the process of a block may hold; None where it has none."""
+        if not self.isolated:
+            return None
+        given = getattr(self.options, "memory_limit", None)
+        if given is not None:
+            return int(given)
+        return LIMIT_FACTOR * self.memory if self.by_elastix else None
+
+    @property
     def smoothness(self) -> str:
         """What keeps the field smooth, as text: lengths in the units of the grid."""
         lengths: list[Any] = []
@@ -118,6 +155,8 @@ class PlannedStage:
         """Keyword arguments for the engine."""
         options = self.options.engine_options()
         options["metric"] = self.metric
+        if self.by_elastix:
+            options["memory_limit"] = self.memory_limit
         if isinstance(self.options, BSpline):
             spacing = self.options.grid_spacing
             if spacing is None:
@@ -158,7 +197,7 @@ class Plan:
 
     def block_memory(self, stage: PlannedStage) -> int:
         """Return the peak memory of one block of a stage, in bytes."""
-        return block_memory(stage.partition, stage.metric, elastix=stage.by_elastix)
+        return stage.memory
 
     def bytes_read(self, stage: PlannedStage) -> int:
         """Return what a stage reads, in bytes, chunk rounding left out."""
@@ -179,6 +218,27 @@ class Plan:
         """
         largest = max(self.block_memory(stage) for stage in self.stages)
         return PROCESS_BYTES + threads * largest
+
+    def workdir_bytes(self, *, kept: bool = True) -> int:
+        """Return what the work directory takes at most, in bytes.
+
+        Parameters
+        ----------
+        kept
+            Whether ``workdir`` is given; a temporary directory drops the patches of a
+            stage once they are blended.
+        """
+        parts = [s.partition for s in self.stages if isinstance(s.options, Blockwise)]
+        patches = [patch_bytes(part) for part in parts]
+        levels = (
+            (self.fixed, [stage.fixed_level for stage in self.stages]),
+            (self.moving, [stage.moving_level for stage in self.stages]),
+        )
+        made = sum(
+            pyramid.bytes_made(max(*used, pyramid.overview)) for pyramid, used in levels
+        )
+        most = sum(patches) if kept else max(patches, default=0)
+        return made + most + sum(field_bytes(part) for part in parts)
 
     def table(self) -> list[dict[str, str]]:
         """Return one row per stage, as text."""
@@ -219,6 +279,10 @@ class Plan:
         lines.append(
             "memory is that of one block; a worker that runs one at a time takes "
             f"{readable(self.worker_memory())}"
+        )
+        lines.append(
+            f"the work directory takes {readable(self.workdir_bytes())}; a temporary "
+            f"one {readable(self.workdir_bytes(kept=False))}"
         )
         if self.undecided:
             lines.append("auto: lncc or mind, chosen when the run starts")

@@ -2,37 +2,43 @@
 
 `call` runs a function by its name in another process while the calling thread waits
 without the GIL. One process serves one call at a time, so as many run as threads call.
-A process that dies, or that is killed for taking too long, costs its own call only; the
-next call starts another.
+A process that dies, or that is killed for taking too long or too much memory, costs its
+own call only; the next call starts another. None outlives the process that started it,
+however that one ends.
 
 A module may define ``load()``: it runs once per process, before the module's first call
 and outside its time limit.
 
 The children are plain subprocesses, not `multiprocessing`'s: those re-import the user's
 script, which then needs a main guard, and cannot start from Dask's daemonic workers.
-A message is a count and lengths, a pickle (protocol 5), then the pickle's buffers.
+What runs in them is `xdreg.serving`.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import importlib
-import io
 import os
-import pickle
 import shutil
 import signal
-import struct
 import subprocess
 import sys
-import tempfile
 import threading
-import traceback
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xdreg.errors import InputError, MethodCrash, MethodError, MethodTimeout, XdregError
+import psutil
+
+from xdreg.errors import (
+    InputError,
+    Interrupted,
+    MethodCrash,
+    MethodTimeout,
+)
+from xdreg.estimates import readable
+from xdreg.scratch import temporary_directory
+from xdreg.serving import pack, read, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,8 +50,14 @@ LOAD_LIMIT = 300.0
 #: Bytes kept of what a process prints, to be shown should it crash.
 TAIL_BYTES = 4096
 
+#: Seconds between looks at the memory of a process that has a limit. Fresh memory is
+#: filled at a few GB/s: it gets past its limit by a few hundred MB at most.
+_LOOK = 0.05
+
 #: Seconds that idle processes get to leave by themselves at `shutdown`.
 _GRACE = 1.0
+
+_KILL = getattr(signal, "SIGKILL", 9)
 
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -57,12 +69,17 @@ _ENVIRONMENT = {
 # Moves the pipe away from fd 1 before any import, so that no print can reach it.
 _BOOTSTRAP = (
     "import os; replies = os.dup(1); os.dup2(2, 1); "
-    "from xdreg.processes import _serve; _serve(replies)"
+    "from xdreg.serving import serve; serve(replies, {lifeline})"
 )
 
 
 def call(
-    function: str, /, *args: Any, timeout: float | None = None, **kwargs: Any
+    function: str,
+    /,
+    *args: Any,
+    timeout: float | None = None,
+    memory_limit: int | None = None,
+    **kwargs: Any,
 ) -> Any:
     """Run a function in a warm process and return its result.
 
@@ -74,6 +91,8 @@ def call(
         Its arguments; they must pickle.
     timeout : float, second, optional
         How long the function may run, starting and loading excluded.
+    memory_limit : int, byte, optional
+        How much memory the process may hold at any time; it is killed beyond.
 
     Returns
     -------
@@ -83,11 +102,13 @@ def call(
     Raises
     ------
     MethodCrash
-        If the process died.
+        If the process died, or was killed for taking more than ``memory_limit``.
     MethodTimeout
         If the function ran longer than ``timeout``; its process is killed.
     MethodError
         If the function raised anything but an `XdregError`, which is raised as it is.
+    Interrupted
+        If `shutdown` stopped the process: the call says nothing about the function.
 
     Examples
     --------
@@ -97,11 +118,11 @@ def call(
     if function.count(":") != 1:
         msg = f"name the function as 'module:function', got {function!r}"
         raise InputError(msg)
-    request = _pack(("call", function, args, kwargs))
+    request = pack(("call", function, args, kwargs))
     pool = _pool
     process = pool.take()
     try:
-        kind, value = process.run(request, function, timeout)
+        kind, value = process.run(request, function, timeout, memory_limit)
     except BaseException:
         # Also on KeyboardInterrupt: the reply to come belongs to nobody.
         process.stop()
@@ -137,20 +158,28 @@ class _Process:
     """One child and the pipes to it."""
 
     def __init__(self) -> None:
-        self.directory = tempfile.mkdtemp(prefix="xdreg-engine-")
+        self.directory = temporary_directory("engine-")
         path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
+        theirs: int | None = None
+        self._lifeline: int | None = None
+        if os.name == "posix":
+            theirs, self._lifeline = os.pipe()
         self.popen = subprocess.Popen(
-            [sys.executable, "-c", _BOOTSTRAP],
+            [sys.executable, "-c", _BOOTSTRAP.format(lifeline=theirs)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
             cwd=self.directory,
             env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": path},
+            pass_fds=() if theirs is None else (theirs,),
         )
+        if theirs is not None:
+            os.close(theirs)
         self.loaded: set[str] = set()
         self._unread = 0
-        self._expired = False
+        # Why this side killed the process, if it did.
+        self._verdict: Exception | None = None
         self._tail = b""
         self._drain = threading.Thread(target=self._keep_tail, daemon=True)
         self._drain.start()
@@ -158,7 +187,7 @@ class _Process:
     @property
     def alive(self) -> bool:
         """Whether the process can take another call."""
-        return not self._expired and self.popen.poll() is None
+        return self._verdict is None and self.popen.poll() is None
 
     def preload(self, module: str) -> None:
         """Ask for a module; the answer is read before the next call's."""
@@ -166,28 +195,39 @@ class _Process:
             return
         # A process that is dead already is found out, and replaced, when it is taken.
         with contextlib.suppress(OSError):
-            _write(self.popen.stdin.fileno(), _pack(("load", module)))  # type: ignore[union-attr]
+            write(self.popen.stdin.fileno(), pack(("load", module)))  # type: ignore[union-attr]
             self.loaded.add(module)
             self._unread += 1
 
     def run(
-        self, request: Sequence[Any], function: str, timeout: float | None
+        self,
+        request: Sequence[Any],
+        function: str,
+        timeout: float | None,
+        memory_limit: int | None,
     ) -> tuple[str, Any]:
         """Send a request and return the kind and value of its reply."""
         try:
-            with self._limit(LOAD_LIMIT):
-                _write(self.popen.stdin.fileno(), request)  # type: ignore[union-attr]
+            with self._limits(function, LOAD_LIMIT, None):
+                write(self.popen.stdin.fileno(), request)  # type: ignore[union-attr]
                 while self._unread:
                     self._read()
                     self._unread -= 1
                 kind, value = self._read()
             if kind == "loaded":
                 self.loaded.add(function.split(":")[0])
-                with self._limit(timeout):
+                with self._limits(function, timeout, memory_limit):
                     kind, value = self._read()
         except (EOFError, OSError) as error:
-            raise self._obituary(function, timeout) from error
+            raise self._obituary(function) from error
         return kind, value
+
+    def interrupt(self) -> None:
+        """Kill the process; a call under way learns that it is not to blame."""
+        self._verdict = Interrupted("the engine processes were shut down")
+        self.popen.kill()
+        self.popen.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def stop(self) -> None:
         """Kill the process, if need be, and clear up after it."""
@@ -203,9 +243,12 @@ class _Process:
         for pipe in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
             with contextlib.suppress(OSError):
                 pipe.close()  # type: ignore[union-attr]
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
 
     def _read(self) -> tuple[str, Any]:
-        reply: tuple[str, Any] = _read(self.popen.stdout.fileno())  # type: ignore[union-attr]
+        reply: tuple[str, Any] = read(self.popen.stdout.fileno())  # type: ignore[union-attr]
         return reply
 
     def _keep_tail(self) -> None:
@@ -214,23 +257,59 @@ class _Process:
                 self._tail = (self._tail + text)[-TAIL_BYTES:]
 
     @contextlib.contextmanager
-    def _limit(self, seconds: float | None) -> Iterator[None]:
-        if seconds is None:
+    def _limits(
+        self, function: str, seconds: float | None, memory: int | None
+    ) -> Iterator[None]:
+        """Kill the process if the body takes longer, or the process more memory."""
+        if seconds is None and memory is None:
             yield
             return
-        timer = threading.Timer(seconds, self._expire)
-        timer.daemon = True
-        timer.start()
+        ended = threading.Event()
+        guard = threading.Thread(
+            target=self._guard, args=(ended, function, seconds, memory), daemon=True
+        )
+        guard.start()
         try:
             yield
         finally:
-            timer.cancel()
+            ended.set()
+            guard.join()
 
-    def _expire(self) -> None:
-        self._expired = True
-        self.popen.kill()
+    def _guard(
+        self,
+        ended: threading.Event,
+        function: str,
+        seconds: float | None,
+        memory: int | None,
+    ) -> None:
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while True:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0)
+            if memory is not None:
+                left = _LOOK if left is None else min(_LOOK, left)
+            if ended.wait(left):
+                return
+            if deadline is not None and time.monotonic() >= deadline:
+                self._verdict = MethodTimeout(
+                    f"{function} was stopped after {seconds:g} s; allow more time, or "
+                    "give it a smaller image or fewer iterations"
+                )
+            elif memory is not None and self._memory() > memory:
+                self._verdict = MethodCrash(
+                    f"{function} was stopped for taking more than its memory limit of "
+                    f"{readable(memory)}; give it smaller blocks, or raise memory_limit"
+                )
+            if self._verdict is not None:
+                self.popen.kill()
+                return
 
-    def _obituary(self, function: str, timeout: float | None) -> MethodError:
+    def _memory(self) -> int:
+        try:
+            return int(psutil.Process(self.popen.pid).memory_info().rss)
+        except psutil.Error:  # gone: the pipe tells
+            return 0
+
+    def _obituary(self, function: str) -> Exception:
         try:
             code = self.popen.wait(timeout=_GRACE)
         except subprocess.TimeoutExpired:
@@ -238,15 +317,17 @@ class _Process:
             self.popen.kill()
             code = self.popen.wait()
         self._drain.join(timeout=_GRACE)
-        if self._expired:
-            limit = LOAD_LIMIT if timeout is None else timeout
-            return MethodTimeout(
-                f"{function} was stopped after {limit:g} s; allow more time, or give "
-                "it a smaller image or fewer iterations"
-            )
+        if self._verdict is not None:
+            return self._verdict
+        cause = _cause(code)
+        if code == -_KILL:
+            # Where everything is being killed this process has no time to say a word;
+            # without the pause it might blame the block just before its own end.
+            time.sleep(_GRACE)
+            cause += ", perhaps for lack of memory"
         tail = self._tail.decode(errors="replace").strip() or "nothing"
         return MethodCrash(
-            f"{function} took its process down ({_cause(code)}); the last that the "
+            f"{function} took its process down ({cause}); the last that the "
             f"process printed: {tail}"
         )
 
@@ -303,8 +384,11 @@ class _Pool:
         for process in idle:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.popen.wait(timeout=_GRACE)
-        for process in processes:
+        for process in idle:
             process.stop()
+        # Their pipes are closed by the threads that wait for them.
+        for process in processes - set(idle):
+            process.interrupt()
 
     def forget(self) -> None:
         """Let go of processes that belong to the parent of this fork."""
@@ -324,110 +408,6 @@ def _cause(code: int) -> str:
         return f"signal {signal.Signals(-code).name}"
     except ValueError:
         return f"signal {-code}"
-
-
-def _pack(message: object) -> list[Any]:
-    buffers: list[pickle.PickleBuffer] = []
-    body = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
-    parts = [body, *(buffer.raw() for buffer in buffers)]
-    lengths = [len(part) for part in parts]
-    return [struct.pack(f"<{len(parts) + 1}Q", len(parts), *lengths), *parts]
-
-
-def _write(fd: int, parts: Sequence[Any]) -> None:
-    for part in parts:
-        rest = memoryview(part)
-        while rest:
-            rest = rest[os.write(fd, rest) :]
-
-
-def _read(fd: int) -> Any:
-    (count,) = struct.unpack("<Q", _read_exactly(fd, 8))
-    lengths = struct.unpack(f"<{count}Q", _read_exactly(fd, 8 * count))
-    body, *buffers = [_read_exactly(fd, length) for length in lengths]
-    return pickle.loads(body, buffers=buffers)
-
-
-def _read_exactly(fd: int, length: int) -> bytearray:
-    # Not bytes: an array made of a bytearray's memory is writable.
-    result = bytearray(length)
-    rest = memoryview(result)
-    with io.FileIO(fd, closefd=False) as pipe:
-        while rest:
-            received = pipe.readinto(rest)
-            if not received:
-                raise EOFError
-            rest = rest[received:]
-    return result
-
-
-def _serve(replies: int) -> None:
-    """Answer requests on fd 0 until the parent closes it; the child's main loop."""
-    # Ctrl-C reaches the whole terminal group; the parent decides what it means here.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    requests = os.dup(0)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    directory = Path.cwd()
-    loaded: set[str] = set()
-    try:
-        while True:
-            reply = _answer(_receive(requests), replies, loaded)
-            _write(replies, reply)
-    except (EOFError, BrokenPipeError):
-        # The parent is gone or wants no more.
-        shutil.rmtree(directory, ignore_errors=True)
-        os._exit(0)
-
-
-def _receive(requests: int) -> tuple[Any, ...] | Exception:
-    try:
-        request: tuple[Any, ...] = _read(requests)
-    except (EOFError, OSError):
-        raise
-    except Exception as error:
-        # The request is read in full, so the next one is in its place.
-        return error
-    return request
-
-
-def _answer(
-    request: tuple[Any, ...] | Exception, replies: int, loaded: set[str]
-) -> list[Any]:
-    try:
-        if isinstance(request, Exception):
-            raise request
-        if request[0] == "load":
-            _load(request[1], loaded)
-            return _pack(("result", None))
-        _, function, args, kwargs = request
-        module, name = function.split(":")
-        _load(module, loaded)
-        target = getattr(sys.modules[module], name)
-        _write(replies, _pack(("loaded", None)))
-        return _pack(("result", target(*args, **kwargs)))
-    except BrokenPipeError:
-        raise
-    except BaseException as error:
-        return _pack(("error", (_portable(error), traceback.format_exc())))
-
-
-def _load(module: str, loaded: set[str]) -> None:
-    if module in loaded:
-        return
-    load = getattr(importlib.import_module(module), "load", None)
-    if callable(load) and load.__module__ == module:
-        load()
-    loaded.add(module)
-
-
-def _portable(error: BaseException) -> XdregError:
-    if isinstance(error, XdregError):
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:  # an exception's own pickling may raise anything
-            return MethodError(str(error))
-        return error
-    return MethodError(f"{type(error).__name__}: {error}")
 
 
 def _forget_after_fork() -> None:

@@ -13,6 +13,7 @@ from xdreg.inputs import (
     check_mask,
     check_overlap,
     mask_pyramid,
+    retried,
     run_manifest,
     selections,
     starting_point,
@@ -43,6 +44,7 @@ def register(
     channel: Channels = None,
     moving_channel: Channels = None,
     workdir: str | Path | None = None,
+    retry: str | Sequence[str] = (),
     progress: bool = True,
     compute: bool = True,
 ) -> xr.Dataset:
@@ -85,7 +87,11 @@ def register(
         choice of a metric go by the first.
     workdir
         Directory to keep the run in; the same call again resumes it. By default a
-        temporary one, removed when Python ends.
+        temporary one, removed when Python ends. A plan tells its size.
+    retry
+        Statuses of blocks that are to run again when a run is resumed, such as
+        ``("crashed", "timeout")``; what was made with them is made anew. Only
+        ``timeout`` and ``memory_limit`` may differ from the earlier call.
     progress
         Show a line per stage, on a terminal and in a notebook.
     compute
@@ -143,12 +149,13 @@ def register(
     ]
     for pyramid, name in zip(masks, ("fixed_mask", "moving_mask"), strict=True):
         check_mask(pyramid, name)
+    again = retried(retry, workdir)
     # Made here and not where a delayed run ends up, so that it lasts as long as this
     # Python.
     directory = WorkDirectory(workdir)
     manifest = run_manifest(plan, start, masks, select)
     directory.claim(manifest)
-    run = Run(plan, directory, select, masks, start, manifest, progress)
+    run = Run(plan, directory, select, masks, start, manifest, progress, again)
     return run() if compute else dask.delayed(run, pure=False)()  # type: ignore[no-any-return]
 
 

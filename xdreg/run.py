@@ -25,6 +25,7 @@ from xdreg.choice import Choice
 from xdreg.errors import MethodError
 from xdreg.field import assemble_field, open_displacement
 from xdreg.inputs import describe_stage
+from xdreg.isolation import Isolated
 from xdreg.local_correlation import safer
 from xdreg.mapping import Opaque, map_over_blocks
 from xdreg.options import Custom, Linear, LocalCorrelation
@@ -34,9 +35,10 @@ from xdreg.progress import StageProgress
 from xdreg.readers import FieldReader
 from xdreg.sources import Source
 from xdreg.tasks import RECORD, BlockTask, Inputs
-from xdreg.workdir import WorkDirectory, open_array, write_json
+from xdreg.workdir import WorkDirectory, open_array, read_json, write_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -71,8 +73,9 @@ class Run:
         start: Any,
         manifest: dict[str, Any],
         progress: bool,
+        retry: list[BlockStatus],
     ) -> None:
-        self.manifest, self.progress = manifest, progress
+        self.manifest, self.progress, self.retry = manifest, progress, retry
         self.plan, self.directory = plan, directory
         self.fixed, self.moving = (
             Source(name, pyramid, channels, mask, directory.path)
@@ -91,8 +94,13 @@ class Run:
 
     def __call__(self) -> xr.Dataset:
         """Run all stages and return the field."""
-        with StageProgress(enabled=self.progress) as lines:
-            return self._execute(lines)
+        with self.directory.lock(), StageProgress(enabled=self.progress) as lines:
+            try:
+                return self._execute(lines)
+            except KeyboardInterrupt:
+                # Threads that wait for an engine would keep Python from ending.
+                processes.shutdown()
+                raise
 
     def _execute(self, lines: StageProgress) -> xr.Dataset:
         for source in (self.fixed, self.moving):
@@ -112,6 +120,8 @@ class Run:
         """Start engine processes while the first levels are read."""
         if any(stage.by_elastix for stage in self.plan.stages):
             processes.prepare(1, "xdreg.elastix")
+        elif any(stage.isolated for stage in self.plan.stages):
+            processes.prepare(1, Isolated.__module__)
 
     def _initial_state(self) -> _State:
         grid = self.plan.fixed.grids[0]
@@ -140,7 +150,8 @@ class Run:
     def _choose_metric(self, state: _State, lines: StageProgress) -> None:
         """Decide the stages' metric, by a look at a coarse level or as before."""
         file = self.directory.path / "choice.json"
-        if not file.exists():
+        stored = read_json(file)
+        if stored is None:
             first = self.plan.stages[0]
             linear = isinstance(first.options, Linear)
             # Where the first stage looks for the pose, so that it is found once.
@@ -159,8 +170,8 @@ class Run:
             with lines.watch("metric", 1, None):
                 choice, pose = task.compute()
             found = None if pose is None else pose.to_json()
-            write_json(file, {"choice": asdict(choice), "pose": found})
-        stored = json.loads(file.read_text())
+            stored = {"choice": asdict(choice), "pose": found}
+            write_json(file, stored)
         self.choice = Choice(**stored["choice"])
         if stored["pose"] is not None:
             self.found = Pose.from_json(stored["pose"])
@@ -191,8 +202,8 @@ class Run:
         grid = self.plan.fixed.grids[0]
         folder = self.directory.stage(number)
         done = folder / "linear.json"
-        if done.exists():
-            stored = json.loads(done.read_text())
+        stored = read_json(done)
+        if stored is not None:
             matrix, record = np.array(stored["matrix"]), stored["record"]
             pose = stored["pose"]
         else:
@@ -201,7 +212,7 @@ class Run:
                 state.matrix,
                 kind=stage.options.name,
                 metric=stage.metric,
-                options=stage.options.engine_options(),
+                options=self._linear_options(stage),
                 search=self.start is None and number == 0,
                 pose=self.found if number == 0 else None,
                 threads=CPU_COUNT,
@@ -248,6 +259,7 @@ class Run:
     ) -> tuple[_State, dict[str, NDArray[np.float32]]]:
         """Run a deformable stage: map over blocks, then blend."""
         partition, folder = stage.partition, self.directory.stage(number)
+        self.directory.forget(number, self.retry)
         levels = stage.fixed_level, stage.moving_level
         (folder / "errors").mkdir(parents=True, exist_ok=True)
         counts, ndim = partition.counts, partition.grid.ndim
@@ -257,7 +269,7 @@ class Run:
         task = BlockTask(
             inputs=self._inputs(*levels, state, linear=False),
             partition=partition,
-            method=stage.method,
+            method=_method(stage),
             options=options,
             safer=_safer(stage, options),
             metric=stage.metric,
@@ -274,7 +286,9 @@ class Run:
         )
         label = f"{number} {stage.options.name} level {stage.fixed_level}"
         with lines.watch(label, partition.size, task.records):
-            records = map_over_blocks(tasks.register_block, task, len(RECORD))
+            records = map_over_blocks(
+                tasks.register_block, task, len(RECORD), tasks.give_up_block
+            )
         difference = self._reject_outliers(records, task, folder / "agreement.json")
         self._check_any(records, number, stage, folder / "errors")
         disagreement = map_over_blocks(tasks.blend_block, task, 1, together=TOGETHER)[
@@ -296,7 +310,15 @@ class Run:
         ends in between finds the same blocks again.
         """
         partition, most = task.partition, tolerance(task.partition)
-        if not verdict.exists():
+        stored = read_json(verdict)
+        if stored is None:
+            for index in map(
+                tuple, np.argwhere(records[..., 0] == BlockStatus.REJECTED)
+            ):
+                # By an earlier verdict, which is gone: else it would have no patch.
+                if task.patches.read(index) is not None:
+                    records[index][0] = BlockStatus.SUCCESS
+                    task.records[index] = records[index]
             difference = np.full(partition.counts, np.nan, np.float32)
             rejected = np.zeros(partition.counts, bool)
             if most > 0:
@@ -309,16 +331,22 @@ class Run:
                     for name in ("status", "similarity_before", "similarity_after")
                 )
                 rejected, difference = outliers(status, gaps, after - before, most)
-            found = {
+            stored = {
                 "rejected": np.argwhere(rejected).tolist(),
                 "difference": difference.tolist(),
             }
-            write_json(verdict, found)
-        stored = json.loads(verdict.read_text())
+            write_json(verdict, stored)
         for index in map(tuple, stored["rejected"]):
             records[index][RECORD.index("status")] = BlockStatus.REJECTED
             task.records[index] = records[index]
         return np.array(stored["difference"], np.float32)
+
+    @staticmethod
+    def _linear_options(stage: PlannedStage) -> dict[str, Any]:
+        options = stage.options.engine_options()
+        if stage.by_elastix:
+            options["memory_limit"] = stage.memory_limit
+        return options
 
     def _method_options(self, stage: PlannedStage) -> dict[str, Any]:
         if isinstance(stage.options, Custom):
@@ -399,6 +427,14 @@ def _choice_task(inputs: Opaque, *arguments: Any, **options: Any) -> Any:
 def _linear_task(inputs: Opaque, *arguments: Any, **options: Any) -> Any:
     """Run a linear stage on a worker."""
     return whole.register_linear(inputs.value, *arguments, **options)
+
+
+def _method(stage: PlannedStage) -> Callable[..., Any]:
+    """Return what registers a block; a user's method, unless it may not, isolated."""
+    options = stage.options
+    if isinstance(options, Custom) and options.isolated:
+        return Isolated.of(stage.method, options.timeout, stage.memory_limit)
+    return stage.method
 
 
 def _safer(stage: PlannedStage, options: dict[str, Any]) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from xdreg.inputs import AUTO, mask_reader
 from xdreg.multiscale import Pyramid
 from xdreg.pyramid import downsample
 from xdreg.readers import ImageReader, image_reader
-from xdreg.workdir import open_array
+from xdreg.workdir import open_array, settle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,7 +122,7 @@ class Source:
             store = open_array(partial, grid.shape, chunks, np.nan, compress=True)
             coarse = downsample(image, factors).rechunk(chunks)
             dask.array.store(coarse, store, lock=False)
-            partial.rename(path)
+            settle(partial, path)
         return ImageReader(open_array(path, (), (), np.nan), grid, grid.dims)
 
     def _check_channel(self, channel: int) -> None:
@@ -161,7 +161,7 @@ class Source:
             partial = path.with_suffix(".part")
             store = open_array(partial, wide.shape, wide.shape, 0, compress=True)
             store[:] = mask.astype(np.float32)
-            partial.rename(path)
+            settle(partial, path)
         reader = ImageReader(open_array(path, (), (), 0), wide, wide.dims)
         self._foreground = reader
         inner = reader.read((slice(1, -1),) * wide.ndim)

@@ -7,6 +7,7 @@ scheduler.
 
 from __future__ import annotations
 
+import socket
 import time
 import traceback
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from xdreg import kernels, metrics
 from xdreg.agreement import compare
 from xdreg.blocks import MOVING_MARGIN, BlockStatus, Partition, shared_part
 from xdreg.coordinates import coordinates, grid_of
-from xdreg.errors import MethodError, MethodTimeout
+from xdreg.errors import Interrupted, MethodError, MethodTimeout, StoreError
 from xdreg.local_correlation import local_similarity
 from xdreg.options import OWN_METRICS
+from xdreg.workdir import intact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -272,9 +274,52 @@ def register_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float3
 
     A block whose record is stored already is not run again.
     """
-    stored = task.records[index]
-    if not np.isnan(stored[0]):
-        return stored
+    _check_directory(task)
+    stored = read_record(index, task)
+    return _register(index, task)[0] if stored is None else stored
+
+
+def _check_directory(task: BlockTask) -> None:
+    """Refuse to work on a host that does not see the run's directory.
+
+    It would make one of its own, and blocks of others would look as if they had failed.
+    """
+    if not task.errors.is_dir():
+        msg = (
+            f"{task.errors.parent} is not there on {socket.gethostname()}; give "
+            "workdir= a directory that all workers see"
+        )
+        raise StoreError(msg)
+
+
+def read_record(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float32] | None:
+    """Return a block's record; None where it has none that is whole."""
+    return task.records.read(index)
+
+
+def read_patch(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float32]:
+    """Return the patch of a block that succeeded.
+
+    One that is damaged, by a power cut for example, is made again.
+    """
+    patch = task.patches.read(index)
+    if patch is not None:
+        return patch
+    record, patch = _register(index, task)
+    if patch is None:
+        status = BlockStatus(int(record[0])).meaning
+        msg = (
+            f"the patch of block {index} in {task.errors.parent} is damaged, and the "
+            f"block is {status} now that it was run again; use another workdir"
+        )
+        raise StoreError(msg)
+    return patch
+
+
+def _register(
+    index: tuple[int, ...], task: BlockTask
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Register one block and store it; return its record and, padded, its patch."""
     began = time.perf_counter()
     partition = task.partition
     record = dict.fromkeys(RECORD, np.nan)
@@ -288,6 +333,7 @@ def register_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float3
             for o, s in zip(partition.overlap, partition.grid.spacing, strict=True)
         ],
     )
+    padded = None
     if isinstance(window, BlockStatus):
         status = window
     else:
@@ -301,7 +347,7 @@ def register_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float3
     record["seconds"] = time.perf_counter() - began
     values = np.array([record[name] for name in RECORD], np.float32)
     task.records[index] = values
-    return values
+    return values, padded
 
 
 def _attempts(
@@ -336,14 +382,30 @@ def _run_method(
     try:
         result = task.method(fixed, moving, **options)
         return BlockStatus.SUCCESS, as_displacement(result, window.grid)
+    except Interrupted:
+        raise
     except MethodTimeout as error:
         status, text = BlockStatus.TIMEOUT, str(error)
     except Exception as error:
         error.add_note(f"block {index}")
         status, text = BlockStatus.CRASHED, "".join(traceback.format_exception(error))
+    _keep_error(index, task, text)
+    return status, None
+
+
+def _keep_error(index: tuple[int, ...], task: BlockTask, text: str) -> None:
     name = ".".join(map(str, index))
     (task.errors / f"{name}.txt").write_text(text)
-    return status, None
+
+
+def give_up_block(index: tuple[int, ...], task: BlockTask, text: str) -> None:
+    """Record a block as crashed, unless it is done, with what is known of it."""
+    if read_record(index, task) is not None:
+        return
+    _keep_error(index, task, text)
+    record = np.full(len(RECORD), np.nan, np.float32)
+    record[RECORD.index("status")] = BlockStatus.CRASHED
+    task.records[index] = record
 
 
 def judge(
@@ -417,7 +479,12 @@ def judge(
 
 def compare_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float32]:
     """Compare a block with its neighbours, see `xdreg.agreement.compare`."""
-    return compare(index, task.partition, task.records, task.patches)
+    return compare(
+        index,
+        task.partition,
+        lambda block: float(task.records[block][0]),
+        lambda block: read_patch(block, task),
+    )
 
 
 def blend_block(index: tuple[int, ...], task: BlockTask) -> float:
@@ -432,11 +499,17 @@ def blend_block(index: tuple[int, ...], task: BlockTask) -> float:
         Disagreement: root mean square difference, in physical units, of the block's own
         patch and the blended update where other blocks contribute; NaN without any.
     """
-    done = float(task.disagreement[index])
-    if not np.isinf(done):
-        return done
+    _check_directory(task)
     partition = task.partition
     core = partition.field_core(index)
+    done = task.disagreement.read(index)
+    if done is not None:
+        stored = intact(task.field, (slice(None), *core))
+        # At the end of an axis a core has two chunks; either may be missing.
+        if stored is None or not np.isfinite(stored).all():
+            done = None
+    if done is not None:
+        return float(done)
     grid = partition.field_grid.window(core)
     update = np.zeros((grid.ndim, *grid.shape), np.float32)
     own = np.zeros_like(update)
@@ -448,7 +521,7 @@ def blend_block(index: tuple[int, ...], task: BlockTask) -> float:
         if part is None:
             continue
         shared, outer, inner = part
-        patch = task.patches[other][(slice(None), *inner)]
+        patch = read_patch(other, task)[(slice(None), *inner)]
         update[(slice(None), *outer)] += partition.weights(other, shared) * patch
         if other == index:
             own[(slice(None), *outer)] = patch

@@ -2,6 +2,7 @@
 
 ::
 
+    lock                    who works here, while someone does
     run.json                what was run: sources, geometry, options, versions
     fixed_levels, moving_levels    pyramid levels that the store did not have
     fixed_foreground, moving_foreground    masks that were found, see `xdreg.foreground`
@@ -15,26 +16,40 @@
         field               the displacement field after the stage
 
 A block counts as done when its record exists, so a run that was interrupted goes on
-with the blocks that are missing.
+with the blocks that are missing. After a power cut a file may be there and its content
+not: arrays carry checksums, and what fails them counts as missing.
 """
 
 from __future__ import annotations
 
-import atexit
+import contextlib
 import json
+import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from xdreg.errors import InputError, StoreError
+from xdreg.scratch import LOCK, Lock, temporary_directory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
+    from xdreg.blocks import BlockStatus
+
 _MANIFEST = "run.json"
+
+_PARTIAL = ".part"
+
+#: What may change from one call to the next: it decides which blocks are given up, and
+#: no bit of those that are not.
+LIMITS = "limits"
 
 
 class WorkDirectory:
@@ -44,14 +59,13 @@ class WorkDirectory:
     ----------
     path
         Where to keep the run; None makes a temporary directory that is removed when
-        Python ends.
+        Python ends, or by the next run should Python be killed.
     """
 
     def __init__(self, path: str | Path | None) -> None:
         self.temporary = path is None
         if path is None:
-            self.path = Path(tempfile.mkdtemp(prefix="xdreg-"))
-            atexit.register(shutil.rmtree, self.path, ignore_errors=True)
+            self.path = temporary_directory("run-")
             return
         self.path = Path(path).expanduser().resolve()
         try:
@@ -60,40 +74,89 @@ class WorkDirectory:
             msg = f"workdir {self.path} cannot be made: {error.strerror}"
             raise StoreError(msg) from error
 
+    def lock(self) -> Lock:
+        """Return the right to work here, a context manager; refused to a second run."""
+        return Lock(self.path)
+
     def claim(self, manifest: dict[str, Any]) -> None:
         """Record what runs here, or check that it is what ran here before.
 
         Raises
         ------
         InputError
-            If the directory holds another run, or files that are no run at all.
+            If the directory is in use, or holds another run, or files that are no run.
+        StoreError
+            If it cannot be written to, or its manifest is damaged.
         """
+        with self.lock():
+            self._claim(manifest)
+
+    def _claim(self, manifest: dict[str, Any]) -> None:
         file = self.path / _MANIFEST
         # Through JSON and back, so that tuples and lists compare equal.
         manifest = json.loads(json.dumps(manifest))
-        if file.exists():
-            earlier = json.loads(file.read_text())
-            changed = [
-                f"{key}: {_short(earlier.get(key))} before, "
-                f"{_short(manifest.get(key))} now"
-                for key in sorted(earlier.keys() | manifest.keys())
-                if earlier.get(key) != manifest.get(key)
-            ]
-            if changed:
+        if not file.exists():
+            known = {LOCK, file.with_suffix(_PARTIAL).name}
+            if any(entry.name not in known for entry in self.path.iterdir()):
                 msg = (
-                    f"workdir {self.path} holds another registration; use another "
-                    f"directory or remove it. What differs: {'; '.join(changed)}"
+                    f"workdir {self.path} is not empty and holds no run; choose another"
                 )
                 raise InputError(msg)
+            write_json(file, manifest)
             return
-        if any(self.path.iterdir()):
-            msg = f"workdir {self.path} is not empty and holds no run; choose another"
+        earlier = read_json(file)
+        if earlier is None:
+            msg = (
+                f"{file} is damaged, so what ran here cannot be told; remove the work "
+                "directory, or use another"
+            )
+            raise StoreError(msg)
+        changed = [
+            f"{key}: {_short(earlier.get(key))} before, {_short(manifest.get(key))} now"
+            for key in sorted(earlier.keys() | manifest.keys())
+            if key != LIMITS and earlier.get(key) != manifest.get(key)
+        ]
+        if changed:
+            msg = (
+                f"workdir {self.path} holds another registration; use another "
+                f"directory or remove it. What differs: {'; '.join(changed)}"
+            )
             raise InputError(msg)
-        write_json(file, manifest)
+        if earlier != manifest:
+            write_json(file, manifest)
 
     def stage(self, number: int) -> Path:
         """Return the directory of a stage."""
         return self.path / f"stage_{number:02d}"
+
+    def forget(self, number: int, statuses: Sequence[BlockStatus]) -> None:
+        """Forget a stage's blocks of some statuses, and all that was made with them.
+
+        What follows from them goes first: a call that is cut off here finds the blocks
+        again.
+        """
+        folder = self.stage(number)
+        if not statuses or read_json(folder / "records" / "zarr.json") is None:
+            return
+        records = zarr.open_array(folder / "records", mode="r+")
+        status = np.full(records.shape[:-1], np.nan)
+        for index in np.ndindex(status.shape):
+            record = intact(records, index)
+            if record is not None:
+                status[index] = record[0]
+        chosen = np.argwhere(np.isin(status, statuses))
+        if not len(chosen):
+            return
+        for later in self.path.glob("stage_*"):
+            if later.name > folder.name:
+                shutil.rmtree(later)
+        for name in ("field", "disagreement"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / "agreement.json").unlink(missing_ok=True)
+        for block in chosen:
+            name = ".".join(map(str, block))
+            (folder / "errors" / f"{name}.txt").unlink(missing_ok=True)
+            (folder / "records" / f"{name}.0").unlink(missing_ok=True)
 
     def discard_patches(self, number: int) -> None:
         """Remove a stage's patches from a temporary directory: its field holds them."""
@@ -102,9 +165,34 @@ class WorkDirectory:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a file that appears whole or not at all."""
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(value, indent=1))
+    """Write a file that appears whole or not at all, be it in a power cut."""
+    partial = path.with_suffix(_PARTIAL)
+    with partial.open("w") as file:
+        file.write(json.dumps(value, indent=1))
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    # Some systems do not open directories; there the name follows in its own time.
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def read_json(path: Path) -> Any:
+    """Read such a file; None where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def settle(partial: Path, path: Path) -> None:
+    """Give a finished directory its name once all of it has reached the disk."""
+    if hasattr(os, "sync"):
+        os.sync()
     partial.rename(path)
 
 
@@ -118,21 +206,45 @@ def open_array(
 ) -> zarr.Array[Any]:
     """Open a float32 array of a run, making it where it does not exist.
 
-    Chunk names are flat (``0.1.2``), so that one listing shows what is done.
-    Displacements hardly compress, and every patch is read up to 27 times.
+    Chunk names are flat (``0.1.2``), so that one listing shows what is done. Chunks
+    carry a checksum. Displacements hardly compress, and every patch is read up to 27
+    times.
     """
-    if (path / "zarr.json").exists():
+    if read_json(path / "zarr.json") is not None:
         return zarr.open_array(path, mode="r+")
+    # Damaged, it says nothing that is not known; chunks that lie beside it are kept.
+    (path / "zarr.json").unlink(missing_ok=True)
     return zarr.create_array(
         path,
         shape=tuple(shape),
         chunks=tuple(chunks),
         dtype="float32",
         fill_value=fill,
-        compressors="auto" if compress else None,
+        compressors=[*([ZstdCodec()] if compress else []), Crc32cCodec()],
         chunk_key_encoding={"name": "v2", "separator": "."},
         config={"write_empty_chunks": True},
     )
+
+
+def intact(array: zarr.Array[Any], index: tuple[Any, ...]) -> NDArray[Any] | None:
+    """Read chunks; None where one of them is missing, cut off or altered.
+
+    Parameters
+    ----------
+    array
+        As `open_array` makes it; its fill value all over stands for what is missing.
+    index
+        Of whole chunks.
+    """
+    try:
+        values = np.asarray(array[index])
+    except OSError:
+        raise
+    except Exception:  # whatever decoding makes of what is not there
+        return None
+    fill = array.fill_value
+    missing = np.isnan(values) if np.isnan(fill) else values == fill
+    return None if missing.all() else values
 
 
 def _short(value: object, limit: int = 160) -> str:

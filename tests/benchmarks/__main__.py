@@ -14,6 +14,7 @@ from tests.benchmarks.common import (
 )
 from tests.benchmarks.engine import engine
 from tests.benchmarks.failures import failures
+from tests.benchmarks.faults import faults
 from tests.benchmarks.field import field
 from tests.benchmarks.large import large, memory
 from tests.benchmarks.machinery import machinery
@@ -91,6 +92,7 @@ BENCHMARKS = {
         synthetic,
         roundtrips,
         failures,
+        faults,
         engine,
         pose,
         machinery,
