@@ -18,6 +18,7 @@ LAYERS = [
         "filters",
         "foreground",
         "terms",
+        "paths",
     },
     {
         "agreement",

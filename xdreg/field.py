@@ -55,9 +55,13 @@ _DIAGNOSTICS = {
 }
 
 
-def is_field(dataset: xr.Dataset) -> bool:
+def is_field(dataset: object) -> bool:
     """Return whether a Dataset is laid out as a displacement field."""
-    return "displacement" in dataset and COMPONENT in dataset["displacement"].dims
+    return (
+        isinstance(dataset, xr.Dataset)
+        and "displacement" in dataset
+        and COMPONENT in dataset["displacement"].dims
+    )
 
 
 def field_grid(field: xr.Dataset) -> Grid:
@@ -70,17 +74,25 @@ def field_grid(field: xr.Dataset) -> Grid:
     """
     if not is_field(field):
         msg = (
-            "the Dataset has no variable 'displacement' with a dimension 'component'; "
+            "a field is a Dataset with a variable 'displacement' of a dimension "
+            f"'component', got {_outline(field)}; "
             "fields come from register, xdreg.open_field or xdreg.from_itk_transform"
         )
         raise InputError(msg)
     return grid_of(field["displacement"].isel({COMPONENT: 0}, drop=True), "field")
 
 
+def _outline(value: object) -> str:
+    if isinstance(value, xr.Dataset):
+        return f"one with the variables {list(value.data_vars)}"
+    return type(value).__name__
+
+
 def fixed_grid(field: xr.Dataset) -> Grid:
     """Return the geometry of the fixed image that a field was made for."""
+    own = field_grid(field)
     stored = field.attrs.get("fixed_grid")
-    return field_grid(field) if stored is None else Grid.from_dict(json.loads(stored))
+    return own if stored is None else Grid.from_dict(json.loads(stored))
 
 
 def open_displacement(field: xr.Dataset) -> FieldReader:
@@ -138,6 +150,7 @@ def make_field(displacement: Any, grid: Grid, fixed: Grid | None = None) -> xr.D
 
 def identity(field: xr.Dataset) -> xr.Dataset:
     """Return a field on the same grids that moves nothing."""
+    field_grid(field)
     return field.assign(displacement=xr.zeros_like(field["displacement"]))
 
 
@@ -220,7 +233,11 @@ def transform_points(field: xr.Dataset, points: ArrayLike | xr.DataArray) -> Any
     """
     reader = open_displacement(field)
     grid = reader.grid
-    values = np.asarray(points, np.float64)
+    try:
+        values = np.asarray(points, np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        msg = f"points must be an array of numbers, got {points!r}"
+        raise InputError(msg) from error
     if values.ndim != 2 or values.shape[1] != grid.ndim:
         msg = (
             f"points must be of shape (n, {grid.ndim}) in the order {grid.dims}, got "

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -23,9 +24,10 @@ from dask.base import tokenize
 from xdreg.coordinates import OTHER_DIMS, coordinates
 from xdreg.errors import InputError, StoreError
 from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
+from xdreg.paths import as_address, is_remote
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import zarr
 
@@ -90,7 +92,7 @@ def open_ome_zarr(
     >>> open_ome_zarr(fixed)["scale0/image"].dims
     ('y', 'x')
     """
-    address = os.fspath(store)
+    address = as_address(store, "store")
     group = _open_group(address, storage_options)
     name, levels, version = _read_metadata(address, group)
     if level is not None:
@@ -153,7 +155,13 @@ def modified(source: zarr.Array[Any]) -> int | None:
 def _open_group(address: str, storage_options: Mapping[str, Any] | None) -> zarr.Group:
     import zarr
 
-    remote = "://" in address
+    remote = is_remote(address)
+    if not isinstance(storage_options, Mapping | None):
+        msg = (
+            f"storage_options must be a dict for fsspec, such as {{'anon': True}}, got "
+            f"{storage_options!r}"
+        )
+        raise InputError(msg)
     options = dict(storage_options) if remote and storage_options else None
     path = Path(address).absolute()
     if not remote and not (address and path.exists()):

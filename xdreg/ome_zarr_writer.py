@@ -20,6 +20,7 @@ from xdreg.coordinates import grid_of
 from xdreg.errors import InputError, StoreError
 from xdreg.grid import UNIT_METRES, Grid
 from xdreg.ome_zarr import lazy_zarr
+from xdreg.paths import as_address, is_remote
 from xdreg.pyramid import downsample, pyramid_factors
 
 if TYPE_CHECKING:
@@ -89,7 +90,10 @@ def write_ome_zarr(
     grid = grid_of(image)
     others = [str(d) for d in image.dims if d not in grid.dims]
     image = image.transpose(*[d for d in ("t", "c") if d in others], *grid.dims)
-    if version not in ("0.4", "0.5", "0.6"):
+    if name is not None and not isinstance(name, str):
+        msg = f"name must be text, got {name!r}"
+        raise InputError(msg)
+    if not isinstance(version, str) or version not in ("0.4", "0.5", "0.6"):
         msg = f"version must be '0.4', '0.5' or '0.6', got {version!r}"
         raise InputError(msg)
     factors = pyramid_factors(grid)
@@ -162,14 +166,15 @@ def _replace(partial: Path, target: Path) -> None:
 
 def local_path(path: str | os.PathLike[str]) -> Path:
     """Return where to write, absolute; refuse URLs."""
-    if "://" in os.fspath(path):
+    address = as_address(path)
+    if is_remote(address):
         msg = (
             f"images and fields are written to local directories, not to {path}; write "
             "to one and copy it there, for example with fsspec"
         )
         raise InputError(msg)
     # Absolute, since a worker may run in another directory.
-    return Path(path).absolute()
+    return Path(address).absolute()
 
 
 def _check_values(image: xr.DataArray) -> None:
@@ -397,7 +402,7 @@ def read_field_metadata(
 
     from xdreg.ome_zarr import _open_group, _read_metadata
 
-    address = os.fspath(path)
+    address = as_address(path)
     group = _open_group(address, storage_options)
     location = _field_location(address, dict(group.attrs))
     child = group.get(location)

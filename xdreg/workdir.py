@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import zarr
 
 from xdreg.errors import InputError, StoreError
+from xdreg.paths import as_address, is_remote
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +54,14 @@ class WorkDirectory:
             self.path = Path(tempfile.mkdtemp(prefix="xdreg-"))
             atexit.register(shutil.rmtree, self.path, ignore_errors=True)
             return
-        self.path = Path(path).expanduser().resolve()
+        address = as_address(path, "workdir")
+        if is_remote(address):
+            msg = (
+                f"workdir must be a local or shared directory, got {address}; write "
+                "the result to a URL with xdreg.save"
+            )
+            raise InputError(msg)
+        self.path = Path(address).expanduser().resolve()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
