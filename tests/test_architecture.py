@@ -37,6 +37,8 @@ LAYERS = [
         "shifts",
         "elastix",
         "itk_bridge",
+        "ome_fields",
+        "ome_metadata",
         "ome_zarr",
         "ome_zarr_writer",
         "workdir",

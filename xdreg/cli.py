@@ -27,7 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-_out = Console()
+# Names and units come from stores: no part of them is markup.
+_out = Console(markup=False)
 
 #: The agreement of two images is measured on a level of at most so many voxels.
 AGREEMENT_VOXELS = 2**21

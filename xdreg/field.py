@@ -21,16 +21,17 @@ import xarray as xr
 from xdreg import kernels
 from xdreg.blocks import BlockStatus
 from xdreg.coordinates import coordinates, grid_of
-from xdreg.errors import InputError
-from xdreg.grid import Grid
-from xdreg.ome_zarr_writer import (
-    check_target,
-    local_path,
+from xdreg.errors import InputError, StoreError
+from xdreg.grid import Grid, normalise_units
+from xdreg.ome_fields import (
+    parsed,
+    read_extra,
     read_field_metadata,
     write_field_metadata,
-    write_ome_zarr,
 )
+from xdreg.ome_zarr_writer import check_target, local_path, write_ome_zarr
 from xdreg.options import Linear
+from xdreg.paths import as_address
 from xdreg.readers import FieldReader, source_of
 
 if TYPE_CHECKING:
@@ -195,8 +196,10 @@ def status_counts(field: xr.Dataset) -> dict[str, int]:
     if "block_status" not in field:
         return {}
     values, counts = np.unique(field["block_status"].values, return_counts=True)
+    known = {int(status): status.meaning for status in BlockStatus}
     return {
-        BlockStatus(int(v)).meaning: int(c) for v, c in zip(values, counts, strict=True)
+        known.get(int(v), f"status {v}"): int(c)
+        for v, c in zip(values, counts, strict=True)
     }
 
 
@@ -447,18 +450,17 @@ def open_field(
         If there is no such store, or it holds no displacement field.
     """
     source, grid = read_field_metadata(path, storage_options)
+    address = as_address(path)
+    extra = read_extra(address, storage_options, _EXTRA, _DIAGNOSTICS)
+    attrs = {"fixed_grid": json.dumps(grid.to_dict())} | dict(extra.attrs)
+    stored = parsed(address, "displacement_attrs", attrs.pop("displacement_attrs", {}))
+    fixed = parsed(address, "fixed_grid", attrs["fixed_grid"])
     try:
-        extra = xr.open_zarr(
-            str(path),
-            group=_EXTRA,
-            consolidated=False,
-            chunks=None,
-            storage_options=storage_options,
-        ).load()
-    except (FileNotFoundError, KeyError):
-        extra = xr.Dataset(attrs={"fixed_grid": json.dumps(grid.to_dict())})
-    attrs = dict(extra.attrs)
-    stored = json.loads(attrs.pop("displacement_attrs", "{}"))
+        Grid.from_dict(fixed)
+        normalise_units(stored.get("units"))
+    except (InputError, KeyError, TypeError, ValueError, OverflowError) as error:
+        msg = f"{address}: fixed_grid is {fixed!r}; expected a grid: {error}"
+        raise StoreError(msg) from error
     if grid.units is None:
         # OME-Zarr has no word for units such as pixels.
         grid = replace(grid, units=stored.get("units"))

@@ -1,4 +1,4 @@
-"""Writing OME-Zarr, out of core: images with their pyramids, and field metadata.
+"""Writing OME-Zarr images, out of core, with their pyramids.
 
 ngff-zarr lays out the store and its metadata; the voxels are written chunk by chunk
 through zarr-python, on whatever scheduler is active.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,15 +24,12 @@ from xdreg.paths import as_address, is_remote
 from xdreg.pyramid import downsample, pyramid_factors
 
 if TYPE_CHECKING:
-    import zarr
+    pass
 
 Version = Literal["0.4", "0.5", "0.6"]
 
 #: Voxels of a chunk per spatial axis, unless the image has chunks of its own.
 CHUNK = {2: 512, 3: 64}
-
-#: Paths below a field store.
-FIELD_TRANSFORM = "displacement"
 
 
 def write_ome_zarr(
@@ -207,8 +204,8 @@ def _chunk_shape(chunks: int | Sequence[int] | None, grid: Grid) -> tuple[int, .
     return tuple(min(int(v), n) for v, n in zip(values, grid.shape, strict=True))
 
 
-def _ome_units(units: str | None) -> str | None:
-    # OME-Zarr has no word for other units; the coordinates stay plain numbers then.
+def ome_units(units: str | None) -> str | None:
+    """Return a unit if OME-Zarr has a word for it, else None: plain numbers."""
     return units if units in UNIT_METRES else None
 
 
@@ -225,7 +222,7 @@ def _lay_out(
 
     dims = tuple(str(d) for d in image.dims)
     others = dims[: -grids[0].ndim]
-    units = _ome_units(grids[0].units)
+    units = ome_units(grids[0].units)
     kinds = {"t": "time", "c": "channel"}
     axes_units: dict[str, Any] = dict.fromkeys(grids[0].dims, units)
     if "t" in image.coords:
@@ -314,136 +311,3 @@ def _omero(image: xr.DataArray) -> Any:
             for i, label in enumerate(image["c"].values)
         ]
     )
-
-
-def write_field_metadata(
-    path: Path, name: str, grid: Grid, chunks: tuple[int, ...]
-) -> zarr.Array[Any]:
-    """Make an OME-Zarr 0.6 scene that holds a displacement field and nothing else.
-
-    The scene's coordinate systems ``fixed`` and ``moving`` are related by a
-    ``displacements`` transformation; its field is a multiscale image with a
-    ``displacement`` axis, at ``coordinateTransformations/NAME``.
-
-    Parameters
-    ----------
-    path
-        Directory to make.
-    name
-        Name of the field below the store.
-    grid
-        Geometry of the field.
-    chunks : (ndim + 1,)
-        Chunk shape of the array, components first.
-
-    Returns
-    -------
-    zarr.Array (ndim, *grid.shape)
-        Empty; to be filled.
-    """
-    import ngff_zarr as nz
-    import zarr
-
-    units = _ome_units(grid.units)
-    dims = ("c", *grid.dims)
-    image = nz.NgffImage(
-        dask.array.zeros((grid.ndim, *grid.shape), dtype=np.float32, chunks=chunks),
-        dims,
-        dict(zip(dims, (1.0, *grid.spacing), strict=True)),
-        dict(zip(dims, (0.0, *grid.origin), strict=True)),
-        name,
-        dict.fromkeys(grid.dims, units) if units else None,
-        axes_types={"c": nz.AxisType.Displacement},
-    )
-    location = f"coordinateTransformations/{name}"
-    nz.to_ome_zarr(
-        str(path / location),
-        nz.to_multiscales(
-            image, scale_factors=[], chunks=dict(zip(dims, chunks, strict=True))
-        ),
-        version="0.6",
-        metadata_only=True,
-        consolidate_metadata=False,
-    )
-    axes = [
-        nz.v06.zarr_metadata.Axis(name=d, type="space", unit=units) for d in grid.dims
-    ]
-    transform = nz.Displacements(path=location, interpolation="linear")
-    transform.name = "fixed to moving"
-    transform.input = nz.CoordinateSystemIdentifier(name="fixed")
-    transform.output = nz.CoordinateSystemIdentifier(name="moving")
-    scene = nz.NgffScene(
-        images={},
-        coordinateTransformations=[transform],
-        coordinateSystems=[
-            nz.CoordinateSystem(name="fixed", axes=axes),
-            nz.CoordinateSystem(name="moving", axes=axes),
-        ],
-    )
-    nz.to_ome_zarr(
-        str(path), scene, version="0.6", overwrite=False, consolidate_metadata=False
-    )
-    group = zarr.open_group((path / location).absolute(), mode="r+")
-    metadata: Any = group.attrs["ome"]
-    return group[metadata["multiscales"][0]["datasets"][0]["path"]]  # type: ignore[return-value]
-
-
-def read_field_metadata(
-    path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
-) -> tuple[zarr.Array[Any], Grid]:
-    """Return the displacement array of a field store, and its geometry.
-
-    Raises
-    ------
-    StoreError
-        If there is no store, or it holds no displacement field.
-    """
-    import zarr
-
-    from xdreg.ome_zarr import _open_group, _read_metadata
-
-    address = as_address(path)
-    group = _open_group(address, storage_options)
-    location = _field_location(address, dict(group.attrs))
-    child = group.get(location)
-    if not isinstance(child, zarr.Group):
-        msg = f"{address} names a field {location!r}, but has no image group there"
-        raise StoreError(msg)
-    _, levels, _ = _read_metadata(f"{address}/{location}", child)
-    array, image = levels[0]
-    dims = tuple(str(d) for d in image.dims)[1:]
-    units = (image.axes_units or {}).get(dims[0])
-    grid = Grid(
-        dims,
-        array.shape[1:],
-        tuple(float(image.scale[d]) for d in dims),
-        tuple(float(image.translation[d]) for d in dims),
-        units,
-    )
-    return array, grid
-
-
-def _field_location(address: str, attrs: Mapping[str, Any]) -> str:
-    """Return the path of the field that a scene's first displacements name."""
-    ome = attrs.get("ome")
-    scene = ome.get("scene") if isinstance(ome, dict) else None
-    steps = scene.get("coordinateTransformations") if isinstance(scene, dict) else None
-    found = [
-        step
-        for step in (steps if isinstance(steps, list) else ())
-        if isinstance(step, dict) and step.get("type") == "displacements"
-    ]
-    if not found:
-        msg = (
-            f"{address} holds no displacement field; open images with "
-            "xdreg.open_ome_zarr"
-        )
-        raise StoreError(msg)
-    location = found[0].get("path")
-    if not isinstance(location, str) or not location:
-        msg = f"{address} has displacements without a path; correct the metadata"
-        raise StoreError(msg)
-    if ".." in location.split("/") or location.startswith("/"):
-        msg = f"{address}: the field's path {location!r} leaves the store"
-        raise StoreError(msg)
-    return location

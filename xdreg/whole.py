@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from xdreg.options import OwnMetric
 
 
-#: No fit is believed that shrinks an image along any direction to less than this share of
-#: what it started from: so end images with next to nothing in common.
+#: No fit is believed that shrinks an image along any direction to less than this share
+#: of what it started from: so end images with next to nothing in common.
 LEAST_STRETCH = 0.1
 
 
