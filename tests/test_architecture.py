@@ -19,6 +19,7 @@ LAYERS = [
         "foreground",
         "terms",
         "paths",
+        "patience",
     },
     {
         "agreement",
@@ -41,6 +42,7 @@ LAYERS = [
         "ome_metadata",
         "ome_zarr",
         "ome_zarr_writer",
+        "outputs",
         "workdir",
     },
     {"multiscale", "readers", "planning", "progress"},

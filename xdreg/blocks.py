@@ -45,6 +45,7 @@ class BlockStatus(IntEnum):
     REJECTED = 6
     CRASHED = 7
     TIMEOUT = 8
+    UNREADABLE = 9
 
     @property
     def meaning(self) -> str:

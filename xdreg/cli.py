@@ -96,7 +96,8 @@ def register(
     """
     from xdreg.field import save_field
     from xdreg.multiscale import image_levels
-    from xdreg.ome_zarr_writer import check_target, write_ome_zarr
+    from xdreg.ome_zarr_writer import write_ome_zarr
+    from xdreg.outputs import check_target
     from xdreg.registration import register as run
     from xdreg.resampling import warp
 
@@ -158,7 +159,8 @@ def warp_command(
     Example: xdreg warp out/field.ome.zarr moving.ome.zarr -o moved.ome.zarr
     """
     from xdreg.field import open_field
-    from xdreg.ome_zarr_writer import check_target, write_ome_zarr
+    from xdreg.ome_zarr_writer import write_ome_zarr
+    from xdreg.outputs import check_target
     from xdreg.resampling import warp
 
     check_target(output, overwrite=overwrite)
@@ -222,7 +224,8 @@ def demo(
     from xdreg.field import save_field, transform_points
     from xdreg.multiscale import image_levels
     from xdreg.ome_zarr import open_ome_zarr
-    from xdreg.ome_zarr_writer import check_target, write_ome_zarr
+    from xdreg.ome_zarr_writer import write_ome_zarr
+    from xdreg.outputs import check_target
     from xdreg.registration import register as run
     from xdreg.resampling import warp
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +28,9 @@ from xdreg.ome_fields import (
     read_field_metadata,
     write_field_metadata,
 )
-from xdreg.ome_zarr_writer import check_target, local_path, write_ome_zarr
+from xdreg.ome_zarr_writer import write_ome_zarr
 from xdreg.options import Linear
+from xdreg.outputs import new_store
 from xdreg.paths import as_address
 from xdreg.readers import FieldReader, source_of
 
@@ -330,7 +330,11 @@ _FIELD_PATH = "displacement"
 
 
 def save_field(
-    field: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = False
+    field: xr.Dataset,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a field as OME-Zarr 0.6, with RFC-5 transformation metadata.
 
@@ -343,35 +347,31 @@ def save_field(
     field : Dataset
         A displacement field.
     path
-        Directory to write; it appears whole or not at all.
+        Directory or URL to write; it appears whole or not at all.
     overwrite
         Replace what is there.
+    storage_options
+        For a URL, passed to fsspec.
 
     Raises
     ------
     StoreError
-        If something is there and ``overwrite`` is false.
+        If something is there and ``overwrite`` is false, or it cannot be written.
     """
-    target = local_path(path)
     grid = field_grid(field)
-    check_target(target, overwrite=overwrite)
-    partial = target.with_name(f".{target.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        displacement = _displacement(field, grid)
-        data = dask.array.asarray(displacement.data).astype(np.float32)
-        store = write_field_metadata(partial, _FIELD_PATH, grid, data.chunksize)
-        dask.array.store(data.rechunk(store.chunks), store, lock=False)
-        extra = field.drop_vars(
-            ["displacement", COMPONENT, *grid.dims], errors="ignore"
+    displacement = _displacement(field, grid)
+    data = dask.array.asarray(displacement.data).astype(np.float32)
+    extra = field.drop_vars(["displacement", COMPONENT, *grid.dims], errors="ignore")
+    extra = extra.assign_attrs(displacement_attrs=json.dumps(displacement.attrs))
+    with new_store(
+        path, overwrite=overwrite, storage_options=storage_options
+    ) as output:
+        location = write_field_metadata(
+            output.folder, _FIELD_PATH, grid, data.chunksize
         )
-        extra = extra.assign_attrs(displacement_attrs=json.dumps(displacement.attrs))
-        extra.to_zarr(partial, group=_EXTRA, mode="a", consolidated=False)
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        extra.to_zarr(output.folder, group=_EXTRA, mode="a", consolidated=False)
+        store: Any = output.array(location)
+        dask.array.store(data.rechunk(store.chunks), store, lock=False)
 
 
 def save(
@@ -384,10 +384,10 @@ def save(
     data : Dataset or DataArray
         A displacement field, or an image ``([t], [c], [z], y, x)``.
     path
-        Directory to write; it appears whole or not at all.
+        Directory or URL to write; it appears whole or not at all.
     **options
-        ``overwrite``; for images also ``version``, ``levels``, ``chunks``, ``labels``,
-        ``name``.
+        ``overwrite`` and, for a URL, ``storage_options``; for images also ``version``,
+        ``levels``, ``chunks``, ``labels``, ``name``.
 
     Raises
     ------

@@ -27,7 +27,7 @@ MOST_BLOCKS = 10**8
 
 def write_field_metadata(
     path: Path, name: str, grid: Grid, chunks: tuple[int, ...]
-) -> zarr.Array[Any]:
+) -> str:
     """Make an OME-Zarr 0.6 scene that holds a displacement field and nothing else.
 
     The scene's coordinate systems ``fixed`` and ``moving`` are related by a
@@ -47,8 +47,8 @@ def write_field_metadata(
 
     Returns
     -------
-    zarr.Array (ndim, *grid.shape)
-        Empty; to be filled.
+    str
+        Path of the array ``(ndim, *grid.shape)`` below the store; it is to be filled.
     """
     import ngff_zarr as nz
 
@@ -93,7 +93,7 @@ def write_field_metadata(
     )
     group = zarr.open_group((path / location).absolute(), mode="r+")
     metadata: Any = group.attrs["ome"]
-    return group[metadata["multiscales"][0]["datasets"][0]["path"]]  # type: ignore[return-value]
+    return f"{location}/{metadata['multiscales'][0]['datasets'][0]['path']}"
 
 
 def read_field_metadata(

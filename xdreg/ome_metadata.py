@@ -22,6 +22,7 @@ from xdreg.coordinates import OTHER_DIMS
 from xdreg.errors import InputError, StoreError, XdregError
 from xdreg.grid import UNIT_METRES, is_finite, normalise_units
 from xdreg.paths import is_remote
+from xdreg.patience import tried_again
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +37,9 @@ MOST_BYTES = 2**26
 
 #: A pyramid has at most so many levels: each halves the image.
 MOST_LEVELS = 64
+
+#: A web server may be silent for so long; more by ``client_kwargs`` of fsspec.
+HTTP_SECONDS = 30
 
 #: An array has at most so many chunks, along an axis and all told, and a chunk, which
 #: is decoded whole, at most so many bytes.
@@ -66,13 +70,16 @@ def open_group(address: str, storage_options: Mapping[str, Any] | None) -> zarr.
         raise InputError(msg)
     options = dict(storage_options) if remote and storage_options else None
     path = Path(address).absolute()
+    if address.startswith(("http://", "https://")):
+        options = _with_time_limit(options or {})
     if not remote and not (address and path.exists()):
         msg = f"{address or 'an empty path'} does not exist; check the path"
         raise StoreError(msg)
     try:
-        _check_sizes(address if remote else str(path), options)
         # A relative path would be another one in a worker, and its chunks all zero.
-        node = zarr.open(address if remote else path, mode="r", storage_options=options)
+        place = address if remote else path
+        tried_again(lambda: _check_sizes(str(place), options))
+        node = tried_again(lambda: zarr.open(place, mode="r", storage_options=options))
     except (FileNotFoundError, NotADirectoryError) as error:
         msg = (
             f"{address} is not a Zarr store, or it cannot be reached; OME-Zarr images "
@@ -99,6 +106,17 @@ def open_group(address: str, storage_options: Mapping[str, Any] | None) -> zarr.
         )
         raise StoreError(msg)
     return node
+
+
+def _with_time_limit(options: dict[str, Any]) -> dict[str, Any]:
+    """Have a web server answer within a while; the default is five minutes."""
+    try:
+        import aiohttp
+    except ImportError:  # said by fsspec, with what to install
+        return options
+    limit = aiohttp.ClientTimeout(sock_connect=HTTP_SECONDS, sock_read=HTTP_SECONDS)
+    client = {"timeout": limit} | dict(options.get("client_kwargs") or {})
+    return options | {"client_kwargs": client}
 
 
 def _check_sizes(address: str, options: Mapping[str, Any] | None) -> None:
@@ -305,7 +323,7 @@ def _level_array(address: str, group: zarr.Group, dataset: Any) -> zarr.Array[An
         msg = f"{address}: dataset path {path!r} leaves the store; it is not opened"
         raise StoreError(msg)
     try:
-        source = group[path]
+        source = tried_again(lambda: group[path])
     # Zarr and its codecs do not say what they raise on metadata of the wrong form.
     except Exception as error:
         msg = f"{address} names a level {path!r} that is missing or damaged"

@@ -7,8 +7,7 @@ through zarr-python, on whatever scheduler is active.
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,10 +16,10 @@ import numpy as np
 import xarray as xr
 
 from xdreg.coordinates import grid_of
-from xdreg.errors import InputError, StoreError
+from xdreg.errors import InputError
 from xdreg.grid import UNIT_METRES, Grid
 from xdreg.ome_zarr import lazy_zarr
-from xdreg.paths import as_address, is_remote
+from xdreg.outputs import new_store
 from xdreg.pyramid import downsample, pyramid_factors
 
 if TYPE_CHECKING:
@@ -42,6 +41,7 @@ def write_ome_zarr(
     labels: bool = False,
     overwrite: bool = False,
     name: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> None:
     """Write an image as OME-Zarr with its pyramid, never more than chunks in memory.
 
@@ -50,7 +50,7 @@ def write_ome_zarr(
     image : DataArray ([t], [c], [z], y, x)
         Numpy- or Dask-backed.
     path
-        Directory to write; it appears whole or not at all.
+        Directory or URL to write; it appears whole or not at all.
     version
         OME-Zarr version.
     levels
@@ -64,13 +64,16 @@ def write_ome_zarr(
         Replace the Zarr store that is there.
     name
         Name of the image; by default the one it has.
+    storage_options
+        For a URL, passed to fsspec.
 
     Raises
     ------
     InputError
         If the image's coordinates are unusable or an option does not exist.
     StoreError
-        If something is there and ``overwrite`` is false, or it is no Zarr store.
+        If something is there and ``overwrite`` is false, it is no Zarr store, or it
+        cannot be written.
 
     Examples
     --------
@@ -80,9 +83,6 @@ def write_ome_zarr(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_ome_zarr(image, f"{folder}/eye.ome.zarr")
     """
-    import zarr
-
-    target = local_path(path)
     _check_values(image)
     grid = grid_of(image)
     others = [str(d) for d in image.dims if d not in grid.dims]
@@ -99,79 +99,22 @@ def write_ome_zarr(
             msg = f"levels must be a whole number from 1, got {levels!r}"
             raise InputError(msg)
         factors = pyramid_factors(grid, smallest=1)[: levels - 1]
-    check_target(target, overwrite=overwrite)
     grids = [grid]
     for step in factors:
         grids.append(grids[-1].coarsen(step))
     spatial_chunks = _chunk_shape(chunks, grid)
-    partial = target.with_name(f".{target.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        label = name or str(image.attrs.get("name") or image.name or "image")
-        _lay_out(partial, image, grids, spatial_chunks, version, label)
-        group = zarr.open_group(partial, mode="r+")
+    label = name or str(image.attrs.get("name") or image.name or "image")
+    with new_store(
+        path, overwrite=overwrite, storage_options=storage_options
+    ) as output:
+        _lay_out(output.folder, image, grids, spatial_chunks, version, label)
         source = dask.array.asarray(image.data)
         for i in range(len(grids)):
-            store: Any = group[f"scale{i}/image"]
+            store: Any = output.array(f"scale{i}/image")
             if i > 0:
                 source = downsample(source, factors[i - 1], labels=labels)
             dask.array.store(source.rechunk(store.chunks), store, lock=False)
             source = lazy_zarr(store)
-        _replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def check_target(target: Path, *, overwrite: bool) -> None:
-    """Refuse an output that exists, or a folder that does not.
-
-    Only a Zarr store, or an empty directory, is ever overwritten.
-
-    Raises
-    ------
-    StoreError
-        With the remedy.
-    """
-    if target.exists() and not overwrite:
-        msg = f"{target} exists; choose another name, or overwrite it: overwrite=True"
-        raise StoreError(msg)
-    if target.exists() and not _is_replaceable(target):
-        msg = (
-            f"{target} is not a Zarr store, so it is not overwritten; choose another "
-            "name, or remove it yourself"
-        )
-        raise StoreError(msg)
-    if not target.parent.exists():
-        msg = f"the folder {target.parent} does not exist; make it first"
-        raise StoreError(msg)
-
-
-def _is_replaceable(target: Path) -> bool:
-    names = {path.name for path in target.iterdir()} if target.is_dir() else {""}
-    return not names or bool(names & {"zarr.json", ".zgroup", ".zarray"})
-
-
-def _replace(partial: Path, target: Path) -> None:
-    # Two renames: the old store is whole until the new one is.
-    previous = target.with_name(f".{target.name}.old")
-    shutil.rmtree(previous, ignore_errors=True)
-    if target.exists():
-        target.rename(previous)
-    partial.rename(target)
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def local_path(path: str | os.PathLike[str]) -> Path:
-    """Return where to write, absolute; refuse URLs."""
-    address = as_address(path)
-    if is_remote(address):
-        msg = (
-            f"images and fields are written to local directories, not to {path}; write "
-            "to one and copy it there, for example with fsspec"
-        )
-        raise InputError(msg)
-    # Absolute, since a worker may run in another directory.
-    return Path(address).absolute()
 
 
 def _check_values(image: xr.DataArray) -> None:

@@ -20,7 +20,7 @@ from xdreg import kernels, metrics
 from xdreg.agreement import compare
 from xdreg.blocks import MOVING_MARGIN, BlockStatus, Partition, shared_part
 from xdreg.coordinates import coordinates, grid_of
-from xdreg.errors import MethodError, MethodTimeout
+from xdreg.errors import MethodError, MethodTimeout, StoreError, UnreadableError
 from xdreg.local_correlation import local_similarity
 from xdreg.options import OWN_METRICS
 
@@ -61,6 +61,14 @@ TRIED_AGAIN = (
     BlockStatus.REJECTED,
     BlockStatus.CRASHED,
 )
+
+
+#: What the message of a block begins with that could not be read.
+UNREADABLE = "unreadable:"
+
+#: A larger share of blocks that cannot be read stops the run: the store is away rather
+#: than damaged, and the stage before would fill more than a quarter of the field.
+MOST_UNREADABLE = 0.25
 
 
 @dataclass(frozen=True)
@@ -279,14 +287,7 @@ def register_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float3
     record = dict.fromkeys(RECORD, np.nan)
     patch_slices = partition.patch(index)
     patch_grid = partition.field_grid.window(patch_slices)
-    window = read_window(
-        task.inputs,
-        partition.window(index),
-        [
-            MOVING_MARGIN * o * s
-            for o, s in zip(partition.overlap, partition.grid.spacing, strict=True)
-        ],
-    )
+    window = _read_block(index, task)
     if isinstance(window, BlockStatus):
         status = window
     else:
@@ -301,6 +302,40 @@ def register_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float3
     values = np.array([record[name] for name in RECORD], np.float32)
     task.records[index] = values
     return values
+
+
+def _read_block(index: tuple[int, ...], task: BlockTask) -> Window | BlockStatus:
+    """Read what a block is registered on, or keep why that cannot be read."""
+    partition = task.partition
+    margin = [
+        MOVING_MARGIN * o * s
+        for o, s in zip(partition.overlap, partition.grid.spacing, strict=True)
+    ]
+    try:
+        return read_window(task.inputs, partition.window(index), margin)
+    except UnreadableError as error:
+        name = ".".join(map(str, index))
+        (task.errors / f"{name}.txt").write_text(f"{UNREADABLE} {error}")
+        found = unreadable(task.errors)
+        if len(found) > MOST_UNREADABLE * partition.size:
+            msg = (
+                f"{len(found)} of {partition.size} blocks cannot be read, more than "
+                f"{MOST_UNREADABLE:.0%}, so the run stops; the blocks that are done "
+                "stay in the work directory. Call again once the store answers. The "
+                f"last one was block {index}: {error}"
+            )
+            raise StoreError(msg) from error
+        return BlockStatus.UNREADABLE
+
+
+def unreadable(errors: Path) -> list[tuple[int, ...]]:
+    """Return the blocks whose message says that they could not be read, in order."""
+    found = []
+    for file in errors.glob("*.txt"):
+        with file.open() as lines:
+            if lines.read(len(UNREADABLE)) == UNREADABLE:
+                found.append(tuple(int(part) for part in file.stem.split(".")))
+    return sorted(found)
 
 
 def _attempts(
