@@ -87,7 +87,8 @@ class Run:
 
     def __call__(self) -> xr.Dataset:
         """Run all stages and return the field."""
-        with StageProgress(enabled=self.progress) as lines:
+        lines = StageProgress(enabled=self.progress)
+        with self.directory.writing(), lines:
             return self._execute(lines)
 
     def _execute(self, lines: StageProgress) -> xr.Dataset:

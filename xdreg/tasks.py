@@ -282,6 +282,7 @@ def register_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float3
     stored = np.asarray(task.records[index], np.float32)
     if not np.isnan(stored[0]):
         return stored
+    check_there(task)
     began = time.perf_counter()
     partition = task.partition
     record = dict.fromkeys(RECORD, np.nan)
@@ -302,6 +303,19 @@ def register_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float3
     values = np.array([record[name] for name in RECORD], np.float32)
     task.records[index] = values
     return values
+
+
+def check_there(task: BlockTask) -> None:
+    """Refuse to go on in a work directory that is gone.
+
+    Where a mount was lost an empty directory is left, and Zarr would begin anew in it.
+    """
+    if not task.errors.is_dir():
+        msg = (
+            f"{task.errors.parent} is gone, was a disk unmounted? What is done lies "
+            "there; once it is back, the same call goes on from there"
+        )
+        raise StoreError(msg)
 
 
 def _read_block(index: tuple[int, ...], task: BlockTask) -> Window | BlockStatus:
@@ -466,6 +480,7 @@ def blend_block(index: tuple[int, ...], task: BlockTask) -> float:
         Disagreement: root mean square difference, in physical units, of the block's own
         patch and the blended update where other blocks contribute; NaN without any.
     """
+    check_there(task)
     done = float(np.asarray(task.disagreement[index]))
     if not np.isinf(done):
         return done
@@ -476,7 +491,14 @@ def blend_block(index: tuple[int, ...], task: BlockTask) -> float:
     own = np.zeros_like(update)
     succeeded = False
     for other in partition.neighbours(index):
-        if np.asarray(task.records[other])[0] != BlockStatus.SUCCESS:
+        status = float(np.asarray(task.records[other])[0])
+        if np.isnan(status):
+            msg = (
+                f"the record of block {other} is gone from {task.errors.parent}; the "
+                "same call again runs that block anew"
+            )
+            raise StoreError(msg)
+        if status != BlockStatus.SUCCESS:
             continue
         part = shared_part(core, partition.patch(other))
         if part is None:

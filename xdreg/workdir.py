@@ -21,6 +21,8 @@ with the blocks that are missing.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import errno
 import json
 import shutil
 import tempfile
@@ -29,13 +31,20 @@ from typing import TYPE_CHECKING, Any
 
 import zarr
 
-from xdreg.errors import InputError, StoreError
+from xdreg.errors import InputError, StoreError, XdregError
 from xdreg.paths import as_address, is_remote
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _MANIFEST = "run.json"
+
+#: What a disk that is full, read-only or gone answers.
+DISK_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN, errno.ENOENT),
+    errno.ENOTDIR,
+)
 
 
 class WorkDirectory:
@@ -66,6 +75,28 @@ class WorkDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             msg = f"workdir {self.path} cannot be made: {error.strerror}"
+            raise StoreError(msg) from error
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn what a full, read-only or lost disk raises into an error that helps."""
+        try:
+            yield
+        except XdregError:
+            raise
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            remedy = (
+                "it is temporary: choose a place with workdir=, then what is done is "
+                "kept"
+                if self.temporary
+                else "what is done is kept; the same call again goes on from there"
+            )
+            msg = (
+                f"workdir {self.path} cannot be used: {error}. See that it is there, "
+                f"has room and may be written to; {remedy}"
+            )
             raise StoreError(msg) from error
 
     def claim(self, manifest: dict[str, Any]) -> None:
