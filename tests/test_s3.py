@@ -152,3 +152,9 @@ def test_refusals_of_s3_are_store_errors(keyed, images):
     ):
         warnings.simplefilter("ignore")
         xdreg.save(images[0], "s3://nowhere/image.zarr", storage_options=keyed)
+    with pytest.raises(xdreg.StoreError, match="cannot be written"):
+        xdreg.save(
+            images[0],
+            "s3://nowhere/image.zarr",
+            storage_options={"endpoint_url": keyed["endpoint_url"], "anon": True},
+        )

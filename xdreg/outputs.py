@@ -18,6 +18,7 @@ import zarr
 
 from xdreg.errors import StoreError, XdregError
 from xdreg.paths import as_address, is_remote
+from xdreg.patience import of_a_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -124,7 +125,9 @@ def writing(place: object) -> Iterator[None]:
         yield
     except XdregError:
         raise
-    except OSError as error:
+    except Exception as error:
+        if not of_a_store(error):
+            raise
         msg = (
             f"{place} cannot be written: {error}. See that there is room and that it "
             "may be written to, then call again; nothing half-written was left"
@@ -236,6 +239,31 @@ def check_target(target: str | os.PathLike[str], *, overwrite: bool) -> None:
     if not target.parent.exists():
         msg = f"the folder {target.parent} does not exist; make it first"
         raise StoreError(msg)
+
+
+def check_file(target: Path, *, overwrite: bool) -> None:
+    """Refuse a file that exists, or what is no file.
+
+    Raises
+    ------
+    StoreError
+        With the remedy.
+    """
+    if target.exists() and not (overwrite and target.is_file()):
+        raise _exists(target)
+
+
+@contextlib.contextmanager
+def new_file(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Write a file that appears when the body ends well; yield where to write it."""
+    check_file(target, overwrite=overwrite)
+    partial = target.with_name(f".{target.stem}.part{target.suffix}")
+    with writing(target):
+        try:
+            yield partial
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _exists(target: object) -> StoreError:

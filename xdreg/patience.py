@@ -37,8 +37,8 @@ def lasts(error: Exception) -> bool:
     return refused or isinstance(error, _LASTING)
 
 
-def may_pass(error: Exception) -> bool:
-    """Tell whether an error may be gone a moment later."""
+def of_a_store(error: Exception) -> bool:
+    """Tell whether a disk, a server or its client raised an error."""
     if isinstance(error, OSError):
         return True
     return type(error).__module__.partition(".")[0] in _CLIENTS
@@ -61,7 +61,7 @@ def tried_again(read: Callable[[], T], *, remote: bool = False) -> T:
         except (UnreadableError, MemoryError):
             raise
         except Exception as error:
-            if lasts(error) or not (remote or may_pass(error)):
+            if lasts(error) or not (remote or of_a_store(error)):
                 raise
         time.sleep(wait)
         wait *= 2
