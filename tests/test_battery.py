@@ -21,16 +21,16 @@ DTYPES = [
 ]
 ODD_DTYPES = ["complex64", "object", "datetime64[s]", "U3", "float128"]
 CONTENTS = [
-    *["blobs"] * 7,
+    *["blobs"] * 11,
     *("noise", "constant", "one voxel", "edge", "extreme", "nan patch", "inf patch"),
     *("all nan", "empty half", "nan patch"),
 ]
 MASKS = [*[None] * 9, *["auto", "full", "half"] * 2, "one voxel", "nothing", "nan"]
-METHODS = [*("lncc", "mind", "ncc", "mi") * 4, "affine", "translation", "default"]
+METHODS = [*("lncc", "mind", "ncc", "mi", "translation") * 3, "affine", "default"]
 SIZES = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 16, 17, 24, 31, 33, 48, 65])
 #: Larger cases add time and no new paths; two of full size are given by hand.
-MOST_VOXELS = 9_000
-MOST_BLOCKS = 40
+MOST_VOXELS = 5_000
+MOST_BLOCKS = 12
 
 
 def shapes(ndim):
@@ -47,7 +47,8 @@ def cases(draw):
     spacing = [base] * ndim
     spacing[draw(st.integers(0, ndim - 1))] *= ratio
     origin = [
-        draw(st.sampled_from([0.0, 0.0, -3.3, 1e3, 1e7, -1e7])) for _ in range(ndim)
+        draw(st.sampled_from([0.0, 0.0, 0.0, -3.3, 1e3, 1e7, -1e7]))
+        for _ in range(ndim)
     ]
     seed = draw(st.integers(0, 99))
     same = draw(st.booleans())
@@ -57,7 +58,7 @@ def cases(draw):
             "shape": shape,
             "spacing": tuple(spacing),
             "origin": tuple(origin),
-            "dtype": draw(st.sampled_from(DTYPES * 4 + ODD_DTYPES)),
+            "dtype": draw(st.sampled_from(DTYPES * 6 + ODD_DTYPES)),
             "content": draw(st.sampled_from(CONTENTS)),
             "chunks": draw(st.sampled_from([None, 1, 7, 16, 64])),
             "kind": draw(st.sampled_from([*["range"] * 3, "float64", "float32"])),
@@ -81,12 +82,15 @@ def cases(draw):
     # Many blocks take time and add nothing.
     counts = [-(-n // (b or n)) for n, b in zip(shape, block, strict=True)]
     assume(math.prod(counts) <= MOST_BLOCKS)
+    method = draw(st.sampled_from(METHODS))
+    # The search for the pose takes seconds in space, whatever the size.
+    assume(method not in ("affine", "default") or ndim == 2 or math.prod(shape) < 500)
     return {
         "fixed": fixed,
         "moving": moving,
-        "method": draw(st.sampled_from(METHODS)),
+        "method": method,
         "block_shape": block_shape,
-        "overlap": draw(st.sampled_from([None, None, None, 0, 1, 2, 4, 15])),
+        "overlap": draw(st.sampled_from([*[None] * 6, 0, 1, 2, 4, 15])),
         "fixed_mask": draw(st.sampled_from(MASKS)),
         "moving_mask": draw(st.sampled_from(MASKS)),
     }
@@ -251,7 +255,7 @@ def case_of(shape, method="lncc", **options):
 @pytest.mark.filterwarnings("ignore")
 @given(cases())
 @settings(
-    max_examples=220,
+    max_examples=250,
     derandomize=True,
     deadline=None,
     suppress_health_check=list(HealthCheck),
