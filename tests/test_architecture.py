@@ -38,6 +38,7 @@ LAYERS = [
         "shifts",
         "elastix",
         "itk_bridge",
+        "ome_checks",
         "ome_fields",
         "ome_metadata",
         "ome_zarr",

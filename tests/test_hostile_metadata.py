@@ -10,7 +10,7 @@ import pytest
 
 import xdreg
 from tests.test_ome_zarr import axes, dataset, edited, multiscale, sample
-from xdreg import cli, ome_metadata
+from xdreg import cli, ome_checks
 from xdreg.field import fixed_grid, status_counts
 
 ODD = [
@@ -207,7 +207,7 @@ def test_the_trap_would_spring(tmp_path):
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 def test_huge_documents_are_not_parsed(tmp_path, version, monkeypatch):
     xdreg.save(sample(2), tmp_path / "image.zarr", version=version)
-    monkeypatch.setattr(ome_metadata, "MOST_BYTES", 500)
+    monkeypatch.setattr(ome_checks, "MOST_BYTES", 500)
     with pytest.raises(xdreg.StoreError, match="bytes; expected metadata of at most"):
         xdreg.open_ome_zarr(tmp_path / "image.zarr")
 

@@ -12,7 +12,8 @@ import zarr
 
 from xdreg.errors import InputError, StoreError
 from xdreg.grid import Grid
-from xdreg.ome_metadata import check_array, open_group, read_metadata
+from xdreg.ome_checks import check_array
+from xdreg.ome_metadata import open_group, read_metadata
 from xdreg.ome_zarr_writer import ome_units
 from xdreg.paths import as_address
 

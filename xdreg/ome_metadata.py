@@ -3,16 +3,12 @@
 Parsing goes through ngff-zarr. Spacing and origin are composed here, from the numbers
 in the store: ngff-zarr leaves out the transformations of the multiscale as a whole, and
 takes those that it does not know for the identity.
-
-Nothing of a store is evaluated or unpickled; what would take more memory or time than
-any image needs is refused before it is read.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +16,14 @@ import numpy as np
 
 from xdreg.coordinates import OTHER_DIMS
 from xdreg.errors import InputError, StoreError, XdregError
-from xdreg.grid import UNIT_METRES, is_finite, normalise_units
+from xdreg.grid import is_finite
+from xdreg.ome_checks import (
+    MOST_LEVELS,
+    check_array,
+    check_levels,
+    check_sizes,
+    check_unit,
+)
 from xdreg.paths import is_remote
 from xdreg.patience import tried_again
 
@@ -29,32 +32,9 @@ if TYPE_CHECKING:
 
     import zarr
 
-    Bounds = tuple[float, float]
-
-#: A document of metadata has at most so many bytes; that of a plate of thousands of
-#: wells has a few million.
-MOST_BYTES = 2**26
-
-#: A pyramid has at most so many levels: each halves the image.
-MOST_LEVELS = 64
 
 #: A web server may be silent for so long; more by ``client_kwargs`` of fsspec.
 HTTP_SECONDS = 30
-
-#: An array has at most so many chunks, along an axis and all told, and a chunk, which
-#: is decoded whole, at most so many bytes.
-MOST_CHUNKS_PER_AXIS = 10**6
-MOST_CHUNKS = 10**9
-MOST_CHUNK_BYTES = 2**34
-
-#: Images without a unit of length are often said to be in pixels.
-KNOWN_UNITS = {*UNIT_METRES, "pixel", "pixels", "voxel", "voxels"}
-
-#: A level ends within so many of its own voxels of where the finest one does: a rest
-#: may be dropped, and some writers leave half a voxel of shift out.
-LEVEL_TOLERANCE = 2.0
-
-_DOCUMENTS = ("zarr.json", ".zattrs", ".zgroup", ".zarray", ".zmetadata")
 
 
 def open_group(address: str, storage_options: Mapping[str, Any] | None) -> zarr.Group:
@@ -78,7 +58,7 @@ def open_group(address: str, storage_options: Mapping[str, Any] | None) -> zarr.
     try:
         # A relative path would be another one in a worker, and its chunks all zero.
         place = address if remote else path
-        tried_again(lambda: _check_sizes(str(place), options))
+        tried_again(lambda: check_sizes(str(place), options))
         node = tried_again(lambda: zarr.open(place, mode="r", storage_options=options))
     except (FileNotFoundError, NotADirectoryError) as error:
         msg = (
@@ -119,82 +99,6 @@ def _with_time_limit(options: dict[str, Any]) -> dict[str, Any]:
     return options | {"client_kwargs": client}
 
 
-def _check_sizes(address: str, options: Mapping[str, Any] | None) -> None:
-    """Refuse documents that are too large to be metadata, before they are parsed."""
-    import fsspec
-
-    files, root = fsspec.core.url_to_fs(address, **(options or {}))
-    for name in _DOCUMENTS:
-        document = f"{root.rstrip('/')}/{name}"
-        try:
-            size = files.size(document)
-        except FileNotFoundError:
-            continue
-        if size is None:
-            continue
-        if size > MOST_BYTES:
-            msg = (
-                f"{address}: {name} has {size} bytes; expected metadata of at most "
-                f"{MOST_BYTES}. It is not read"
-            )
-            raise StoreError(msg)
-        if name == "zarr.json":
-            return
-
-
-def check_array(address: str, path: str, array: zarr.Array[Any]) -> None:
-    """Refuse an array that would run code, or take memory or time beyond any image.
-
-    Raises
-    ------
-    StoreError
-        With the key and its value.
-    """
-    where = f"{address}: the array {path!r}"
-    unsafe = [name for name in _names(array.metadata.to_dict()) if "pickle" in name]
-    if unsafe:
-        msg = f"{where} has the codec {unsafe[0]!r}, which runs code; it is not opened"
-        raise StoreError(msg)
-    if array.dtype.kind not in "biufc":
-        msg = f"{where} has the data type {array.dtype}; expected numbers"
-        raise StoreError(msg)
-    chunks = array.shards or array.chunks
-    if min(chunks, default=1) < 1 or min(array.shape, default=1) < 0:
-        msg = f"{where} has the shape {array.shape} and chunks of {chunks}"
-        raise StoreError(msg)
-    counts = [-(-n // size) for n, size in zip(array.shape, chunks, strict=True)]
-    if max(counts, default=1) > MOST_CHUNKS_PER_AXIS or math.prod(counts) > MOST_CHUNKS:
-        msg = (
-            f"{where} has the shape {array.shape} and chunks of {chunks}, that is "
-            f"{_readable(math.prod(counts))} chunks; expected at most "
-            f"{MOST_CHUNKS_PER_AXIS:.0e} along an axis and {MOST_CHUNKS:.0e} in all"
-        )
-        raise StoreError(msg)
-    size = math.prod(chunks) * array.dtype.itemsize
-    if size > MOST_CHUNK_BYTES:
-        msg = (
-            f"{where} has chunks of {chunks}, {_readable(size)} bytes each; expected "
-            f"at most {MOST_CHUNK_BYTES:.3g}. Write it again in smaller chunks"
-        )
-        raise StoreError(msg)
-
-
-def _readable(number: int) -> str:
-    return f"{number:.3g}" if number < 10**18 else "over 1e18"
-
-
-def _names(metadata: Any) -> Iterator[str]:
-    """Yield the names of all codecs in an array's metadata."""
-    if isinstance(metadata, Mapping):
-        for key, value in metadata.items():
-            if key in ("id", "name") and isinstance(value, str):
-                yield value.lower()
-            yield from _names(value)
-    elif isinstance(metadata, list | tuple):
-        for value in metadata:
-            yield from _names(value)
-
-
 def read_metadata(
     address: str, group: zarr.Group
 ) -> tuple[str, list[tuple[zarr.Array[Any], Any]], str]:
@@ -225,7 +129,7 @@ def read_metadata(
         if omero is not None:
             image.channel_names = [str(c.label) for c in omero.channels]
     levels = list(zip(arrays, multiscales.images, strict=True))
-    _check_levels(address, levels)
+    check_levels(address, levels)
     return str(multiscales.metadata.name or "image"), levels, version
 
 
@@ -235,27 +139,6 @@ def _steps(address: str, owner: Mapping[str, Any]) -> list[Any]:
         msg = f"{address}: 'coordinateTransformations' is {steps!r}; expected a list"
         raise StoreError(msg)
     return [*(steps or ())]
-
-
-def _check_levels(address: str, levels: Sequence[tuple[zarr.Array[Any], Any]]) -> None:
-    """Refuse levels that contradict each other: all must span the same region."""
-    first: list[Bounds] = []
-    for array, image in levels:
-        spans = []
-        for dim, n in zip(image.dims, array.shape, strict=True):
-            step, start = image.scale[dim], image.translation[dim]
-            spans.append((start - step / 2, start + step * (n - 0.5)))
-        first = first or spans
-        for dim, span, other in zip(image.dims, spans, first, strict=True):
-            most = LEVEL_TOLERANCE * image.scale[dim]
-            if max(abs(a - b) for a, b in zip(span, other, strict=True)) > most:
-                msg = (
-                    f"{address}: the level {array.path!r} spans {span[0]:g}…"
-                    f"{span[1]:g} along {dim!r}, and the finest one {other[0]:g}…"
-                    f"{other[1]:g}: scale and translation contradict each other; "
-                    "correct the metadata"
-                )
-                raise StoreError(msg)
 
 
 def _multiscale(address: str, ome: Any) -> dict[str, Any]:
@@ -384,19 +267,6 @@ def _axes(declared: dict[str, Any]) -> list[Any]:
     named = [system for system in known if system.get("name") == name]
     axes = next((system.get("axes") for system in named or known), None)
     return axes if isinstance(axes, list) else []
-
-
-def check_unit(address: str, axis: Mapping[str, Any]) -> None:
-    """Refuse a space axis whose unit is no length that is known."""
-    unit = axis.get("unit")
-    if axis.get("type") != "space" or unit is None or unit == "":
-        return
-    if not isinstance(unit, str) or normalise_units(unit) not in KNOWN_UNITS:
-        msg = (
-            f"{address}: the axis {axis.get('name')!r} has the unit {unit!r}; expected "
-            "a unit of length of OME-Zarr, such as 'micrometer', or none; correct it"
-        )
-        raise StoreError(msg)
 
 
 def _compose(
