@@ -79,5 +79,5 @@ def test_a_bad_table_is_named(stored, tmp_path, text, message):
         points(str(stored[1]), tmp_path, output)
     assert not output.exists()
     output.write_text("")
-    with pytest.raises(xdreg.StoreError, match="--overwrite"):
+    with pytest.raises(xdreg.StoreError, match="overwrite"):
         points(str(stored[1]), table, output)

@@ -178,11 +178,11 @@ def test_a_damaged_field_store_is_said(scene, tmp_path):
         xdreg.open_field(tmp_path / "a.zarr")
 
 
-def test_fields_are_not_written_to_urls():
+def test_a_url_that_cannot_be_written_is_a_store_error():
     grid = Grid(("y", "x"), (3, 4), (1.0, 1.0), (0.0, 0.0))
     field = make_field(np.ones((2, 3, 4), np.float32), grid)
-    with pytest.raises(xdreg.InputError, match="local directories"):
-        field.dreg.to_ome_zarr("s3://bucket/field.ome.zarr")
+    with pytest.raises(xdreg.StoreError, match="Protocol not known"):
+        field.dreg.to_ome_zarr("unheard-of://bucket/field.ome.zarr")
 
 
 def test_small_chunks_of_like_are_joined_and_change_nothing():

@@ -111,13 +111,11 @@ class FieldAccessor:
         values, grid = reader.read_around(reader.grid)
         return displacement_to_itk(values, grid)
 
-    def to_ome_zarr(
-        self, path: str | os.PathLike[str], *, overwrite: bool = False
-    ) -> None:
+    def to_ome_zarr(self, path: str | os.PathLike[str], **options: Any) -> None:
         """Write the field as OME-Zarr 0.6; see `xdreg.save`."""
         from xdreg.field import save_field
 
-        save_field(self._field, path, overwrite=overwrite)
+        save_field(self._field, path, **options)
 
     def plot(self, fixed: Any, moving: Any, **options: Any) -> Any:
         """Draw the pair before and after; see `xdreg.plot.before_after`."""

@@ -40,6 +40,7 @@ _FAILED = (
     BlockStatus.REJECTED,
     BlockStatus.CRASHED,
     BlockStatus.TIMEOUT,
+    BlockStatus.UNREADABLE,
 )
 
 

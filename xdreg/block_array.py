@@ -89,8 +89,15 @@ class BlockArray:
         stored = np.broadcast_to(np.asarray(values, "<f4"), self.shape).tobytes()
         file = self._file(index)
         partial = self.path / f".{file.name}.{os.getpid()}.{threading.get_ident()}"
-        partial.write_bytes(stored + _checksum(stored))
-        partial.replace(file)
+        try:
+            partial.write_bytes(stored + _checksum(stored))
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def forget(self, index: Sequence[int]) -> None:
+        """Remove what a block stored."""
+        self._file(index).unlink(missing_ok=True)
 
     def done(self) -> Iterator[tuple[int, ...]]:
         """Iterate over the blocks that have stored something, in no order."""

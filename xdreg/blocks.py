@@ -45,6 +45,7 @@ class BlockStatus(IntEnum):
     REJECTED = 6
     CRASHED = 7
     TIMEOUT = 8
+    UNREADABLE = 9
 
     @property
     def meaning(self) -> str:
@@ -147,7 +148,12 @@ class Partition:
         """
         ndim = grid.ndim
         most = per_axis(block_shape, ndim, "block_shape", minimum=1)
-        margins = per_axis(overlap, ndim, "overlap")
+        margins = tuple(
+            min(margin, n)
+            for margin, n in zip(
+                per_axis(overlap, ndim, "overlap"), grid.shape, strict=True
+            )
+        )
         steps = per_axis(field_step, ndim, "field_step", minimum=1)
         shape = []
         for n, limit, step in zip(grid.shape, most, steps, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import sys
 import time
@@ -31,7 +32,8 @@ app = typer.Typer(
 )
 app.command()(invert)
 app.command()(points)
-_out = Console()
+# Names and units come from stores: no part of them is markup.
+_out = Console(markup=False)
 
 #: The agreement of two images is measured on a level of at most so many voxels.
 AGREEMENT_VOXELS = 2**21
@@ -90,7 +92,8 @@ def register(
     """
     from xdreg.field import save_field
     from xdreg.multiscale import image_levels
-    from xdreg.ome_zarr_writer import check_target, write_ome_zarr
+    from xdreg.ome_zarr_writer import write_ome_zarr
+    from xdreg.outputs import check_target
     from xdreg.registration import register as run
     from xdreg.resampling import warp
 
@@ -153,7 +156,8 @@ def warp_command(
     Example: xdreg warp out/field.ome.zarr moving.ome.zarr -o moved.ome.zarr
     """
     from xdreg.field import open_field
-    from xdreg.ome_zarr_writer import check_target, write_ome_zarr
+    from xdreg.ome_zarr_writer import write_ome_zarr
+    from xdreg.outputs import check_target
     from xdreg.resampling import warp
 
     check_target(output, overwrite=overwrite)
@@ -217,7 +221,8 @@ def demo(
     from xdreg.field import save_field
     from xdreg.multiscale import image_levels
     from xdreg.ome_zarr import open_ome_zarr
-    from xdreg.ome_zarr_writer import check_target, write_ome_zarr
+    from xdreg.ome_zarr_writer import write_ome_zarr
+    from xdreg.outputs import check_file, check_target, new_file
     from xdreg.points import transform_points
     from xdreg.registration import register as run
     from xdreg.resampling import warp
@@ -226,8 +231,10 @@ def demo(
     names = ("fixed.ome.zarr", "moving.ome.zarr", "field.ome.zarr", "moved.ome.zarr")
     _make_folder(output)
     paths = [output / name for name in names]
+    picture = output / "before_after.png"
     for path in paths:
         check_target(path, overwrite=overwrite)
+    check_file(picture, overwrite=overwrite)
     pair = phantom_pair((72, 88, 104), amplitude=5.0)
     for image, path in zip((pair.fixed, pair.moving), paths, strict=False):
         write_ome_zarr(image, path, overwrite=overwrite)
@@ -249,17 +256,21 @@ def demo(
         highlight=False,
         soft_wrap=True,
     )
-    picture = output / "before_after.png"
     try:
         from xdreg.plot import before_after
 
-        before_after(field, fixed, moving).savefig(picture, dpi=110)
+        figure = before_after(field, fixed, moving)
+        with new_file(picture, overwrite=overwrite) as file:
+            figure.savefig(file, dpi=110)
         _out.print(f"picture: {picture}", highlight=False, soft_wrap=True)
     except ImportError:
         _out.print("no picture: matplotlib is missing; pip install 'xdreg[plot]'")
 
 
 def _make_folder(path: Path) -> None:
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        msg = f"the output {path} must be a local folder; write to URLs with xdreg.save"
+        raise StoreError(msg)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

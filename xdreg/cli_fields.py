@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +16,8 @@ from xdreg.errors import InputError, StoreError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_out = Console()
+# Names and units come from stores: no part of them is markup.
+_out = Console(markup=False)
 
 
 def invert(
@@ -41,7 +41,7 @@ def invert(
     """
     from xdreg.field import open_field, save_field, status_counts
     from xdreg.inverse_field import inverse
-    from xdreg.ome_zarr_writer import check_target
+    from xdreg.outputs import check_target
 
     check_target(output, overwrite=overwrite)
     image = None if like is None else open_path(like)
@@ -82,11 +82,10 @@ def points(
     Example: xdreg points out/field.ome.zarr landmarks.csv -o moved.csv
     """
     from xdreg.field import field_grid, open_field
+    from xdreg.outputs import check_file, new_file
     from xdreg.points import transform_points
 
-    if output.exists() and not overwrite:
-        msg = f"{output} exists; choose another or pass --overwrite"
-        raise StoreError(msg)
+    check_file(output, overwrite=overwrite)
     opened = open_field(field)
     dims = field_grid(opened).dims
     header, rows = _read_table(table)
@@ -95,14 +94,11 @@ def points(
     for row, point in zip(rows, found.tolist(), strict=True):
         for place, value in zip(places, point, strict=True):
             row[place] = repr(value)
-    partial = output.with_name(f".{output.name}.part")
-    try:
-        with partial.open("w", newline="") as file:
-            csv.writer(file).writerows([header, *rows])
-        os.replace(partial, output)  # noqa: PTH105 - replaces on every system
-    except OSError as error:
-        msg = f"{output} cannot be written: {error.strerror}; choose another path"
-        raise StoreError(msg) from error
+    with (
+        new_file(output, overwrite=overwrite) as partial,
+        partial.open("w", newline="") as file,
+    ):
+        csv.writer(file).writerows([header, *rows])
     lost = int(np.isnan(found).any(axis=1).sum())
     rest = f", {lost} of them nan: outside the fixed image" if lost else ""
     _out.print(

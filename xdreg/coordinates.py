@@ -46,6 +46,12 @@ def coordinates(grid: Grid) -> xr.Coordinates:
 
 def spatial_dims(array: xr.DataArray, name: str = "image") -> tuple[str, ...]:
     """Return the image's spatial dims, slowest first, or say why there are none."""
+    if not isinstance(array, xr.DataArray):
+        msg = (
+            f"{name} must be a DataArray, got {type(array).__name__}; of a DataTree "
+            "take one level, for example tree['scale0/image']"
+        )
+        raise InputError(msg)
     unknown = [d for d in array.dims if d not in SPATIAL_DIMS + OTHER_DIMS]
     dims = tuple(d for d in SPATIAL_DIMS if d in array.dims)
     if unknown or dims not in (SPATIAL_DIMS, SPATIAL_DIMS[1:]):

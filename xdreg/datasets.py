@@ -181,11 +181,14 @@ def write_phantom_pair(
     fixed, moving : Path
     """
     from xdreg.ome_zarr_writer import write_ome_zarr
+    from xdreg.outputs import check_target
 
     pair = phantom_pair(shape, **options)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     paths = target / "fixed.ome.zarr", target / "moving.ome.zarr"
+    for path in paths:
+        check_target(path, overwrite=overwrite)
     for image, path in zip((pair.fixed, pair.moving), paths, strict=True):
         write_ome_zarr(image, path, version=version, overwrite=overwrite)
     return paths

@@ -16,6 +16,10 @@ class StoreError(XdregError, OSError):
     """A store or file that is missing, is of another kind, or is damaged."""
 
 
+class UnreadableError(StoreError):
+    """A part of an image that could not be read, however often it was tried."""
+
+
 class MethodError(XdregError, RuntimeError):
     """A registration method that failed on the block it was given."""
 

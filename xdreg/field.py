@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +20,18 @@ import xarray as xr
 
 from xdreg.blocks import BlockStatus
 from xdreg.coordinates import coordinates, grid_of
-from xdreg.errors import InputError
-from xdreg.grid import Grid
-from xdreg.ome_zarr_writer import (
-    check_target,
-    local_path,
+from xdreg.errors import InputError, StoreError
+from xdreg.grid import Grid, normalise_units
+from xdreg.ome_fields import (
+    parsed,
+    read_extra,
     read_field_metadata,
     write_field_metadata,
-    write_ome_zarr,
 )
+from xdreg.ome_zarr_writer import write_ome_zarr
 from xdreg.options import Linear
+from xdreg.outputs import new_store
+from xdreg.paths import as_address
 from xdreg.readers import FieldReader, source_of
 
 if TYPE_CHECKING:
@@ -57,10 +58,23 @@ _DIAGNOSTICS = {
     "seconds": "time the block took",
 }
 
+#: Those of an inverse, see `xdreg.inverse_field`.
+INVERSE_DIAGNOSTICS = {
+    "status": "what became of the block",
+    "mean_residual": "mean distance of there and back again from its points",
+    "max_residual": "largest distance of there and back again from its points",
+    "outside": "share of points that come from outside the fixed image",
+    "folded": "share of points without an inverse, for the field folds",
+}
 
-def is_field(dataset: xr.Dataset) -> bool:
+
+def is_field(dataset: object) -> bool:
     """Return whether a Dataset is laid out as a displacement field."""
-    return "displacement" in dataset and COMPONENT in dataset["displacement"].dims
+    return (
+        isinstance(dataset, xr.Dataset)
+        and "displacement" in dataset
+        and COMPONENT in dataset["displacement"].dims
+    )
 
 
 def field_grid(field: xr.Dataset) -> Grid:
@@ -73,17 +87,25 @@ def field_grid(field: xr.Dataset) -> Grid:
     """
     if not is_field(field):
         msg = (
-            "the Dataset has no variable 'displacement' with a dimension 'component'; "
+            "a field is a Dataset with a variable 'displacement' of a dimension "
+            f"'component', got {_outline(field)}; "
             "fields come from register, xdreg.open_field or xdreg.from_itk_transform"
         )
         raise InputError(msg)
     return grid_of(field["displacement"].isel({COMPONENT: 0}, drop=True), "field")
 
 
+def _outline(value: object) -> str:
+    if isinstance(value, xr.Dataset):
+        return f"one with the variables {list(value.data_vars)}"
+    return type(value).__name__
+
+
 def fixed_grid(field: xr.Dataset) -> Grid:
     """Return the geometry of the fixed image that a field was made for."""
+    own = field_grid(field)
     stored = field.attrs.get("fixed_grid")
-    return field_grid(field) if stored is None else Grid.from_dict(json.loads(stored))
+    return own if stored is None else Grid.from_dict(json.loads(stored))
 
 
 def moving_grid(field: xr.Dataset) -> Grid | None:
@@ -156,6 +178,7 @@ def make_field(
 
 def identity(field: xr.Dataset) -> xr.Dataset:
     """Return a field on the same grids that moves nothing."""
+    field_grid(field)
     return field.assign(displacement=xr.zeros_like(field["displacement"]))
 
 
@@ -207,8 +230,10 @@ def status_counts(field: xr.Dataset) -> dict[str, int]:
     if "block_status" not in field:
         return {}
     values, counts = np.unique(field["block_status"].values, return_counts=True)
+    known = {int(status): status.meaning for status in BlockStatus}
     return {
-        BlockStatus(int(v)).meaning: int(c) for v, c in zip(values, counts, strict=True)
+        known.get(int(v), f"status {v}"): int(c)
+        for v, c in zip(values, counts, strict=True)
     }
 
 
@@ -217,7 +242,11 @@ _FIELD_PATH = "displacement"
 
 
 def save_field(
-    field: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = False
+    field: xr.Dataset,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a field as OME-Zarr 0.6, with RFC-5 transformation metadata.
 
@@ -230,27 +259,29 @@ def save_field(
     field : Dataset
         A displacement field.
     path
-        Directory to write; it appears whole or not at all.
+        Directory or URL to write; it appears whole or not at all.
     overwrite
         Replace what is there.
+    storage_options
+        For a URL, passed to fsspec.
 
     Raises
     ------
     StoreError
-        If something is there and ``overwrite`` is false.
+        If something is there and ``overwrite`` is false, or it cannot be written.
     """
-    target = local_path(path)
     grid = field_grid(field)
-    check_target(target, overwrite=overwrite)
-    partial = target.with_name(f".{target.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        displacement = ordered_displacement(field, grid)
-        data = dask.array.asarray(displacement.data).astype(np.float32)
-        store = write_field_metadata(partial, _FIELD_PATH, grid, data.chunksize)
-        extra = field.drop_vars(
-            ["displacement", COMPONENT, *grid.dims], errors="ignore"
+    displacement = ordered_displacement(field, grid)
+    data = dask.array.asarray(displacement.data).astype(np.float32)
+    extra = field.drop_vars(["displacement", COMPONENT, *grid.dims], errors="ignore")
+    extra = extra.assign_attrs(displacement_attrs=json.dumps(displacement.attrs))
+    with new_store(
+        path, overwrite=overwrite, storage_options=storage_options
+    ) as output:
+        location = write_field_metadata(
+            output.folder, _FIELD_PATH, grid, data.chunksize
         )
+        store: Any = output.array(location)
         data = data.rechunk(store.chunks)
         written = dask.array.map_blocks(
             _write_chunk,
@@ -262,13 +293,7 @@ def save_field(
         )
         # Together, for diagnostics of a lazy field come from the tasks that make it.
         _, extra = dask.compute(written, extra)
-        extra = extra.assign_attrs(displacement_attrs=json.dumps(displacement.attrs))
-        extra.to_zarr(partial, group=_EXTRA, mode="a", consolidated=False)
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        extra.to_zarr(output.folder, group=_EXTRA, mode="a", consolidated=False)
 
 
 def _write_chunk(
@@ -288,10 +313,10 @@ def save(
     data : Dataset or DataArray
         A displacement field, or an image ``([t], [c], [z], y, x)``.
     path
-        Directory to write; it appears whole or not at all.
+        Directory or URL to write; it appears whole or not at all.
     **options
-        ``overwrite``; for images also ``version``, ``levels``, ``chunks``, ``labels``,
-        ``name``.
+        ``overwrite`` and, for a URL, ``storage_options``; for images also ``version``,
+        ``levels``, ``chunks``, ``labels``, ``name``.
 
     Raises
     ------
@@ -354,18 +379,19 @@ def open_field(
         If there is no such store, or it holds no displacement field.
     """
     source, grid = read_field_metadata(path, storage_options)
+    address = as_address(path)
+    extra = read_extra(
+        address, storage_options, _EXTRA, _DIAGNOSTICS | INVERSE_DIAGNOSTICS
+    )
+    attrs = {"fixed_grid": json.dumps(grid.to_dict())} | dict(extra.attrs)
+    stored = parsed(address, "displacement_attrs", attrs.pop("displacement_attrs", {}))
+    fixed = parsed(address, "fixed_grid", attrs["fixed_grid"])
     try:
-        extra = xr.open_zarr(
-            str(path),
-            group=_EXTRA,
-            consolidated=False,
-            chunks=None,
-            storage_options=storage_options,
-        ).load()
-    except (FileNotFoundError, KeyError):
-        extra = xr.Dataset(attrs={"fixed_grid": json.dumps(grid.to_dict())})
-    attrs = dict(extra.attrs)
-    stored = json.loads(attrs.pop("displacement_attrs", "{}"))
+        Grid.from_dict(fixed)
+        normalise_units(stored.get("units"))
+    except (InputError, KeyError, TypeError, ValueError, OverflowError) as error:
+        msg = f"{address}: fixed_grid is {fixed!r}; expected a grid: {error}"
+        raise StoreError(msg) from error
     if grid.units is None:
         # OME-Zarr has no word for units such as pixels.
         grid = replace(grid, units=stored.get("units"))

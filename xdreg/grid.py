@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,8 +55,11 @@ _UNIT_ALIASES = {
 
 def normalise_units(units: str | None) -> str | None:
     """Return OME-Zarr's name of a unit of length; unknown names pass unchanged."""
-    if units is None or units == "":
+    if units is None or (isinstance(units, str) and units == ""):
         return None
+    if not isinstance(units, str):
+        msg = f"a unit of length must be text such as 'micrometer', got {units!r}"
+        raise InputError(msg)
     name = _UNIT_ALIASES.get(units, units)
     if name.endswith(("metre", "metres")):
         name = name.replace("metre", "meter")
@@ -95,6 +99,16 @@ def unit_ratio(
         "image.x.attrs['units'] = 'micrometer' on each spatial coordinate"
     )
     raise InputError(msg)
+
+
+def is_finite(value: object) -> bool:
+    """Tell whether a value is a number, neither NaN nor too large for a float."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def checked_matrix(matrix: ArrayLike, ndim: int, name: str) -> NDArray[np.float64]:
@@ -159,23 +173,30 @@ class Grid:
 
     def __post_init__(self) -> None:
         """Refuse a geometry that cannot be meant."""
+        for name in ("dims", "shape", "spacing", "origin"):
+            values = getattr(self, name)
+            if not isinstance(values, tuple):
+                msg = f"{name} must be a tuple with one value per dim, got {values!r}"
+                raise InputError(msg)
         lengths = {len(self.dims), len(self.shape), len(self.spacing), len(self.origin)}
         if lengths != {self.ndim}:
             msg = f"dims, shape, spacing and origin differ in length: {self}"
             raise InputError(msg)
-        if self.dims not in (SPATIAL_DIMS, SPATIAL_DIMS[1:]):
+        named = all(isinstance(dim, str) for dim in self.dims)
+        if not named or self.dims not in (SPATIAL_DIMS, SPATIAL_DIMS[1:]):
             msg = (
                 f"spatial dimensions must be ('z', 'y', 'x') or ('y', 'x'), got "
                 f"{self.dims}; rename or transpose the image's dimensions"
             )
             raise InputError(msg)
-        if any(size < 1 for size in self.shape):
+        whole = all(isinstance(size, int | np.integer) for size in self.shape)
+        if not whole or min(self.shape) < 1:
             msg = f"every axis needs at least one voxel, got shape {self.shape}"
             raise InputError(msg)
-        if not all(math.isfinite(step) and step > 0 for step in self.spacing):
+        if not all(is_finite(step) and step > 0 for step in self.spacing):
             msg = f"spacing must be positive and finite, got {self.spacing}"
             raise InputError(msg)
-        if not all(math.isfinite(value) for value in self.origin):
+        if not all(is_finite(value) for value in self.origin):
             msg = f"origin must be finite, got {self.origin}"
             raise InputError(msg)
 

@@ -111,7 +111,7 @@ def starting_point(initial: Any, grid: Grid) -> Any:
         return initial if matrix is None else matrix
     try:
         matrix = np.asarray(initial, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         matrix = np.empty(0)
     if matrix.ndim != 2 or not np.isfinite(matrix).all():
         msg = (
@@ -145,6 +145,8 @@ def selections(
     if channel is None:
         image_reader(array, name)  # says what is missing
         return [{}]
+    if isinstance(channel, np.ndarray):
+        channel = channel.tolist()
     several = not isinstance(channel, str) and isinstance(channel, Sequence)
     chosen: list[Any] = list(channel) if several else [channel]  # type: ignore[arg-type]
     if channel == ALL and "c" in array.dims and not has_channel(array, ALL):

@@ -21,6 +21,7 @@ from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
 from xdreg.field import (
     FIELD_CHUNK,
+    INVERSE_DIAGNOSTICS,
     field_grid,
     fixed_grid,
     make_field,
@@ -39,14 +40,6 @@ if TYPE_CHECKING:
 
     from xdreg.grid import Grid
     from xdreg.readers import FieldReader
-
-_DIAGNOSTICS = {
-    "status": "what became of the block",
-    "mean_residual": "mean distance of there and back again from its points",
-    "max_residual": "largest distance of there and back again from its points",
-    "outside": "share of points that come from outside the fixed image",
-    "folded": "share of points without an inverse, for the field folds",
-}
 
 
 def inverse(
@@ -132,7 +125,7 @@ def inverse(
     displacement, diagnostics = _solved_blocks(task)
     result = make_field(displacement, target, image, fixed_grid(field))
     dims = [f"block_{dim}" for dim in target.dims]
-    for number, (name, long_name) in enumerate(_DIAGNOSTICS.items()):
+    for number, (name, long_name) in enumerate(INVERSE_DIAGNOSTICS.items()):
         values, attrs = diagnostics[number], {"long_name": long_name}
         if name == "status":
             values = values.astype(np.int8)
@@ -186,7 +179,7 @@ def _solved_blocks(task: _Task) -> tuple[dask.array.Array, dask.array.Array]:
     displacement = blocks.map_blocks(
         _displacement_of, chunks=((ndim,), *chunks), **shared
     )
-    count = len(_DIAGNOSTICS)
+    count = len(INVERSE_DIAGNOSTICS)
     diagnostics = blocks.map_blocks(
         _diagnostics_of, chunks=((count,), *blocks.chunks), **shared
     )

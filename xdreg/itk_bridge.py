@@ -17,6 +17,7 @@ from xdreg import kernels
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import InputError, StoreError
 from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
+from xdreg.paths import as_address
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,6 +48,12 @@ def from_itk_image(image: Any, *, units: str | None = "millimeter") -> xr.DataAr
     """
     import itk
 
+    if not hasattr(image, "GetImageDimension"):
+        msg = (
+            f"expected an itk.Image, got {type(image).__name__}; read files with "
+            "xdreg.open_image"
+        )
+        raise InputError(msg)
     ndim = int(image.GetImageDimension())
     if ndim not in (2, 3):
         msg = (
@@ -180,7 +187,7 @@ def open_image(
     """
     import itk
 
-    address = os.fspath(path)
+    address = as_address(path)
     if not os.path.exists(address):  # noqa: PTH110 - may be any PathLike
         msg = f"{address} does not exist; check the path"
         raise StoreError(msg)

@@ -98,6 +98,8 @@ class Volume:
     @property
     def contrast(self) -> float:
         """Standard deviation of what counts."""
+        if not np.isfinite(self.values).any():
+            return 1.0
         return float(np.nanstd(self.values, dtype=np.float64)) or 1.0
 
 
@@ -272,6 +274,9 @@ class _Problem:
             terms = correlation_terms(
                 self._lifted, pulled, self._radius, self._contrast
             )
+        if not self._smaller:
+            # A mask of few voxels may leave nothing on a coarse level.
+            return terms, 0.0
         overlap = terms.count * float(np.prod(grid.spacing)) / self._smaller
         return terms, terms.energy * min(1.0, overlap / FULL_OVERLAP)
 

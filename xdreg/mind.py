@@ -109,8 +109,12 @@ def descriptor(image: Array, radius: tuple[int, int, int]) -> Descriptor:
     Returns
     -------
     (z, y, x, channel) uint8
+        Of a line, or a single voxel, no voxel counts: there are no two directions to
+        compare.
     """
     pairs = _pairs(image.shape)
+    if not len(pairs):
+        return np.full((*image.shape, 1), NOT_COUNTED, np.uint8)
     known = np.isfinite(image)
     values = np.where(known, image - (image[known].mean() if known.any() else 0), 0)
     values = values.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Writing OME-Zarr, out of core: images with their pyramids, and field metadata.
+"""Writing OME-Zarr images, out of core, with their pyramids.
 
 ngff-zarr lays out the store and its metadata; the voxels are written chunk by chunk
 through zarr-python, on whatever scheduler is active.
@@ -7,7 +7,6 @@ through zarr-python, on whatever scheduler is active.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,21 +16,19 @@ import numpy as np
 import xarray as xr
 
 from xdreg.coordinates import grid_of
-from xdreg.errors import InputError, StoreError
+from xdreg.errors import InputError
 from xdreg.grid import UNIT_METRES, Grid
 from xdreg.ome_zarr import lazy_zarr
+from xdreg.outputs import new_store
 from xdreg.pyramid import downsample, pyramid_factors
 
 if TYPE_CHECKING:
-    import zarr
+    pass
 
 Version = Literal["0.4", "0.5", "0.6"]
 
 #: Voxels of a chunk per spatial axis, unless the image has chunks of its own.
 CHUNK = {2: 512, 3: 64}
-
-#: Paths below a field store.
-FIELD_TRANSFORM = "displacement"
 
 
 def write_ome_zarr(
@@ -44,6 +41,7 @@ def write_ome_zarr(
     labels: bool = False,
     overwrite: bool = False,
     name: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> None:
     """Write an image as OME-Zarr with its pyramid, never more than chunks in memory.
 
@@ -52,7 +50,7 @@ def write_ome_zarr(
     image : DataArray ([t], [c], [z], y, x)
         Numpy- or Dask-backed.
     path
-        Directory to write; it appears whole or not at all.
+        Directory or URL to write; it appears whole or not at all.
     version
         OME-Zarr version.
     levels
@@ -66,13 +64,16 @@ def write_ome_zarr(
         Replace the Zarr store that is there.
     name
         Name of the image; by default the one it has.
+    storage_options
+        For a URL, passed to fsspec.
 
     Raises
     ------
     InputError
         If the image's coordinates are unusable or an option does not exist.
     StoreError
-        If something is there and ``overwrite`` is false, or it is no Zarr store.
+        If something is there and ``overwrite`` is false, it is no Zarr store, or it
+        cannot be written.
 
     Examples
     --------
@@ -82,14 +83,14 @@ def write_ome_zarr(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_ome_zarr(image, f"{folder}/eye.ome.zarr")
     """
-    import zarr
-
-    target = local_path(path)
     _check_values(image)
     grid = grid_of(image)
     others = [str(d) for d in image.dims if d not in grid.dims]
     image = image.transpose(*[d for d in ("t", "c") if d in others], *grid.dims)
-    if version not in ("0.4", "0.5", "0.6"):
+    if name is not None and not isinstance(name, str):
+        msg = f"name must be text, got {name!r}"
+        raise InputError(msg)
+    if not isinstance(version, str) or version not in ("0.4", "0.5", "0.6"):
         msg = f"version must be '0.4', '0.5' or '0.6', got {version!r}"
         raise InputError(msg)
     factors = pyramid_factors(grid)
@@ -98,78 +99,22 @@ def write_ome_zarr(
             msg = f"levels must be a whole number from 1, got {levels!r}"
             raise InputError(msg)
         factors = pyramid_factors(grid, smallest=1)[: levels - 1]
-    check_target(target, overwrite=overwrite)
     grids = [grid]
     for step in factors:
         grids.append(grids[-1].coarsen(step))
     spatial_chunks = _chunk_shape(chunks, grid)
-    partial = target.with_name(f".{target.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        label = name or str(image.attrs.get("name") or image.name or "image")
-        _lay_out(partial, image, grids, spatial_chunks, version, label)
-        group = zarr.open_group(partial, mode="r+")
+    label = name or str(image.attrs.get("name") or image.name or "image")
+    with new_store(
+        path, overwrite=overwrite, storage_options=storage_options
+    ) as output:
+        _lay_out(output.folder, image, grids, spatial_chunks, version, label)
         source = dask.array.asarray(image.data)
         for i in range(len(grids)):
-            store: Any = group[f"scale{i}/image"]
+            store: Any = output.array(f"scale{i}/image")
             if i > 0:
                 source = downsample(source, factors[i - 1], labels=labels)
             dask.array.store(source.rechunk(store.chunks), store, lock=False)
             source = lazy_zarr(store)
-        _replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def check_target(target: Path, *, overwrite: bool) -> None:
-    """Refuse an output that exists, or a folder that does not.
-
-    Only a Zarr store, or an empty directory, is ever overwritten.
-
-    Raises
-    ------
-    StoreError
-        With the remedy.
-    """
-    if target.exists() and not overwrite:
-        msg = f"{target} exists; choose another name, or overwrite it: overwrite=True"
-        raise StoreError(msg)
-    if target.exists() and not _is_replaceable(target):
-        msg = (
-            f"{target} is not a Zarr store, so it is not overwritten; choose another "
-            "name, or remove it yourself"
-        )
-        raise StoreError(msg)
-    if not target.parent.exists():
-        msg = f"the folder {target.parent} does not exist; make it first"
-        raise StoreError(msg)
-
-
-def _is_replaceable(target: Path) -> bool:
-    names = {path.name for path in target.iterdir()} if target.is_dir() else {""}
-    return not names or bool(names & {"zarr.json", ".zgroup", ".zarray"})
-
-
-def _replace(partial: Path, target: Path) -> None:
-    # Two renames: the old store is whole until the new one is.
-    previous = target.with_name(f".{target.name}.old")
-    shutil.rmtree(previous, ignore_errors=True)
-    if target.exists():
-        target.rename(previous)
-    partial.rename(target)
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def local_path(path: str | os.PathLike[str]) -> Path:
-    """Return where to write, absolute; refuse URLs."""
-    if "://" in os.fspath(path):
-        msg = (
-            f"images and fields are written to local directories, not to {path}; write "
-            "to one and copy it there, for example with fsspec"
-        )
-        raise InputError(msg)
-    # Absolute, since a worker may run in another directory.
-    return Path(path).absolute()
 
 
 def _check_values(image: xr.DataArray) -> None:
@@ -202,8 +147,8 @@ def _chunk_shape(chunks: int | Sequence[int] | None, grid: Grid) -> tuple[int, .
     return tuple(min(int(v), n) for v, n in zip(values, grid.shape, strict=True))
 
 
-def _ome_units(units: str | None) -> str | None:
-    # OME-Zarr has no word for other units; the coordinates stay plain numbers then.
+def ome_units(units: str | None) -> str | None:
+    """Return a unit if OME-Zarr has a word for it, else None: plain numbers."""
     return units if units in UNIT_METRES else None
 
 
@@ -220,7 +165,7 @@ def _lay_out(
 
     dims = tuple(str(d) for d in image.dims)
     others = dims[: -grids[0].ndim]
-    units = _ome_units(grids[0].units)
+    units = ome_units(grids[0].units)
     kinds = {"t": "time", "c": "channel"}
     axes_units: dict[str, Any] = dict.fromkeys(grids[0].dims, units)
     if "t" in image.coords:
@@ -309,136 +254,3 @@ def _omero(image: xr.DataArray) -> Any:
             for i, label in enumerate(image["c"].values)
         ]
     )
-
-
-def write_field_metadata(
-    path: Path, name: str, grid: Grid, chunks: tuple[int, ...]
-) -> zarr.Array[Any]:
-    """Make an OME-Zarr 0.6 scene that holds a displacement field and nothing else.
-
-    The scene's coordinate systems ``fixed`` and ``moving`` are related by a
-    ``displacements`` transformation; its field is a multiscale image with a
-    ``displacement`` axis, at ``coordinateTransformations/NAME``.
-
-    Parameters
-    ----------
-    path
-        Directory to make.
-    name
-        Name of the field below the store.
-    grid
-        Geometry of the field.
-    chunks : (ndim + 1,)
-        Chunk shape of the array, components first.
-
-    Returns
-    -------
-    zarr.Array (ndim, *grid.shape)
-        Empty; to be filled.
-    """
-    import ngff_zarr as nz
-    import zarr
-
-    units = _ome_units(grid.units)
-    dims = ("c", *grid.dims)
-    image = nz.NgffImage(
-        dask.array.zeros((grid.ndim, *grid.shape), dtype=np.float32, chunks=chunks),
-        dims,
-        dict(zip(dims, (1.0, *grid.spacing), strict=True)),
-        dict(zip(dims, (0.0, *grid.origin), strict=True)),
-        name,
-        dict.fromkeys(grid.dims, units) if units else None,
-        axes_types={"c": nz.AxisType.Displacement},
-    )
-    location = f"coordinateTransformations/{name}"
-    nz.to_ome_zarr(
-        str(path / location),
-        nz.to_multiscales(
-            image, scale_factors=[], chunks=dict(zip(dims, chunks, strict=True))
-        ),
-        version="0.6",
-        metadata_only=True,
-        consolidate_metadata=False,
-    )
-    axes = [
-        nz.v06.zarr_metadata.Axis(name=d, type="space", unit=units) for d in grid.dims
-    ]
-    transform = nz.Displacements(path=location, interpolation="linear")
-    transform.name = "fixed to moving"
-    transform.input = nz.CoordinateSystemIdentifier(name="fixed")
-    transform.output = nz.CoordinateSystemIdentifier(name="moving")
-    scene = nz.NgffScene(
-        images={},
-        coordinateTransformations=[transform],
-        coordinateSystems=[
-            nz.CoordinateSystem(name="fixed", axes=axes),
-            nz.CoordinateSystem(name="moving", axes=axes),
-        ],
-    )
-    nz.to_ome_zarr(
-        str(path), scene, version="0.6", overwrite=False, consolidate_metadata=False
-    )
-    group = zarr.open_group((path / location).absolute(), mode="r+")
-    metadata: Any = group.attrs["ome"]
-    return group[metadata["multiscales"][0]["datasets"][0]["path"]]  # type: ignore[return-value]
-
-
-def read_field_metadata(
-    path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
-) -> tuple[zarr.Array[Any], Grid]:
-    """Return the displacement array of a field store, and its geometry.
-
-    Raises
-    ------
-    StoreError
-        If there is no store, or it holds no displacement field.
-    """
-    import zarr
-
-    from xdreg.ome_zarr import _open_group, _read_metadata
-
-    address = os.fspath(path)
-    group = _open_group(address, storage_options)
-    location = _field_location(address, dict(group.attrs))
-    child = group.get(location)
-    if not isinstance(child, zarr.Group):
-        msg = f"{address} names a field {location!r}, but has no image group there"
-        raise StoreError(msg)
-    _, levels, _ = _read_metadata(f"{address}/{location}", child)
-    array, image = levels[0]
-    dims = tuple(str(d) for d in image.dims)[1:]
-    units = (image.axes_units or {}).get(dims[0])
-    grid = Grid(
-        dims,
-        array.shape[1:],
-        tuple(float(image.scale[d]) for d in dims),
-        tuple(float(image.translation[d]) for d in dims),
-        units,
-    )
-    return array, grid
-
-
-def _field_location(address: str, attrs: Mapping[str, Any]) -> str:
-    """Return the path of the field that a scene's first displacements name."""
-    ome = attrs.get("ome")
-    scene = ome.get("scene") if isinstance(ome, dict) else None
-    steps = scene.get("coordinateTransformations") if isinstance(scene, dict) else None
-    found = [
-        step
-        for step in (steps if isinstance(steps, list) else ())
-        if isinstance(step, dict) and step.get("type") == "displacements"
-    ]
-    if not found:
-        msg = (
-            f"{address} holds no displacement field; open images with "
-            "xdreg.open_ome_zarr"
-        )
-        raise StoreError(msg)
-    location = found[0].get("path")
-    if not isinstance(location, str) or not location:
-        msg = f"{address} has displacements without a path; correct the metadata"
-        raise StoreError(msg)
-    if ".." in location.split("/") or location.startswith("/"):
-        msg = f"{address}: the field's path {location!r} leaves the store"
-        raise StoreError(msg)
-    return location

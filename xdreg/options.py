@@ -6,6 +6,7 @@ registration is planned; everything is checked here, before any work starts.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
@@ -32,7 +33,7 @@ ELASTIX_NEAREST: Mapping[str, Metric] = {"lncc": "ncc", "mind": "mi"}
 
 
 def _check_choice(value: object, choices: tuple[str, ...], name: str) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         msg = f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}"
         raise InputError(msg)
 
@@ -41,7 +42,8 @@ def _check_positive(value: object, name: str, *, whole: bool = False) -> None:
     values = value if isinstance(value, (list, tuple)) else [value]
     kinds = int if whole else (int, float)
     for v in values:
-        if isinstance(v, bool) or not isinstance(v, kinds) or not v > 0:
+        largest = sys.float_info.max
+        if isinstance(v, bool) or not isinstance(v, kinds) or not 0 < v <= largest:
             kind = "a whole number" if whole else "a number"
             msg = f"{name} must be {kind} above zero, got {value!r}"
             raise InputError(msg)
@@ -368,6 +370,12 @@ class Custom(Blockwise):
             msg = f"method must be a function of two images, got {self.method!r}"
             raise InputError(msg)
         _check_memory(self, self.memory_limit)
+        named = isinstance(self.options, Mapping) and all(
+            isinstance(key, str) for key in self.options
+        )
+        if not named:
+            msg = f"options must be a dict of keyword arguments, got {self.options!r}"
+            raise InputError(msg)
         if self.iterations:
             msg = (
                 "iterations would not reach your method; "

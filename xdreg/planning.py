@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any
@@ -343,8 +344,8 @@ def make_plan(
         deformable = BSpline if metric == "msd" else LocalCorrelation
         chosen += [deformable(level=level) for level in range(coarsest, -1, -1)]
     else:
-        given = [stages] if isinstance(stages, Stage) or callable(stages) else stages
-        chosen = [as_stage(stage) for stage in given]
+        several = isinstance(stages, Iterable) and not callable(stages)
+        chosen = [as_stage(stage) for stage in (stages if several else [stages])]
     if not chosen:
         msg = "stages is empty; give at least one, or leave it out for the default"
         raise InputError(msg)

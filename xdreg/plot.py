@@ -68,8 +68,9 @@ def before_after(field: xr.Dataset, fixed: Any, moving: Any) -> Figure:
     _draw_grid(axes[2], field, target)
     axes[2].set_title("where a regular grid goes")
     for axis in axes:
-        axis.set_xlabel(f"{x} / {units}")
-        axis.set_ylabel(f"{y} / {units}")
+        # Units come from stores: a dollar sign in them starts no formula.
+        axis.set_xlabel(f"{x} / {units}", parse_math=False)
+        axis.set_ylabel(f"{y} / {units}", parse_math=False)
         axis.set_xlim(extent[0], extent[1])
         axis.set_ylim(extent[2], extent[3])
     return figure

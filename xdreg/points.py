@@ -73,7 +73,11 @@ def transform_points(
     """
     reader = open_displacement(field)
     grid = reader.grid
-    values = np.asarray(points, np.float64)
+    try:
+        values = np.asarray(points, np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        msg = f"points must be an array of numbers, got {points!r}"
+        raise InputError(msg) from error
     if values.ndim != 2 or values.shape[1] != grid.ndim:
         msg = (
             f"points must be of shape (n, {grid.ndim}) in the order {grid.dims}, got "

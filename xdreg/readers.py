@@ -6,6 +6,7 @@ image lies in a Zarr store, so tens of thousands of tasks can share it.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -16,9 +17,10 @@ from dask.base import normalize_token
 
 from xdreg import kernels
 from xdreg.coordinates import grid_of, spatial_dims
-from xdreg.errors import InputError
+from xdreg.errors import InputError, UnreadableError
 from xdreg.grid import Grid
 from xdreg.ome_zarr import modified, zarr_array_of
+from xdreg.patience import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +33,10 @@ LUMINANCE = "luminance"
 
 #: Weights of ITU-R BT.709, whose primaries are those of sRGB.
 LUMINANCE_WEIGHTS = {"red": 0.2126, "green": 0.7152, "blue": 0.0722}
+
+#: A source that does not say its chunks is looked at in pieces of so many voxels per
+#: axis, to find the ones that are unreadable.
+UNKNOWN_CHUNK = 32
 
 #: A channel or time point, or a weight per channel.
 Selection = int | tuple[float, ...]
@@ -70,6 +76,8 @@ class ChannelMix:
 
     def __init__(self, source: Any, axis: int, weights: Sequence[float]) -> None:
         self._source, self._axis = source, axis
+        if hasattr(source, "store"):
+            self.store, self.path = source.store, source.path
         self._weights = tuple(float(w) for w in weights)
         self.dtype = np.dtype(np.float32)
 
@@ -93,7 +101,7 @@ class ChannelMix:
 
 def _identity(source: Any) -> object:
     """Return a source's content or address, for tokens."""
-    if hasattr(source, "store"):
+    if hasattr(source, "metadata"):
         metadata = source.metadata.to_dict()
         source = (str(source.store), source.path, metadata, modified(source))
     return normalize_token(source)
@@ -133,7 +141,11 @@ class ImageReader:
             window = tuple(slice(0, n) for n in self.grid.shape)
         parts = dict(zip(self.grid.dims, window, strict=True))
         index = tuple(parts[a] if isinstance(a, str) else a for a in self.axes)
-        values = np.asarray(self.source[index])
+        values = patiently(
+            lambda: np.asarray(self.source[index]),
+            f"{_place_of(self.source)} at {_extent(window, self.grid.dims)}",
+            remote=_is_remote(self.source),
+        )
         stored = [a for a in self.axes if isinstance(a, str)]
         return values.transpose([stored.index(dim) for dim in self.grid.dims])
 
@@ -143,6 +155,49 @@ class ImageReader:
             values = self.read(window).astype(np.float32)
         values[~np.isfinite(values)] = np.nan
         return values
+
+    def read_known(self, window: Sequence[slice] | None = None) -> NDArray[np.float32]:
+        """Read a window as float32, with NaN also for the chunks that are unreadable.
+
+        For a look at a whole level, which is not to fail for a part of it; a block that
+        is to be registered is read by `read_finite`.
+        """
+        if window is None:
+            window = tuple(slice(0, n) for n in self.grid.shape)
+        try:
+            return self.read_finite(window)
+        except UnreadableError as error:
+            halves = self._halves(window)
+            if halves is None:
+                warnings.warn(f"{error}; it is masked out", stacklevel=2)
+                shape = [part.stop - part.start for part in window]
+                return np.full(shape, np.nan, np.float32)
+        axis, one, other = halves
+        return np.concatenate([self.read_known(one), self.read_known(other)], axis)
+
+    def _halves(
+        self, window: Sequence[slice]
+    ) -> tuple[int, tuple[slice, ...], tuple[slice, ...]] | None:
+        """Cut a window along the border of two chunks; None where it is within one."""
+        chunks = getattr(self.source, "shards", None) or getattr(
+            self.source, "chunks", None
+        )
+        sizes = [UNKNOWN_CHUNK] * self.grid.ndim
+        if chunks is not None and len(chunks) == len(self.axes):
+            by_dim = dict(zip(self.axes, chunks, strict=True))
+            sizes = [by_dim[dim] for dim in self.grid.dims]
+        borders = [
+            range(-(-(part.start + 1) // size) * size, part.stop, size)
+            for part, size in zip(window, sizes, strict=True)
+        ]
+        axis = int(np.argmax([len(places) for places in borders]))
+        if not borders[axis]:
+            return None
+        middle = borders[axis][len(borders[axis]) // 2]
+        one, other = list(window), list(window)
+        one[axis] = slice(window[axis].start, middle)
+        other[axis] = slice(middle, window[axis].stop)
+        return axis, tuple(one), tuple(other)
 
     def read_mask(
         self,
@@ -200,6 +255,24 @@ class ImageReader:
             order=0,
             fill=0,
         ).astype(bool)
+
+
+def _place_of(source: Any) -> str:
+    """Return where an image lies, for an error."""
+    if hasattr(source, "store"):
+        return f"{source.store}/{source.path}"
+    return "the image"
+
+
+def _extent(window: Sequence[slice], dims: Sequence[str]) -> str:
+    parts = zip(dims, window, strict=True)
+    return ", ".join(f"{dim} {part.start}…{part.stop - 1}" for dim, part in parts)
+
+
+def _is_remote(source: Any) -> bool:
+    from zarr.storage import FsspecStore
+
+    return isinstance(getattr(source, "store", None), FsspecStore)
 
 
 class FieldReader:

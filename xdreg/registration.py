@@ -154,7 +154,8 @@ def register(
     # Python.
     directory = WorkDirectory(workdir)
     manifest = run_manifest(plan, start, masks, select)
-    directory.claim(manifest)
+    with directory.writing():
+        directory.claim(manifest)
     run = Run(plan, directory, select, masks, start, manifest, progress, again)
     return run() if compute else dask.delayed(run, pure=False)()  # type: ignore[no-any-return]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import sys
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import dask.array
@@ -65,7 +68,8 @@ def warp(
         If the images have different dimensions, units that do not convert, ``order`` is
         another number, or ``fill_value`` does not fit the dtype.
     """
-    if order not in (0, 1) or isinstance(order, bool):
+    whole = isinstance(order, int | np.integer) and not isinstance(order, bool)
+    if not whole or order not in (0, 1):
         msg = f"order must be 1, linear, or 0, nearest, for labels; got {order!r}"
         raise InputError(msg)
     image = image_levels(moving, "moving")[0]
@@ -224,6 +228,10 @@ def cast(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _check_fill(fill: float, dtype: np.dtype[Any]) -> None:
+    # NaN and infinity are values that floats may have.
+    if not isinstance(fill, Real) or sys.float_info.max < abs(fill) < math.inf:
+        msg = f"fill_value must be a number, got {fill!r}"
+        raise InputError(msg)
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         if not (limits.min <= fill <= limits.max and float(fill).is_integer()):

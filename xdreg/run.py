@@ -94,7 +94,8 @@ class Run:
 
     def __call__(self) -> xr.Dataset:
         """Run all stages and return the field."""
-        with self.directory.lock(), StageProgress(enabled=self.progress) as lines:
+        lines = StageProgress(enabled=self.progress)
+        with self.directory.lock(), self.directory.writing(), lines:
             try:
                 return self._execute(lines)
             except KeyboardInterrupt:
@@ -284,11 +285,13 @@ class Run:
             disagreement=BlockArray(folder / "disagreement", counts, (), np.inf),
             errors=folder / "errors",
         )
+        self._try_unreadable_again(task, folder / "agreement.json")
         label = f"{number} {stage.options.name} level {stage.fixed_level}"
         with lines.watch(label, partition.size, task.records):
             records = map_over_blocks(
                 tasks.register_block, task, len(RECORD), tasks.give_up_block
             )
+        self._tell_unreadable(records, number, stage, folder / "errors")
         difference = self._reject_outliers(records, task, folder / "agreement.json")
         self._check_any(records, number, stage, folder / "errors")
         disagreement = map_over_blocks(tasks.blend_block, task, 1, together=TOGETHER)[
@@ -299,6 +302,37 @@ class Run:
         arrays["disagreement"] = disagreement
         arrays["neighbour_difference"] = difference
         return _State(FieldReader(task.field, field_grid), None), arrays
+
+    @staticmethod
+    def _try_unreadable_again(task: BlockTask, verdict: Path) -> None:
+        """Forget what could not be read in a stage that was not finished."""
+        if verdict.exists():
+            return
+        for index in tasks.unreadable(task.errors):
+            task.records.forget(index)
+            name = ".".join(map(str, index))
+            (task.errors / f"{name}.txt").unlink()
+
+    @staticmethod
+    def _tell_unreadable(
+        records: NDArray[np.float32], number: int, stage: PlannedStage, errors: Path
+    ) -> None:
+        """Name the blocks of a stage that could not be read."""
+        found = [
+            tuple(map(int, index))
+            for index in np.argwhere(records[..., 0] == BlockStatus.UNREADABLE)
+        ]
+        if not found:
+            return
+        first = errors / f"{'.'.join(map(str, found[0]))}.txt"
+        text = first.read_text() if first.exists() else "no message was left"
+        listed = ", ".join(map(str, found[:10])) + (" …" if len(found) > 10 else "")
+        warnings.warn(
+            f"{len(found)} of {stage.partition.size} blocks of stage {number} "
+            f"({stage.options.name}) could not be read: {listed}. The first: "
+            f"{text.removeprefix(tasks.UNREADABLE).strip()}",
+            stacklevel=6,
+        )
 
     @staticmethod
     def _reject_outliers(

@@ -158,7 +158,8 @@ def _searchable(image: Volume, edges: bool) -> Volume:
             )
             if size > 1
         ]
-        values = np.sqrt(sum(slope**2 for slope in slopes))
+        # An image of one voxel has no edge, and still the shape of an image.
+        values = np.sqrt(sum((slope**2 for slope in slopes), np.zeros_like(values)))
     image = replace(image, values=values)
     scaled = (values - np.nanmean(values)) / image.contrast
     return replace(image, values=scaled.astype(np.float32))

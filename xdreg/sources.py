@@ -128,7 +128,7 @@ class Source:
     def _check_channel(self, channel: int) -> None:
         """Refuse a channel with nothing in it, warn of NaN, note its contrast."""
         level = self._pyramid.overview
-        values = self._reader(level, channel).read_finite()
+        values = self._reader(level, channel).read_known()
         finite = np.isfinite(values)
         if not finite.any() or values[finite].min() == values[finite].max():
             what = "no finite value" if not finite.any() else "one and the same value"
@@ -157,7 +157,7 @@ class Source:
             origin=tuple(image.grid.index_to_physical([-1] * image.grid.ndim).tolist()),
         )
         if not path.exists():
-            mask = np.pad(foreground(image.read_finite()), 1, mode="edge")
+            mask = np.pad(foreground(image.read_known()), 1, mode="edge")
             partial = path.with_suffix(".part")
             store = open_array(partial, wide.shape, wide.shape, 0, compress=True)
             store[:] = mask.astype(np.float32)
@@ -189,7 +189,7 @@ class _FiniteView:
 
     def __getitem__(self, window: tuple[slice, ...]) -> NDArray[np.float32]:
         """Read one window."""
-        return self._reader.read_finite(window)
+        return self._reader.read_known(window)
 
     def __dask_tokenize__(self) -> object:
         """Identify by the reader."""

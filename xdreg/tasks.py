@@ -21,7 +21,13 @@ from xdreg import kernels, metrics
 from xdreg.agreement import compare
 from xdreg.blocks import MOVING_MARGIN, BlockStatus, Partition, shared_part
 from xdreg.coordinates import coordinates, grid_of
-from xdreg.errors import Interrupted, MethodError, MethodTimeout, StoreError
+from xdreg.errors import (
+    Interrupted,
+    MethodError,
+    MethodTimeout,
+    StoreError,
+    UnreadableError,
+)
 from xdreg.local_correlation import local_similarity
 from xdreg.options import OWN_METRICS
 from xdreg.workdir import intact
@@ -64,6 +70,14 @@ TRIED_AGAIN = (
     BlockStatus.REJECTED,
     BlockStatus.CRASHED,
 )
+
+
+#: What the message of a block begins with that could not be read.
+UNREADABLE = "unreadable:"
+
+#: A larger share of blocks that cannot be read stops the run: the store is away rather
+#: than damaged, and the stage before would fill more than a quarter of the field.
+MOST_UNREADABLE = 0.25
 
 
 @dataclass(frozen=True)
@@ -274,22 +288,9 @@ def register_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float3
 
     A block whose record is stored already is not run again.
     """
-    _check_directory(task)
+    check_there(task)
     stored = read_record(index, task)
     return _register(index, task)[0] if stored is None else stored
-
-
-def _check_directory(task: BlockTask) -> None:
-    """Refuse to work on a host that does not see the run's directory.
-
-    It would make one of its own, and blocks of others would look as if they had failed.
-    """
-    if not task.errors.is_dir():
-        msg = (
-            f"{task.errors.parent} is not there on {socket.gethostname()}; give "
-            "workdir= a directory that all workers see"
-        )
-        raise StoreError(msg)
 
 
 def read_record(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float32] | None:
@@ -325,14 +326,7 @@ def _register(
     record = dict.fromkeys(RECORD, np.nan)
     patch_slices = partition.patch(index)
     patch_grid = partition.field_grid.window(patch_slices)
-    window = read_window(
-        task.inputs,
-        partition.window(index),
-        [
-            MOVING_MARGIN * o * s
-            for o, s in zip(partition.overlap, partition.grid.spacing, strict=True)
-        ],
-    )
+    window = _read_block(index, task)
     padded = None
     if isinstance(window, BlockStatus):
         status = window
@@ -348,6 +342,54 @@ def _register(
     values = np.array([record[name] for name in RECORD], np.float32)
     task.records[index] = values
     return values, padded
+
+
+def check_there(task: BlockTask) -> None:
+    """Refuse to work where the run's directory is not, or is not any more.
+
+    A host that does not see it, or lost the mount, would begin one of its own.
+    """
+    if not task.errors.is_dir():
+        msg = (
+            f"{task.errors.parent} is not there on {socket.gethostname()}: was a disk "
+            "unmounted, or does this worker not see it? Give workdir= a directory that "
+            "all workers see; once it is there, the same call goes on"
+        )
+        raise StoreError(msg)
+
+
+def _read_block(index: tuple[int, ...], task: BlockTask) -> Window | BlockStatus:
+    """Read what a block is registered on, or keep why that cannot be read."""
+    partition = task.partition
+    margin = [
+        MOVING_MARGIN * o * s
+        for o, s in zip(partition.overlap, partition.grid.spacing, strict=True)
+    ]
+    try:
+        return read_window(task.inputs, partition.window(index), margin)
+    except UnreadableError as error:
+        name = ".".join(map(str, index))
+        (task.errors / f"{name}.txt").write_text(f"{UNREADABLE} {error}")
+        found = unreadable(task.errors)
+        if len(found) > MOST_UNREADABLE * partition.size:
+            msg = (
+                f"{len(found)} of {partition.size} blocks cannot be read, more than "
+                f"{MOST_UNREADABLE:.0%}, so the run stops; the blocks that are done "
+                "stay in the work directory. Call again once the store answers. The "
+                f"last one was block {index}: {error}"
+            )
+            raise StoreError(msg) from error
+        return BlockStatus.UNREADABLE
+
+
+def unreadable(errors: Path) -> list[tuple[int, ...]]:
+    """Return the blocks whose message says that they could not be read, in order."""
+    found = []
+    for file in errors.glob("*.txt"):
+        with file.open() as lines:
+            if lines.read(len(UNREADABLE)) == UNREADABLE:
+                found.append(tuple(int(part) for part in file.stem.split(".")))
+    return sorted(found)
 
 
 def _attempts(
@@ -499,7 +541,7 @@ def blend_block(index: tuple[int, ...], task: BlockTask) -> float:
         Disagreement: root mean square difference, in physical units, of the block's own
         patch and the blended update where other blocks contribute; NaN without any.
     """
-    _check_directory(task)
+    check_there(task)
     partition = task.partition
     core = partition.field_core(index)
     done = task.disagreement.read(index)
@@ -515,7 +557,14 @@ def blend_block(index: tuple[int, ...], task: BlockTask) -> float:
     own = np.zeros_like(update)
     succeeded = False
     for other in partition.neighbours(index):
-        if task.records[other][0] != BlockStatus.SUCCESS:
+        status = float(task.records[other][0])
+        if np.isnan(status):
+            msg = (
+                f"the record of block {other} is gone from {task.errors.parent}; the "
+                "same call again runs that block anew"
+            )
+            raise StoreError(msg)
+        if status != BlockStatus.SUCCESS:
             continue
         part = shared_part(core, partition.patch(other))
         if part is None:

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from xdreg.options import OwnMetric
 
 
+#: No fit is believed that shrinks an image along any direction to less than this share
+#: of what it started from: so end images with next to nothing in common.
+LEAST_STRETCH = 0.1
+
+
 @dataclass(frozen=True)
 class Whole:
     """Two whole images at a coarse level, each on its own grid.
@@ -77,16 +82,24 @@ def read_whole(
         fixed = window.fixed, window.fixed_mask
         moving = window.moving, window.moving_mask
         return Whole(grid, *fixed, grid, *moving, np.eye(grid.ndim + 1))
-    fixed_values = inputs.fixed.read_finite(everything)
+    fixed_values = inputs.fixed.read_known(everything)
     fixed_mask = np.isfinite(fixed_values)
     if inputs.fixed_mask is not None:
         fixed_mask &= inputs.fixed_mask.read_mask(grid)
-    moving_values, moving_grid = inputs.moving.read_finite(), inputs.moving.grid
+    moving_values, moving_grid = inputs.moving.read_known(), inputs.moving.grid
     moving_mask = np.isfinite(moving_values)
     if inputs.moving_mask is not None:
         moving_mask &= inputs.moving_mask.read_mask(moving_grid)
+    if not (fixed_mask.any() and moving_mask.any()):
+        return BlockStatus.EMPTY
     own = moving_grid, moving_values, moving_mask
     return Whole(grid, fixed_values, fixed_mask, *own, matrix)
+
+
+def _flattens(result: NDArray[np.float64], start: NDArray[np.float64]) -> bool:
+    """Tell whether a fit all but projected the image onto a plane or a line."""
+    change = result[:-1, :-1] @ np.linalg.inv(start[:-1, :-1])
+    return bool(np.linalg.svd(change, compute_uv=False).min() < LEAST_STRETCH)
 
 
 def choose(
@@ -170,7 +183,7 @@ def register_linear(
     whole = read_whole(inputs, matrix)
     if isinstance(whole, BlockStatus):
         record["status"] = float(whole)
-        return np.eye(grid.ndim + 1), record, None
+        return np.eye(grid.ndim + 1) if matrix is None else matrix, record, None
     fixed_values, fixed_mask = whole.fixed, whole.fixed_mask
     moving_values, moving_mask = whole.moving, whole.moving_mask
     moving_grid, start = whole.moving_grid, whole.start
@@ -209,7 +222,7 @@ def register_linear(
         )
         record["similarity_after"] = quality(result)
         record["min_jacobian"] = float(np.linalg.det(result[:-1, :-1]))
-        if record["min_jacobian"] <= 0:
+        if record["min_jacobian"] <= 0 or _flattens(result, start):
             status, result = BlockStatus.FOLDED, start
         elif not record["similarity_after"] >= quality(start):
             status, result = BlockStatus.NOT_IMPROVED, start

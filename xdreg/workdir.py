@@ -23,6 +23,7 @@ not: arrays carry checksums, and what fails them counts as missing.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -33,11 +34,12 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from xdreg.errors import InputError, StoreError
+from xdreg.errors import InputError, StoreError, XdregError
+from xdreg.paths import as_address, is_remote
 from xdreg.scratch import LOCK, Lock, temporary_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -50,6 +52,13 @@ _PARTIAL = ".part"
 #: What may change from one call to the next: it decides which blocks are given up, and
 #: no bit of those that are not.
 LIMITS = "limits"
+
+#: What a disk that is full, read-only or gone answers.
+DISK_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN, errno.ENOENT),
+    errno.ENOTDIR,
+)
 
 
 class WorkDirectory:
@@ -67,7 +76,14 @@ class WorkDirectory:
         if path is None:
             self.path = temporary_directory("run-")
             return
-        self.path = Path(path).expanduser().resolve()
+        address = as_address(path, "workdir")
+        if is_remote(address):
+            msg = (
+                f"workdir must be a local or shared directory, got {address}; write "
+                "the result to a URL with xdreg.save"
+            )
+            raise InputError(msg)
+        self.path = Path(address).expanduser().resolve()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -77,6 +93,28 @@ class WorkDirectory:
     def lock(self) -> Lock:
         """Return the right to work here, a context manager; refused to a second run."""
         return Lock(self.path)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn what a full, read-only or lost disk raises into an error that helps."""
+        try:
+            yield
+        except XdregError:
+            raise
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            remedy = (
+                "it is temporary: choose a place with workdir=, then what is done is "
+                "kept"
+                if self.temporary
+                else "what is done is kept; the same call again goes on from there"
+            )
+            msg = (
+                f"workdir {self.path} cannot be used: {error}. See that it is there, "
+                f"has room and may be written to; {remedy}"
+            )
+            raise StoreError(msg) from error
 
     def claim(self, manifest: dict[str, Any]) -> None:
         """Record what runs here, or check that it is what ran here before.

@@ -1,0 +1,70 @@
+"""A small web server that misbehaves as it is told."""
+
+import functools
+import http.server
+import threading
+import time
+from contextlib import contextmanager
+
+
+class Faults:
+    """What to do with requests, by a part of their path.
+
+    ``answers`` maps the part to a list of answers, one per request and then as usual: a
+    status code, ``"hang"``, ``"cut"``, ``"garbage"``. A single answer holds for ever.
+    """
+
+    def __init__(self):
+        self.answers = {}
+        self.asked = []
+        self._lock = threading.Lock()
+
+    def next(self, path):
+        with self._lock:
+            self.asked.append(path)
+            for part, answers in self.answers.items():
+                if part in path:
+                    if not isinstance(answers, list):
+                        return answers
+                    return answers.pop(0) if answers else None
+        return None
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def __init__(self, *args, faults, **kwargs):
+        self.faults = faults
+        super().__init__(*args, **kwargs)
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        fault = self.faults.next(self.path)
+        if isinstance(fault, int):
+            self.send_error(fault)
+        elif fault == "hang":
+            time.sleep(2)
+            self.close_connection = True
+        elif fault in ("cut", "garbage"):
+            length = 4096
+            self.send_response(200)
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+            self.wfile.write(b"?" * (length if fault == "garbage" else length // 2))
+            self.close_connection = fault == "cut"
+        else:
+            super().do_GET()
+
+
+@contextmanager
+def serving(folder):
+    """Serve a folder; yield its URL and the faults to inject."""
+    faults = Faults()
+    handler = functools.partial(Handler, directory=str(folder), faults=faults)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", faults
+        finally:
+            server.shutdown()

@@ -1,0 +1,153 @@
+"""What is refused of a store: what no image needs, and what contradicts itself.
+
+Nothing of a store is evaluated or unpickled; what would take more memory or time than
+any image is refused before it is read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from xdreg.errors import StoreError
+from xdreg.grid import UNIT_METRES, normalise_units
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import zarr
+
+    Bounds = tuple[float, float]
+
+#: A document of metadata has at most so many bytes; that of a plate of thousands of
+#: wells has a few million.
+MOST_BYTES = 2**26
+
+#: A pyramid has at most so many levels: each halves the image.
+MOST_LEVELS = 64
+
+#: An array has at most so many chunks, along an axis and all told, and a chunk, which
+#: is decoded whole, at most so many bytes.
+MOST_CHUNKS_PER_AXIS = 10**6
+MOST_CHUNKS = 10**9
+MOST_CHUNK_BYTES = 2**34
+
+#: Images without a unit of length are often said to be in pixels.
+KNOWN_UNITS = {*UNIT_METRES, "pixel", "pixels", "voxel", "voxels"}
+
+#: A level ends within so many of its own voxels of where the finest one does: a rest
+#: may be dropped, and some writers leave half a voxel of shift out.
+LEVEL_TOLERANCE = 2.0
+
+_DOCUMENTS = ("zarr.json", ".zattrs", ".zgroup", ".zarray", ".zmetadata")
+
+
+def check_sizes(address: str, options: Mapping[str, Any] | None) -> None:
+    """Refuse documents that are too large to be metadata, before they are parsed."""
+    import fsspec
+
+    files, root = fsspec.core.url_to_fs(address, **(options or {}))
+    for name in _DOCUMENTS:
+        document = f"{root.rstrip('/')}/{name}"
+        try:
+            size = files.size(document)
+        except FileNotFoundError:
+            continue
+        if size is None:
+            continue
+        if size > MOST_BYTES:
+            msg = (
+                f"{address}: {name} has {size} bytes; expected metadata of at most "
+                f"{MOST_BYTES}. It is not read"
+            )
+            raise StoreError(msg)
+        if name == "zarr.json":
+            return
+
+
+def check_array(address: str, path: str, array: zarr.Array[Any]) -> None:
+    """Refuse an array that would run code, or take memory or time beyond any image.
+
+    Raises
+    ------
+    StoreError
+        With the key and its value.
+    """
+    where = f"{address}: the array {path!r}"
+    unsafe = [name for name in _names(array.metadata.to_dict()) if "pickle" in name]
+    if unsafe:
+        msg = f"{where} has the codec {unsafe[0]!r}, which runs code; it is not opened"
+        raise StoreError(msg)
+    if array.dtype.kind not in "biufc":
+        msg = f"{where} has the data type {array.dtype}; expected numbers"
+        raise StoreError(msg)
+    chunks = array.shards or array.chunks
+    if min(chunks, default=1) < 1 or min(array.shape, default=1) < 0:
+        msg = f"{where} has the shape {array.shape} and chunks of {chunks}"
+        raise StoreError(msg)
+    counts = [-(-n // size) for n, size in zip(array.shape, chunks, strict=True)]
+    if max(counts, default=1) > MOST_CHUNKS_PER_AXIS or math.prod(counts) > MOST_CHUNKS:
+        msg = (
+            f"{where} has the shape {array.shape} and chunks of {chunks}, that is "
+            f"{_readable(math.prod(counts))} chunks; expected at most "
+            f"{MOST_CHUNKS_PER_AXIS:.0e} along an axis and {MOST_CHUNKS:.0e} in all"
+        )
+        raise StoreError(msg)
+    size = math.prod(chunks) * array.dtype.itemsize
+    if size > MOST_CHUNK_BYTES:
+        msg = (
+            f"{where} has chunks of {chunks}, {_readable(size)} bytes each; expected "
+            f"at most {MOST_CHUNK_BYTES:.3g}. Write it again in smaller chunks"
+        )
+        raise StoreError(msg)
+
+
+def _readable(number: int) -> str:
+    return f"{number:.3g}" if number < 10**18 else "over 1e18"
+
+
+def _names(metadata: Any) -> Iterator[str]:
+    """Yield the names of all codecs in an array's metadata."""
+    if isinstance(metadata, Mapping):
+        for key, value in metadata.items():
+            if key in ("id", "name") and isinstance(value, str):
+                yield value.lower()
+            yield from _names(value)
+    elif isinstance(metadata, list | tuple):
+        for value in metadata:
+            yield from _names(value)
+
+
+def check_unit(address: str, axis: Mapping[str, Any]) -> None:
+    """Refuse a space axis whose unit is no length that is known."""
+    unit = axis.get("unit")
+    if axis.get("type") != "space" or unit is None or unit == "":
+        return
+    if not isinstance(unit, str) or normalise_units(unit) not in KNOWN_UNITS:
+        msg = (
+            f"{address}: the axis {axis.get('name')!r} has the unit {unit!r}; expected "
+            "a unit of length of OME-Zarr, such as 'micrometer', or none; correct it"
+        )
+        raise StoreError(msg)
+
+
+def check_levels(address: str, levels: Sequence[tuple[zarr.Array[Any], Any]]) -> None:
+    """Refuse levels that contradict each other: all must span the same region."""
+    first: list[Bounds] = []
+    for array, image in levels:
+        spans = []
+        for dim, n in zip(image.dims, array.shape, strict=True):
+            step, start = image.scale[dim], image.translation[dim]
+            spans.append((start - step / 2, start + step * (n - 0.5)))
+        first = first or spans
+        for dim, span, other in zip(image.dims, spans, first, strict=True):
+            most = LEVEL_TOLERANCE * image.scale[dim]
+            if max(abs(a - b) for a, b in zip(span, other, strict=True)) > most:
+                msg = (
+                    f"{address}: the level {array.path!r} spans {span[0]:g}…"
+                    f"{span[1]:g} along {dim!r}, and the finest one {other[0]:g}…"
+                    f"{other[1]:g}: scale and translation contradict each other; "
+                    "correct the metadata"
+                )
+                raise StoreError(msg)
