@@ -15,6 +15,8 @@ from tests.benchmarks.common import (
 from tests.benchmarks.engine import engine
 from tests.benchmarks.failures import failures
 from tests.benchmarks.pose import pose
+from tests.benchmarks.speed import speed
+from tests.benchmarks.tradeoff import tradeoff
 from xdreg.coordinates import grid_of
 from xdreg.field import field_grid, status_counts
 
@@ -80,7 +82,17 @@ def roundtrips():
 
 
 BENCHMARKS = {
-    f.__name__: f for f in (accuracy, synthetic, roundtrips, failures, engine, pose)
+    f.__name__: f
+    for f in (
+        accuracy,
+        synthetic,
+        roundtrips,
+        failures,
+        engine,
+        pose,
+        speed,
+        tradeoff,
+    )
 }
 
 
