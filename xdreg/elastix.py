@@ -173,7 +173,7 @@ def bspline(
     *,
     grid_spacing: float | Sequence[float],
     metric: Metric = "ncc",
-    iterations: int = 200,
+    iterations: int = 100,
     samples: int = 2048,
     resolutions: int = 2,
     bending_energy: float = 0.0,

@@ -118,6 +118,9 @@ def reduction(count, block=32.0):
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
     logging.disable(logging.WARNING)
+    # Once elastix is loaded, itk 5.4.0 can no longer load what this needs, and all
+    # blocks fail.
+    np.array(itk.Image[itk.F, 3].New().GetDirection())
     itk.MultiThreaderBase.SetGlobalMaximumNumberOfThreads(1)
     if what == "reduction":
         reduction(1)
