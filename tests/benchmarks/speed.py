@@ -68,20 +68,23 @@ def speed():
 
 
 def importing():
-    """Seconds of ``import xdreg`` in a fresh Python, and the heavy modules it loads."""
-    code = (
-        "import sys, time; t = time.perf_counter(); import xdreg; "
-        "print(time.perf_counter() - t, "
-        "[m for m in ('itk', 'napari', 'distributed') if m in sys.modules])"
-    )
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", code], check=True, capture_output=True, text=True
-        ).stdout.split(maxsplit=1)
-        for _ in range(REPEATS)
-    ]
-    seconds = float(np.median([float(run[0]) for run in runs]))
-    row("import xdreg", seconds=seconds, heavy_modules=runs[-1][1].strip())
+    """Seconds of ``import xdreg`` in a fresh Python, and of xarray, which it needs."""
+    for module in ("xarray", "xdreg"):
+        code = (
+            "import sys, time; began = time.perf_counter(), time.process_time(); "
+            f"import {module}; "
+            "print(time.perf_counter() - began[0], time.process_time() - began[1], "
+            "[m for m in ('itk', 'napari', 'distributed') if m in sys.modules])"
+        )
+        runs = [
+            subprocess.run(
+                [sys.executable, "-c", code], check=True, capture_output=True, text=True
+            ).stdout.split(maxsplit=2)
+            for _ in range(REPEATS)
+        ]
+        wall, cpu = np.median([[float(v) for v in run[:2]] for run in runs], axis=0)
+        heavy = runs[-1][2].strip()
+        row(f"import {module}", wall=float(wall), cpu=float(cpu), heavy=heavy)
 
 
 def reduction():

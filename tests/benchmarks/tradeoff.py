@@ -24,12 +24,12 @@ PAIRS = {
 }
 
 #: Values tried beside the defaults.
-ITERATIONS = (12, 25, 50, 200)
+ITERATIONS = (25, 50, 200)
 FIELD_STEPS = (1, 4)
 STIFFNESSES = (0.7, 1.4)
-BSPLINE_ITERATIONS = (50, 100, 400)
+BSPLINE_ITERATIONS = (50, 200)
 BSPLINE_SAMPLES = (1024, 4096)
-BSPLINE_SPACINGS = (7, 14)
+BSPLINE_SPACINGS = (4, 10)
 
 
 def tradeoff():
@@ -68,7 +68,10 @@ def _points(fixed, moving):
         stiffer = []
         for stage in planned:
             lengths = smoothing(stage.engine_options, stage.partition.grid)
-            scaled = {name: factor * length for name, length in lengths.items()}
+            scaled = {
+                name: [factor * length for length in axes]
+                for name, axes in lengths.items()
+            }
             stiffer.append(replace(stage.options, **scaled))
         yield f"smoothing x {factor}", stiffer
     yield "b-spline", xdreg.BSpline()
