@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 #: A level of at most so many voxels is registered linearly, whole.
 LINEAR_VOXELS = {2: 512**2, 3: 400_000}
 
-#: Voxels per axis of a block, unless given. A B-spline by elastix costs as much in a
-#: large block as in a small one, by samples and iterations, but is worse the larger.
+#: Voxels per axis of a block, unless given. What elastix costs goes by samples and
+#: iterations, far less by a block's size; but a large block comes out worse.
 BLOCK_SHAPE = {2: 1024, 3: 192}
 BSPLINE_BLOCK_SHAPE = {2: 1024, 3: 64}
 
