@@ -77,6 +77,16 @@ def test_a_plan_tells_what_was_derived():
         xdreg.LocalCorrelation(level=0, field_sigma=3.0),
     ]
     rows = image.dreg.plan(image, stages=stages).table()
-    assert [row["iterations"] for row in rows] == ["70", "200", "100"]
-    # Ten voxels; two and a half mean voxels, of (4 · 2 · 2)^(1/3), and what was given.
-    assert [row["smoothing"] for row in rows] == ["", "40", "6.3 / 3"]
+    assert [row["iterations"] for row in rows] == ["70", "100", "100"]
+    # Six voxels; two and a half mean voxels, of (4 · 2 · 2)^(1/3), and what was given.
+    assert [row["smoothing"] for row in rows] == ["", "24", "6.3 / 3"]
+
+
+def test_a_b_spline_has_smaller_blocks():
+    grid = Grid(("z", "y", "x"), (130,) * 3, (1.0,) * 3, (0.0,) * 3, "mm")
+    image = xr.DataArray(np.zeros(grid.shape), coordinates(grid), grid.dims)
+    stages = [xdreg.BSpline(level=0), xdreg.LocalCorrelation(level=0)]
+    for given, counts in ((None, [3, 1]), (100, [2, 2])):
+        planned = image.dreg.plan(image, stages=stages, block_shape=given).stages
+        found = [stage.partition.counts for stage in planned]
+        assert found == [(count,) * 3 for count in counts]

@@ -301,7 +301,7 @@ class BSpline(Blockwise):
     ----------
     grid_spacing
         Distance of control points in physical units; one number, or one per dim. By
-        default 10 voxels of the stage's level.
+        default 6 voxels of the stage's level in three dimensions, 10 in two.
     samples
         Voxels drawn in each iteration.
     memory_limit

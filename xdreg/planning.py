@@ -45,8 +45,10 @@ if TYPE_CHECKING:
 #: A level of at most so many voxels is registered linearly, whole.
 LINEAR_VOXELS = {2: 512**2, 3: 400_000}
 
-#: Voxels per axis of a block, unless given.
+#: Voxels per axis of a block, unless given. What elastix costs goes by samples and
+#: iterations, far less by a block's size; but a large block comes out worse.
 BLOCK_SHAPE = {2: 1024, 3: 192}
+BSPLINE_BLOCK_SHAPE = {2: 1024, 3: 64}
 
 #: Overlap per side, unless given, in voxels: about three sigma of what smooths an
 #: update of local correlation. A B-spline reaches with its control points.
@@ -58,7 +60,7 @@ BSPLINE_OVERLAP_VOXELS = 16
 LIMIT_FACTOR = 3
 
 #: Control points of a B-spline, in voxels of the stage's level, unless given.
-BSPLINE_SPACING_VOXELS = 10
+BSPLINE_SPACING_VOXELS = {2: 10, 3: 6}
 
 
 @dataclass(frozen=True)
@@ -161,8 +163,9 @@ class PlannedStage:
         if isinstance(self.options, BSpline):
             spacing = self.options.grid_spacing
             if spacing is None:
-                steps = self.partition.grid.spacing
-                spacing = [BSPLINE_SPACING_VOXELS * step for step in steps]
+                grid = self.partition.grid
+                voxels = BSPLINE_SPACING_VOXELS[grid.ndim]
+                spacing = [voxels * step for step in grid.spacing]
             options["grid_spacing"] = spacing
         return options
 
@@ -394,15 +397,14 @@ def _partition(
     if not isinstance(stage, Blockwise):
         return Partition(grid, grid.shape, (0,) * grid.ndim, (1,) * grid.ndim)
     shape = stage.block_shape if stage.block_shape is not None else block_shape
+    by_spline = isinstance(stage, BSpline)
     if shape is None:
-        shape = BLOCK_SHAPE[grid.ndim]
+        shape = (BSPLINE_BLOCK_SHAPE if by_spline else BLOCK_SHAPE)[grid.ndim]
     margin = stage.overlap if stage.overlap is not None else overlap
     step = stage.field_step or 1
     if margin is None:
         # Never more than fits.
         bare = Partition.balanced(grid, block_shape=shape, overlap=0, field_step=step)
-        reach = OVERLAP_VOXELS
-        if isinstance(stage, BSpline):
-            reach = BSPLINE_OVERLAP_VOXELS
+        reach = BSPLINE_OVERLAP_VOXELS if by_spline else OVERLAP_VOXELS
         margin = [min(reach, size // 2) for size in bare.block_shape]
     return Partition.balanced(grid, block_shape=shape, overlap=margin, field_step=step)

@@ -21,6 +21,8 @@ from tests.benchmarks.machinery import machinery
 from tests.benchmarks.paper import paper
 from tests.benchmarks.pose import pose
 from tests.benchmarks.scale import scale
+from tests.benchmarks.speed import speed
+from tests.benchmarks.tradeoff import tradeoff
 from xdreg.coordinates import grid_of
 from xdreg.field import field_grid, status_counts
 
@@ -101,6 +103,8 @@ BENCHMARKS = {
         large,
         paper,
         field,
+        speed,
+        tradeoff,
     )
 }
 

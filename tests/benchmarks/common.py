@@ -1,5 +1,6 @@
 """What the benchmarks share: pairs, rows of figures, errors against the truth."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import xarray as xr
 
 import xdreg
@@ -54,6 +56,24 @@ def timed(function, *arguments, **options):
     began = time.perf_counter()
     result = function(*arguments, **options)
     return result, time.perf_counter() - began
+
+
+def measured(function, *arguments, **options):
+    """Return a result, and its seconds on the wall and of CPU, engine processes too."""
+    before = _cpu_seconds()
+    result, seconds = timed(function, *arguments, **options)
+    return result, (seconds, _cpu_seconds() - before)
+
+
+def _cpu_seconds():
+    own = psutil.Process()
+    total = 0.0
+    for process in [own, *own.children(recursive=True)]:
+        # One that ends meanwhile counts among the children of its parent, as do all
+        # before it: user and system time, of the process and of its children.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += sum(process.cpu_times()[:4])
+    return total
 
 
 def landmark_error(field, name):
@@ -107,6 +127,18 @@ def border_ratios(blocks, whole):
     return {name: float(max(values)) for name, values in ratios.items() if values}
 
 
+def peer_python(tool):
+    """Return the Python that has a peer, or say that there is none."""
+    if tool.startswith("elastix"):
+        return sys.executable
+    variable = "XDREG_ITK_DREG" if tool == "itk_dreg" else "XDREG_PEERS"
+    python = os.environ.get(variable)
+    if not python:
+        print(f"{tool}: skipped, {variable} names no Python")
+        return None
+    return python
+
+
 def peer_field(tool, fixed, moving, repeats=1):
     """Run a peer on two images, in its own process.
 
@@ -114,12 +146,11 @@ def peer_field(tool, fixed, moving, repeats=1):
     -------
     field : Dataset
         On the fixed grid.
-    seconds : list
-        Of every repeat.
+    times : (repeats, 2)
+        Seconds on the wall, and of CPU.
     """
-    python = sys.executable if tool == "elastix" else os.environ.get("XDREG_PEERS")
-    if not python:
-        print(f"{tool}: skipped, XDREG_PEERS names no Python")
+    python = peer_python(tool)
+    if python is None:
         return None
     import itk
 
@@ -128,7 +159,8 @@ def peer_field(tool, fixed, moving, repeats=1):
         for path, image in zip(files, (fixed, moving), strict=True):
             itk.imwrite(image.dreg.to_itk_image(), path)
         out = f"{folder}/field.nii.gz"
-        script = str(Path(__file__).with_name("peers.py"))
+        name = "dreg" if tool == "itk_dreg" else "peers"
+        script = str(Path(__file__).with_name(f"{name}.py"))
         done = subprocess.run(
             [python, script, tool, *files, out, str(repeats)],
             check=True,
@@ -136,7 +168,7 @@ def peer_field(tool, fixed, moving, repeats=1):
             text=True,
             cwd=folder,
         )
-        seconds = json.loads(done.stdout.splitlines()[-1])
+        times = np.array(json.loads(done.stdout.splitlines()[-1]))
         vectors = itk.array_from_image(itk.imread(out, itk.Vector[itk.F, 3]))
     grid = grid_of(fixed)
     field = xr.DataArray(
@@ -144,4 +176,4 @@ def peer_field(tool, fixed, moving, repeats=1):
         dims=("component", *grid.dims),
         coords=coordinates(grid),
     )
-    return field.to_dataset(name="displacement"), seconds
+    return field.to_dataset(name="displacement"), times

@@ -285,5 +285,5 @@ def _peer(tool, name, judge):
     images = [tree["scale0/image"].astype("float32") for tree in pair(name)]
     found = peer_field(tool, *images, repeats=REPEATS)
     if found is not None:
-        field, seconds = found
-        row(f"{name} {tool}", **judge(field), seconds=float(np.median(seconds)))
+        field, times = found
+        row(f"{name} {tool}", **judge(field), seconds=float(np.median(times[:, 0])))

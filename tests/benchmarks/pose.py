@@ -239,9 +239,9 @@ def pose():
                     if found is None:
                         continue
                     references[tool] = found[0].dreg.transform_points
-                field, seconds = peer_field(tool, fixed, case.moving)
+                field, times = peer_field(tool, fixed, case.moving)
                 mapping = field.dreg.transform_points
-                tally.add(tool, mapping, references[tool], case, seconds[0])
+                tally.add(tool, mapping, references[tool], case, times[0, 0])
         tally.show()
 
 
