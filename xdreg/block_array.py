@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 import numpy as np
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 #: Bytes of CRC-32C behind a chunk, least significant first, as in Zarr's codec.
 _CHECKSUM = 4
+
+#: Bytes that `Remembering` keeps.
+_KEPT = 64_000_000
 
 
 def _checksum(values: bytes) -> bytes:
@@ -105,3 +108,36 @@ class BlockArray:
             if name[0].isdigit():
                 index = tuple(int(part) for part in name.split("."))
                 yield index[: len(index) - len(self.shape)]
+
+
+class Remembering(BlockArray):
+    """The same array, which keeps what was read last.
+
+    Blocks that lie together have most neighbours in common. It is for arrays that
+    nobody writes to meanwhile.
+    """
+
+    def __init__(self, array: BlockArray) -> None:
+        self._array = array
+        self.path, self.shape, self.fill = array.path, array.shape, array.fill
+        self._most = max(_KEPT // (4 * math.prod(self.shape)), 1)
+        self._kept: dict[tuple[int, ...], NDArray[np.float32]] = {}
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle without what was read."""
+        return Remembering, (self._array,)
+
+    def read(self, index: Sequence[int]) -> NDArray[np.float32] | None:
+        """Return what a block stored, as `BlockArray.read`."""
+        index = tuple(index)
+        with self._lock:
+            if index in self._kept:
+                return self._kept[index]
+        values = super().read(index)
+        if values is not None:
+            with self._lock:
+                if len(self._kept) >= self._most:
+                    del self._kept[next(iter(self._kept))]
+                self._kept[index] = values
+        return values

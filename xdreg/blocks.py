@@ -8,6 +8,7 @@ the part of the stage's displacement field that lies in a window. Field points a
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -300,22 +301,39 @@ class Partition:
         """
         result: NDArray[Any] = np.ones((1,) * self.grid.ndim, np.float32)
         for axis, (i, part) in enumerate(zip(block, points, strict=True)):
-            voxel = np.arange(part.start, part.stop) * self.field_step[axis]
-            weight = np.ones(voxel.size)
-            if i > 0:
-                weight = weight * self._rise(axis, i, voxel)
-            if i + 1 < self.counts[axis]:
-                weight = weight * (1.0 - self._rise(axis, i + 1, voxel))
+            size, step = self.block_shape[axis], self.field_step[axis]
+            weight = _weight_along(
+                size,
+                self.overlap[axis],
+                range(part.start * step - i * size, part.stop * step - i * size, step),
+                rises=i > 0,
+                falls=i + 1 < self.counts[axis],
+            )
             shape = [1] * self.grid.ndim
             shape[axis] = -1
-            result = result * weight.reshape(shape).astype(np.float32)
+            result = result * weight.reshape(shape)
         return result
 
-    def _rise(self, axis: int, i: int, voxel: NDArray[Any]) -> NDArray[np.float64]:
-        """Rise from zero to one across the border before block ``i``."""
-        border = i * self.block_shape[axis] - 0.5
-        margin = self.overlap[axis]
+
+@functools.lru_cache(4096)
+def _weight_along(
+    size: int, margin: int, voxels: range, *, rises: bool, falls: bool
+) -> NDArray[np.float32]:
+    """Return a block's weight along one axis, at voxels counted from its core's first.
+
+    ``rises`` and ``falls`` tell whether there are blocks before and after it.
+    """
+
+    def rise(border: float) -> NDArray[np.float64]:
         if margin == 0:
             return (voxel > border).astype(np.float64)
         place = np.clip((voxel - border) / margin, -1.0, 1.0)
         return 0.5 * (1.0 + np.sin(0.5 * np.pi * place))
+
+    voxel = np.array(voxels)
+    weight = np.ones(voxel.size)
+    if rises:
+        weight *= rise(-0.5)
+    if falls:
+        weight *= 1.0 - rise(size - 0.5)
+    return weight.astype(np.float32)

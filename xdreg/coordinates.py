@@ -7,7 +7,7 @@ Units of length travel in the coordinate's ``units`` attribute.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -20,6 +20,8 @@ from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from numpy.typing import NDArray
+
 #: Dimensions beside the spatial ones that an image may have.
 OTHER_DIMS = ("t", "c")
 
@@ -28,20 +30,25 @@ OTHER_DIMS = ("t", "c")
 UNIFORM_TOLERANCE = 1e-3
 
 
-def coordinates(grid: Grid) -> xr.Coordinates:
-    """Return the xarray coordinates of a grid, with exact spacing and units."""
-    result = xr.Coordinates()
+def coordinates(grid: Grid, **voxels: NDArray[Any]) -> xr.Coordinates:
+    """Return the xarray coordinates of a grid, with exact spacing and units.
+
+    ``voxels`` are further ones, by name, with a value for every voxel.
+    """
+    variables, indexes = {}, {}
     for dim, size, start, step in zip(
         grid.dims, grid.shape, grid.origin, grid.spacing, strict=True
     ):
         transform = RangeCoordinateTransform(
             start, start + size * step, size, dim, dim, step=step
         )
-        axis = xr.Coordinates.from_xindex(RangeIndex(transform))
+        indexes[dim] = RangeIndex(transform)
+        variables.update(indexes[dim].create_variables())
         if grid.units is not None:
-            axis[dim].attrs["units"] = grid.units
-        result = result | axis
-    return result
+            variables[dim].attrs["units"] = grid.units
+    for name, values in voxels.items():
+        variables[name] = xr.Variable(grid.dims, values)
+    return xr.Coordinates(variables, indexes)
 
 
 def spatial_dims(array: xr.DataArray, name: str = "image") -> tuple[str, ...]:

@@ -294,9 +294,9 @@ class Run:
         self._tell_unreadable(records, number, stage, folder / "errors")
         difference = self._reject_outliers(records, task, folder / "agreement.json")
         self._check_any(records, number, stage, folder / "errors")
-        disagreement = map_over_blocks(tasks.blend_block, task, 1, together=TOGETHER)[
-            ..., 0
-        ]
+        disagreement = map_over_blocks(
+            tasks.blend_block, task.remembering(), 1, together=TOGETHER
+        )[..., 0]
         self.directory.discard_patches(number)
         arrays = {name: records[..., i] for i, name in enumerate(RECORD)}
         arrays["disagreement"] = disagreement
@@ -358,7 +358,7 @@ class Run:
             if most > 0:
                 width = 3**partition.grid.ndim
                 gaps = map_over_blocks(
-                    tasks.compare_block, task, width, together=TOGETHER
+                    tasks.compare_block, task.remembering(), width, together=TOGETHER
                 )
                 status, before, after = (
                     records[..., RECORD.index(name)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ import xarray as xr
 
 from xdreg import kernels, metrics
 from xdreg.agreement import compare
+from xdreg.block_array import BlockArray, Remembering
 from xdreg.blocks import MOVING_MARGIN, BlockStatus, Partition, shared_part
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import (
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
-    from xdreg.block_array import BlockArray
     from xdreg.grid import Grid
     from xdreg.readers import FieldReader, ImageReader
 
@@ -114,6 +114,14 @@ class BlockTask:
     def __dask_tokenize__(self) -> object:
         """Identify by where results go: a work directory holds one run."""
         return ("xdreg.BlockTask", str(self.patches.path))
+
+    def remembering(self) -> BlockTask:
+        """Return the task for steps that read each block with all its neighbours."""
+        return replace(
+            self,
+            patches=Remembering(self.patches),
+            records=Remembering(self.records),
+        )
 
 
 @dataclass(frozen=True)
@@ -217,12 +225,11 @@ def masked_image(
     known = np.isfinite(values)
     if not known.all():
         values = np.where(known, values, values[known].min() if known.any() else 0)
-    image = xr.DataArray(
+    return xr.DataArray(
         np.ascontiguousarray(values, np.float32),
         dims=("c", *grid.dims)[-values.ndim :],
-        coords=coordinates(grid),
+        coords=coordinates(grid, mask=mask),
     )
-    return image.assign_coords(mask=(grid.dims, mask))
 
 
 def similarity(
@@ -273,12 +280,12 @@ def as_displacement(result: object, grid: Grid) -> NDArray[np.float32]:
         raise MethodError(msg)
     result = result.transpose(*expected)
     bare = not any(dim in result.coords for dim in grid.dims)
-    if bare and result.shape[1:] == grid.shape:
-        result = result.assign_coords(coordinates(grid))
     values = np.asarray(result.values, np.float32)
     if not np.isfinite(values).all():
         msg = "the method returned NaN or infinity"
         raise MethodError(msg)
+    if bare and result.shape[1:] == grid.shape:
+        return values
     own_grid = grid_of(result.isel(component=0, drop=True), "the method's result")
     return kernels.resample_displacement(values, own_grid, grid)
 

@@ -100,7 +100,7 @@ def _register(image, method):
     with tempfile.TemporaryDirectory() as folder:
         image.dreg.register(
             image,
-            stages=[method],
+            stages=[xdreg.Custom(method=method, isolated=False)],
             block_shape=TINY,
             overlap=2,
             progress=False,
