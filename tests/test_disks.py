@@ -29,7 +29,8 @@ def method(fixed, moving):
 def register(workdir):
     ran.clear()
     return xdreg.register(
-        fixed, moving, stages=[xdreg.Custom(method=method, field_step=1)],
+        fixed, moving,
+        stages=[xdreg.Custom(method=method, field_step=1, isolated=False)],
         metric="msd", block_shape=72, overlap=4, workdir=workdir, progress=False,
     )
 

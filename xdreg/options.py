@@ -6,11 +6,13 @@ registration is planned; everything is checked here, before any work starts.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
 
+import numpy as np
 from dask.utils import parse_bytes
 
 from xdreg.errors import InputError
@@ -57,11 +59,13 @@ def _check_set(stage: Stage, name: str, *, whole: bool = False) -> None:
 def _check_memory(stage: Stage, limit: int | str | None) -> None:
     if limit is None:
         return
-    try:
-        size = parse_bytes(limit)
-    except ValueError:
-        size = 0
-    if isinstance(limit, bool) or not size > 0:
+    size = 0
+    if isinstance(limit, int | np.integer) and not isinstance(limit, bool):
+        size = int(limit)
+    elif isinstance(limit, str):
+        with contextlib.suppress(ValueError):
+            size = parse_bytes(limit)
+    if size <= 0:
         msg = f"memory_limit must be bytes, as 2_000_000_000 or '2 GB', got {limit!r}"
         raise InputError(msg)
     object.__setattr__(stage, "memory_limit", size)

@@ -283,12 +283,7 @@ class _Process:
         memory: int | None,
     ) -> None:
         deadline = None if seconds is None else time.monotonic() + seconds
-        while True:
-            left = None if deadline is None else max(deadline - time.monotonic(), 0)
-            if memory is not None:
-                left = _LOOK if left is None else min(_LOOK, left)
-            if ended.wait(left):
-                return
+        while self._verdict is None:
             if deadline is not None and time.monotonic() >= deadline:
                 self._verdict = MethodTimeout(
                     f"{function} was stopped after {seconds:g} s; allow more time, or "
@@ -299,9 +294,13 @@ class _Process:
                     f"{function} was stopped for taking more than its memory limit of "
                     f"{readable(memory)}; give it smaller blocks, or raise memory_limit"
                 )
-            if self._verdict is not None:
-                self.popen.kill()
-                return
+            else:
+                left = None if deadline is None else max(deadline - time.monotonic(), 0)
+                if memory is not None:
+                    left = _LOOK if left is None else min(_LOOK, left)
+                if ended.wait(left):
+                    return
+        self.popen.kill()
 
     def _memory(self) -> int:
         try:
