@@ -84,7 +84,7 @@ def test_a_plan_is_a_file_to_edit(xdreg_command, pair, tmp_path):
     code, out, _ = xdreg_command("plan", *pair, "--save-options", file)
     assert code == 0
     assert "local_correlation" in out
-    assert [type(s).__name__ for s in read_options(file)["stages"]][0] == "Affine"
+    assert isinstance(read_options(file)["stages"][0], xdreg.Affine)
     code, _, err = xdreg_command("plan", *pair, "--save-options", file)
     assert code == 1
     assert "--overwrite" in err
@@ -163,7 +163,7 @@ def test_a_matrix_and_a_transform_start_a_run(xdreg_command, pair, tmp_path):
     shift = itk.TranslationTransform[itk.D, 2].New()
     shift.SetOffset([1.0, 2.0])
     itk.transformwrite(shift, str(tmp_path / "shift.tfm"))
-    code, out, _ = xdreg_command("plan", *pair, "--initial", tmp_path / "shift.tfm")
+    code, _, _ = xdreg_command("plan", *pair, "--initial", tmp_path / "shift.tfm")
     assert code == 0
     matrix.write_text("1,x")
     code, _, err = xdreg_command("plan", *pair, "--initial", matrix)

@@ -7,6 +7,7 @@ document; all else, progress included, to stderr.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -19,7 +20,7 @@ from rich.console import Console
 from xdreg.errors import InputError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 FixedPath = Annotated[
     str,
@@ -46,6 +47,10 @@ ShowProgress = Annotated[
 
 # Names and units come from stores: no part of them is markup.
 _out = Console(markup=False, highlight=False)
+
+
+#: Seconds in which a scheduler must answer.
+CONNECT_LIMIT = 30
 
 
 class Stopped(Exception):
@@ -87,6 +92,29 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
+
+
+@contextlib.contextmanager
+def on_cluster(address: str | None) -> Iterator[None]:
+    """Let Dask compute on a cluster while the body runs; None computes here.
+
+    Raises
+    ------
+    InputError
+        If no scheduler answers there.
+    """
+    if address is None:
+        yield
+        return
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=CONNECT_LIMIT)
+    except (OSError, ValueError) as error:
+        msg = f"no Dask scheduler answers at {address}: {error}; check the address"
+        raise InputError(msg) from error
+    with client:
+        yield
 
 
 def open_path(path: str) -> Any:

@@ -15,6 +15,7 @@ from xdreg.cli_common import (
     Stopped,
     answer,
     make_folder,
+    on_cluster,
     open_path,
     open_transform,
     show,
@@ -137,6 +138,14 @@ def register(
             "timeout. Again for more.",
         ),
     ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Dask scheduler of a cluster to run on, as tcp://host:8786; by "
+            "default all local cores.",
+        ),
+    ] = None,
     options: OptionsFile = None,
     save_options: SaveOptions = None,
     as_json: AsJson = False,
@@ -153,9 +162,10 @@ def register(
     given = _merged(context, options)
     _require(given, fixed="FIXED", moving="MOVING", output="-o")
     try:
-        values, lines = _run(
-            given, save_options, progress=progress, overwrite=overwrite
-        )
+        with on_cluster(scheduler):
+            values, lines = _run(
+                given, save_options, progress=progress, overwrite=overwrite
+            )
     except KeyboardInterrupt:
         raise Stopped(_how_to_go_on(given["workdir"])) from None
     spent, spent_lines = cost(time.perf_counter() - began)
