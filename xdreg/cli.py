@@ -46,6 +46,8 @@ _PHRASES = {
     "then call again": "then try again",
     "open files with xdreg.open_ome_zarr or xdreg.open_image": "check the path",
     " Open other files with xdreg.open_image": " Other files are given by their path",
+    "for example image.x.attrs": "in the metadata of the store, or in Python with "
+    "image.x.attrs",
     "open OME-Zarr with xdreg.open_ome_zarr": "name the file, or the store, inside",
 }
 

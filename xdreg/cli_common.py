@@ -181,7 +181,10 @@ def make_folder(path: Path) -> None:
         If it is a URL, or cannot be made.
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
-        msg = f"the output {path} must be a local folder; write to URLs with xdreg.save"
+        msg = (
+            f"the output {path} must be a local folder; to URLs Python writes, with "
+            "xdreg.save"
+        )
         raise StoreError(msg)
     try:
         path.mkdir(parents=True, exist_ok=True)

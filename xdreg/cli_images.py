@@ -25,6 +25,8 @@ from xdreg.progress import working
 if TYPE_CHECKING:
     import xarray as xr
 
+    from xdreg.grid import Grid
+
 
 def warp(
     field: FieldPath,
@@ -77,7 +79,7 @@ def info(
         field = open_field(path)
         grid, summary = field_grid(field), field_summary(field)
         values = {"kind": "field", "grid": grid.to_dict(), **summary}
-        lines = {"field": f"displacement field on {grid}", **summary_lines(summary)}
+        lines = {"field": _field_text(grid), **summary_lines(summary)}
         answer(values, lines, as_json=as_json)
         return
     levels = [_level(array) for array in image_levels(image, "image")]
@@ -98,6 +100,16 @@ def info(
             str(tuple(level["chunks"])) if level["chunks"] else "-",
         )
     show(table)
+
+
+def _field_text(grid: Grid) -> str:
+    shape, spacing = (
+        " × ".join(f"{v:g}" for v in values) for values in (grid.shape, grid.spacing)
+    )
+    return (
+        f"displacement field of {shape} points in {', '.join(grid.dims)}, every "
+        f"{spacing} {grid.units or ''}".rstrip()
+    )
 
 
 def _level(array: xr.DataArray) -> dict[str, Any]:

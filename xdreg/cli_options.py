@@ -65,7 +65,17 @@ NAMES = (
 #: What stands for a mask and is no path.
 _NO_PATH = "auto"
 
+#: Read, but never written: another run has a directory of its own.
+_OF_ONE_RUN = ("workdir", "retry")
+
 _SUFFIXES = (".toml", ".yaml", ".yml")
+
+#: How YAML is laid out: in the order given, short lists in a line.
+_YAML: Mapping[str, Any] = {
+    "sort_keys": False,
+    "allow_unicode": True,
+    "default_flow_style": None,
+}
 
 
 def read_options(path: Path) -> dict[str, Any]:
@@ -139,10 +149,15 @@ def write_options(
         If a stage's options cannot be written down.
     """
     _check_suffix(path)
-    given = {name: values[name] for name in NAMES if values.get(name) is not None}
+    given = {
+        name: values[name]
+        for name in NAMES
+        if name not in _OF_ONE_RUN and values.get(name) is not None
+    }
     for name in PATHS:
-        if name in given and given[name] != _NO_PATH and not is_remote(given[name]):
-            given[name] = str(Path(given[name]).absolute())
+        if name in given and given[name] != _NO_PATH:
+            place = str(given[name])
+            given[name] = place if is_remote(place) else str(Path(place).absolute())
     # Each stage has its own.
     for name in ("metric", "block_shape", "overlap"):
         given.pop(name, None)
@@ -216,7 +231,7 @@ def _dump(values: Mapping[str, Any], suffix: str) -> str:
         return str(tomli_w.dumps(values))
     import yaml
 
-    return str(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
+    return str(yaml.safe_dump(dict(values), **_YAML))
 
 
 def _check_suffix(path: Path) -> None:

@@ -299,7 +299,11 @@ def _plan_values(made: Plan) -> dict[str, Any]:
 def _merged(context: typer.Context, options: Path | None) -> dict[str, Any]:
     """Return the options: of the command line, else of the file, else the defaults."""
     stored = {} if options is None else read_options(options)
-    given = dict(context.params)
+    # An option that may be given again is empty where it was not.
+    given = {
+        name: (list(value) or None) if isinstance(value, list | tuple) else value
+        for name, value in context.params.items()
+    }
     for name in ("block_shape", "overlap"):
         given[name] = _voxels(given[name], name)
     for name, value in stored.items():
@@ -365,7 +369,7 @@ def named_channels(image: xr.DataArray, given: Any) -> Channels:
 
     The name comes first: channels are often called by a wavelength.
     """
-    if given is None or given == []:
+    if given is None:
         return None
     names = [str(v) for v in image["c"].values] if "c" in image.coords else []
     asked = given if isinstance(given, list) else [given]
