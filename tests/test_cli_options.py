@@ -205,3 +205,27 @@ def translation():
     shift = itk.TranslationTransform[itk.D, 2].New()
     shift.SetOffset([1.0, 2.0])
     return shift
+
+
+def test_a_run_on_a_cluster(xdreg_command, pair, tmp_path):
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        code, out, _ = xdreg_command(
+            *("register", *pair, "-o", tmp_path, "--metric", "lncc", "--json"),
+            *("--scheduler", address),
+        )
+        assert code == 0
+        assert json.loads(out)["blocks"] == {"success": 1}
+        ran = cluster.scheduler.cumulative_worker_metrics
+        assert any(key[1] == "linear_task" for key in ran if isinstance(key, tuple))
+
+
+def test_a_scheduler_that_does_not_answer_is_named(xdreg_command, pair, monkeypatch):
+    monkeypatch.setattr("xdreg.cli_common.CONNECT_LIMIT", 0.2)
+    code, _, err = xdreg_command(
+        "register", *pair, "-o", "out", "--scheduler", "tcp://127.0.0.1:9"
+    )
+    assert code == 1
+    assert "no Dask scheduler answers at tcp://127.0.0.1:9" in err
