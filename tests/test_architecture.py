@@ -66,6 +66,7 @@ LAYERS = [
         "cli_demo",
         "cli_fields",
         "cli_images",
+        "cli_inputs",
         "cli_options",
         "cli_register",
         "cli_summary",

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 import xdreg
-from xdreg.cli_register import named_channels
+from xdreg.cli_inputs import named_channels
 
 
 def run(*arguments):

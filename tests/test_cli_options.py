@@ -79,6 +79,20 @@ def test_the_command_line_comes_before_the_file(xdreg_command, pair, tmp_path):
     assert planned("--block-shape", "72,40") == ("mind", [1, 2])
 
 
+def test_an_option_that_stages_have_themselves_is_refused(
+    xdreg_command, pair, tmp_path
+):
+    file = tmp_path / "run.toml"
+    file.write_text('[[stages]]\nkind = "LocalCorrelation"\nblock_shape = 40\n')
+    code, _, err = xdreg_command(
+        "plan", *pair, "--options", file, "--block-shape", "32"
+    )
+    assert code == 1
+    assert "--block-shape has no effect on stage 0" in err
+    code, _, _ = xdreg_command("plan", *pair, "--options", file, "--metric", "mind")
+    assert code == 0
+
+
 def test_a_plan_is_a_file_to_edit(xdreg_command, pair, tmp_path):
     file = tmp_path / "plan.yaml"
     code, out, _ = xdreg_command("plan", *pair, "--save-options", file)

@@ -109,7 +109,9 @@ def on_cluster(address: str | None) -> Iterator[None]:
     from distributed import Client
 
     try:
-        client = Client(address, timeout=CONNECT_LIMIT)
+        client = Client(  # type: ignore[no-untyped-call,unused-ignore]
+            address, timeout=CONNECT_LIMIT
+        )
     except (OSError, ValueError) as error:
         msg = f"no Dask scheduler answers at {address}: {error}; check the address"
         raise InputError(msg) from error
