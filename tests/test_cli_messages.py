@@ -11,7 +11,6 @@ import pytest
 import typer
 
 import xdreg
-from tests.test_cli_options import xdreg_command  # noqa: F401 - a fixture
 from xdreg.cli import app, in_terms_of_options, option_flags
 
 COMMANDS = typer.main.get_command(app).commands
@@ -33,7 +32,7 @@ main()
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_an_example_that_names_its_arguments(name, xdreg_command):  # noqa: F811
+def test_every_command_has_an_example_that_names_its_arguments(name, xdreg_command):
     code, out, _ = xdreg_command(name, "--help")
     assert code == 0
     assert re.search(rf"Example: xdreg {name}\b", out)
@@ -41,11 +40,11 @@ def test_every_command_has_an_example_that_names_its_arguments(name, xdreg_comma
         assert getattr(parameter, "help", None), f"{name} {parameter.name}"
 
 
-def test_version(xdreg_command):  # noqa: F811
+def test_version(xdreg_command):
     assert xdreg_command("--version")[1].strip() == f"xdreg {xdreg.__version__}"
 
 
-def test_completion_can_be_installed(xdreg_command):  # noqa: F811
+def test_completion_can_be_installed(xdreg_command):
     assert "--install-completion" in xdreg_command("--help")[1]
 
 
@@ -63,43 +62,53 @@ def test_remedies_name_options_not_arguments():
     assert option_flags()["block_shape"] == "--block-shape"
 
 
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Make images that do not go together, and what is no image."""
+    folder = tmp_path_factory.mktemp("places")
+    image = xdreg.datasets.phantom_pair((40, 48)).fixed
+    xdreg.save(image, folder / "fixed.zarr")
+    far = image.assign_coords(y=("y", image.y.values + 1000, image.y.attrs))
+    xdreg.save(far, folder / "far.zarr")
+    for name, units in (("metres", "meter"), ("bare", None)):
+        other = xdreg.datasets.phantom_pair((40, 48), origin=900, units=units).fixed
+        xdreg.save(other, folder / f"{name}.zarr")
+    (folder / "text.txt").write_text("no image")
+    (folder / "empty").mkdir()
+    return folder
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["info", "no.zarr"], ["no.zarr does not exist"]),
-        (["info", "{text}"], ["ITK cannot read"]),
-        (["info", "{folder}"], ["not a Zarr store"]),
-        (["register", "{fixed}", "{far}", "-o", "out"], ["overlap", "--initial,"]),
-        (["register", "{fixed}", "{metres}", "-o", "out"], ["overlap", "units"]),
-        (["register", "{fixed}", "{bare}", "-o", "out"], ["unit"]),
+        (["info", "text.txt"], ["ITK cannot read"]),
+        (["info", "empty"], ["not a Zarr store"]),
         (
-            ["register", "{fixed}", "{fixed}", "-o", "out", "--retry", "crashed"],
+            ["register", "fixed.zarr", "far.zarr", "-o", "out"],
+            ["overlap", "--initial,"],
+        ),
+        (["register", "fixed.zarr", "metres.zarr", "-o", "out"], ["overlap", "units"]),
+        (["register", "fixed.zarr", "bare.zarr", "-o", "out"], ["unit"]),
+        (
+            ["register", "fixed.zarr", "fixed.zarr", "-o", "out", "--retry", "crashed"],
             ["name its directory with --workdir"],
         ),
         (
-            ["register", "{fixed}", "{fixed}", "-o", "out", "--block-shape", "a"],
+            ["register", "fixed.zarr", "fixed.zarr", "-o", "out", "--block-shape", "a"],
             ["--block-shape takes whole numbers"],
         ),
-        (["register", "{fixed}", "{fixed}", "-o", "{fixed}/zarr.json"], ["choose"]),
+        (
+            ["register", "fixed.zarr", "fixed.zarr", "-o", "fixed.zarr/zarr.json"],
+            ["choose"],
+        ),
     ],
 )
 def test_a_mistake_is_one_line_with_its_remedy(
-    tmp_path, monkeypatch, xdreg_command, arguments, words  # noqa: F811
-):  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    image = xdreg.datasets.phantom_pair((40, 48)).fixed
-    far = image.assign_coords(y=image.y + 1000, x=image.x)
-    for name, units in (("metres", "meter"), ("bare", None)):
-        other = xdreg.datasets.phantom_pair((40, 48), origin=900, units=units).fixed
-        xdreg.save(other, f"{name}.zarr")
-    far["y"].attrs = image.y.attrs
-    xdreg.save(image, "fixed.zarr")
-    xdreg.save(far, "far.zarr")
-    (tmp_path / "text.txt").write_text("no image")
-    (tmp_path / "empty").mkdir()
-    places = {name: f"{name}.zarr" for name in ("fixed", "far", "metres", "bare")}
-    places |= {"text": "text.txt", "folder": "empty"}
-    code, out, err = xdreg_command(*(a.format(**places) for a in arguments))
+    monkeypatch, xdreg_command, places, arguments, words
+):
+    monkeypatch.chdir(places)
+    code, out, err = xdreg_command(*arguments)
     assert code == 1
     assert out == ""
     assert len(err.strip().splitlines()) == 1
