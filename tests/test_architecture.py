@@ -57,7 +57,20 @@ LAYERS = [
     {"composition", "inverse_field", "measures"},
     {"run"},
     {"registration"},
-    {"accessor", "datasets", "plot", "cli", "cli_common", "cli_fields"},
+    {
+        "accessor",
+        "datasets",
+        "plot",
+        "cli",
+        "cli_common",
+        "cli_demo",
+        "cli_fields",
+        "cli_images",
+        "cli_inputs",
+        "cli_options",
+        "cli_register",
+        "cli_summary",
+    },
     {"__init__"},
 ]
 LEVEL = {module: i for i, layer in enumerate(LAYERS) for module in layer}

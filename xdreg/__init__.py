@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from xdreg import accessor as _accessor
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from xdreg.registration import plan, register
     from xdreg.resampling import warp
 
-__version__ = "0.1.0"
+    __version__: str
 
 #: Where the public functions live; each module loads when it is first asked for.
 _LAZY = {
@@ -113,6 +114,9 @@ _accessor.install()
 
 def __getattr__(name: str) -> Any:
     """Load a public function, or a module of them, when it is first used."""
+    if name == "__version__":
+        # Of the package as it is installed: its git tag.
+        return importlib.metadata.version("xdreg")
     if name in ("datasets", "plot"):
         return importlib.import_module(f"xdreg.{name}")
     if name in _LAZY:

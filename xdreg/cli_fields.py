@@ -4,35 +4,50 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 
-from xdreg.cli_common import FieldPath, Overwrite, open_path
+from xdreg.cli_common import (
+    AsJson,
+    FieldPath,
+    Overwrite,
+    ShowProgress,
+    answer,
+    open_path,
+)
 from xdreg.errors import InputError, StoreError
+from xdreg.progress import working
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-# Names and units come from stores: no part of them is markup.
-_out = Console(markup=False)
 
 
 def invert(
     field: FieldPath,
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Field to write, as OME-Zarr.")
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="STORE", help="Field to write, as OME-Zarr."
+        ),
     ],
     like: Annotated[
         str | None,
-        typer.Option(help="Moving image; by default the one that FIELD was made for."),
+        typer.Option(
+            metavar="IMAGE",
+            help="Moving image; by default the one that FIELD was made for.",
+        ),
     ] = None,
     step: Annotated[
         int | None,
-        typer.Option(help="Voxels between its points; by default about those of FIELD"),
+        typer.Option(
+            metavar="VOXELS",
+            help="Voxels between its points; by default about those of FIELD.",
+        ),
     ] = None,
+    as_json: AsJson = False,
+    progress: ShowProgress = True,
     overwrite: Overwrite = False,
 ) -> None:
     """Invert FIELD: write the field moving → fixed, on the grid of the moving image.
@@ -45,22 +60,28 @@ def invert(
 
     check_target(output, overwrite=overwrite)
     image = None if like is None else open_path(like)
-    save_field(
-        inverse(open_field(field), image, step=step), output, overwrite=overwrite
-    )
+    with working("inverting", enabled=progress):
+        made = inverse(open_field(field), image, step=step)
+        save_field(made, output, overwrite=overwrite)
     found = open_field(output)
-    units = found["displacement"].attrs.get("units", "")
-    counts = ", ".join(f"{n} {what}" for what, n in status_counts(found).items())
-    rows = {
+    units = found["displacement"].attrs.get("units")
+    counts = status_counts(found)
+    values: dict[str, Any] = {
+        "field": output,
         "blocks": counts,
-        "residual": f"{float(found.block_max_residual.max()):.2g} {units} at most",
-        "outside": f"{float(found.block_outside.mean()):.1%} from outside the fixed "
-        "image",
-        "folded": f"{float(found.block_folded.mean()):.2%} without an inverse",
+        "largest_residual": float(found.block_max_residual.max()),
+        "units": units,
+        "outside_share": float(found.block_outside.mean()),
+        "folded_share": float(found.block_folded.mean()),
     }
-    for name, text in rows.items():
-        _out.print(f"{name:<12} {text}", highlight=False, soft_wrap=True)
-    _out.print(f"wrote {output}", highlight=False, soft_wrap=True)
+    lines = {
+        "blocks": ", ".join(f"{n} {what}" for what, n in counts.items()),
+        "residual": f"{values['largest_residual']:.2g} {units or ''} at most",
+        "outside": f"{values['outside_share']:.1%} from outside the fixed image",
+        "folded": f"{values['folded_share']:.2%} without an inverse",
+        "wrote": str(output),
+    }
+    answer(values, lines, as_json=as_json)
 
 
 def points(
@@ -69,10 +90,14 @@ def points(
         Path,
         typer.Argument(metavar="POINTS", help="CSV with columns named z, y and x."),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="CSV to write.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="CSV to write.")
+    ],
     inverse: Annotated[
         bool, typer.Option("--inverse", help="From the moving image to the fixed one.")
     ] = False,
+    as_json: AsJson = False,
+    progress: ShowProgress = True,
     overwrite: Overwrite = False,
 ) -> None:
     """Map POINTS of the fixed image into the moving one, in physical units.
@@ -90,7 +115,9 @@ def points(
     dims = field_grid(opened).dims
     header, rows = _read_table(table)
     places = _places(header, dims, table)
-    found = transform_points(opened, _numbers(rows, places, table), inverse=inverse)
+    given = _numbers(rows, places, table)
+    with working("mapping", enabled=progress):
+        found = transform_points(opened, given, inverse=inverse)
     for row, point in zip(rows, found.tolist(), strict=True):
         for place, value in zip(places, point, strict=True):
             row[place] = repr(value)
@@ -101,8 +128,10 @@ def points(
         csv.writer(file).writerows([header, *rows])
     lost = int(np.isnan(found).any(axis=1).sum())
     rest = f", {lost} of them nan: outside the fixed image" if lost else ""
-    _out.print(
-        f"wrote {len(rows)} points to {output}{rest}", highlight=False, soft_wrap=True
+    answer(
+        {"points": output, "count": len(rows), "unmapped": lost},
+        {"wrote": f"{len(rows)} points to {output}{rest}"},
+        as_json=as_json,
     )
 
 

@@ -197,7 +197,8 @@ def open_image(
     try:
         image = itk.imread(address)
     except RuntimeError as error:
-        msg = f"ITK cannot read {address}: {str(error).strip().splitlines()[-1]}"
+        reason = str(error).strip().splitlines()[-1]
+        msg = f"ITK cannot read {address}, is it an image? It says: {reason}"
         raise StoreError(msg) from error
     result = from_itk_image(image, units=units)
     result.attrs["source"] = address
