@@ -84,7 +84,7 @@ def _compose(update, before, start, scale, out):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _field_row(field, z, fz, y, fy, row):  # type: ignore[no-untyped-def]
+def field_row(field, z, fz, y, fy, row):  # type: ignore[no-untyped-def]
     """Interpolate the field across z and y, along one line in x."""
     nz, ny, nx = field.shape[1], field.shape[2], field.shape[3]
     z1, y1 = min(z + 1, nz - 1), min(y + 1, ny - 1)
@@ -107,7 +107,7 @@ def _resample(field, cells, places, out):  # type: ignore[no-untyped-def]
     last = field.shape[3] - 1
     for k in range(out.shape[1]):
         for j in range(out.shape[2]):
-            _field_row(field, cells[0][k], places[0][k], cells[1][j], places[1][j], row)
+            field_row(field, cells[0][k], places[0][k], cells[1][j], places[1][j], row)
             for i in range(out.shape[3]):
                 x0, fx = cells[2][i], places[2][i]
                 x1 = min(x0 + 1, last)
@@ -128,7 +128,7 @@ def _pull_linear(image, field, cells, places, start, scale, out):  # type: ignor
     last = field.shape[3] - 1
     for k in range(out.shape[0]):
         for j in range(out.shape[1]):
-            _field_row(field, cells[0][k], places[0][k], cells[1][j], places[1][j], row)
+            field_row(field, cells[0][k], places[0][k], cells[1][j], places[1][j], row)
             for i in range(out.shape[2]):
                 x0, fx = cells[2][i], places[2][i]
                 x1 = min(x0 + 1, last)
@@ -170,7 +170,7 @@ def _pull_nearest(shape, field, cells, places, start, scale, out):  # type: igno
     last = field.shape[3] - 1
     for k in range(out.shape[0]):
         for j in range(out.shape[1]):
-            _field_row(field, cells[0][k], places[0][k], cells[1][j], places[1][j], row)
+            field_row(field, cells[0][k], places[0][k], cells[1][j], places[1][j], row)
             for i in range(out.shape[2]):
                 x0, fx = cells[2][i], places[2][i]
                 x1 = min(x0 + 1, last)
@@ -191,14 +191,14 @@ def _pull_nearest(shape, field, cells, places, start, scale, out):  # type: igno
                     out[k, j, i] = -1
 
 
-def _lift(array: Array, leading: int = 0) -> Array:
+def lift(array: Array, leading: int = 0) -> Array:
     """Give a two-dimensional array a single plane in front of its spatial axes."""
     if array.ndim - leading == 3:
         return array
     return np.expand_dims(array, leading)
 
 
-def _lift_field(field: Array) -> Array:
+def lift_field(field: Array) -> Array:
     """Return a displacement as ``(3, z, y, x)`` contiguous float32."""
     if field.shape[0] == 2:
         lifted = np.zeros((3, 1, *field.shape[1:]), np.float32)
@@ -211,7 +211,7 @@ def _lift_axis(values: tuple[float, ...], missing: float) -> tuple[float, ...]:
     return values if len(values) == 3 else (missing, *values)
 
 
-def _per_axis(
+def per_axis(
     target: Grid, field_grid: Grid, image_grid: Grid
 ) -> tuple[list[Array], list[Array], list[Array], tuple[float, ...]]:
     """Precompute, per axis, what the pull kernels need of the three geometries."""
@@ -269,18 +269,18 @@ def warp(
     -------
     (*target.shape)
     """
-    cells, places, starts, scale = _per_axis(target, displacement_grid, image_grid)
-    field = _lift_field(displacement)
+    cells, places, starts, scale = per_axis(target, displacement_grid, image_grid)
+    field = lift_field(displacement)
     shape = (1, *target.shape) if target.ndim == 2 else target.shape
-    per_axis = (tuple(cells), tuple(places), tuple(starts), scale)
+    axes = (tuple(cells), tuple(places), tuple(starts), scale)
     if order == 1:
         out = np.full(shape, fill, np.float32)
-        source = np.ascontiguousarray(_lift(image), np.float32)
-        _pull_linear(source, field, *per_axis, out)
+        source = np.ascontiguousarray(lift(image), np.float32)
+        _pull_linear(source, field, *axes, out)
         return out.reshape(target.shape)
-    source = np.ascontiguousarray(_lift(image))
+    source = np.ascontiguousarray(lift(image))
     index = np.empty(shape, np.int64)
-    _pull_nearest(source.shape, field, *per_axis, index)
+    _pull_nearest(source.shape, field, *axes, index)
     values = source.ravel()[np.maximum(index, 0)]
     values[index < 0] = fill
     return values.reshape(target.shape)
@@ -305,7 +305,7 @@ def sample(field: Array, field_grid: Grid, points: ArrayLike) -> Array:
     if field_grid.ndim == 2:
         index = np.concatenate([np.zeros((len(index), 1)), index], axis=1)
     out = np.empty((field.shape[0], len(index)), np.float32)
-    source = np.ascontiguousarray(_lift(field, leading=1), np.float32)
+    source = np.ascontiguousarray(lift(field, leading=1), np.float32)
     _sample_points(source, np.ascontiguousarray(index, np.float64), out)
     return out
 
@@ -320,8 +320,8 @@ def resample_displacement(field: Array, field_grid: Grid, grid: Grid) -> Array:
     """Interpolate a displacement ``(ndim, *shape)`` on the points of another grid."""
     if field_grid == grid:
         return np.asarray(field, np.float32)
-    cells, places, _, _ = _per_axis(grid, field_grid, field_grid)
-    source = _lift_field(field)
+    cells, places, _, _ = per_axis(grid, field_grid, field_grid)
+    source = lift_field(field)
     out = np.empty((3, *(len(cell) for cell in cells)), np.float32)
     _resample(source, tuple(cells), tuple(places), out)
     return out[-grid.ndim :].reshape(-1, *grid.shape)
@@ -348,10 +348,10 @@ def compose(update: Array, grid: Grid, before: Array, before_grid: Grid) -> Arra
     -------
     (ndim, *grid.shape) float32
     """
-    _, _, starts, scale = _per_axis(grid, before_grid, before_grid)
-    source = _lift_field(update)
+    _, _, starts, scale = per_axis(grid, before_grid, before_grid)
+    source = lift_field(update)
     out = np.empty_like(source)
-    _compose(source, _lift_field(before), tuple(starts), scale, out)
+    _compose(source, lift_field(before), tuple(starts), scale, out)
     return out[-grid.ndim :].reshape(update.shape)
 
 
