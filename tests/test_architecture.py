@@ -26,6 +26,7 @@ LAYERS = [
     {
         "inversion",
         "newton",
+        "interpolation",
         "estimates",
         "coordinates",
         "processes",
@@ -47,14 +48,15 @@ LAYERS = [
         "ome_zarr",
         "ome_zarr_writer",
         "outputs",
+        "resumable",
         "workdir",
         "block_array",
         "agreement",
     },
     {"multiscale", "readers", "preimage", "planning", "progress"},
     {"tasks", "field", "points", "inputs"},
-    {"mapping", "resampling", "sources", "whole", "isolation"},
-    {"composition", "inverse_field", "measures"},
+    {"mapping", "resampling", "sources", "whole", "isolation", "targets"},
+    {"composition", "inverse_field", "measures", "pyramid_warp"},
     {"run"},
     {"registration"},
     {"accessor", "datasets", "plot", "cli", "cli_common", "cli_fields"},
@@ -99,5 +101,6 @@ def test_kernels_know_no_dask():
         "blocks",
         "metrics",
         "bspline",
+        "interpolation",
     ):
         assert "dask" not in (FOLDER / f"{name}.py").read_text().replace("Dask", "")

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     )
     from xdreg.ome_zarr import open_ome_zarr
     from xdreg.points import transform_points
+    from xdreg.pyramid_warp import warp_to
     from xdreg.registration import plan, register
     from xdreg.resampling import warp
 
@@ -55,6 +56,7 @@ _LAZY = {
     "register": "registration",
     "plan": "registration",
     "warp": "resampling",
+    "warp_to": "pyramid_warp",
     "transform_points": "points",
     "inverse": "inverse_field",
     "compose": "composition",
@@ -106,6 +108,7 @@ __all__ = [
     "to_itk_image",
     "transform_points",
     "warp",
+    "warp_to",
 ]
 
 _accessor.install()
