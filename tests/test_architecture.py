@@ -21,6 +21,7 @@ LAYERS = [
         "scratch",
         "serving",
         "paths",
+        "point_files",
         "patience",
     },
     {
@@ -56,10 +57,10 @@ LAYERS = [
     {"multiscale", "readers", "preimage", "planning", "progress"},
     {"tasks", "field", "points", "inputs"},
     {"mapping", "resampling", "sources", "whole", "isolation", "targets"},
-    {"composition", "inverse_field", "measures", "pyramid_warp"},
+    {"composition", "inverse_field", "measures", "pyramid_warp", "layers"},
     {"run"},
     {"registration"},
-    {"accessor", "datasets", "plot", "cli", "cli_common", "cli_fields"},
+    {"accessor", "datasets", "plot", "cli", "cli_common", "cli_fields", "cli_warp"},
     {"__init__"},
 ]
 LEVEL = {module: i for i, layer in enumerate(LAYERS) for module in layer}

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from xdreg.field import from_itk_transform, open_field, save
     from xdreg.inverse_field import inverse
     from xdreg.itk_bridge import from_itk_image, open_image, to_itk_image
+    from xdreg.layers import transform_layer
     from xdreg.measures import (
         consistency,
         folded_share,
@@ -58,6 +59,7 @@ _LAZY = {
     "warp": "resampling",
     "warp_to": "pyramid_warp",
     "transform_points": "points",
+    "transform_layer": "layers",
     "inverse": "inverse_field",
     "compose": "composition",
     "jacobian_determinant": "measures",
@@ -106,6 +108,7 @@ __all__ = [
     "save",
     "statistics",
     "to_itk_image",
+    "transform_layer",
     "transform_points",
     "warp",
     "warp_to",

@@ -74,6 +74,12 @@ class FieldAccessor:
 
         return transform_points(self._field, points, inverse=inverse)
 
+    def transform_layer(self, layer: Any, *, inverse: bool = False) -> Any:
+        """Map a layer as napari has it; see `xdreg.transform_layer`."""
+        from xdreg.layers import transform_layer
+
+        return transform_layer(self._field, layer, inverse=inverse)
+
     def inverse(self, like: Any = None, **options: Any) -> xr.Dataset:
         """Return the field moving → fixed, lazily; see `xdreg.inverse`."""
         from xdreg.inverse_field import inverse

@@ -16,7 +16,8 @@ import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
-from xdreg.cli_common import FieldPath, FixedPath, MovingPath, Overwrite, open_path
+from xdreg import cli_warp
+from xdreg.cli_common import FixedPath, MovingPath, Overwrite, open_path
 from xdreg.cli_fields import invert, points
 from xdreg.errors import StoreError, XdregError
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.command()(invert)
 app.command()(points)
+app.command()(cli_warp.warp)
 # Names and units come from stores: no part of them is markup.
 _out = Console(markup=False)
 
@@ -139,31 +141,6 @@ def register(
     )
     _summary(field, time.perf_counter() - began)
     _out.print(f"wrote {targets[0]} and {targets[1]}", highlight=False, soft_wrap=True)
-
-
-@app.command("warp")
-def warp_command(
-    field: FieldPath,
-    moving: MovingPath,
-    output: Annotated[Path, typer.Option("-o", "--output", help="OME-Zarr to write.")],
-    labels: Annotated[
-        bool, typer.Option("--labels", help="Take the nearest voxel.")
-    ] = False,
-    overwrite: Overwrite = False,
-) -> None:
-    """Resample MOVING through FIELD onto the fixed grid.
-
-    Example: xdreg warp out/field.ome.zarr moving.ome.zarr -o moved.ome.zarr
-    """
-    from xdreg.field import open_field
-    from xdreg.ome_zarr_writer import write_ome_zarr
-    from xdreg.outputs import check_target
-    from xdreg.resampling import warp
-
-    check_target(output, overwrite=overwrite)
-    moved = warp(open_field(field), open_path(moving), order=0 if labels else 1)
-    write_ome_zarr(moved, output, labels=labels, overwrite=overwrite)
-    _out.print(f"wrote {output}", highlight=False, soft_wrap=True)
 
 
 @app.command()
