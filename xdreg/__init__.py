@@ -24,6 +24,7 @@ from xdreg.grid import Grid
 from xdreg.options import (
     Affine,
     BSpline,
+    Consensus,
     Custom,
     LocalCorrelation,
     Rigid,
@@ -32,7 +33,7 @@ from xdreg.options import (
 )
 
 if TYPE_CHECKING:
-    from xdreg import datasets, plot
+    from xdreg import datasets, itk_dreg, plot
     from xdreg.composition import compose
     from xdreg.field import from_itk_transform, open_field, save
     from xdreg.inverse_field import inverse
@@ -78,6 +79,7 @@ _LAZY = {
 __all__ = [
     "Affine",
     "BSpline",
+    "Consensus",
     "Custom",
     "Grid",
     "InputError",
@@ -98,6 +100,7 @@ __all__ = [
     "from_itk_image",
     "from_itk_transform",
     "inverse",
+    "itk_dreg",
     "jacobian_determinant",
     "open_field",
     "open_image",
@@ -119,7 +122,7 @@ _accessor.install()
 
 def __getattr__(name: str) -> Any:
     """Load a public function, or a module of them, when it is first used."""
-    if name in ("datasets", "plot"):
+    if name in ("datasets", "itk_dreg", "plot"):
         return importlib.import_module(f"xdreg.{name}")
     if name in _LAZY:
         value = getattr(importlib.import_module(f"xdreg.{_LAZY[name]}"), name)
