@@ -283,9 +283,12 @@ def _read_mesh(path: Path, dims: tuple[str, ...]) -> tuple[NDArray[np.float64], 
 
     try:
         mesh = meshio.read(path)
-    # meshio ends the interpreter where it cannot read a file.
-    except (Exception, SystemExit) as error:
-        raise _unreadable(path, "a mesh", error) from error  # type: ignore[arg-type]
+    except SystemExit as error:
+        # How meshio ends where no reader of its takes a file, having printed why.
+        msg = f"{path} cannot be read as a mesh"
+        raise StoreError(msg) from error
+    except Exception as error:
+        raise _unreadable(path, "a mesh", error) from error
     ndim = len(dims)
     if mesh.points.ndim != 2 or mesh.points.shape[1] < ndim or not len(mesh.points):
         msg = (
