@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -120,11 +120,14 @@ def warp_to(
     how = How(order, labels, fill_value)
     images = image_levels(moving, "moving")
     target = target_grid(field, like, spacing, region)
-    layout = _layout(images[0], target, how, version, levels, chunks, name)
+    dtype = make_pulling(field, images[0], target, how).dtype
+    layout = _layout(images[0], target, dtype, version, levels, chunks, name)
     grids = [grid_of(v, "moving").to_units(target.units, "moving") for v in images]
     sources = _sources(grids, layout.grids, levels_from)
     pullings = [
-        None if source is None else make_pulling(field, images[source], grid, how)
+        None
+        if source is None
+        else replace(make_pulling(field, images[source], grid, how), dtype=dtype)
         for source, grid in zip(sources, layout.grids, strict=True)
     ]
     description = _description(layout, pullings)
@@ -153,12 +156,12 @@ def warp_to(
             finer = store
 
 
-def _layout(image: xr.DataArray, target: Grid, how: How, *options: Any) -> Layout:
+def _layout(
+    image: xr.DataArray, target: Grid, dtype: np.dtype[Any], *options: Any
+) -> Layout:
     """Return what the store is to look like."""
     others = [image.sizes[d] for d in image.dims if d not in target.dims]
-    data = dask.array.zeros(
-        (*others, *target.shape), dtype=how.dtype_of(image.dtype), chunks=-1
-    )
+    data = dask.array.zeros((*others, *target.shape), dtype=dtype, chunks=-1)
     return make_layout(warped_like(image, target, data), *options)
 
 

@@ -306,7 +306,8 @@ def pull(
 
 
 def _is_large(window: Sequence[slice]) -> bool:
-    return math.prod([part.stop - part.start for part in window]) > MOST_VOXELS
+    size: int = math.prod([part.stop - part.start for part in window])
+    return size > MOST_VOXELS
 
 
 def _in_halves(

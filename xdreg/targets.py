@@ -46,8 +46,8 @@ def target_grid(
         Distance of voxels, one number or one per dim. The first voxel begins where the
         grid does, and all of it is covered.
     region
-        By dim a slice of coordinates, both ends included, as in ``DataArray.sel``. The
-        voxels of a region lie where they do without it.
+        By dim a slice of coordinates, both ends included. The voxels of a region lie
+        where they do without it.
 
     Raises
     ------
