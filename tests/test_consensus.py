@@ -140,10 +140,11 @@ def textured(degrees=0.0, shape=(150, 170)):
     matrix[:2, 2] = centre + np.array([2.0, -1.5]) - matrix[:2, :2] @ centre
 
     def image(places):
-        axes = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
-        values = np.zeros(shape, np.float32)
-        for height, place in zip(heights, places, strict=True):
-            values += height * np.exp(-((axes - place) ** 2).sum(axis=-1) / 18)
+        y, x = (
+            np.exp(-((np.arange(n) - place[:, None]) ** 2) / 18)
+            for n, place in zip(shape, places.T, strict=True)
+        )
+        values = ((heights * y.T) @ x).astype(np.float32)
         coords = {d: np.arange(float(n)) for d, n in zip("yx", shape, strict=True)}
         return xr.DataArray(values, coords, ("y", "x"))
 
@@ -188,11 +189,11 @@ def test_a_stage_of_blocks_that_share_one_motion(tmp_path):
 
 def test_wrong_blocks_of_a_method_are_left_out():
     fixed, moving, truth = textured(1.0)
-    starts = list(itertools.product((0, 50, 100), (0, 57, 114)))
+    starts = list(itertools.product((0, 50, 100), (0, 58, 116)))
     wrong = (starts[1], starts[5], starts[6])
     stage = xdreg.Custom(
         method=wrong_in_some, options={"wrong": wrong}, isolated=False,
-        reduction="rigid", level=0, block_shape=(50, 57), overlap=0,
+        reduction="rigid", level=0, block_shape=(50, 60), overlap=0,
     )  # fmt: skip
     initial = truth.copy()
     initial[:2, 2] += 0.4
@@ -214,13 +215,11 @@ def reduced_to(kind, results):
     shift = np.mean([r.displacement.mean(axis=(1, 2)) for r in used], axis=0)
     matrix = np.eye(3)
     matrix[:2, 2] = shift
+    if kind != "field":
+        return matrix if kind == "matrix" else matrix_to_itk(matrix)
     image = results[0].image
     values = np.broadcast_to(shift[:, None, None], (2, *image.shape))
-    return {
-        "matrix": matrix,
-        "linear": matrix_to_itk(matrix),
-        "field": displacement_to_itk(values.astype(np.float32), image),
-    }[kind]
+    return displacement_to_itk(values.astype(np.float32), image)
 
 
 @pytest.mark.parametrize("before", ["nothing", "field"])
@@ -230,7 +229,7 @@ def test_a_reduction_may_be_any_function(kind, before):
     method = functools.partial(linear_displacement, kind="translation")
     stage = xdreg.Custom(
         method=method, isolated=False, reduction=functools.partial(reduced_to, kind),
-        level=0, block_shape=(75, 85), overlap=8,
+        level=0, block_shape=(76, 86), overlap=8,
     )  # fmt: skip
     initial = None
     if before == "field":

@@ -108,11 +108,11 @@ def test_a_method_and_a_reduction_of_itk_dreg(blocks, tmp_path):
     truth[:2, 2] /= 2
     moving = moving.assign_coords(y=moving.y - 1.0, x=moving.x + 0.75)
     dark = fixed.copy()
-    dark[:75, :85] = dark[:75, :85] / 100
+    dark[:76, :86] = dark[:76, :86] / 100
     stage = xdreg.Custom(
         method=BlockMethod(Centres(least=0.02), extra=3), isolated=False,
         reduction=Reduction(MeanShift(), blocks=blocks),
-        level=0, block_shape=(75, 85), overlap=0,
+        level=0, block_shape=(76, 86), overlap=0,
     )  # fmt: skip
     assert stage.name == "Centres"
     field = dark.dreg.register(
