@@ -215,22 +215,34 @@ def per_axis(
     target: Grid, field_grid: Grid, image_grid: Grid
 ) -> tuple[list[Array], list[Array], list[Array], tuple[float, ...]]:
     """Precompute, per axis, what the pull kernels need of the three geometries."""
-    cells, places, starts = [], [], []
-    for i, dim in enumerate(target.dims):
-        centres = target.axis(dim)
-        position = (centres - field_grid.origin[i]) / field_grid.spacing[i]
+    centres = [target.axis(dim) for dim in target.dims]
+    cells, places = _field_cells(centres, field_grid)
+    starts = [
+        (values - image_grid.origin[i]) / image_grid.spacing[i]
+        for i, values in enumerate(centres)
+    ]
+    if target.ndim == 2:
+        starts.insert(0, np.zeros(1))
+    scale = tuple(1.0 / s for s in image_grid.spacing)
+    return cells, places, starts, _lift_axis(scale, 1.0)
+
+
+def _field_cells(
+    centres: list[Array], field_grid: Grid
+) -> tuple[list[Array], list[Array]]:
+    """Return, per axis, the field cell of every coordinate, and the place within it."""
+    cells, places = [], []
+    for i, values in enumerate(centres):
+        position = (values - field_grid.origin[i]) / field_grid.spacing[i]
         size = field_grid.shape[i]
         base = np.clip(np.floor(position), 0, max(size - 2, 0))
         place = np.clip(position - base, -1.0, 2.0) if size > 1 else 0.0 * position
         cells.append(base.astype(np.int64))
         places.append(place.astype(np.float32))
-        starts.append((centres - image_grid.origin[i]) / image_grid.spacing[i])
-    if target.ndim == 2:
+    if len(centres) == 2:
         cells.insert(0, np.zeros(1, np.int64))
         places.insert(0, np.zeros(1, np.float32))
-        starts.insert(0, np.zeros(1))
-    scale = tuple(1.0 / s for s in image_grid.spacing)
-    return cells, places, starts, _lift_axis(scale, 1.0)
+    return cells, places
 
 
 def warp(
@@ -360,7 +372,7 @@ def moved_bounds(displacement: Array, displacement_grid: Grid, grid: Grid) -> Ar
 
     Within a cell of the field the mapping is multilinear, so its extremes lie at cell
     corners, cut off where the region ends; corners of the region alone would miss
-    bumps.
+    bumps. The region may reach beyond the field's grid.
 
     Parameters
     ----------
@@ -377,15 +389,23 @@ def moved_bounds(displacement: Array, displacement_grid: Grid, grid: Grid) -> Ar
         Lower and upper corner, physical.
     """
     knots = []
-    for dim in grid.dims:
+    for dim, step in zip(grid.dims, displacement_grid.spacing, strict=True):
         centres, cells = grid.axis(dim), displacement_grid.axis(dim)
         low, high = centres[0], centres[-1]
+        # One cell beyond its grid a field bends once more: there it stops to change.
+        cells = np.concatenate([[cells[0] - step], cells, [cells[-1] + step]])
         inside = cells[(cells > low) & (cells < high)]
         knots.append(np.unique(np.concatenate([[low], inside, [high]])))
-    mesh = np.meshgrid(*knots, indexing="ij")
-    points = np.stack([axis.ravel() for axis in mesh], axis=1)
-    moved = points + sample(displacement, displacement_grid, points).T
-    return np.stack([moved.min(axis=0), moved.max(axis=0)])
+    cells, places = _field_cells(knots, displacement_grid)
+    values = np.empty((3, *(len(cell) for cell in cells)), np.float32)
+    _resample(lift_field(displacement), tuple(cells), tuple(places), values)
+    bounds = np.empty((2, grid.ndim))
+    for i, axis in enumerate(knots):
+        shape = [1] * values[0].ndim
+        shape[3 - grid.ndim + i] = -1
+        moved = values[3 - grid.ndim + i] + axis.reshape(shape)
+        bounds[:, i] = moved.min(), moved.max()
+    return bounds
 
 
 def affine_displacement(matrix: Array, grid: Grid) -> tuple[Array, Grid]:
