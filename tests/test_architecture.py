@@ -21,11 +21,14 @@ LAYERS = [
         "scratch",
         "serving",
         "paths",
+        "point_files",
         "patience",
     },
     {
         "inversion",
         "newton",
+        "interpolation",
+        "consensus",
         "estimates",
         "coordinates",
         "processes",
@@ -47,14 +50,15 @@ LAYERS = [
         "ome_zarr",
         "ome_zarr_writer",
         "outputs",
+        "resumable",
         "workdir",
         "block_array",
         "agreement",
     },
     {"multiscale", "readers", "preimage", "planning", "progress"},
     {"tasks", "field", "points", "inputs"},
-    {"mapping", "resampling", "sources", "whole", "isolation"},
-    {"composition", "inverse_field", "measures"},
+    {"mapping", "resampling", "sources", "whole", "isolation", "targets", "reductions"},
+    {"composition", "inverse_field", "measures", "pyramid_warp", "layers", "itk_dreg"},
     {"run"},
     {"registration"},
     {
@@ -70,6 +74,7 @@ LAYERS = [
         "cli_options",
         "cli_register",
         "cli_summary",
+        "cli_warp",
     },
     {"__init__"},
 ]
@@ -112,5 +117,6 @@ def test_kernels_know_no_dask():
         "blocks",
         "metrics",
         "bspline",
+        "interpolation",
     ):
         assert "dask" not in (FOLDER / f"{name}.py").read_text().replace("Dask", "")

@@ -25,6 +25,7 @@ from xdreg.grid import Grid
 from xdreg.options import (
     Affine,
     BSpline,
+    Consensus,
     Custom,
     LocalCorrelation,
     Rigid,
@@ -33,11 +34,12 @@ from xdreg.options import (
 )
 
 if TYPE_CHECKING:
-    from xdreg import datasets, plot
+    from xdreg import datasets, itk_dreg, plot
     from xdreg.composition import compose
     from xdreg.field import from_itk_transform, open_field, save
     from xdreg.inverse_field import inverse
     from xdreg.itk_bridge import from_itk_image, open_image, to_itk_image
+    from xdreg.layers import transform_layer
     from xdreg.measures import (
         consistency,
         folded_share,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     )
     from xdreg.ome_zarr import open_ome_zarr
     from xdreg.points import transform_points
+    from xdreg.pyramid_warp import warp_to
     from xdreg.registration import plan, register
     from xdreg.resampling import warp
 
@@ -56,7 +59,9 @@ _LAZY = {
     "register": "registration",
     "plan": "registration",
     "warp": "resampling",
+    "warp_to": "pyramid_warp",
     "transform_points": "points",
+    "transform_layer": "layers",
     "inverse": "inverse_field",
     "compose": "composition",
     "jacobian_determinant": "measures",
@@ -75,6 +80,7 @@ _LAZY = {
 __all__ = [
     "Affine",
     "BSpline",
+    "Consensus",
     "Custom",
     "Grid",
     "InputError",
@@ -95,6 +101,7 @@ __all__ = [
     "from_itk_image",
     "from_itk_transform",
     "inverse",
+    "itk_dreg",
     "jacobian_determinant",
     "open_field",
     "open_image",
@@ -105,8 +112,10 @@ __all__ = [
     "save",
     "statistics",
     "to_itk_image",
+    "transform_layer",
     "transform_points",
     "warp",
+    "warp_to",
 ]
 
 _accessor.install()
@@ -117,7 +126,7 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         # Of the package as it is installed: its git tag.
         return importlib.metadata.version("xdreg")
-    if name in ("datasets", "plot"):
+    if name in ("datasets", "itk_dreg", "plot"):
         return importlib.import_module(f"xdreg.{name}")
     if name in _LAZY:
         value = getattr(importlib.import_module(f"xdreg.{_LAZY[name]}"), name)

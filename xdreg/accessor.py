@@ -60,11 +60,25 @@ class FieldAccessor:
 
         return warp(self._field, moving, **options)
 
+    def warp_to(
+        self, moving: Any, path: str | os.PathLike[str], **options: Any
+    ) -> None:
+        """Resample the moving image into an OME-Zarr; see `xdreg.warp_to`."""
+        from xdreg.pyramid_warp import warp_to
+
+        warp_to(self._field, moving, path, **options)
+
     def transform_points(self, points: Any, *, inverse: bool = False) -> Any:
         """Map fixed points into the moving image; see `xdreg.transform_points`."""
         from xdreg.points import transform_points
 
         return transform_points(self._field, points, inverse=inverse)
+
+    def transform_layer(self, layer: Any, *, inverse: bool = False) -> Any:
+        """Map a layer as napari has it; see `xdreg.transform_layer`."""
+        from xdreg.layers import transform_layer
+
+        return transform_layer(self._field, layer, inverse=inverse)
 
     def inverse(self, like: Any = None, **options: Any) -> xr.Dataset:
         """Return the field moving → fixed, lazily; see `xdreg.inverse`."""

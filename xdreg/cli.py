@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from xdreg import cli_fields, cli_images
+from xdreg import cli_fields, cli_images, cli_warp
 from xdreg.cli_common import Stopped
 from xdreg.cli_demo import demo
 from xdreg.cli_register import plan, register
@@ -32,7 +32,7 @@ app = typer.Typer(
 for _command in (
     register,
     plan,
-    cli_images.warp,
+    cli_warp.warp,
     cli_fields.points,
     cli_fields.invert,
     cli_images.info,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -17,11 +16,8 @@ from xdreg.cli_common import (
     answer,
     open_path,
 )
-from xdreg.errors import InputError, StoreError
+from xdreg.errors import InputError
 from xdreg.progress import working
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 def invert(
@@ -88,10 +84,17 @@ def points(
     field: FieldPath,
     table: Annotated[
         Path,
-        typer.Argument(metavar="POINTS", help="CSV with columns named z, y and x."),
+        typer.Argument(
+            metavar="POINTS",
+            help="CSV or Parquet with columns named z, y and x, or axis-0 and so on; "
+            "GeoJSON; or a mesh.",
+        ),
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FILE", help="CSV to write.")
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="File to write, of the same kind."
+        ),
     ],
     inverse: Annotated[
         bool, typer.Option("--inverse", help="From the moving image to the fixed one.")
@@ -102,74 +105,30 @@ def points(
 ) -> None:
     """Map POINTS of the fixed image into the moving one, in physical units.
 
-    Other columns are kept. Points that cannot be mapped become nan.
+    Whatever else is in the file is kept. Points that cannot be mapped become nan, and a
+    geometry of GeoJSON that has one null.
 
     Example: xdreg points out/field.ome.zarr landmarks.csv -o moved.csv
     """
     from xdreg.field import field_grid, open_field
     from xdreg.outputs import check_file, new_file
+    from xdreg.point_files import kind_of, read_points
     from xdreg.points import transform_points
 
     check_file(output, overwrite=overwrite)
+    if kind_of(output) != kind_of(table):
+        msg = f"{table} is {kind_of(table)} and {output} is not; write the same kind"
+        raise InputError(msg)
     opened = open_field(field)
-    dims = field_grid(opened).dims
-    header, rows = _read_table(table)
-    places = _places(header, dims, table)
-    given = _numbers(rows, places, table)
+    found = read_points(table, field_grid(opened).dims)
     with working("mapping", enabled=progress):
-        found = transform_points(opened, given, inverse=inverse)
-    for row, point in zip(rows, found.tolist(), strict=True):
-        for place, value in zip(places, point, strict=True):
-            row[place] = repr(value)
-    with (
-        new_file(output, overwrite=overwrite) as partial,
-        partial.open("w", newline="") as file,
-    ):
-        csv.writer(file).writerows([header, *rows])
-    lost = int(np.isnan(found).any(axis=1).sum())
+        moved = transform_points(opened, found.points, inverse=inverse)
+    with new_file(output, overwrite=overwrite) as partial:
+        found.write(partial, moved)
+    lost = int(np.isnan(moved).any(axis=1).sum())
     rest = f", {lost} of them nan: outside the fixed image" if lost else ""
     answer(
-        {"points": output, "count": len(rows), "unmapped": lost},
-        {"wrote": f"{len(rows)} points to {output}{rest}"},
+        {"points": output, "count": len(moved), "unmapped": lost},
+        {"wrote": f"{len(moved)} points to {output}{rest}"},
         as_json=as_json,
     )
-
-
-def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows that are not empty."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError) as error:
-        msg = f"{path} cannot be read as CSV: {error}"
-        raise StoreError(msg) from error
-    if not rows:
-        msg = f"{path} is empty; expected a header, for example z,y,x"
-        raise InputError(msg)
-    return [name.strip() for name in rows[0]], rows[1:]
-
-
-def _places(header: list[str], dims: tuple[str, ...], path: Path) -> list[int]:
-    """Return the columns of the dims."""
-    missing = [dim for dim in dims if header.count(dim) != 1]
-    if missing:
-        msg = (
-            f"{path} has columns {header}; expected one named {missing[0]!r}, for the "
-            f"field has dimensions {dims}"
-        )
-        raise InputError(msg)
-    return [header.index(dim) for dim in dims]
-
-
-def _numbers(
-    rows: list[list[str]], places: list[int], path: Path
-) -> NDArray[np.float64]:
-    """Return the coordinates ``(n, ndim)``; name the row that has none."""
-    result = np.empty((len(rows), len(places)))
-    for number, row in enumerate(rows):
-        try:
-            result[number] = [float(row[place]) for place in places]
-        except (ValueError, IndexError) as error:
-            msg = f"{path}: point {number + 1} is {row}; expected numbers"
-            raise InputError(msg) from error
-    return result

@@ -1,8 +1,7 @@
-"""Commands on images: warp, info."""
+"""The command that tells what a store holds: info."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,52 +9,17 @@ from rich.table import Table
 
 from xdreg.cli_common import (
     AsJson,
-    FieldPath,
-    MovingPath,
-    Overwrite,
-    ShowProgress,
     answer,
     open_path,
     show,
 )
 from xdreg.cli_summary import field_summary, summary_lines
 from xdreg.errors import StoreError
-from xdreg.progress import working
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from xdreg.grid import Grid
-
-
-def warp(
-    field: FieldPath,
-    moving: MovingPath,
-    output: Annotated[
-        Path,
-        typer.Option("-o", "--output", metavar="STORE", help="OME-Zarr to write."),
-    ],
-    labels: Annotated[
-        bool, typer.Option("--labels", help="Take the nearest voxel.")
-    ] = False,
-    as_json: AsJson = False,
-    progress: ShowProgress = True,
-    overwrite: Overwrite = False,
-) -> None:
-    """Resample MOVING through FIELD onto the fixed grid.
-
-    Example: xdreg warp out/field.ome.zarr moving.ome.zarr -o moved.ome.zarr
-    """
-    from xdreg.field import open_field
-    from xdreg.ome_zarr_writer import write_ome_zarr
-    from xdreg.outputs import check_target
-    from xdreg.resampling import warp as resample
-
-    check_target(output, overwrite=overwrite)
-    with working("warping", enabled=progress):
-        moved = resample(open_field(field), open_path(moving), order=0 if labels else 1)
-        write_ome_zarr(moved, output, labels=labels, overwrite=overwrite)
-    answer({"moved": output}, {"wrote": str(output)}, as_json=as_json)
 
 
 def info(

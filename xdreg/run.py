@@ -33,6 +33,7 @@ from xdreg.planning import Plan, PlannedStage
 from xdreg.pose import DOUBTFUL, Pose, pose_text
 from xdreg.progress import StageProgress
 from xdreg.readers import FieldReader
+from xdreg.reductions import reduce_blocks
 from xdreg.sources import Source
 from xdreg.tasks import RECORD, BlockTask, Inputs
 from xdreg.workdir import WorkDirectory, open_array, read_json, write_json
@@ -235,13 +236,21 @@ class Run:
         if state.matrix is not None:
             corners = kernels.affine_displacement(matrix, grid)
             return _State(FieldReader(*corners), matrix), arrays
+        return self._preceded(state, matrix), arrays
+
+    def _preceded(self, state: _State, update: NDArray[np.float64]) -> _State:
+        """Return a state with a linear transform before it."""
+        if state.matrix is not None:
+            matrix = state.matrix @ update
+            corners = kernels.affine_displacement(matrix, self.plan.fixed.grids[0])
+            return _State(FieldReader(*corners), matrix)
         before = state.reader
         displacement, _ = before.read_around(before.grid)
-        update = kernels.resample_displacement(
-            *kernels.affine_displacement(matrix, before.grid), before.grid
+        values = kernels.resample_displacement(
+            *kernels.affine_displacement(update, before.grid), before.grid
         )
-        total = kernels.compose(update, before.grid, displacement, before.grid)
-        return _State(FieldReader(total, before.grid), None), arrays
+        total = kernels.compose(values, before.grid, displacement, before.grid)
+        return _State(FieldReader(total, before.grid), None)
 
     def _tell_pose(self, pose: dict[str, Any], units: str | None) -> None:
         """Keep the pose for the field, log it, and warn where another fits as well."""
@@ -294,14 +303,52 @@ class Run:
         self._tell_unreadable(records, number, stage, folder / "errors")
         difference = self._reject_outliers(records, task, folder / "agreement.json")
         self._check_any(records, number, stage, folder / "errors")
-        disagreement = map_over_blocks(
-            tasks.blend_block, task.remembering(), 1, together=TOGETHER
-        )[..., 0]
+        if stage.reduction is not None:
+            state, records, disagreement = self._reduced(
+                number, stage, state, task, records
+            )
+        else:
+            disagreement = map_over_blocks(
+                tasks.blend_block, task.remembering(), 1, together=TOGETHER
+            )[..., 0]
+            state = _State(FieldReader(task.field, field_grid), None)
         self.directory.discard_patches(number)
         arrays = {name: records[..., i] for i, name in enumerate(RECORD)}
         arrays["disagreement"] = disagreement
         arrays["neighbour_difference"] = difference
-        return _State(FieldReader(task.field, field_grid), None), arrays
+        return state, arrays
+
+    def _reduced(
+        self,
+        number: int,
+        stage: PlannedStage,
+        state: _State,
+        task: BlockTask,
+        records: NDArray[np.float32],
+    ) -> tuple[_State, NDArray[np.float32], NDArray[np.float32]]:
+        """Make one transform of the blocks, before the field so far.
+
+        Returns the records with the blocks marked that it was made without, and by how
+        much it misses each block.
+        """
+        if not (records[..., 0] == BlockStatus.SUCCESS).any():
+            return state, records, np.full(records.shape[:-1], np.nan, np.float32)
+        try:
+            found = reduce_blocks(
+                task, records, stage.reduction, self.directory.stage(number)
+            )
+        except Exception as error:
+            error.add_note(f"in the reduction of stage {number} ({stage.options.name})")
+            raise
+        records = records.copy()
+        records[found.rejected, RECORD.index("status")] = BlockStatus.REJECTED
+        if found.update.ndim == 2:
+            return self._preceded(state, found.update), records, found.residual
+        grid = task.partition.field_grid
+        reach = np.abs(found.update).reshape(grid.ndim, -1).max(axis=1)
+        before = state.reader.read_around(grid, reach)
+        task.field[:] = kernels.compose(found.update, grid, *before)
+        return _State(FieldReader(task.field, grid), None), records, found.residual
 
     @staticmethod
     def _try_unreadable_again(task: BlockTask, verdict: Path) -> None:

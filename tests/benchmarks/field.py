@@ -1,4 +1,4 @@
-"""What becomes of a field: its inverse, beside SimpleITK's, and points both ways."""
+"""What becomes of a field: its inverse, beside SimpleITK's, points and images."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import numpy as np
 
 import xdreg
 from tests.benchmarks.common import pair, row
+from tests.benchmarks.warped import peaks, throughput
 from tests.data import landmarks
 from xdreg.coordinates import grid_of
 from xdreg.field import (
@@ -147,7 +148,13 @@ def lung_landmarks(field):
 
 
 def field():
-    """Inverses of the fields of the real pairs: error, speed, beside SimpleITK."""
+    """Images, inverses and points through fields: error, speed, memory, peers.
+
+    The memory at 1024³ takes long, and is measured where ``XDREG_SCRATCH`` names a
+    folder.
+    """
+    throughput()
+    peaks()
     for name in PAIRS:
         fixed, moving = pair(name)
         found = fixed.dreg.register(moving, progress=False)
