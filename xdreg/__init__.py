@@ -32,7 +32,8 @@ from xdreg.options import (
 )
 
 if TYPE_CHECKING:
-    from xdreg import datasets, plot
+    from xdreg import bridges, datasets, plot
+    from xdreg.bridges import open_transform, write_transform
     from xdreg.composition import compose
     from xdreg.field import from_itk_transform, open_field, save
     from xdreg.inverse_field import inverse
@@ -68,6 +69,8 @@ _LAZY = {
     "from_itk_image": "itk_bridge",
     "to_itk_image": "itk_bridge",
     "from_itk_transform": "field",
+    "open_transform": "bridges",
+    "write_transform": "bridges",
     "save": "field",
 }
 
@@ -87,6 +90,7 @@ __all__ = [
     "Translation",
     "XdregError",
     "__version__",
+    "bridges",
     "compose",
     "consistency",
     "datasets",
@@ -98,6 +102,7 @@ __all__ = [
     "open_field",
     "open_image",
     "open_ome_zarr",
+    "open_transform",
     "plan",
     "plot",
     "register",
@@ -106,6 +111,7 @@ __all__ = [
     "to_itk_image",
     "transform_points",
     "warp",
+    "write_transform",
 ]
 
 _accessor.install()
@@ -113,7 +119,7 @@ _accessor.install()
 
 def __getattr__(name: str) -> Any:
     """Load a public function, or a module of them, when it is first used."""
-    if name in ("datasets", "plot"):
+    if name in ("bridges", "datasets", "plot"):
         return importlib.import_module(f"xdreg.{name}")
     if name in _LAZY:
         value = getattr(importlib.import_module(f"xdreg.{_LAZY[name]}"), name)

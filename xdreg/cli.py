@@ -1,4 +1,4 @@
-"""The command ``xdreg``: register, warp, invert, points, info, demo."""
+"""The command ``xdreg``: register, warp, invert, points, convert, info, demo."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xdreg.cli_common import FieldPath, FixedPath, MovingPath, Overwrite, open_path
+from xdreg.cli_convert import convert
 from xdreg.cli_fields import invert, points
 from xdreg.errors import StoreError, XdregError
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.command()(invert)
 app.command()(points)
+app.command()(convert)
 # Names and units come from stores: no part of them is markup.
 _out = Console(markup=False)
 
