@@ -33,9 +33,9 @@ from xdreg.options import (
 
 if TYPE_CHECKING:
     from xdreg import bridges, datasets, plot
-    from xdreg.bridges import open_transform, write_transform
+    from xdreg.bridges import from_itk_transform, open_transform, write_transform
     from xdreg.composition import compose
-    from xdreg.field import from_itk_transform, open_field, save
+    from xdreg.field import open_field, save
     from xdreg.inverse_field import inverse
     from xdreg.itk_bridge import from_itk_image, open_image, to_itk_image
     from xdreg.measures import (
@@ -68,7 +68,7 @@ _LAZY = {
     "open_image": "itk_bridge",
     "from_itk_image": "itk_bridge",
     "to_itk_image": "itk_bridge",
-    "from_itk_transform": "field",
+    "from_itk_transform": "bridges",
     "open_transform": "bridges",
     "write_transform": "bridges",
     "save": "field",

@@ -317,32 +317,6 @@ def save(
         write_ome_zarr(data, path, **options)
 
 
-def from_itk_transform(transform: Any, grid: Grid | xr.DataArray) -> xr.Dataset:
-    """Return an ITK transform as a field.
-
-    Parameters
-    ----------
-    transform : itk.Transform
-        Fixed → moving, in the unit of the grid.
-    grid : Grid or DataArray
-        Where to sample it: the grid of the fixed image, or a coarser one.
-
-    Returns
-    -------
-    Dataset
-        ``displacement (component, [z], y, x)``.
-
-    Raises
-    ------
-    InputError
-        If the transform is of another dimension than the grid.
-    """
-    from xdreg.itk_bridge import displacement_from_itk  # itk loads slowly
-
-    target = grid if isinstance(grid, Grid) else grid_of(grid, "grid")
-    return make_field(displacement_from_itk(transform, target), target)
-
-
 def open_field(
     path: str | os.PathLike[str],
     *,

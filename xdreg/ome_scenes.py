@@ -217,6 +217,9 @@ class _Document:
             values = array[...]
         numbers = np.asarray(values, np.float64)
         ndim = len(numbers)
+        shape = {"affine": (ndim, ndim + 1), "rotation": (ndim, ndim)}
+        if numbers.shape != shape.get(kind, (ndim,)):
+            raise self._refused(step, f"its parameters are {numbers.tolist()!r:.80}")
         matrix = np.eye(ndim + 1)
         if kind == "scale":
             matrix[:-1, :-1] = np.diag(numbers)

@@ -15,6 +15,7 @@ from xdreg.bridges.matrices import (
     to_spatialdata,
 )
 from xdreg.bridges.memory import (
+    from_itk_transform,
     from_itkwasm,
     from_simpleitk,
     to_itk_transform,
@@ -23,6 +24,7 @@ from xdreg.bridges.memory import (
 )
 
 __all__ = [
+    "from_itk_transform",
     "from_itkwasm",
     "from_multiview_stitcher",
     "from_simpleitk",

@@ -11,17 +11,19 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from xdreg.bridges.frames import MILLIMETRES, coarsened, target_grid, whole
 from xdreg.bridges.itk_files import as_itk, flat, from_parts, read
 from xdreg.composition import split_affine
+from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
-
-if TYPE_CHECKING:
-    import xarray as xr
+from xdreg.field import make_field
+from xdreg.grid import Grid
+from xdreg.itk_bridge import displacement_from_itk
 
 
 def to_itk_transform(field: xr.Dataset, *, affine: bool = False, step: int = 1) -> Any:
@@ -48,6 +50,30 @@ def to_itk_transform(field: xr.Dataset, *, affine: bool = False, step: int = 1) 
         If it does not fit into memory.
     """
     return as_itk(coarsened(field, step), affine=affine)
+
+
+def from_itk_transform(transform: Any, grid: Grid | xr.DataArray) -> xr.Dataset:
+    """Return an ITK transform as a field.
+
+    Parameters
+    ----------
+    transform : itk.Transform
+        Fixed → moving, in the unit of the grid.
+    grid : Grid or DataArray
+        Where to sample it: the grid of the fixed image, or a coarser one.
+
+    Returns
+    -------
+    Dataset
+        ``displacement (component, [z], y, x)``.
+
+    Raises
+    ------
+    InputError
+        If the transform is of another dimension than the grid.
+    """
+    target = grid if isinstance(grid, Grid) else grid_of(grid, "grid")
+    return make_field(displacement_from_itk(transform, target), target)
 
 
 def to_simpleitk(field: xr.Dataset, *, affine: bool = False, step: int = 1) -> Any:
