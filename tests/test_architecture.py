@@ -58,6 +58,7 @@ LAYERS = [
     {"tasks", "field", "points", "inputs"},
     {"mapping", "resampling", "sources", "whole", "isolation"},
     {"composition", "inverse_field", "measures"},
+    {"joining"},
     {"bridges"},
     {"run"},
     {"registration"},

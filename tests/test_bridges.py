@@ -15,6 +15,7 @@ from xdreg.coordinates import coordinates
 from xdreg.field import field_grid, fixed_grid, make_field
 from xdreg.grid import Grid
 from xdreg.itk_bridge import displacement_image
+from xdreg.joining import in_units
 
 TURN = np.array([[0.9, 0.1, 3.0], [-0.2, 1.1, -4.0], [0.0, 0.0, 1.0]])
 
@@ -455,7 +456,7 @@ def test_nothing_is_replaced_unless_asked_for(tmp_path):
 
 def test_a_change_of_unit_carries_all_geometry():
     known = Known(2)
-    changed = bridges.frames.in_units(known.field, "millimeter")
+    changed = in_units(known.field, "millimeter")
     assert fixed_grid(changed).spacing == tuple(s / 1e3 for s in known.fixed.spacing)
-    back = bridges.frames.in_units(changed, "micrometer")
+    back = in_units(changed, "micrometer")
     np.testing.assert_allclose(back.displacement, known.field.displacement, rtol=1e-6)

@@ -303,8 +303,9 @@ def save(
     path
         Directory or URL to write; it appears whole or not at all.
     **options
-        ``overwrite`` and, for a URL, ``storage_options``; for images also ``version``,
-        ``levels``, ``chunks``, ``labels``, ``name``.
+        ``overwrite`` and, for a URL, ``storage_options``; for fields also ``inverse``
+        and ``affine``; for images ``version``, ``levels``, ``chunks``, ``labels``,
+        ``name``.
 
     Raises
     ------
@@ -385,8 +386,9 @@ def open_field(
             parts.append(step)
     field = parts[0]
     if len(parts) > 1 or like is not None:
-        from xdreg.composition import compose  # it composes fields
+        from xdreg.joining import joined  # it composes fields
 
-        field = compose(*parts, like=like)
+        units = next(field_grid(p).units for p in parts if isinstance(p, xr.Dataset))
+        field = joined(parts, like, units, address)
     field["displacement"].attrs |= stored
     return field.merge(extra).assign_attrs({**field.attrs, **attrs})

@@ -22,11 +22,12 @@ import dask.array
 import numpy as np
 import xarray as xr
 
-from xdreg.bridges.frames import for_tool, joined
+from xdreg.bridges.frames import for_tool
 from xdreg.composition import split_affine
 from xdreg.errors import InputError, StoreError
 from xdreg.field import field_grid, make_field, ordered_displacement
 from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
+from xdreg.joining import joined
 from xdreg.ome_fields import store_chunks
 from xdreg.outputs import new_store
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from xdreg.bridges import bigwarp, elastix_files, itk_files, itk_images
-from xdreg.bridges.frames import for_tool, joined
+from xdreg.bridges.frames import for_tool
 from xdreg.errors import InputError, StoreError
 from xdreg.field import field_grid, open_field, save_field
 from xdreg.grid import normalise_units
@@ -102,6 +102,9 @@ def write_transform(
     address, kind, suffix = _kind_of(path)
     field_grid(field)
     _check_options(kind, suffix, inverse=inverse, affine=affine)
+    if inverse is not None and field_grid(inverse).dims != field_grid(field).dims:
+        msg = f"the inverse has the dimensions {field_grid(inverse).dims}"
+        raise InputError(msg)
     if kind == "ome_zarr":
         save_field(
             for_tool(field, units, None, step),
@@ -184,10 +187,7 @@ def open_transform(
         if units is not None:
             msg = f"{address} says its unit itself; leave out units={units!r}"
             raise InputError(msg)
-        field = open_field(address, inverse=inverse)
-        if like is None:
-            return field
-        return joined([field], like, field_grid(field).units, address)
+        return open_field(address, inverse=inverse, like=like)
     target = _local(address)
     if not target.exists():
         msg = f"{address} does not exist; check the path"

@@ -1,4 +1,4 @@
-"""A field made ready for another tool: its unit, its spacing, its affine part.
+"""A field made ready for another tool: its unit, its spacing, its size.
 
 All of it is lazy but `whole`, for tools that hold a field at once.
 """
@@ -7,27 +7,22 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import dask.array
 import numpy as np
 import psutil
 import xarray as xr
 
 from xdreg.blocks import per_axis
 from xdreg.composition import compose
-from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
 from xdreg.field import (
     field_grid,
     fixed_grid,
-    make_field,
-    moving_grid,
     open_displacement,
-    ordered_displacement,
 )
-from xdreg.grid import UNIT_METRES, Grid, normalise_units, unit_ratio
-from xdreg.multiscale import image_levels
+from xdreg.grid import UNIT_METRES, Grid
+from xdreg.joining import in_units
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,28 +35,6 @@ MILLIMETRES = "millimeter"
 #: Memory that a value of a field takes while it is handed over: read as float32,
 #: turned around, and held by the tool in double precision.
 BYTES_PER_VALUE = 20
-
-
-def in_units(field: xr.Dataset, units: str | None) -> xr.Dataset:
-    """Return a field with its lengths in another unit, lazily.
-
-    Raises
-    ------
-    InputError
-        If the units do not convert.
-    """
-    own = field_grid(field)
-    if own.units == normalise_units(units):
-        return field
-    ratio = unit_ratio(own.units, units, "the field")
-    data = dask.array.asarray(ordered_displacement(field, own).data)
-    moving = moving_grid(field)
-    return make_field(
-        (data * ratio).astype(np.float32),
-        own.to_units(units),
-        fixed_grid(field).to_units(units),
-        None if moving is None else moving.to_units(units),
-    )
 
 
 def for_tool(
@@ -94,10 +67,8 @@ def coarsened(field: xr.Dataset, step: int | Sequence[int]) -> xr.Dataset:
     if max(steps) == 1:
         return field
     result = compose(field, like=grid.every(steps))
-    moving = moving_grid(field)
-    if moving is not None:
-        result.attrs["moving_grid"] = json.dumps(moving.to_dict())
-    return result.assign_attrs(fixed_grid=json.dumps(fixed_grid(field).to_dict()))
+    geometry = {"fixed_grid": json.dumps(fixed_grid(field).to_dict())}
+    return result.assign_attrs({**field.attrs, **geometry})
 
 
 def whole(field: xr.Dataset) -> tuple[NDArray[np.float32], Grid]:
@@ -126,58 +97,3 @@ def whole(field: xr.Dataset) -> tuple[NDArray[np.float32], Grid]:
         raise InputError(msg)
     reader = open_displacement(field)
     return reader.read([slice(0, n) for n in grid.shape])
-
-
-def target_grid(like: Any) -> Grid | None:
-    """Return where a transform is wanted: a grid, or that of an image or a field."""
-    if like is None or isinstance(like, Grid):
-        return like
-    if isinstance(like, xr.Dataset):
-        return field_grid(like)
-    return grid_of(image_levels(like, "like")[0], "like")
-
-
-def joined(
-    transforms: Sequence[Any],
-    like: Any,
-    units: str | None,
-    place: str,
-    default: Grid | None = None,
-) -> xr.Dataset:
-    """Return transforms that were read, in the order of application, as one field.
-
-    Parameters
-    ----------
-    transforms
-        Fields, ITK transforms and matrices, all in ``units``.
-    like
-        Where the field is wanted; by default ``default``, else the grid of the first
-        transform. The result is in the unit of ``like`` if that has one.
-    units
-        Unit of the transforms.
-    place
-        What was read, to be named in an error.
-    default
-        A grid that was read with the transforms, in ``units``.
-
-    Raises
-    ------
-    InputError
-        If there is no grid, or units do not convert.
-    """
-    asked = target_grid(like)
-    grid = default
-    if asked is not None:
-        grid = asked.to_units(units, "like")
-    elif grid is None and isinstance(transforms[0], xr.Dataset):
-        if len(transforms) == 1:
-            return transforms[0]
-        grid = field_grid(transforms[0])
-    if grid is None:
-        msg = (
-            f"{place} starts with a transform that has no grid of its own; pass like=, "
-            "an image or a field: where it is to be sampled"
-        )
-        raise InputError(msg)
-    field = compose(*transforms, like=grid)
-    return field if asked is None else in_units(field, asked.units)

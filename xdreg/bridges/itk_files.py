@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from xdreg.bridges.frames import MILLIMETRES, for_tool, joined, whole
+from xdreg.bridges.frames import MILLIMETRES, for_tool, whole
 from xdreg.bridges.itk_images import from_vector_image
 from xdreg.composition import split_affine
 from xdreg.errors import StoreError
 from xdreg.itk_bridge import displacement_to_itk, is_aligned, matrix_to_itk
+from xdreg.joining import joined
 from xdreg.outputs import new_file
 
 if TYPE_CHECKING:

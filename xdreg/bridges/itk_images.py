@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xdreg.bridges.frames import MILLIMETRES, for_tool, joined, whole
+from xdreg.bridges.frames import MILLIMETRES, for_tool, whole
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError, StoreError
 from xdreg.field import make_field
@@ -25,6 +25,7 @@ from xdreg.itk_bridge import (
     is_aligned,
     read_image,
 )
+from xdreg.joining import joined
 from xdreg.outputs import new_file
 
 if TYPE_CHECKING:

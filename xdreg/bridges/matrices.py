@@ -9,14 +9,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import dask.array
 import numpy as np
 import xarray as xr
 
-from xdreg.bridges.frames import target_grid
 from xdreg.composition import compose
 from xdreg.errors import InputError
-from xdreg.field import field_grid, moving_grid, open_displacement
+from xdreg.field import (
+    field_grid,
+    moving_grid,
+    open_displacement,
+    ordered_displacement,
+)
 from xdreg.grid import Grid, checked_matrix
+from xdreg.joining import target_grid
 from xdreg.preimage import affine_part
 
 if TYPE_CHECKING:
@@ -61,7 +67,8 @@ def to_matrix(field: xr.Dataset, *, tolerance: float = TOLERANCE) -> Matrix:
     if tolerance == np.inf:
         return matrix
     affine = compose(matrix, like=grid)["displacement"].data
-    rest = abs(compose(field, like=grid)["displacement"].data - affine)
+    data = dask.array.asarray(ordered_displacement(field, grid).data)
+    rest = abs(data - affine)
     cells = np.reshape(grid.spacing, (-1,) + (1,) * grid.ndim)
     bend = float((rest / cells).max().compute())
     if not bend <= tolerance:
@@ -155,7 +162,7 @@ def to_spatialdata(
         msg = "this needs spatialdata; pip install spatialdata"
         raise InputError(msg) from error
     grid = _moving(field, moving)
-    matrix = np.linalg.inv(_matrix(field, tolerance)) @ _from_pixels(grid)
+    matrix = np.linalg.inv(_matrix(field, tolerance)) @ from_pixels(grid)
     return Affine(matrix, input_axes=grid.dims, output_axes=grid.dims)
 
 
@@ -178,10 +185,10 @@ def from_spatialdata(transformation: Any, like: Any, moving: Any) -> xr.Dataset:
         input_axes=grid.dims, output_axes=grid.dims
     )
     forward = checked_matrix(matrix, grid.ndim, "the transformation")
-    return compose(_from_pixels(source) @ np.linalg.inv(forward), like=grid)
+    return compose(from_pixels(source) @ np.linalg.inv(forward), like=grid)
 
 
-def _from_pixels(grid: Grid) -> Matrix:
+def from_pixels(grid: Grid) -> Matrix:
     """Return spatialdata's pixel coordinates → physical points."""
     matrix = np.eye(grid.ndim + 1)
     matrix[:-1, :-1] = np.diag(grid.spacing)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xdreg.bridges.frames import MILLIMETRES, coarsened, target_grid, whole
+from xdreg.bridges.frames import MILLIMETRES, coarsened, whole
 from xdreg.bridges.itk_files import as_itk, flat, from_parts, read
 from xdreg.composition import split_affine
 from xdreg.coordinates import grid_of
@@ -24,6 +24,7 @@ from xdreg.errors import InputError
 from xdreg.field import make_field
 from xdreg.grid import Grid
 from xdreg.itk_bridge import displacement_from_itk
+from xdreg.joining import target_grid
 
 
 def to_itk_transform(field: xr.Dataset, *, affine: bool = False, step: int = 1) -> Any:
