@@ -357,10 +357,7 @@ def itk_parameters(numbers: Sequence[float]) -> Any:
     """Return numbers as the parameters of an ITK transform."""
     import itk
 
-    parameters = itk.OptimizerParameters[itk.D](len(numbers))
-    for i, value in enumerate(numbers):
-        parameters.SetElement(i, float(value))
-    return parameters
+    return itk.OptimizerParameters[itk.D]([float(value) for value in numbers])
 
 
 def check_transform(transform: Any, ndim: int, name: str = "the transform") -> None:

@@ -124,12 +124,9 @@ def read(path: Path, *, like: Any = None, units: str | None = None) -> xr.Datase
 def _chain(path: Path) -> list[tuple[Path, Parameters]]:
     """Return the files that belong together, the first to be applied first."""
     files: list[tuple[Path, Parameters]] = []
-    while True:
+    while len(files) < _MOST_FILES:
         values = _parsed(path)
         files.append((path, values))
-        if len(files) > _MOST_FILES:
-            msg = f"{path} is one of over {_MOST_FILES} initial transforms in a chain"
-            raise StoreError(msg)
         name = next((values[key][0] for key in _INITIAL if key in values), "")
         if name in ("", "NoInitialTransform"):
             return files[::-1]
@@ -140,6 +137,8 @@ def _chain(path: Path) -> list[tuple[Path, Parameters]]:
             )
             raise InputError(msg)
         path = _beside(path, name)
+    msg = f"{path} is one of over {_MOST_FILES} initial transforms in a chain"
+    raise StoreError(msg)
 
 
 def _beside(path: Path, name: str) -> Path:
@@ -234,7 +233,9 @@ def _bspline(path: Path, values: Parameters, ndim: int) -> Any:
     import itk
 
     # Older versions know cubic ones only, and do not name the order.
-    order = int(values.get("BSplineTransformSplineOrder", ["3"])[0])
+    order = 3
+    if "BSplineTransformSplineOrder" in values:
+        order = int(_numbers(path, values, "BSplineTransformSplineOrder", 1)[0])
     if order not in (1, 2, 3):
         msg = f"{path} holds a B-spline of order {order}; expected 1, 2 or 3"
         raise InputError(msg)
