@@ -55,8 +55,13 @@ def written(field):
 
 
 def numbers(values):
-    """Return numbers as text, the sign told."""
+    """Return a vector as text, its signs told."""
     return "(" + ", ".join(f"{v:+.4g}" if v else "0" for v in values) + ")"
+
+
+def place(values):
+    """Return a position as text."""
+    return "(" + ", ".join(f"{v:.4g}" for v in values) + ")"
 
 
 def panel(axes, title, *, scale=1.0, mirror=1, corner=None, push=False, unit, text):
@@ -126,15 +131,15 @@ def one_voxel():
     )  # fmt: skip
     vector, offset = found["nifti"]
     panel(
-        c, "ANTs, NIfTI", scale=1e-3, mirror=-1, unit="mm, of the header (RAS)",
+        c, "ANTs, NIfTI", scale=1e-3, mirror=-1, unit="mm (RAS)",
         text=f"(x, y): {numbers(vector)} mm along LPS, pulls\n"
-        f"qoffset {numbers(offset)}",
+        f"qoffset {place(offset)}",
     )  # fmt: skip
     vector, attributes = found["n5"]
     panel(
         d, "BigWarp, N5 dfield", unit="µm",
         text=f"(x, y): {numbers(vector)} µm, pulls\n"
-        f"offset {numbers(attributes['offset'])}",
+        f"offset {place(attributes['offset'])}",
     )  # fmt: skip
     panel(
         e, "multiview-stitcher", push=True, unit="µm",
@@ -143,8 +148,8 @@ def one_voxel():
     )  # fmt: skip
     panel(
         f, "spatialdata", corner=(0.0, 0.0), push=True, unit="pixels of moving",
-        text=f"(y, x): pixel {numbers([SPOT[0] + 0.5, SPOT[1] + 1.5])} is pushed\n"
-        f"to {numbers(np.round(start[:2], 4))} µm",
+        text=f"(y, x): pixel {place([SPOT[0] + 0.5, SPOT[1] + 1.5])} is pushed\n"
+        f"to {place(start[:2])} µm",
     )  # fmt: skip
     handles = [Rectangle((0, 0), 1, 1, color=c) for c in (FIXED_COLOUR, MOVING_COLOUR)]
     handles.append(plt.Line2D([], [], marker="+", color="k", linestyle="none"))
