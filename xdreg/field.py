@@ -252,7 +252,9 @@ def save_field(
         If something is there and ``overwrite`` is false, or it cannot be written.
     """
     pairs = [(False, field)] if inverse is None else [(False, field), (True, inverse)]
-    parts, data, extras = [], [], []
+    parts: list[FieldPart] = []
+    data: list[dask.array.Array] = []
+    extras: list[xr.Dataset] = []
     for back, one in pairs:
         grid = field_grid(one)
         if (grid.dims, grid.units) != (field_grid(field).dims, field_grid(field).units):

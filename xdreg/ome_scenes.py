@@ -147,7 +147,8 @@ class _Document:
         """Return what a store declares; None where it is at most a field itself."""
         if not isinstance(ome, dict):
             ome = {}
-        place, levels = ome, ()
+        place: dict[str, Any] = ome
+        levels: tuple[str, ...] = ()
         if "scene" in ome:
             place = ome["scene"] if isinstance(ome["scene"], dict) else {}
         elif "multiscales" in ome:
@@ -173,7 +174,7 @@ class _Document:
             raise self._refused(step, "expected an object with a 'type'")
         kind = step.get("type")
         units = self._units(step) or units
-        inner = {"units": units, "depth": depth + 1}
+        inner: dict[str, Any] = {"units": units, "depth": depth + 1}
         if kind == "sequence":
             parts = [
                 self.steps(part, backwards=backwards, **inner)
