@@ -34,9 +34,10 @@ from xdreg.options import (
 )
 
 if TYPE_CHECKING:
-    from xdreg import datasets, itk_dreg, plot
+    from xdreg import bridges, datasets, itk_dreg, plot
+    from xdreg.bridges import from_itk_transform, open_transform, write_transform
     from xdreg.composition import compose
-    from xdreg.field import from_itk_transform, open_field, save
+    from xdreg.field import open_field, save
     from xdreg.inverse_field import inverse
     from xdreg.itk_bridge import from_itk_image, open_image, to_itk_image
     from xdreg.layers import transform_layer
@@ -73,7 +74,9 @@ _LAZY = {
     "open_image": "itk_bridge",
     "from_itk_image": "itk_bridge",
     "to_itk_image": "itk_bridge",
-    "from_itk_transform": "field",
+    "from_itk_transform": "bridges",
+    "open_transform": "bridges",
+    "write_transform": "bridges",
     "save": "field",
 }
 
@@ -94,6 +97,7 @@ __all__ = [
     "Translation",
     "XdregError",
     "__version__",
+    "bridges",
     "compose",
     "consistency",
     "datasets",
@@ -106,6 +110,7 @@ __all__ = [
     "open_field",
     "open_image",
     "open_ome_zarr",
+    "open_transform",
     "plan",
     "plot",
     "register",
@@ -116,6 +121,7 @@ __all__ = [
     "transform_points",
     "warp",
     "warp_to",
+    "write_transform",
 ]
 
 _accessor.install()
@@ -126,7 +132,7 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         # Of the package as it is installed: its git tag.
         return importlib.metadata.version("xdreg")
-    if name in ("datasets", "itk_dreg", "plot"):
+    if name in ("bridges", "datasets", "itk_dreg", "plot"):
         return importlib.import_module(f"xdreg.{name}")
     if name in _LAZY:
         value = getattr(importlib.import_module(f"xdreg.{_LAZY[name]}"), name)

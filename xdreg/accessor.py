@@ -116,14 +116,17 @@ class FieldAccessor:
 
         return consistency(self._field, inverse)
 
-    def to_itk_transform(self) -> Any:
-        """Return the field as an ``itk.DisplacementFieldTransform``, in memory."""
-        from xdreg.field import open_displacement
-        from xdreg.itk_bridge import displacement_to_itk
+    def to_itk_transform(self, **options: Any) -> Any:
+        """Return the field as an ITK transform; see `bridges.to_itk_transform`."""
+        from xdreg.bridges import to_itk_transform
 
-        reader = open_displacement(self._field)
-        values, grid = reader.read_around(reader.grid)
-        return displacement_to_itk(values, grid)
+        return to_itk_transform(self._field, **options)
+
+    def to_file(self, path: str | os.PathLike[str], **options: Any) -> None:
+        """Write the field for another tool; see `xdreg.write_transform`."""
+        from xdreg.bridges import write_transform
+
+        write_transform(self._field, path, **options)
 
     def to_ome_zarr(self, path: str | os.PathLike[str], **options: Any) -> None:
         """Write the field as OME-Zarr 0.6; see `xdreg.save`."""

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from xdreg import cli_fields, cli_images, cli_warp
 from xdreg.cli_common import Stopped
+from xdreg.cli_convert import convert
 from xdreg.cli_demo import demo
 from xdreg.cli_register import plan, register
 from xdreg.errors import XdregError
@@ -35,6 +36,7 @@ for _command in (
     cli_warp.warp,
     cli_fields.points,
     cli_fields.invert,
+    convert,
     cli_images.info,
     demo,
 ):

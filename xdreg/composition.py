@@ -28,8 +28,10 @@ from xdreg.field import (
     open_displacement,
 )
 from xdreg.grid import Grid, checked_matrix, unit_ratio
+from xdreg.inversion import LEAST_VOLUME
 from xdreg.mapping import Opaque
 from xdreg.multiscale import image_levels
+from xdreg.preimage import affine_part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -189,6 +191,31 @@ def compose(
     last = transforms[-1]
     moving = moving_grid(last) if isinstance(last, xr.Dataset) else None
     return make_field(displacement, grid, fixed, moving)
+
+
+def split_affine(field: xr.Dataset) -> tuple[NDArray[np.float64], xr.Dataset]:
+    """Return the affine part of a field, and the field to apply before it, lazily.
+
+    Returns
+    -------
+    matrix : (ndim + 1, ndim + 1)
+        Homogeneous, in dims order, fitted by least squares.
+    rest : Dataset
+        A field, so that ``compose(rest, matrix)`` is the field that was given.
+
+    Raises
+    ------
+    InputError
+        If the affine part cannot be undone.
+    """
+    matrix = affine_part(open_displacement(field))
+    if abs(np.linalg.det(matrix)) < LEAST_VOLUME:
+        msg = (
+            f"the affine part of the field is {matrix.tolist()}, which flattens space "
+            "and cannot be taken out; use affine=False"
+        )
+        raise InputError(msg)
+    return matrix, compose(field, np.linalg.inv(matrix))
 
 
 def _target(first: Any, like: Any) -> tuple[Grid, Grid]:

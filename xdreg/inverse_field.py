@@ -18,16 +18,15 @@ import xarray as xr
 from xdreg import newton
 from xdreg.blocks import BlockStatus, per_axis
 from xdreg.coordinates import grid_of
+from xdreg.diagnostics import INVERSE_DIAGNOSTICS, status_attrs
 from xdreg.errors import InputError
 from xdreg.field import (
     FIELD_CHUNK,
-    INVERSE_DIAGNOSTICS,
     field_grid,
     fixed_grid,
     make_field,
     moving_grid,
     open_displacement,
-    status_attrs,
 )
 from xdreg.mapping import Opaque
 from xdreg.multiscale import image_levels

@@ -270,7 +270,7 @@ def filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
 def check_target(target: str | os.PathLike[str], *, overwrite: bool) -> None:
     """Refuse a local output that exists, or a folder that does not.
 
-    Only a Zarr store, or an empty directory, is ever overwritten.
+    Only a Zarr or N5 store, or an empty directory, is ever overwritten.
 
     Raises
     ------
@@ -283,12 +283,11 @@ def check_target(target: str | os.PathLike[str], *, overwrite: bool) -> None:
     if target.exists() and not _is_replaceable(target):
         raise _no_store(target)
     if not target.parent.exists():
-        msg = f"the folder {target.parent} does not exist; make it first"
-        raise StoreError(msg)
+        raise _no_folder(target.parent)
 
 
 def check_file(target: Path, *, overwrite: bool) -> None:
-    """Refuse a file that exists, or what is no file.
+    """Refuse a file that exists, what is no file, or a folder that does not exist.
 
     Raises
     ------
@@ -297,13 +296,16 @@ def check_file(target: Path, *, overwrite: bool) -> None:
     """
     if target.exists() and not (overwrite and target.is_file()):
         raise _exists(target)
+    if not target.parent.exists():
+        raise _no_folder(target.parent)
 
 
 @contextlib.contextmanager
 def new_file(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """Write a file that appears when the body ends well; yield where to write it."""
     check_file(target, overwrite=overwrite)
-    partial = target.with_name(f".{target.stem}.part{target.suffix}")
+    # A tool tells the format by all suffixes: ".nii.gz".
+    partial = target.with_name(f".part-{target.name}")
     with writing(target):
         try:
             yield partial
@@ -317,6 +319,10 @@ def _exists(target: object) -> StoreError:
     return StoreError(msg)
 
 
+def _no_folder(folder: Path) -> StoreError:
+    return StoreError(f"the folder {folder} does not exist; make it first")
+
+
 def _no_store(target: object) -> StoreError:
     msg = (
         f"{target} is not a Zarr store, so it is not overwritten; choose another name, "
@@ -327,4 +333,5 @@ def _no_store(target: object) -> StoreError:
 
 def _is_replaceable(target: Path) -> bool:
     names = {path.name for path in target.iterdir()} if target.is_dir() else {""}
-    return not names or bool(names & {"zarr.json", ".zgroup", ".zarray"})
+    kinds = {"zarr.json", ".zgroup", ".zarray", "attributes.json"}
+    return not names or bool(names & kinds)
