@@ -57,7 +57,14 @@ LAYERS = [
     {"composition", "inverse_field", "measures"},
     {"run"},
     {"registration"},
-    {"accessor", "datasets", "plot", "cli", "cli_common", "cli_fields"},
+    {"provenance", "pictures", "planes", "judging"},
+    {"views"},
+    {"field_planes", "plot_axes"},
+    {"plot_field", "plot_blocks"},
+    {"summary", "plot"},
+    {"report_content", "report_figures"},
+    {"reporting"},
+    {"accessor", "datasets", "cli", "cli_common", "cli_fields", "cli_report"},
     {"__init__"},
 ]
 LEVEL = {module: i for i, layer in enumerate(LAYERS) for module in layer}

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from xdreg.ome_zarr import open_ome_zarr
     from xdreg.points import transform_points
     from xdreg.registration import plan, register
+    from xdreg.reporting import report
     from xdreg.resampling import warp
 
 __version__ = "0.1.0"
@@ -69,6 +70,7 @@ _LAZY = {
     "to_itk_image": "itk_bridge",
     "from_itk_transform": "field",
     "save": "field",
+    "report": "reporting",
 }
 
 __all__ = [
@@ -101,6 +103,7 @@ __all__ = [
     "plan",
     "plot",
     "register",
+    "report",
     "save",
     "statistics",
     "to_itk_image",

@@ -88,9 +88,9 @@ def points(
     check_file(output, overwrite=overwrite)
     opened = open_field(field)
     dims = field_grid(opened).dims
-    header, rows = _read_table(table)
-    places = _places(header, dims, table)
-    found = transform_points(opened, _numbers(rows, places, table), inverse=inverse)
+    header, rows = read_table(table)
+    places = places_of(header, dims, table)
+    found = transform_points(opened, numbers_of(rows, places, table), inverse=inverse)
     for row, point in zip(rows, found.tolist(), strict=True):
         for place, value in zip(places, point, strict=True):
             row[place] = repr(value)
@@ -106,7 +106,7 @@ def points(
     )
 
 
-def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
+def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows that are not empty."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -120,7 +120,7 @@ def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     return [name.strip() for name in rows[0]], rows[1:]
 
 
-def _places(header: list[str], dims: tuple[str, ...], path: Path) -> list[int]:
+def places_of(header: list[str], dims: tuple[str, ...], path: Path) -> list[int]:
     """Return the columns of the dims."""
     missing = [dim for dim in dims if header.count(dim) != 1]
     if missing:
@@ -132,7 +132,7 @@ def _places(header: list[str], dims: tuple[str, ...], path: Path) -> list[int]:
     return [header.index(dim) for dim in dims]
 
 
-def _numbers(
+def numbers_of(
     rows: list[list[str]], places: list[int], path: Path
 ) -> NDArray[np.float64]:
     """Return the coordinates ``(n, ndim)``; name the row that has none."""

@@ -24,6 +24,7 @@ from xdreg.plot_axes import (
     axes_or_new,
     colour_bar,
     new_figure,
+    panel_height,
     picture,
     place_text,
 )
@@ -141,7 +142,7 @@ def before_after(
     style = checked_style(style)
     pair = viewed_pair(field, fixed, moving, channel, moving_channel)
     plane = pair[0].plane(cut, at)
-    figure = new_figure(14, 5)
+    figure = new_figure(14, panel_height(plane, 4.2))
     axes = figure.subplots(1, 3)
     _draw_both(axes, field, pair, plane, style)
     options: dict[str, Any] = {"cut": plane.cut, "at": plane.position}
@@ -196,7 +197,7 @@ def overview(
         plane = pair[0].plane(cut, at)
         place = within(field, plane.cut, plane.position)
         options = {"cut": plane.cut, "at": place}
-        figure = new_figure(15, 9.5)
+        figure = new_figure(15, 2 * panel_height(plane, 4.2))
         axes = figure.subplots(2, 3).ravel()
         _draw_both(axes, field, pair, plane, style)
         axes = axes[2:]

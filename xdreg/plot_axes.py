@@ -71,10 +71,17 @@ def picture(ax: Any, values: NDArray[Any], plane: Plane, **options: Any) -> Any:
 
 
 def colour_bar(ax: Any, drawn: Any, text: str, **options: Any) -> Any:
-    """Add a colour bar as high as the axes."""
-    bar = ax.figure.colorbar(drawn, ax=ax, shrink=0.85, pad=0.02, **options)
+    """Add a colour bar as high as the picture."""
+    beside = ax.inset_axes((1.03, 0.0, 0.045, 1.0))
+    bar = ax.figure.colorbar(drawn, cax=beside, **options)
     bar.set_label(text, parse_math=False)
     return bar
+
+
+def panel_height(plane: Plane, width: float) -> float:
+    """Return how high a panel of a plane is, in inches, with room for its text."""
+    left, right, lower, upper = plane.extent
+    return width * min(max((lower - upper) / (right - left), 0.3), 2.0) + 0.9
 
 
 def place_text(plane: Plane) -> str:

@@ -35,6 +35,9 @@ STATUS_COLOURS = {
     "unreadable": "#000000",
 }
 
+#: That of a status which this version does not know.
+UNKNOWN_COLOUR = "#ff00ff"
+
 #: What a map may show, with its name, its colours, and which end is the bad one.
 _MEASURES: dict[str, tuple[str, str, str]] = {
     "similarity_before": ("similarity before the stage", "viridis", "low"),
@@ -211,14 +214,14 @@ def _draw_statuses(
     names = list(record.statuses)
     found = np.unique(record.blocks["status"]).tolist()
     index = np.searchsorted(found, values)
-    colours = [STATUS_COLOURS.get(status_name(v), "#ff00ff") for v in found]
+    colours = [STATUS_COLOURS.get(status_name(v), UNKNOWN_COLOUR) for v in found]
     ax.pcolormesh(
         *edges[::-1], index, cmap=ListedColormap(colours), vmin=-0.5,
         vmax=len(found) - 0.5, **look,
     )  # fmt: skip
     handles = [
         Patch(
-            facecolor=STATUS_COLOURS.get(name, "#ff00ff"),
+            facecolor=STATUS_COLOURS.get(name, UNKNOWN_COLOUR),
             edgecolor="0.5",
             label=f"{name} ({record.statuses[name]})",
         )

@@ -10,8 +10,7 @@ from xdreg.field import field_grid
 from xdreg.field_planes import FieldPlane, field_plane
 from xdreg.pictures import stretched
 from xdreg.plot_axes import axes_or_new, colour_bar, frame, picture
-from xdreg.provenance import registered_channels
-from xdreg.views import Viewed, sampled
+from xdreg.views import sampled, viewed_fixed
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -219,8 +218,7 @@ def _prepare(
     """Read the field in a plane, and draw the fixed image if there is one."""
     if fixed is None:
         return field_plane(field, cut, at), axes_or_new(ax), "black"
-    own = registered_channels(field)[0]
-    viewed = Viewed(fixed, "fixed", field_grid(field), channel, own)
+    viewed = viewed_fixed(field, fixed, channel)
     plane = viewed.plane(cut, at)
     found = field_plane(field, cut, within(field, plane.cut, plane.position))
     ax = axes_or_new(ax)

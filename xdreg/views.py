@@ -237,6 +237,14 @@ def _fits(selection: object, channels: int) -> bool:
     return isinstance(selection, int) and 0 <= selection < channels
 
 
+def viewed_fixed(field: xr.Dataset, fixed: Any, channel: Any = None) -> Viewed:
+    """Return a field's fixed image to be looked at; one that is so already as it is."""
+    if isinstance(fixed, Viewed):
+        return fixed
+    own = registered_channels(field)[0]
+    return Viewed(fixed, "fixed", field_grid(field), channel, own)
+
+
 def viewed_pair(
     field: xr.Dataset,
     fixed: Any,
@@ -244,16 +252,15 @@ def viewed_pair(
     channel: Any = None,
     moving_channel: Any = None,
 ) -> tuple[Viewed, Viewed]:
-    """Return a field's pair to be looked at."""
-    grid = field_grid(field)
-    own = registered_channels(field)
+    """Return a field's pair to be looked at; as it is, where it is so already."""
+    target = viewed_fixed(field, fixed, channel)
+    if isinstance(moving, Viewed):
+        return target, moving
     if moving_channel is None:
-        levels = image_levels(moving, "moving")
-        moving_channel = channel if "c" in levels[0].dims else None
-    return (
-        Viewed(fixed, "fixed", grid, channel, own[0]),
-        Viewed(moving, "moving", grid, moving_channel, own[1]),
-    )
+        finest = image_levels(moving, "moving")[0]
+        moving_channel = channel if "c" in finest.dims else None
+    own = registered_channels(field)[1]
+    return target, Viewed(moving, "moving", field_grid(field), moving_channel, own)
 
 
 def sampled(
