@@ -190,6 +190,37 @@ def test_what_cannot_be_drawn_is_named(pair, field):
         xdreg.plot.block_map(mapped, at=2)
 
 
+ODD = [
+    *(5, -1, 3.5, float("nan"), 10**400, True, np.int64(3), "x", b"x", [], {}),
+    *(("a",), object(), np.zeros(3)),
+]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:12])
+def test_odd_arguments_end_in_one_clear_error(odd, pair):
+    flat = xdreg.datasets.phantom_pair((20, 24))
+    still = make_field(np.zeros((2, 20, 24), np.float32), grid_of(flat.fixed))
+    images = still, flat.fixed, flat.moving
+    mapped = blocks()[0]
+    compare, names = xdreg.plot.compare, ("cut", "at", "channel", "style")
+    calls = [lambda name=name: compare(*images, **{name: odd}) for name in names]
+    calls += [
+        lambda: still.dreg.plot(odd, odd),
+        lambda: xdreg.plot.jacobian(odd),
+        lambda: xdreg.plot.block_map(mapped, odd),
+        *(
+            lambda name=name: xdreg.plot.block_map(mapped, **{name: odd})
+            for name in ("stage", "cut", "at")
+        ),
+    ]
+    for call in calls:
+        try:
+            call()
+        except xdreg.XdregError as error:
+            assert str(error)
+    matplotlib.pyplot.close("all")
+
+
 def test_a_dollar_sign_in_units_starts_no_formula(tmp_path):
     grid = xdreg.Grid(("y", "x"), (20, 20), (1.0, 1.0), (0.0, 0.0), "$\\frac{")
     figure = make_field(np.zeros((2, 20, 20), np.float32), grid).dreg.plot()

@@ -164,6 +164,18 @@ def test_a_file_that_exists_is_kept(registered, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["qc.html"]
 
 
+@pytest.mark.parametrize("odd", [5, "x", object(), [], {}, np.zeros(3)], ids=repr)
+def test_odd_arguments_end_in_one_clear_error(odd, registered, tmp_path):
+    pair, moving, field = registered
+    points = {"landmarks": (pair.fixed_points, pair.moving_points)}
+    for name in ("landmarks", "landmark_names", "labels"):
+        with pytest.raises(xdreg.InputError):
+            path = tmp_path / "qc.html"
+            field.dreg.report(path, pair.fixed, moving, **points | {name: odd})
+    with pytest.raises(xdreg.InputError, match="must map labels to names"):
+        field.dreg.report(path, pair.fixed, moving, label_names=[1])
+
+
 def test_the_command(registered, tmp_path):
     pair, moving, field = registered
     for image, name in ((pair.fixed, "fixed"), (moving, "moving")):

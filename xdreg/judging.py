@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,6 @@ from xdreg.points import transform_points
 from xdreg.resampling import warp
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import xarray as xr
     from numpy.typing import ArrayLike, NDArray
 
@@ -130,10 +129,7 @@ def landmark_errors(
         )
         raise InputError(msg)
     count = len(pair[0])
-    called = tuple(str(v) for v in names) if names is not None else ()
-    if names is not None and len(called) != count:
-        msg = f"{count} landmarks have {len(called)} names; give one each, or none"
-        raise InputError(msg)
+    called = () if names is None else _names(names, count)
     mapped = transform_points(field, pair[0])
     return LandmarkErrors(
         pair[0],
@@ -141,6 +137,16 @@ def landmark_errors(
         target_registration_error(mapped, pair[1]),
         called or tuple(str(i + 1) for i in range(count)),
     )
+
+
+def _names(names: object, count: int) -> tuple[str, ...]:
+    if not isinstance(names, Sequence | np.ndarray):
+        msg = f"names must be a sequence with one for each landmark, got {names!r:.80}"
+        raise InputError(msg)
+    if len(names) != count:
+        msg = f"{count} landmarks have {len(names)} names; give one each, or none"
+        raise InputError(msg)
+    return tuple(str(name) for name in names)
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,9 @@ def cut_at(
         If it is no place in the grid.
     """
     if cut is None:
+        if at is not None:
+            msg = f"the image is a plane of {grid.dims} and cannot be cut; leave out at"
+            raise InputError(msg)
         return Plane(grid, None)
     axis = grid.dims.index(cut)
     if at is None:

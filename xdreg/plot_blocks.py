@@ -123,7 +123,8 @@ def _chosen_stage(field: xr.Dataset, stage: int | None) -> StageRecord:
     found = last_deformable(field)
     if stage is not None:
         numbers = [record.number for record in records]
-        if isinstance(stage, bool) or stage not in numbers:
+        whole = isinstance(stage, int | np.integer) and not isinstance(stage, bool)
+        if not whole or stage not in numbers:
             msg = f"stage must be one of {numbers}, got {stage!r}"
             raise InputError(msg)
         found = records[numbers.index(stage)]
@@ -164,14 +165,15 @@ def _flattened(
             raise InputError(msg)
         return values, (dims[0], dims[1]), ""
     cut = dims[0] if cut is None else cut
-    if cut not in dims:
+    if not isinstance(cut, str) or cut not in dims:
         msg = f"cut must be one of {', '.join(map(repr, dims))}, got {cut!r}"
         raise InputError(msg)
     axis = dims.index(cut)
     rows, columns = (dim for dim in dims if dim != cut)
     count = values.shape[axis]
     if at is not None:
-        if isinstance(at, bool) or not isinstance(at, int) or not 0 <= at < count:
+        whole = isinstance(at, int | np.integer) and not isinstance(at, bool)
+        if not whole or not 0 <= at < count:
             msg = f"at must be a layer of blocks from 0 to {count - 1}, got {at!r}"
             raise InputError(msg)
         text = f", layer {at} of {count} along {cut}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -24,7 +25,7 @@ from xdreg.views import viewed_pair
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import xarray as xr
     from numpy.typing import ArrayLike
@@ -112,6 +113,9 @@ def report(
         raise InputError(msg)
     target = Path(address)
     check_file(target, overwrite=overwrite)
+    if label_names is not None and not isinstance(label_names, Mapping):
+        msg = f"label_names must map labels to names, got {label_names!r:.80}"
+        raise InputError(msg)
     pair = viewed_pair(field, fixed, moving, channel, moving_channel)
     text = render(
         _context(

@@ -102,6 +102,8 @@ class Viewed:
         channel: Any,
         registered: Mapping[str, Selection] | None,
     ) -> dict[str, Selection]:
+        if isinstance(channel, np.ndarray):
+            channel = channel.tolist()
         if isinstance(channel, list | tuple) and channel:
             channel = channel[0]
         if channel is not None:
