@@ -48,7 +48,7 @@ MOST_LOOK_VOXELS = 2**26
 
 #: Pixels of a plane are resampled together in squares of so many per axis: an oblique
 #: cut then reads a row of small boxes of the moving image, not one large one.
-TILE = 128
+TILE = 256
 
 #: Where the colours of an RGB image lie on its channel axis.
 _COLOURS = 3
