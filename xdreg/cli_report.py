@@ -13,6 +13,7 @@ from xdreg.cli_fields import numbers_of, places_of, read_table
 from xdreg.errors import InputError, XdregError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 # Names come from stores and tables: no part of them is markup.
@@ -93,7 +94,9 @@ def _channel(given: str | None) -> int | str | None:
     return int(given) if given is not None and given.isdigit() else given
 
 
-def _landmarks(path: Path, dims: tuple[str, ...]) -> tuple[NDArray, list[str] | None]:
+def _landmarks(
+    path: Path, dims: tuple[str, ...]
+) -> tuple[NDArray[np.float64], list[str] | None]:
     """Read points and, where a column names them, their names."""
     header, rows = read_table(path)
     values = numbers_of(rows, places_of(header, dims, path), path)

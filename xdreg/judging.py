@@ -19,6 +19,8 @@ from xdreg.points import transform_points
 from xdreg.resampling import warp
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import xarray as xr
     from numpy.typing import ArrayLike, NDArray
 
@@ -66,7 +68,7 @@ class LandmarkErrors:
         if not known.any():
             return {}
         pair = self.before[known], self.after[known]
-        measures = {
+        measures: dict[str, Callable[..., Any]] = {
             "mean": np.mean,
             "median": np.median,
             "90th percentile": lambda values: np.percentile(values, 90),
@@ -133,7 +135,7 @@ def landmark_errors(
     mapped = transform_points(field, pair[0])
     return LandmarkErrors(
         pair[0],
-        target_registration_error(*pair),
+        target_registration_error(pair[0], pair[1]),
         target_registration_error(mapped, pair[1]),
         called or tuple(str(i + 1) for i in range(count)),
     )

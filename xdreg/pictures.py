@@ -70,7 +70,8 @@ def intensity_range(values: Picture) -> tuple[float, float]:
 def stretched(values: Picture, limits: tuple[float, float] | None = None) -> Picture:
     """Return intensities from 0 to 1, NaN kept."""
     low, high = intensity_range(values) if limits is None else limits
-    return np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1)
+    share = (values - np.float32(low)) / np.float32(high - low)
+    return np.asarray(np.clip(share, 0, 1), np.float32)
 
 
 def overlay(fixed: Picture, moved: Picture, *, red_green: bool = False) -> Picture:

@@ -197,7 +197,7 @@ def _worst_status(values: NDArray[Any], axis: int) -> NDArray[Any]:
 def _edges(record: StageRecord, axis: int, count: int) -> NDArray[np.float64]:
     """Return the borders of blocks: physical, or block numbers."""
     if record.partition is None:
-        return np.arange(count + 1) - 0.5
+        return np.arange(count + 1, dtype=np.float64) - 0.5
     grid, size = record.partition.grid, record.partition.block_shape[axis]
     voxels = np.minimum(np.arange(count + 1) * size, grid.shape[axis])
     return np.asarray(grid.origin[axis] + grid.spacing[axis] * (voxels - 0.5))

@@ -111,7 +111,12 @@ def quiver(
     spacing = dict(zip(plane.grid.dims, plane.grid.spacing, strict=True))
     pitch = step * min(spacing[dim] for dim in plane.dims)
     factor = _enlargement(np.hypot(u, v), pitch)
-    look = {"width": 0.004, "headwidth": 4, "headlength": 4, "headaxislength": 3.5}
+    look: dict[str, Any] = {
+        "width": 0.004,
+        "headwidth": 4,
+        "headlength": 4,
+        "headaxislength": 3.5,
+    }
     look["cmap"] = "viridis" if fixed is None else "plasma"
     arrows = ax.quiver(
         *(columns, rows, factor * u, factor * v, length),

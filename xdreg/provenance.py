@@ -153,7 +153,8 @@ def stages_of(field: xr.Dataset) -> tuple[StageRecord, ...]:
     [('affine', {'success': 1}), ('localcorrelation', {'success': 1})]
     """
     listed = manifest_of(field).get("stages")
-    described = [v for v in listed if isinstance(v, dict)] if _is_list(listed) else []
+    entries = listed if isinstance(listed, list) else []
+    described = [v for v in entries if isinstance(v, dict)]
     if not described:
         blocks = _blocks(field, "")
         return (StageRecord(0, "", blocks=blocks),) if blocks else ()
@@ -173,11 +174,8 @@ def last_deformable(field: xr.Dataset) -> StageRecord | None:
     """Return the stage that a field is judged by, else the last one, if any."""
     stages = stages_of(field)
     deformable = [stage for stage in stages if not stage.linear]
-    return (deformable or list(stages) or [None])[-1]
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, list)
+    found = deformable or stages
+    return found[-1] if found else None
 
 
 def _blocks(field: xr.Dataset, prefix: str) -> dict[str, NDArray[Any]]:

@@ -72,11 +72,12 @@ def wipe(field: xr.Dataset, fixed: Viewed, moving: Viewed, plane: Plane) -> Wipe
     )
     limits = [(0.0, 255.0) if colours else v.limits for v in (fixed, moving, moving)]
     left, right, lower, upper = plane.extent
-    addresses = (
+    target, before, after = (
         image_address(stretched(image, shown))
         for image, shown in zip(images, limits, strict=True)
     )
-    return Wipe(place_text(plane), *addresses, abs((right - left) / (lower - upper)))
+    ratio = abs((right - left) / (lower - upper))
+    return Wipe(place_text(plane), target, before, after, ratio)
 
 
 def image_address(values: NDArray[Any]) -> str:
