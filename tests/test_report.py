@@ -12,7 +12,7 @@ import xarray as xr
 
 import xdreg
 from tests.test_cli import run
-from xdreg import judging
+from xdreg import judging, report_content, report_figures, reporting
 from xdreg.coordinates import grid_of
 from xdreg.field import make_field
 from xdreg.summary import summary_html
@@ -36,6 +36,15 @@ class Page(HTMLParser):
 
     def all(self, tag):
         return [attrs for name, attrs in self.tags if name == tag]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def coarse_figures():
+    """Draw what is not looked at by eye in little time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report_figures, "DPI", 30)
+        patch.setattr(reporting, "WORST", 2)
+        yield
 
 
 def truth_but_once(fixed, moving, truth):
@@ -85,8 +94,14 @@ def write_hostile(registered, path):
     )  # fmt: skip
 
 
-def test_no_string_from_data_becomes_markup(registered, tmp_path):
-    html = write_hostile(registered, tmp_path / "qc.html").read_text()
+@pytest.fixture(scope="module")
+def html(registered, coarse_figures, tmp_path_factory):
+    return write_hostile(
+        registered, tmp_path_factory.mktemp("r") / "qc.html"
+    ).read_text()
+
+
+def test_no_string_from_data_becomes_markup(html):
     page = Page(html)
     assert len(page.all("script")) == 1
     assert not any("onerror" in attrs for _, attrs in page.tags)
@@ -104,12 +119,10 @@ def test_no_string_from_data_becomes_markup(registered, tmp_path):
     assert page.all("a") == []
 
 
-def test_the_numbers_are_those_of_the_registration(registered, tmp_path):
-    pair, moving, field = registered
-    points = pair.fixed_points, pair.moving_points
-    path = field.dreg.report(tmp_path / "qc.html", pair.fixed, moving, landmarks=points)
-    text = " ".join(Page(path.read_text()).text.split())
-    errors = judging.landmark_errors(field, *points)
+def test_the_numbers_are_those_of_the_registration(registered, html):
+    pair, _, field = registered
+    text = " ".join(Page(html).text.split())
+    errors = judging.landmark_errors(field, pair.fixed_points, pair.moving_points)
     for before, after in errors.table().values():
         assert f"{before:.3g} {after:.3g}" in text
     counts = xdreg.provenance.last_deformable(field).statuses
@@ -120,8 +133,7 @@ def test_the_numbers_are_those_of_the_registration(registered, tmp_path):
     assert "1 of 6 blocks of the last stage contribute no update" in text
     seconds = field.block_seconds.values
     assert f"{seconds.sum():.1f} s in all blocks" in text
-    assert "custom" in text
-    assert field.attrs["xdreg"].split('"numba": "')[1].split('"')[0] in text
+    assert "block_shape [32, 32]" in text
 
 
 def test_the_worst_blocks_come_first(registered):
@@ -135,29 +147,39 @@ def test_the_worst_blocks_come_first(registered):
     assert record.partition.counts == record.blocks["status"].shape == (2, 3)
 
 
-@pytest.mark.parametrize("ndim", [2, 3])
-def test_a_field_that_says_nothing_of_itself_has_a_report(ndim, tmp_path):
-    shape = (20, 24, 28)[-ndim:]
-    pair = xdreg.datasets.phantom_pair(shape, amplitude=2.0, units=None)
+def test_a_field_that_says_nothing_of_itself_has_a_report(tmp_path):
+    pair = xdreg.datasets.phantom_pair((20, 24, 28), amplitude=2.0, units=None)
     field = make_field(pair.displacement.values, grid_of(pair.fixed))
     path = xdreg.report(field, tmp_path / "qc.html", pair.fixed, pair.moving)
     page = Page(path.read_text())
     assert "does not say what made it" in page.text
     assert "Nothing stands out" in page.text
-    assert sum(v.get("type") == "range" for v in page.all("input")) == (1, 3)[ndim - 2]
+    assert sum(v.get("type") == "range" for v in page.all("input")) == 3
 
 
-def test_what_stands_out_is_said(registered, tmp_path):
+def test_what_stands_out_is_said(registered):
     pair, moving, field = registered
     wrong = field.assign(displacement=5 - 4 * field.displacement)
-    path = wrong.dreg.report(
-        tmp_path / "qc.html", pair.fixed.isel(x=slice(0, 80)), moving,
-        landmarks=(pair.fixed_points, pair.moving_points),
-    )  # fmt: skip
-    text = " ".join(Page(path.read_text()).text.split())
-    assert "is not the one that was registered: 64 × 80" in text
-    assert "agree no better" in text
-    assert "landmarks are farther off" in text
+    other = {"fixed": grid_of(pair.fixed[:, :80]), "moving": grid_of(moving)}
+    text = " ".join(
+        report_content.remarks(
+            wrong,
+            report_content.Similarity("correlation", 0.9, 0.8),
+            report_content.folding(wrong, []),
+            judging.landmark_errors(wrong, pair.fixed_points, pair.moving_points),
+            {1: judging.LabelOverlap(100, (80, 80), (70, 60))},
+            other,
+        )
+    )
+    for part in (
+        "fixed image given to this report is not the one that was registered: 64 × 80",
+        "1 of 6 blocks of the last stage contribute no update (1 rejected)",
+        "agree no better",
+        "of all points of the field",
+        "landmarks are farther off",
+        "1 of 1 labels overlap less",
+    ):
+        assert part in text
 
 
 def test_a_file_that_exists_is_kept(registered, tmp_path):
@@ -209,7 +231,7 @@ def test_the_command(registered, tmp_path):
 def test_a_field_shows_itself(registered):
     field = registered[2]
     text = repr(field.dreg)
-    assert "32 × 48 points (y, x), every 2 × 2 micrometer" in text
+    assert "33 × 49 points (y, x), every 2 × 2 micrometer" in text
     assert "success" in text
     html = hostile(field).dreg._repr_html_()
     assert "<script" not in html

@@ -172,14 +172,13 @@ def cost(stage: StageRecord) -> str:
             f"{np.nanmax(seconds):.1f} s in one"
         )
     metric = stage.options.get("metric")
-    if stage.partition is not None and isinstance(metric, str):
+    # What a user's own method takes nobody knows.
+    own = "method" in stage.options
+    if stage.partition is not None and isinstance(metric, str) and not own:
         elastix = stage.name == "bspline" or (
             stage.linear and metric not in OWN_METRICS
         )
-        isolated = elastix or (
-            stage.name == "custom" and bool(stage.options.get("isolated", True))
-        )
-        size = block_memory(stage.partition, metric, elastix=elastix, isolated=isolated)
+        size = block_memory(stage.partition, metric, elastix=elastix, isolated=elastix)
         parts.append(
             f"about {readable(size)} for a block beside {readable(PROCESS_BYTES)}, "
             "estimated"

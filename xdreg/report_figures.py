@@ -91,7 +91,7 @@ def image_address(values: NDArray[Any]) -> str:
 
 
 def figure_address(
-    draw: Callable[[Any], None], width: float, height: float, dpi: int = DPI
+    draw: Callable[[Any], None], width: float, height: float, *, fine: float = 1.0
 ) -> str:
     """Return a figure that a function draws, of so many inches.
 
@@ -102,7 +102,7 @@ def figure_address(
     figure = Figure(figsize=(width, height), layout="constrained")
     draw(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    figure.savefig(buffer, format="png", dpi=fine * DPI)
     return _address(buffer.getvalue())
 
 
@@ -249,7 +249,7 @@ def block_figure(
         for ax in axes[1:]:
             ax.set_ylabel("")
 
-    return figure_address(draw, 8.4, panel_height(plane, 2.3), dpi=90)
+    return figure_address(draw, 8.4, panel_height(plane, 2.3), fine=0.8)
 
 
 def block_plane(partition: Partition, block: Sequence[int]) -> Plane:
