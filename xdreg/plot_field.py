@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
+    from xdreg.planes import Plane
+
 #: Lines of a deformed grid, and arrows, along the longer side.
 GRID_LINES = 32
 ARROWS = 26
@@ -64,14 +66,14 @@ def deformed_grid(
     InputError
         If there is no such plane.
     """
-    found, ax, colour = _prepare(field, fixed, cut, at, channel, ax)
+    found, shown, ax, colour = _prepare(field, fixed, cut, at, channel, ax)
     rows, columns = _moved(found, affine=affine)
     step = _step(found, GRID_LINES)
     for index in range(0, rows.shape[0], step):
         ax.plot(columns[index], rows[index], color=colour, linewidth=0.6)
     for index in range(0, rows.shape[1], step):
         ax.plot(columns[:, index], rows[:, index], color=colour, linewidth=0.6)
-    frame(ax, found.plane)
+    frame(ax, shown)
     ax.set_title("where a regular grid goes" + _part(affine))
     return ax
 
@@ -100,7 +102,7 @@ def quiver(
     -------
     matplotlib.axes.Axes
     """
-    found, ax, _ = _prepare(field, fixed, cut, at, channel, ax)
+    found, shown, ax, _ = _prepare(field, fixed, cut, at, channel, ax)
     plane = found.plane
     vectors = found.displacement if affine else found.local
     step = _step(found, ARROWS)
@@ -126,7 +128,7 @@ def quiver(
         **look,
     )
     colour_bar(ax, arrows, f"displacement{_in_units(plane.grid.units)}")
-    frame(ax, plane)
+    frame(ax, shown)
     times = f", {factor:g} × as long" if factor != 1 else ""
     ax.set_title(f"displacement{times}" + _part(affine))
     return ax
@@ -219,17 +221,21 @@ def _prepare(
     at: float | None,
     channel: Any,
     ax: Any,
-) -> tuple[FieldPlane, Any, str]:
-    """Read the field in a plane, and draw the fixed image if there is one."""
+) -> tuple[FieldPlane, Plane, Any, str]:
+    """Read the field in a plane, and draw the fixed image if there is one.
+
+    Returns what was read, the plane to show, the axes, and a colour to draw with.
+    """
     if fixed is None:
-        return field_plane(field, cut, at), axes_or_new(ax), "black"
+        found = field_plane(field, cut, at)
+        return found, found.plane, axes_or_new(ax), "black"
     viewed = viewed_fixed(field, fixed, channel)
     plane = viewed.plane(cut, at)
     found = field_plane(field, cut, within(field, plane.cut, plane.position))
     ax = axes_or_new(ax)
     grey = stretched(sampled(viewed, plane), viewed.limits)
     picture(ax, grey, plane, cmap="gray", vmin=0, vmax=1)
-    return found, ax, "tab:cyan"
+    return found, plane, ax, "tab:cyan"
 
 
 def within(field: xr.Dataset, cut: str | None, at: float | None) -> float | None:
