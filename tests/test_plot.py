@@ -1,6 +1,7 @@
 """Pictures: the right plane, before and after, and what each of them must show."""
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
@@ -64,7 +65,7 @@ def test_styles_along_every_axis(pair, field, style, cut):
             field, pair.fixed, pair.moving, style, before=before, cut=cut
         )
         shown.append(np.ma.filled(ax.images[0].get_array(), 0))
-        matplotlib.pyplot.close(ax.figure)
+        plt.close(ax.figure)
     if style == "difference":
         assert np.abs(shown[1]).mean() < 0.3 * np.abs(shown[0]).mean()
     rows, columns = (d for d in ("z", "y", "x") if d != cut)
@@ -218,7 +219,7 @@ def test_odd_arguments_end_in_one_clear_error(odd, pair):
             call()
         except xdreg.XdregError as error:
             assert str(error)
-    matplotlib.pyplot.close("all")
+    plt.close("all")
 
 
 def test_a_dollar_sign_in_units_starts_no_formula(tmp_path):

@@ -138,7 +138,7 @@ def _chosen_stage(field: xr.Dataset, stage: int | None) -> StageRecord:
 
 
 def _measured(record: StageRecord, what: object) -> NDArray[Any]:
-    if what == "gain":
+    if isinstance(what, str) and what == "gain":
         pair = [record.blocks.get(f"similarity_{w}") for w in ("after", "before")]
         if pair[0] is not None and pair[1] is not None:
             return np.asarray(pair[0] - pair[1])
