@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from xdreg.points import transform_points
     from xdreg.pyramid_warp import warp_to
     from xdreg.registration import plan, register
+    from xdreg.reporting import report
     from xdreg.resampling import warp
 
     __version__: str
@@ -78,6 +79,7 @@ _LAZY = {
     "open_transform": "bridges",
     "write_transform": "bridges",
     "save": "field",
+    "report": "reporting",
 }
 
 __all__ = [
@@ -114,6 +116,7 @@ __all__ = [
     "plan",
     "plot",
     "register",
+    "report",
     "save",
     "statistics",
     "to_itk_image",

@@ -11,6 +11,7 @@ import xarray as xr
 
 if TYPE_CHECKING:
     import os
+    from pathlib import Path
 
     from xdreg.planning import Plan
 
@@ -134,11 +135,31 @@ class FieldAccessor:
 
         save_field(self._field, path, **options)
 
-    def plot(self, fixed: Any, moving: Any, **options: Any) -> Any:
-        """Draw the pair before and after; see `xdreg.plot.before_after`."""
-        from xdreg.plot import before_after
+    def plot(self, fixed: Any = None, moving: Any = None, **options: Any) -> Any:
+        """Draw the pair, the field and its blocks; see `xdreg.plot.overview`."""
+        from xdreg.plot import overview
 
-        return before_after(self._field, fixed, moving, **options)
+        return overview(self._field, fixed, moving, **options)
+
+    def report(
+        self, path: str | os.PathLike[str], fixed: Any, moving: Any, **options: Any
+    ) -> Path:
+        """Write a page that tells how it went; see `xdreg.report`."""
+        from xdreg.reporting import report
+
+        return report(self._field, path, fixed, moving, **options)
+
+    def __repr__(self) -> str:
+        """Tell what the field is, in lines."""
+        from xdreg.summary import summary_text
+
+        return summary_text(self._field)
+
+    def _repr_html_(self) -> str:
+        """Tell what the field is, for a notebook."""
+        from xdreg.summary import summary_html
+
+        return summary_html(self._field)
 
 
 def install() -> None:

@@ -21,6 +21,7 @@ from xdreg.cli_common import Stopped
 from xdreg.cli_convert import convert
 from xdreg.cli_demo import demo
 from xdreg.cli_register import plan, register
+from xdreg.cli_report import report
 from xdreg.errors import XdregError
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ for _command in (
     cli_fields.invert,
     convert,
     cli_images.info,
+    report,
     demo,
 ):
     app.command()(_command)

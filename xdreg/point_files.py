@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _GEOJSON = (".geojson", ".json")
 _PARQUET = (".parquet", ".pq")
 
+#: Columns that may name a point.
+NAME_COLUMNS = ("name", "label", "id")
+
 
 @dataclass(frozen=True)
 class PointFile:
@@ -104,11 +107,20 @@ def read_points(path: Path, dims: Sequence[str]) -> PointFile:
     return PointFile(kind, points, write)
 
 
-def _unreadable(path: Path, kind: str, error: Exception) -> StoreError:
-    return StoreError(f"{path} cannot be read as {kind}: {error}")
+def point_names(path: Path) -> list[str] | None:
+    """Return what a column of a CSV file calls its points; None where none does."""
+    if kind_of(path) != "CSV":
+        return None
+    header, rows = _table(path)
+    for name in NAME_COLUMNS:
+        if name in header:
+            column = header.index(name)
+            return [row[column] if column < len(row) else "" for row in rows]
+    return None
 
 
-def _read_csv(path: Path, dims: tuple[str, ...]) -> tuple[NDArray[np.float64], Write]:
+def _table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of a CSV file that are not empty."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]
@@ -117,7 +129,15 @@ def _read_csv(path: Path, dims: tuple[str, ...]) -> tuple[NDArray[np.float64], W
     if not rows:
         msg = f"{path} is empty; expected a header, for example z,y,x"
         raise InputError(msg)
-    header, rows = [name.strip() for name in rows[0]], rows[1:]
+    return [name.strip() for name in rows[0]], rows[1:]
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> StoreError:
+    return StoreError(f"{path} cannot be read as {kind}: {error}")
+
+
+def _read_csv(path: Path, dims: tuple[str, ...]) -> tuple[NDArray[np.float64], Write]:
+    header, rows = _table(path)
     places = [header.index(name) for name in _columns(header, dims, path)]
     points = np.empty((len(rows), len(places)))
     for number, row in enumerate(rows):

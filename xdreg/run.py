@@ -485,9 +485,13 @@ class Run:
             f"{name}_grid": json.dumps(image.to_dict())
             for name, image in (("fixed", grid), ("moving", moving))
         }
+        # With its grid, so that a look at the field can tell where a block lies.
+        manifest["stages"] = [
+            describe_stage(stage) | {"grid": stage.partition.grid.to_dict()}
+            for stage in self.plan.stages
+        ]
         if self.choice is not None:
-            stages = [describe_stage(stage) for stage in self.plan.stages]
-            manifest = manifest | {"choice": asdict(self.choice), "stages": stages}
+            manifest["choice"] = asdict(self.choice)
             attrs["metric"] = str(self.choice)
         attrs["xdreg"] = json.dumps(manifest)
         if self.pose is not None:
