@@ -11,7 +11,8 @@ from tests.fields import Known, folding
 from xdreg import pictures
 from xdreg.blocks import BlockStatus
 from xdreg.coordinates import grid_of
-from xdreg.field import make_field, status_attrs
+from xdreg.diagnostics import status_attrs
+from xdreg.field import make_field
 
 matplotlib.use("Agg")
 

@@ -393,4 +393,5 @@ def open_field(
         units = next(field_grid(p).units for p in parts if isinstance(p, xr.Dataset))
         field = joined(parts, like, units, address)
     field["displacement"].attrs |= stored
-    return field.merge(extra).assign_attrs({**field.attrs, **attrs})
+    result: xr.Dataset = field.merge(extra)
+    return result.assign_attrs({**field.attrs, **attrs})

@@ -164,7 +164,9 @@ class _Document:
             return None
         systems = place.get("coordinateSystems")
         known = [s for s in (systems or ()) if isinstance(s, dict)]
-        return cls(address, group, steps, {s.get("name"): s for s in known}, levels)
+        return cls(
+            address, group, steps, {str(s.get("name")): s for s in known}, levels
+        )
 
     def steps(
         self, step: Any, *, backwards: bool = False, units: Any = None, depth: int = 0

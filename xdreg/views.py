@@ -25,7 +25,7 @@ from xdreg.pictures import intensity_range
 from xdreg.planes import Plane, checked_cut, cut_at
 from xdreg.provenance import registered_channels
 from xdreg.readers import FieldReader, channel_selection, image_reader
-from xdreg.resampling import pull
+from xdreg.resampling import How, pull
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -314,7 +314,7 @@ def _tiled(
     for tile in tiles:
         part = plane.grid.window(tile)
         try:
-            values = pull(reader, displacement, part, 1, np.nan)
+            values = pull(reader, displacement, part, How(1, None, np.nan))
         except UnreadableError as error:
             warnings.warn(f"{error}; it is left out of the picture", stacklevel=4)
             continue

@@ -85,7 +85,9 @@ class N5Vectors:
         _, *window = index
         values = self._store[(slice(None), *window[::-1])].read().result()
         turned = np.asarray(values).transpose(0, *range(self.ndim - 1, 0, -1))[::-1]
-        return np.asarray(turned * self._scale, np.float32)[index[0]]
+        vectors: NDArray[np.float32] = (turned * self._scale).astype(np.float32)
+        chosen: NDArray[np.float32] = vectors[index[0]]
+        return chosen
 
     def __setitem__(
         self, index: tuple[slice, ...], values: NDArray[np.float32]
@@ -233,7 +235,7 @@ def _listed(
     count: int,
     default: list[float] | None = None,
 ) -> list[float]:
-    values = attributes.get(key, default)
+    values: Any = attributes.get(key, default)
     try:
         numbers = [float(value) for value in values]
     except (TypeError, ValueError):

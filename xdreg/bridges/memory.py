@@ -171,7 +171,7 @@ def from_itkwasm(
 
     entries = transforms if isinstance(transforms, list | tuple) else [transforms]
     plain = [
-        dataclasses.asdict(entry) if dataclasses.is_dataclass(entry) else entry
+        entry if isinstance(entry, dict) else dataclasses.asdict(entry)
         for entry in entries
     ]
     if not plain or not all(
