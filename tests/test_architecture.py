@@ -54,10 +54,14 @@ LAYERS = [
     {"multiscale", "readers", "preimage", "planning", "progress"},
     {"tasks", "field", "points", "inputs"},
     {"mapping", "resampling", "sources", "whole", "isolation"},
-    {"composition", "inverse_field", "measures"},
+    {"composition", "inverse_field", "measures", "windows"},
+    {"scene"},
+    {"layers", "web"},
+    {"field_layers", "neuroglancer"},
     {"run"},
     {"registration"},
-    {"accessor", "datasets", "plot", "cli", "cli_common", "cli_fields"},
+    {"accessor", "datasets", "plot", "cli", "cli_common", "cli_fields", "cli_view"},
+    {"napari_plugin", "napari_widget"},
     {"__init__"},
 ]
 LEVEL = {module: i for i, layer in enumerate(LAYERS) for module in layer}

@@ -1,4 +1,4 @@
-"""The command ``xdreg``: register, warp, invert, points, info, demo."""
+"""The command ``xdreg``: register, warp, invert, points, view, info, demo."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rich.table import Table
 
 from xdreg.cli_common import FieldPath, FixedPath, MovingPath, Overwrite, open_path
 from xdreg.cli_fields import invert, points
+from xdreg.cli_view import view
 from xdreg.errors import StoreError, XdregError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.command()(invert)
 app.command()(points)
+app.command()(view)
 # Names and units come from stores: no part of them is markup.
 _out = Console(markup=False)
 
