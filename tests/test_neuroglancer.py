@@ -61,13 +61,17 @@ def test_stores_hold_what_the_readers_read(scene, served):
         assert image.dtype == readers[0].dtype
 
 
-def test_documents_are_valid_ome_zarr(served):
+def test_documents_are_valid_ome_zarr(served, tmp_path):
     import ngff_zarr
 
+    server, _ = served
     for name in ("fixed", "warped", "moving"):
-        url = served[0].url(name)
-        ngff_zarr.from_ngff_zarr(url, validate=True)
-        array = zarr.open_array(f"{url}/0", mode="r")
+        for key in ("zarr.json", "0/zarr.json"):
+            document = tmp_path / name / key
+            document.parent.mkdir(parents=True, exist_ok=True)
+            document.write_bytes(fetch(f"{server.url(name)}/{key}")[0])
+        ngff_zarr.from_ngff_zarr(str(tmp_path / name), validate=True)
+        array = zarr.open_array(f"{server.url(name)}/0", mode="r")
         assert array.metadata.dimension_names == ("z", "y", "x")
 
 
