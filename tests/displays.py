@@ -12,6 +12,8 @@ import sys
 
 import pytest
 
+SCREEN = "1400x900x24"
+
 
 def open_display():
     """See that there is a display, or skip the module that asks for it."""
@@ -22,8 +24,10 @@ def open_display():
         pytest.skip(reason, allow_module_level=True)
     receiver, sender = os.pipe()
     server = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(sender), "-screen", "0", "1400x900x24"],
+        # With its only client it ends, however that goes.
+        ["Xvfb", "-terminate", "-displayfd", str(sender), "-screen", "0", SCREEN],
         pass_fds=[sender],
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     atexit.register(server.terminate)

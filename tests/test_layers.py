@@ -93,17 +93,23 @@ def test_blocks_lie_where_they_were_registered():
         assert (np.asarray(found.bounds[1]) >= np.asarray(shape) - 0.5).all()
 
 
-def test_blocks_of_an_inverse():
+def test_blocks_of_an_inverse(tmp_path):
     known = Known(2, 10)
-    inverse = known.field.dreg.inverse(like=noisy_moving(known), step=2).compute()
-    # In memory it has no chunks that tell what a block was.
-    chunked = inverse.chunk({"y": 30, "x": 30})
-    found = block_grid(chunked)
-    own = grid_of(inverse["displacement"].isel(component=0, drop=True))
-    if chunked.block_status.shape == tuple(-(-n // 30) for n in own.shape):
-        assert found.spacing == tuple(30 * s for s in own.spacing)
-        np.testing.assert_allclose(found.bounds[0], own.bounds[0])
     assert block_grid(known.field) is None
+    large = known.field.assign_attrs(
+        fixed_grid=json.dumps(
+            Grid(("y", "x"), (700, 600), (1.0, 1.0), (0.0, 0.0)).to_dict()
+        )
+    )
+    moving = Grid(("y", "x"), (700, 600), (1.0, 1.5), (-10.0, 4.0), "micrometer")
+    image = xr.DataArray(
+        np.zeros(moving.shape, np.uint8), dims=moving.dims, coords=coordinates(moving)
+    )
+    inverse = large.dreg.inverse(like=image, step=1)
+    blocks = block_grid(inverse)
+    assert blocks.shape == inverse.block_status.shape == (2, 2)
+    assert blocks.spacing == (512.0, 768.0)
+    np.testing.assert_allclose(blocks.bounds[0], moving.bounds[0])
 
 
 def test_field_layers():
@@ -115,7 +121,7 @@ def test_field_layers():
     assert list(layers) == [
         "run magnitude",
         "run displacement",
-        "run deformation",
+        "run deformation × 2",
         "run blocks",
     ]
     assert all(o["metadata"]["field"] is field for _, o, _ in layers.values())

@@ -33,6 +33,9 @@ VECTORS = 24
 #: Vectors are read from so much of a field at most.
 VECTOR_BYTES = 2**28
 
+#: Times that arrows are drawn longer than they are.
+ENLARGEMENTS = (1, 2, 5, 10, 20, 50)
+
 #: In a layer's metadata, the distance of its arrows per axis: slices of that thickness
 #: show some wherever they are.
 ARROW_SPACING = "arrow_spacing"
@@ -55,8 +58,9 @@ STATUS_COLOURS: dict[BlockStatus, str] = {
 def field_layers(field: xr.Dataset, name: str = "field") -> list[LayerData]:
     """Return a field as layers: its magnitude, vectors, and the status of its blocks.
 
-    Two layers of vectors: the displacement, and what of it is no affine transform. Both
-    are read when this is called, from a part of the field if it is large.
+    Two layers of vectors: the displacement, and what of it is no affine transform, with
+    longer arrows where those would be small; the name tells by how much. Both are read
+    when this is called, from a part of the field if it is large.
 
     Parameters
     ----------
@@ -70,9 +74,13 @@ def field_layers(field: xr.Dataset, name: str = "field") -> list[LayerData]:
     longest = float(np.linalg.norm(found.displacement, axis=1).max(initial=0.0))
     layers = [_magnitude_layer(reader, name, longest)]
     if found.points.size:
+        plain = {"enlarged": False, "visible": False}
+        rest = {"enlarged": True, "visible": True}
         layers += [
-            _vector_layer(found, reader.grid, f"{name} displacement", visible=False),
-            _vector_layer(found.deformation(), reader.grid, f"{name} deformation"),
+            _vector_layer(found, reader.grid, f"{name} displacement", **plain),
+            _vector_layer(
+                found.deformation(), reader.grid, f"{name} deformation", **rest
+            ),
         ]
     blocks = block_grid(field)
     if blocks is not None:
@@ -182,13 +190,16 @@ def _bytes(window: Sequence[slice]) -> int:
 
 
 def _vector_layer(
-    vectors: Vectors, grid: Grid, name: str, *, visible: bool = True
+    vectors: Vectors, grid: Grid, name: str, *, enlarged: bool, visible: bool
 ) -> LayerData:
     start = grid.physical_to_index(vectors.points)
     along = vectors.displacement / np.asarray(grid.spacing)
     length = np.linalg.norm(vectors.displacement, axis=1)
+    spacing = np.multiply(vectors.stride, grid.spacing)
+    factor = _enlargement(length, float(spacing.min())) if enlarged else 1
     options = placement(grid) | {
-        "name": name,
+        "name": f"{name} × {factor}" if factor > 1 else name,
+        "length": factor,
         "features": {"length": length},
         "edge_color": "length",
         "edge_colormap": "turbo",
@@ -197,9 +208,16 @@ def _vector_layer(
         "vector_style": "arrow",
         "projection_mode": "all",
         "visible": visible,
-        "metadata": {ARROW_SPACING: tuple(np.multiply(vectors.stride, grid.spacing))},
+        "metadata": {ARROW_SPACING: tuple(spacing.tolist())},
     }
     return np.stack([start, along], axis=1), options, "vectors"
+
+
+def _enlargement(lengths: NDArray[np.float64], spacing: float) -> int:
+    """Return by how much to draw arrows longer, so that most about reach the next."""
+    usual = float(np.percentile(lengths, 95))
+    fitting = [f for f in ENLARGEMENTS if f * usual <= spacing]
+    return max(fitting, default=1)
 
 
 def block_grid(field: xr.Dataset) -> Grid | None:

@@ -75,6 +75,7 @@ def image_layers(image: Any, name: str, colormap: str | None = None) -> list[Lay
     options: dict[str, Any] = {"metadata": {"grids": grids}} | placement(grids[0])
     if times:
         options = _with_time(options, first)
+    chosen: list[tuple[str, dict[str, int], bool]]
     if "c" not in first.dims:
         chosen = [(name, {}, False)]
     elif first.sizes["c"] in (3, 4) and first.dtype == np.uint8:
@@ -138,28 +139,33 @@ def scene_layers(scene: Scene) -> list[LayerData]:
     layers = []
     shown = display_range(scene.moving[-1])
     if scene.fixed:
-        options = {"contrast_limits": display_range(scene.fixed[-1])}
-        layers.append(_readers_layer(scene.fixed, "fixed", "magenta", options))
-    options = {"contrast_limits": shown, "visible": False}
-    layers.append(_readers_layer(scene.moving, "moving", "green", options))
-    options = {"contrast_limits": shown}
-    layers.append(_readers_layer(scene.warped, "warped", "green", options))
+        limits = display_range(scene.fixed[-1])
+        layers.append(_readers_layer(scene.fixed, "fixed", "magenta", limits))
+    layers.append(_readers_layer(scene.moving, "moving", "green", shown, visible=False))
+    layers.append(_readers_layer(scene.warped, "warped", "green", shown))
     return layers
 
 
 def _readers_layer(
-    readers: Sequence[Reader], name: str, colormap: str, options: dict[str, Any]
+    readers: Sequence[Reader],
+    name: str,
+    colormap: str,
+    limits: tuple[float, float],
+    *,
+    visible: bool = True,
 ) -> LayerData:
     data = [WindowArray(reader) for reader in readers]
     look = {
         "name": name,
         "colormap": colormap,
+        "contrast_limits": limits,
+        "visible": visible,
         "blending": "additive",
         "multiscale": len(data) > 1,
         "metadata": {"grids": tuple(reader.grid for reader in readers)},
     }
     place = placement(readers[0].grid)
-    return data if len(data) > 1 else data[0], place | look | options, "image"
+    return data if len(data) > 1 else data[0], place | look, "image"
 
 
 def layer_image(layer: Any, name: str) -> xr.DataArray | xr.DataTree:

@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xdreg.errors import InputError, StoreError
+from xdreg.errors import InputError, StoreError, XdregError
 from xdreg.field import is_field, open_field, save_field
 from xdreg.field_layers import ARROW_SPACING, field_layers
 from xdreg.layers import image_layers, scene_layers
@@ -100,7 +100,7 @@ def write_field(
 
     Raises
     ------
-    InputError
+    XdregError
         If they belong to no field, or to several.
     """
     fields = {
@@ -113,7 +113,8 @@ def write_field(
             f"the layers chosen belong to {len(fields)} displacement fields; choose "
             "the magnitude of one, as the reader or the widget of xdreg made it"
         )
-        raise InputError(msg)
+        # Not an InputError: that is a ValueError, which napari takes for "not mine".
+        raise XdregError(msg)
     save_field(next(iter(fields.values())), path)
     return [path]
 
@@ -160,4 +161,5 @@ def open_viewer(scene: Scene, **options: Any) -> napari.Viewer:
 
     viewer = napari.Viewer(title="xdreg", **options)
     add_layers(viewer, scene_layers(scene) + field_layers(scene.field))
+    viewer.layers.selection.active = viewer.layers["warped"]
     return viewer

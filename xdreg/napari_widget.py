@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from xdreg.progress import Advance
+
+_log = logging.getLogger(__name__)
 
 #: A quick look ends with the finest level of at most so many voxels.
 QUICK_VOXELS = 96**3
@@ -125,7 +128,7 @@ class RegisterWidget(Container):  # type: ignore[misc]
         worker = create_worker(
             _outcome, images, options, self._watch, _start_thread=False
         )
-        worker.returned.connect(lambda result: self._finish(images, result))
+        worker.returned.connect(lambda outcome: self._finish(images, *outcome))
         worker.start()
 
     def cancel(self) -> None:
@@ -177,17 +180,20 @@ class RegisterWidget(Container):  # type: ignore[misc]
             f"{advance.stage}: {advance.done} of {advance.total} blocks{failures}"
         )
 
-    def _finish(self, images: tuple[Any, Any], result: xr.Dataset | Exception) -> None:
-        if isinstance(result, Interrupted):
+    def _finish(
+        self,
+        images: tuple[Any, Any],
+        field: xr.Dataset | None,
+        error: Exception | None,
+    ) -> None:
+        if isinstance(error, Interrupted):
             self._end("cancelled")
             return
-        if isinstance(result, Exception):
-            self._end(str(result), failed=True)
-            if not isinstance(result, XdregError):
-                raise result
+        if field is None:
+            self._end(str(error), failed=True)
             return
-        scene = make_scene(result, *images)
-        add_layers(self._viewer, [scene_layers(scene)[-1], *field_layers(result)])
+        scene = make_scene(field, *images)
+        add_layers(self._viewer, [scene_layers(scene)[-1], *field_layers(field)])
         self.bar.value = self.bar.max
         self._end("done")
 
@@ -204,12 +210,18 @@ class RegisterWidget(Container):  # type: ignore[misc]
 
 def _outcome(
     images: tuple[Any, Any], options: dict[str, Any], watch: Any
-) -> xr.Dataset | Exception:
-    """Return a field, or why there is none, for the window's own thread to show."""
+) -> tuple[xr.Dataset | None, Exception | None]:
+    """Return a field, or why there is none, for the window's own thread to show.
+
+    What a worker of napari raises, or returns as an exception, is shown as a crash.
+    """
     try:
-        return register(*images, **options, progress=watch)
+        return register(*images, **options, progress=watch), None
+    except XdregError as error:
+        return None, error
     except Exception as error:
-        return error
+        _log.exception("the registration failed")
+        return None, error
 
 
 def _channel(image: Any) -> str | None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from xdreg.grid import Grid
     from xdreg.scene import Scene
+    from xdreg.windows import Reader
 
 #: Pixels of the screen that the whole image gets at first.
 _PIXELS = 600
@@ -76,6 +77,7 @@ def serve(scene: Scene, viewer: str, port: int = 0) -> tuple[ImageServer, str]:
     port
         Where to listen; 0 takes a free one.
     """
+    images: dict[str, Sequence[Reader]]
     images = {"fixed": scene.fixed, "warped": scene.warped, "moving": scene.moving}
     server = ImageServer(images, origin=origin_of(viewer), port=port)
     red, green = (display_range(scene.fixed[-1]), display_range(scene.moving[-1]))
