@@ -278,9 +278,10 @@ def save_field(
     with new_store(
         path, overwrite=overwrite, storage_options=storage_options
     ) as output:
-        location = write_field_metadata(
-            output.folder, _FIELD_PATH, grid, data.chunksize
-        )
+        # A field in memory may be one chunk, of which every window would be read.
+        most = (grid.ndim, *(FIELD_CHUNK[grid.ndim],) * grid.ndim)
+        chunks = tuple(min(a, b) for a, b in zip(data.chunksize, most, strict=True))
+        location = write_field_metadata(output.folder, _FIELD_PATH, grid, chunks)
         store: Any = output.array(location)
         data = data.rechunk(store.chunks)
         written = dask.array.map_blocks(
