@@ -60,7 +60,8 @@ class BlockResult:
     grid
         Points of ``displacement``, which reach into the overlap.
     displacement : array (component, [z], y, x) or None, physical units
-        Its update on ``grid``: fixed points to where the field so far is to be looked up.
+        Its update on ``grid``: from fixed points to where the field so far is looked
+        up.
     similarity
         Of the block afterwards.
     """
