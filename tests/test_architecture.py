@@ -56,7 +56,7 @@ LAYERS = [
     {"mapping", "resampling", "sources", "whole", "isolation"},
     {"composition", "inverse_field", "measures", "windows"},
     {"scene"},
-    {"layers", "web"},
+    {"image_layers", "web"},
     {"field_layers", "neuroglancer"},
     {"run"},
     {"registration"},

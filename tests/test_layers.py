@@ -13,7 +13,7 @@ from tests.test_windows import noisy_moving
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.field_layers import block_grid, field_layers, read_vectors
 from xdreg.grid import Grid
-from xdreg.layers import image_layers, layer_image, placement, scene_layers
+from xdreg.image_layers import image_layers, layer_image, placement, scene_layers
 from xdreg.readers import FieldReader
 from xdreg.scene import make_scene
 

@@ -21,7 +21,7 @@ from tests.fields import Known, Watched
 from tests.test_windows import noisy_moving
 from xdreg.blocks import BlockStatus
 from xdreg.coordinates import grid_of
-from xdreg.layers import placement
+from xdreg.image_layers import placement
 from xdreg.napari_plugin import get_reader, open_viewer, phantom, read
 from xdreg.napari_widget import PRESETS, RegisterWidget, stages_of
 from xdreg.scene import make_scene
@@ -154,6 +154,11 @@ def test_viewer_shows_the_registration(stored, tmp_path):
         for step in (5, 12, 20, 31):
             viewer.dims.set_current_step(0, step)
             assert len(arrows._view_indices)
+        # Images are not averaged over those thick slices.
+        warped = viewer.layers["warped"]
+        np.testing.assert_array_equal(
+            warped._data_view, np.asarray(scene.warped[0].read())[31]
+        )
         extent = viewer.layers["fixed"].extent.world
         for name in ("warped", "field magnitude"):
             other = viewer.layers[name].extent.world
@@ -173,6 +178,8 @@ def test_viewer_shows_the_registration(stored, tmp_path):
             assert viewer.layers[name].visible
         arrows.visible = False
         viewer.dims.set_current_step(0, 20)
+        viewer.show()
+        QApplication.processEvents()
         assert colourfulness(viewer.screenshot(flash=False)) < 0.25
         viewer.layers["warped"].visible = False
         assert colourfulness(viewer.screenshot(flash=False)) > 0.9

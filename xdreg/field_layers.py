@@ -12,8 +12,8 @@ import numpy as np
 from xdreg.blocks import BlockStatus
 from xdreg.field import field_grid, open_displacement
 from xdreg.grid import Grid
+from xdreg.image_layers import AS_PLANES, placement
 from xdreg.inversion import fit_affine
-from xdreg.layers import placement
 from xdreg.pyramid import pyramid_factors
 from xdreg.scene import manifest_of
 from xdreg.windows import MagnitudeReader, WindowArray
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from xdreg.layers import LayerData
+    from xdreg.image_layers import LayerData
     from xdreg.readers import FieldReader
 
 #: Vectors along the longest axis of a field.
@@ -97,13 +97,17 @@ def _magnitude_layer(reader: FieldReader, name: str, longest: float) -> LayerDat
     for factors in pyramid_factors(reader.grid, smallest=256):
         strides = [k * f for k, f in zip(strides, factors, strict=True)]
         data.append(WindowArray(MagnitudeReader(reader, strides)))
-    options = placement(reader.grid) | {
-        "name": f"{name} magnitude",
-        "colormap": "viridis",
-        "contrast_limits": (0.0, longest or 1.0),
-        "multiscale": len(data) > 1,
-        "visible": False,
-    }
+    options = (
+        placement(reader.grid)
+        | AS_PLANES
+        | {
+            "name": f"{name} magnitude",
+            "colormap": "viridis",
+            "contrast_limits": (0.0, longest or 1.0),
+            "multiscale": len(data) > 1,
+            "visible": False,
+        }
+    )
     return data if len(data) > 1 else data[0], options, "image"
 
 
@@ -299,14 +303,18 @@ def _status_layer(field: xr.Dataset, blocks: Grid, name: str) -> LayerData:
     for s, offset in itertools.product(known, (0, 1)):
         colours[2 * int(s) + offset + 1] = _shade(STATUS_COLOURS[s], 0.35 * offset)
         names.append(s.meaning)
-    options = placement(blocks) | {
-        "name": name,
-        "colormap": colours,
-        "features": {"index": list(range(len(names))), "status": names},
-        "opacity": 0.3,
-        "blending": "translucent_no_depth",
-        "visible": False,
-    }
+    options = (
+        placement(blocks)
+        | AS_PLANES
+        | {
+            "name": name,
+            "colormap": colours,
+            "features": {"index": list(range(len(names))), "status": names},
+            "opacity": 0.3,
+            "blending": "translucent_no_depth",
+            "visible": False,
+        }
+    )
     return labels, options, "labels"
 
 

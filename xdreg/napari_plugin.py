@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from xdreg.errors import InputError, StoreError, XdregError
 from xdreg.field import is_field, open_field, save_field
 from xdreg.field_layers import ARROW_SPACING, field_layers
-from xdreg.layers import image_layers, scene_layers
+from xdreg.image_layers import image_layers, scene_layers
 from xdreg.ome_zarr import open_ome_zarr
 from xdreg.scene import make_scene, sources
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import napari
     import xarray as xr
 
-    from xdreg.layers import LayerData
+    from xdreg.image_layers import LayerData
     from xdreg.scene import Scene
 
 #: Colours of the first and second image that are opened together: grey where both are.

@@ -21,7 +21,7 @@ from qtpy.QtCore import QTimer
 
 from xdreg.errors import InputError, Interrupted, XdregError
 from xdreg.field_layers import field_layers
-from xdreg.layers import layer_image, scene_layers
+from xdreg.image_layers import layer_image, scene_layers
 from xdreg.multiscale import build_pyramid, image_levels
 from xdreg.napari_plugin import add_layers
 from xdreg.options import Affine, BSpline, LocalCorrelation, Rigid

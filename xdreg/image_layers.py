@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: Data, options and the name of the layer's type.
 LayerData = tuple[Any, dict[str, Any], str]
 
+#: Images are drawn as planes, however thick the slices are that arrows are shown of.
+AS_PLANES = {"projection_mode": "none"}
+
 #: Voxels per axis in which a layer is read that has no chunks of its own.
 CHUNK = 64
 
@@ -72,7 +75,8 @@ def image_layers(image: Any, name: str, colormap: str | None = None) -> list[Lay
     grids = build_pyramid(levels, name).grids[: len(levels)]
     first = levels[0]
     times = ("t",) if "t" in first.dims else ()
-    options: dict[str, Any] = {"metadata": {"grids": grids}} | placement(grids[0])
+    options: dict[str, Any] = {"metadata": {"grids": grids}} | AS_PLANES
+    options |= placement(grids[0])
     if times:
         options = _with_time(options, first)
     chosen: list[tuple[str, dict[str, int], bool]]
@@ -165,7 +169,7 @@ def _readers_layer(
         "metadata": {"grids": tuple(reader.grid for reader in readers)},
     }
     place = placement(readers[0].grid)
-    return data if len(data) > 1 else data[0], place | look, "image"
+    return data if len(data) > 1 else data[0], place | look | AS_PLANES, "image"
 
 
 def layer_image(layer: Any, name: str) -> xr.DataArray | xr.DataTree:
