@@ -14,6 +14,7 @@ import xdreg
 from tests.fields import Known, moving_like
 from xdreg import pyramid_warp, resampling
 from xdreg.coordinates import grid_of
+from xdreg.field import make_field
 from xdreg.grid import Grid
 from xdreg.multiscale import image_levels
 from xdreg.outputs import MARK, partial_of
@@ -134,7 +135,7 @@ def test_what_is_pressed_together_is_made_in_halves(monkeypatch):
     for options in ({}, {"spacing": 20.0}, {"order": 3}):
         whole = field.dreg.warp(moving, **options).compute(scheduler="synchronous")
         with monkeypatch.context() as patch:
-            patch.setattr(resampling, "MOST_VOXELS", 5000)
+            patch.setattr(resampling, "MOST_VOXELS", 60_000)
             halves = field.dreg.warp(moving, **options).compute()
         np.testing.assert_allclose(halves, whole, atol=2e-2)
 
@@ -318,3 +319,13 @@ def test_a_grid_is_covered_by_any_spacing():
         grid = xdreg.warp(field, pair(2)[1], spacing=step)
         assert isinstance(grid_of(grid), Grid)
         assert grid_of(grid).bounds[1][0] >= Known(2).fixed.bounds[1][0] - 1e-6
+
+
+def test_a_field_in_memory_is_stored_in_chunks(tmp_path):
+    grid = Grid(("y", "x"), (900, 40), (1.0, 1.0), (0.0, 0.0))
+    values = np.random.default_rng(0).normal(size=(2, 900, 40)).astype(np.float32)
+    field = make_field(values, grid)
+    field.dreg.to_ome_zarr(tmp_path / "field.zarr")
+    found = xdreg.open_field(tmp_path / "field.zarr").displacement
+    assert found.data.chunksize == (2, 512, 40)
+    np.testing.assert_array_equal(found, values)

@@ -275,7 +275,10 @@ def save_field(
             displacement = rest["displacement"]
         values = dask.array.asarray(displacement.data).astype(np.float32)
         data.append(values)
-        parts.append(FieldPart(_NAMES[back], grid, values.chunksize, matrix))
+        # A field in memory may be one chunk, of which every window would be read.
+        most = (grid.ndim, *(FIELD_CHUNK[grid.ndim],) * grid.ndim)
+        chunks = tuple(min(a, b) for a, b in zip(values.chunksize, most, strict=True))
+        parts.append(FieldPart(_NAMES[back], grid, chunks, matrix))
     with new_store(
         path, overwrite=overwrite, storage_options=storage_options
     ) as output:

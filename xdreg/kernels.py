@@ -390,11 +390,11 @@ def moved_bounds(displacement: Array, displacement_grid: Grid, grid: Grid) -> Ar
     """
     knots = []
     for dim, step in zip(grid.dims, displacement_grid.spacing, strict=True):
-        centres, points = grid.axis(dim), displacement_grid.axis(dim)
+        centres, own = grid.axis(dim), displacement_grid.axis(dim)
         low, high = centres[0], centres[-1]
         # One cell beyond its grid a field bends once more: there it stops to change.
-        points = np.concatenate([[points[0] - step], points, [points[-1] + step]])
-        inside = points[(points > low) & (points < high)]
+        corners = np.concatenate([[own[0] - step], own, [own[-1] + step]])
+        inside = corners[(corners > low) & (corners < high)]
         knots.append(np.unique(np.concatenate([[low], inside, [high]])))
     cells, places = _field_cells(knots, displacement_grid)
     values = np.empty((3, *(len(cell) for cell in cells)), np.float32)

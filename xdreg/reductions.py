@@ -59,8 +59,9 @@ class BlockResult:
         The whole fixed image, at the level of the stage.
     grid
         Points of ``displacement``, which reach into the overlap.
-    displacement : (ndim, *grid.shape) or None, physical units
-        Its update: fixed points to where the field so far is to be looked up.
+    displacement : array (component, [z], y, x) or None, physical units
+        Its update on ``grid``: from fixed points to where the field so far is looked
+        up.
     similarity
         Of the block afterwards.
     """
