@@ -62,6 +62,10 @@ LAYERS = [
     {"tasks", "field", "points", "inputs"},
     {"mapping", "resampling", "sources", "whole", "isolation", "targets", "reductions"},
     {"composition", "inverse_field", "measures", "pyramid_warp", "layers", "itk_dreg"},
+    {"windows"},
+    {"scene"},
+    {"image_layers", "web"},
+    {"field_layers", "neuroglancer"},
     {"joining"},
     {"bridges"},
     {"run"},
@@ -87,8 +91,10 @@ LAYERS = [
         "cli_register",
         "cli_report",
         "cli_summary",
+        "cli_view",
         "cli_warp",
     },
+    {"napari_plugin", "napari_widget"},
     {"__init__"},
 ]
 LEVEL = {module: i for i, layer in enumerate(LAYERS) for module in layer}

@@ -22,6 +22,7 @@ from xdreg.cli_convert import convert
 from xdreg.cli_demo import demo
 from xdreg.cli_register import plan, register
 from xdreg.cli_report import report
+from xdreg.cli_view import view
 from xdreg.errors import XdregError
 
 app = typer.Typer(
@@ -40,6 +41,7 @@ for _command in (
     convert,
     cli_images.info,
     report,
+    view,
     demo,
 ):
     app.command()(_command)

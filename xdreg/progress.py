@@ -1,13 +1,16 @@
 """Progress: of a stage, read off the work directory, and of what Dask computes.
 
 Blocks leave a record each, wherever they ran, so one way of watching serves threads and
-clusters alike. Dask tells of its tasks only where they run in this process.
+clusters alike. Dask tells of its tasks only where they run in this process. A program
+that watches a stage stops the run by raising.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dask.callbacks import Callback
@@ -31,6 +34,30 @@ if TYPE_CHECKING:
 
 #: Seconds between looks at the work directory.
 INTERVAL = 0.25
+
+
+@dataclass(frozen=True)
+class Advance:
+    """How far a stage has come.
+
+    Parameters
+    ----------
+    stage
+        Its number, kind and level, for people.
+    done, total
+        Blocks; a linear stage is one.
+    failures
+        Blocks among them that do not contribute.
+    """
+
+    stage: str
+    done: int
+    total: int
+    failures: int = 0
+
+
+#: A program that watches a run.
+Listener = Callable[[Advance], object]
 
 
 def _shown(console: Console, *, enabled: bool) -> bool:
@@ -84,11 +111,14 @@ class StageProgress:
 
     Parameters
     ----------
-    enabled
-        False shows nothing. True shows lines on a terminal and in a notebook.
+    shown
+        False shows nothing. True shows lines on a terminal and in a notebook. A
+        function is called instead, now and then, from any thread.
     """
 
-    def __init__(self, *, enabled: bool) -> None:
+    def __init__(self, shown: bool | Listener) -> None:
+        self._listener = shown if callable(shown) else None
+        enabled = shown is True
         console = Console(stderr=True)
         self._bars = Progress(
             TextColumn("{task.description:<18}"),
@@ -122,6 +152,7 @@ class StageProgress:
         description: str,
         total: int,
         records: BlockArray | None,
+        stop: Callable[[], None] | None = None,
     ) -> Iterator[None]:
         """Show a stage while the body runs.
 
@@ -133,24 +164,33 @@ class StageProgress:
             Number of blocks.
         records
             Where blocks leave their records; None for a linear stage.
+        stop
+            Makes the body end soon, for a listener that raised. What it raised comes
+            out of here, whatever the body raised then.
         """
         line = self._bars.add_task(description, total=total, failures="")
-        if self._bars.disable or records is None:
+        self._tell(Advance(description, 0, total))
+        silent = self._bars.disable and self._listener is None
+        if silent or records is None:
             yield
             self._bars.update(line, completed=total)
+            self._tell(Advance(description, total, total))
             return
         ended = threading.Event()
-        seen: set[tuple[int, ...]] = set()
-        failures = 0
+        refused: list[BaseException] = []
+        count = _Count(description, total, records)
 
         def look() -> None:
-            nonlocal failures
-            for index in set(records.done()) - seen:
-                status = records[index][0]
-                failures += status not in (BlockStatus.SUCCESS, BlockStatus.EMPTY)
-                seen.add(index)
-            text = f"{failures} not used" if failures else ""
-            self._bars.update(line, completed=len(seen), failures=text)
+            advance = count()
+            text = f"{advance.failures} not used" if advance.failures else ""
+            self._bars.update(line, completed=advance.done, failures=text)
+            if not refused:
+                try:
+                    self._tell(advance)
+                except BaseException as error:
+                    refused.append(error)
+                    if stop is not None:
+                        stop()
 
         def loop() -> None:
             while not ended.wait(INTERVAL):
@@ -164,3 +204,26 @@ class StageProgress:
             ended.set()
             watcher.join()
             look()
+            if refused:
+                raise refused[0]
+
+    def _tell(self, advance: Advance) -> None:
+        if self._listener is not None:
+            self._listener(advance)
+
+
+class _Count:
+    """Counts the blocks of a stage that are done; each record is read once."""
+
+    def __init__(self, description: str, total: int, records: BlockArray) -> None:
+        self._description, self._total = description, total
+        self._records = records
+        self._seen: set[tuple[int, ...]] = set()
+        self._failures = 0
+
+    def __call__(self) -> Advance:
+        for index in set(self._records.done()) - self._seen:
+            status = self._records[index][0]
+            self._failures += status not in (BlockStatus.SUCCESS, BlockStatus.EMPTY)
+            self._seen.add(index)
+        return Advance(self._description, len(self._seen), self._total, self._failures)

@@ -6,6 +6,7 @@ where the same run finds it again.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import warnings
@@ -31,7 +32,7 @@ from xdreg.mapping import Opaque, map_over_blocks
 from xdreg.options import Custom, Linear, LocalCorrelation
 from xdreg.planning import Plan, PlannedStage
 from xdreg.pose import DOUBTFUL, Pose, pose_text
-from xdreg.progress import StageProgress
+from xdreg.progress import Listener, StageProgress
 from xdreg.readers import FieldReader
 from xdreg.reductions import reduce_blocks
 from xdreg.sources import Source
@@ -73,7 +74,7 @@ class Run:
         masks: list[Mask],
         start: Any,
         manifest: dict[str, Any],
-        progress: bool,
+        progress: bool | Listener,
         retry: list[BlockStatus],
     ) -> None:
         self.manifest, self.progress, self.retry = manifest, progress, retry
@@ -95,7 +96,7 @@ class Run:
 
     def __call__(self) -> xr.Dataset:
         """Run all stages and return the field."""
-        lines = StageProgress(enabled=self.progress)
+        lines = StageProgress(self.progress)
         with self.directory.lock(), self.directory.writing(), lines:
             try:
                 return self._execute(lines)
@@ -296,7 +297,10 @@ class Run:
         )
         self._try_unreadable_again(task, folder / "agreement.json")
         label = f"{number} {stage.options.name} level {stage.fixed_level}"
-        with lines.watch(label, partition.size, task.records):
+        task.stopped.unlink(missing_ok=True)
+        with lines.watch(
+            label, partition.size, task.records, functools.partial(_stop, task, stage)
+        ):
             records = map_over_blocks(
                 tasks.register_block, task, len(RECORD), tasks.give_up_block
             )
@@ -502,6 +506,13 @@ class Run:
             # Earlier linear stages were folded into the field.
             attrs["linear_part"] = "included"
         return assemble_field(state.reader, records, self.plan.stages, attrs)
+
+
+def _stop(task: BlockTask, stage: PlannedStage) -> None:
+    """Have no further block begin, and end those that run in processes of ours."""
+    task.stopped.touch()
+    if stage.isolated:
+        processes.shutdown()
 
 
 def _choice_task(inputs: Opaque, *arguments: Any, **options: Any) -> Any:
