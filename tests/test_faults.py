@@ -124,8 +124,9 @@ def test_a_method_in_threads_sees_what_it_changes():
     for limit in ({"timeout": 1.0}, {"memory_limit": "1 GB"}):
         with pytest.raises(xdreg.InputError, match="thread"):
             xdreg.Custom(method=look, isolated=False, **limit)
-    with pytest.raises(xdreg.InputError, match="memory_limit"):
-        xdreg.Custom(method=look, memory_limit="much")
+    for limit in ("much", "", " ", "1e400 GB", -1):
+        with pytest.raises(xdreg.InputError, match="memory_limit"):
+            xdreg.Custom(method=look, memory_limit=limit)
 
 
 def test_a_process_stopped_with_its_owner_leaves_no_record(tmp_path):

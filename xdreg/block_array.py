@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 #: Bytes of CRC-32C behind a chunk, least significant first, as in Zarr's codec.
 _CHECKSUM = 4
 
-#: Bytes that `Remembering` keeps.
-_KEPT = 64_000_000
+#: Bytes that `Remembering` keeps: all neighbours of small blocks, for which reading is
+#: most of the work; too few to show in a worker's peak.
+_KEPT = 16_000_000
 
 
 def _checksum(values: bytes) -> bytes:
@@ -113,8 +114,8 @@ class BlockArray:
 class Remembering(BlockArray):
     """The same array, which keeps what was read last.
 
-    Blocks that lie together have most neighbours in common. It is for arrays that
-    nobody writes to meanwhile.
+    Blocks that lie together have most neighbours in common. Nobody may store another
+    result meanwhile; what was missing is read again.
     """
 
     def __init__(self, array: BlockArray) -> None:

@@ -62,8 +62,9 @@ def _check_memory(stage: Stage, limit: int | str | None) -> None:
     size = 0
     if isinstance(limit, int | np.integer) and not isinstance(limit, bool):
         size = int(limit)
-    elif isinstance(limit, str):
-        with contextlib.suppress(ValueError):
+    # Of no text at all parse_bytes makes one byte.
+    elif isinstance(limit, str) and limit.strip():
+        with contextlib.suppress(ValueError, OverflowError):
             size = parse_bytes(limit)
     if size <= 0:
         msg = f"memory_limit must be bytes, as 2_000_000_000 or '2 GB', got {limit!r}"

@@ -289,9 +289,9 @@ def as_displacement(result: object, grid: Grid) -> NDArray[np.float32]:
     if not np.isfinite(values).all():
         msg = "the method returned NaN or infinity"
         raise MethodError(msg)
-    if bare and result.shape[1:] == grid.shape:
-        return values
-    own_grid = grid_of(result.isel(component=0, drop=True), "the method's result")
+    own_grid = grid
+    if not bare or result.shape[1:] != grid.shape:
+        own_grid = grid_of(result.isel(component=0, drop=True), "the method's result")
     return kernels.resample_displacement(values, own_grid, grid)
 
 

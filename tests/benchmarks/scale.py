@@ -116,7 +116,7 @@ def cluster():
     image = _image([TINY * n for n in BLOCKS])
     blocks = int(np.prod(BLOCKS))
     ideal = blocks * SLEEP / THREADS
-    for processes in (1, 2):
+    for processes in (1, 2, 8):
         with (
             LocalCluster(
                 n_workers=processes,
