@@ -6,12 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from xdreg.cli_common import Overwrite, open_path
-
-# Names and units come from files: no part of them is markup.
-_out = Console(markup=False)
+from xdreg.cli_common import Overwrite, open_path, show
 
 
 def convert(
@@ -66,7 +62,7 @@ def convert(
         units=output_units,
         overwrite=overwrite,
     )
-    _out.print(f"wrote {output}", highlight=False, soft_wrap=True)
+    show(f"wrote {output}")
 
 
 def _like(path: str | None) -> object:

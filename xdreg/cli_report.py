@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from xdreg.cli_common import FieldPath, FixedPath, MovingPath, Overwrite, open_path
+from xdreg.cli_common import (
+    FieldPath,
+    FixedPath,
+    MovingPath,
+    Overwrite,
+    open_path,
+    show,
+)
 from xdreg.errors import InputError, XdregError
 from xdreg.point_files import point_names, read_points
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-# Names come from stores and tables: no part of them is markup.
-_out = Console(markup=False)
 
 
 def report(
@@ -80,7 +83,7 @@ def report(
         )
     except ImportError as error:
         raise MissingPackageError(str(error)) from error
-    _out.print(f"wrote {output}", highlight=False, soft_wrap=True)
+    show(f"wrote {output}")
 
 
 class MissingPackageError(XdregError, ImportError):

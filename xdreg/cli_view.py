@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from xdreg.cli_common import FieldPath, open_path
+from xdreg.cli_common import FieldPath, open_path, show
 from xdreg.errors import InputError, StoreError, XdregError
 
 if TYPE_CHECKING:
@@ -15,9 +14,6 @@ if TYPE_CHECKING:
 
 #: Neuroglancer's public instance; the images do not pass through it.
 NEUROGLANCER = "https://neuroglancer-demo.appspot.com"
-
-# Names and units come from stores: no part of them is markup.
-_out = Console(markup=False)
 
 _BY_DEFAULT = "by default the one that FIELD was made of."
 
@@ -62,12 +58,12 @@ def view(
 
     server, address = serve(scene, viewer=viewer, port=port)
     with server:
-        _out.print(address, highlight=False, soft_wrap=True)
-        _out.print("Open it in a browser on this machine; Ctrl-C ends.")
+        show(address)
+        show("Open it in a browser on this machine; Ctrl-C ends.")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            _out.print("ended")
+            show("ended")
 
 
 def _scene(

@@ -14,6 +14,7 @@ import numpy as np
 
 from xdreg.blocks import BlockStatus, Partition
 from xdreg.errors import InputError
+from xdreg.field import field_grid
 from xdreg.grid import Grid
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class StageRecord:
     number
         Its place in the run, from 0.
     name
-        Its kind, such as ``"localcorrelation"``.
+        Its kind, such as ``"local_correlation"``.
     options
         As they were used, by name.
     blocks
@@ -87,8 +88,9 @@ def manifest_of(field: xr.Dataset) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If the attribute ``xdreg`` is there and is no JSON object.
+        If it is no field, or its attribute ``xdreg`` is no JSON object.
     """
+    field_grid(field)
     return _json_object(field, "xdreg")
 
 
@@ -150,7 +152,7 @@ def stages_of(field: xr.Dataset) -> tuple[StageRecord, ...]:
     >>> pair = xdreg.datasets.phantom_pair((48, 56), amplitude=2.0)
     >>> field = xdreg.register(pair.fixed, pair.moving, progress=False)
     >>> [(stage.name, stage.statuses) for stage in stages_of(field)]
-    [('affine', {'success': 1}), ('localcorrelation', {'success': 1})]
+    [('affine', {'success': 1}), ('local_correlation', {'success': 1})]
     """
     listed = manifest_of(field).get("stages")
     entries = listed if isinstance(listed, list) else []
