@@ -59,7 +59,7 @@ def test_a_users_mistake_is_one_clear_line(tmp_path):
 
 
 def test_import_is_light():
-    heavy = "('itk', 'distributed', 'napari', 'numba')"
+    heavy = "('itk', 'dask', 'distributed', 'napari', 'numba', 'matplotlib')"
     code = f"import sys, xdreg; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from xdreg import accessor as _accessor
@@ -134,7 +133,9 @@ def __getattr__(name: str) -> Any:
     """Load a public function, or a module of them, when it is first used."""
     if name == "__version__":
         # Of the package as it is installed: its git tag.
-        return importlib.metadata.version("xdreg")
+        from importlib.metadata import version
+
+        return version("xdreg")
     if name in ("bridges", "datasets", "itk_dreg", "plot"):
         return importlib.import_module(f"xdreg.{name}")
     if name in _LAZY:

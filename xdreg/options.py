@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
-from dask.utils import parse_bytes
 
 from xdreg.errors import InputError
 
@@ -59,6 +58,8 @@ def _check_set(stage: Stage, name: str, *, whole: bool = False) -> None:
 def _check_memory(stage: Stage, limit: int | str | None) -> None:
     if limit is None:
         return
+    from dask.utils import parse_bytes  # dask would double what `import xdreg` costs
+
     size = 0
     if isinstance(limit, int | np.integer) and not isinstance(limit, bool):
         size = int(limit)
