@@ -36,7 +36,10 @@ myst_heading_anchors = 3
 smartquotes = False
 html_theme = "furo"
 html_title = "xdreg"
-exclude_patterns = ["_build", "jupyter_execute"]
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "_templates", "jupyter_execute"]
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
 

@@ -11,7 +11,6 @@ import xdreg
 from tests.fields import Known, moving_like
 from xdreg import bridges
 from xdreg.composition import compose
-from xdreg.coordinates import coordinates
 from xdreg.field import field_grid, fixed_grid, make_field
 from xdreg.grid import Grid
 from xdreg.itk_bridge import displacement_image
@@ -64,9 +63,19 @@ def test_itk_maps_points_as_the_field_does(tmp_path, ndim, affine):
     assert difference(back, known.field) < 1e-4
     far = known.fixed.centre + 1000.0
     moved = np.array(list(transform.TransformPoint(far[::-1].tolist())))[::-1]
-    turned = known.linear @ (far - known.fixed.centre) + known.fixed.centre
-    # Only the affine part goes on beyond the grid.
-    np.testing.assert_allclose(moved, turned if affine else far, atol=60 * affine)
+    # Only the affine part goes on beyond the grid: the nearest to all that bends.
+    matrix = bridges.to_matrix(known.field, tolerance=np.inf)
+    turned = matrix[:-1, :-1] @ far + matrix[:-1, -1]
+    np.testing.assert_allclose(moved, turned if affine else far, rtol=1e-9)
+
+
+def test_itk_goes_on_with_the_turn_of_a_field_beyond_its_grid():
+    known = Known(3, 20.0, amplitude=0.0)
+    transform = known.field.dreg.to_itk_transform(affine=True)
+    far = known.fixed.centre + 1000.0
+    moved = np.array(list(transform.TransformPoint(far[::-1].tolist())))[::-1]
+    # The field holds single precision over a hundredth of that distance.
+    np.testing.assert_allclose(moved, known.forth(far[None])[0], atol=1e-3)
 
 
 def test_nanometres_are_not_lost_in_single_precision(tmp_path):
@@ -123,11 +132,19 @@ def test_what_does_not_fit_into_memory_is_said(tmp_path, monkeypatch):
 
     monkeypatch.setattr(psutil, "virtual_memory", Little)
     field = Known(3).field
-    with pytest.raises(xdreg.InputError, match="step=4"):
-        field.dreg.to_file(tmp_path / "a.nrrd")
-    with pytest.raises(xdreg.InputError, match="step=4"):
-        field.dreg.to_itk_transform()
-    field.dreg.to_file(tmp_path / "a.nrrd", step=4)
+    writers = {
+        "image": lambda step: field.dreg.to_file(tmp_path / "a.nrrd", step=step),
+        "file": lambda step: field.dreg.to_file(
+            tmp_path / "a.h5", step=step, affine=True
+        ),
+        "memory": lambda step: field.dreg.to_itk_transform(step=step),
+    }
+    for write in writers.values():
+        # A step that does not fit is no step to count from.
+        for step in (1, 2):
+            with pytest.raises(xdreg.InputError, match="coarsen it with step=3,"):
+                write(step)
+        write(3)
 
 
 def flipped(direction, values, spacing=(0.5, 1.5), origin=(10.0, -4.0)):
@@ -148,8 +165,9 @@ def test_turned_grids_keep_vectors_in_space(tmp_path, direction):
     itk.imwrite(image, str(tmp_path / "turned.nrrd"))
     oblique = abs(direction[0][0]) == 0.8
     # Within the turned grid, and within the grid of what is read.
-    like = Grid(("y", "x"), (2, 2), (0.1, 0.1), (0.0, 0.0))
-    middle = np.array(list(image.TransformContinuousIndexToPhysicalPoint([3.3, 2.4])))
+    index = itk.ContinuousIndex[itk.D, 2]()
+    index[0], index[1] = 3.3, 2.4
+    middle = np.array(list(image.TransformContinuousIndexToPhysicalPoint(index)))
     like = Grid(("y", "x"), (2, 2), (0.1, 0.1), tuple(middle[::-1].tolist()), None)
     if oblique:
         with pytest.raises(xdreg.InputError, match="pass like="):
@@ -222,20 +240,53 @@ def test_a_composite_is_read_in_its_order(tmp_path):
     assert difference(field, expected) < 1e-3
 
 
+@pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_itkwasm_takes_and_gives_the_same(ndim):
-    from itkwasm import Transform
+def test_itkwasm_warps_by_what_it_is_given(ndim, affine):
+    from itkwasm import Image, Transform
+    from itkwasm_downsample import resample_to_reference
 
-    field = Known(ndim, 5.0).field
-    for affine in (False, True):
-        entries = bridges.to_itkwasm(field, affine=affine)
-        again = bridges.from_itkwasm(entries, units="micrometer")
-        assert difference(again, field) < 1e-4
-    entries = bridges.to_itkwasm(field)
-    typed = [Transform(**entry) for entry in entries]
-    assert difference(bridges.from_itkwasm(typed, like=field), field) < 1e-5
-    with pytest.raises(xdreg.InputError, match="transformType"):
-        bridges.from_itkwasm([{"name": "x"}])
+    known = Known(ndim, 5.0)
+    field = known.field
+    entries = bridges.to_itkwasm(field, affine=affine)
+    assert [type(entry) for entry in entries] == [Transform] * (1 + affine)
+    target = moving_like(known)
+    random = np.random.default_rng(0).random(target.shape).astype(np.float32)
+    moving = target.copy(data=random)
+    fixed = field.displacement[0].drop_vars("component")
+    images = [
+        Image(**itk.dict_from_image(one.dreg.to_itk_image())) for one in (moving, fixed)
+    ]
+    theirs = resample_to_reference(*images, transform=entries)
+    ours = field.dreg.warp(moving, like=fixed)
+    inside = (slice(2, -2),) * ndim
+    np.testing.assert_allclose(
+        np.asarray(theirs.data)[inside], ours.values[inside], atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_itkwasm_s_transforms_come_back(affine):
+    from itkwasm import Transform, TransformType
+
+    field = Known(2, 5.0).field
+    entries = bridges.to_itkwasm(field, affine=affine)
+    again = bridges.from_itkwasm(entries, units="micrometer")
+    assert difference(again, field) < 1e-4
+    # As ITK-Wasm returns a composite, and in single precision.
+    kind = TransformType("Composite", "float32", 2, 2)
+    for entry in entries:
+        entry.transformType.parametersValueType = "float32"
+        entry.parameters = entry.parameters.astype(np.float32)
+    listed = [Transform(kind), *entries]
+    assert difference(bridges.from_itkwasm(listed, like=field), field) < 1e-4
+    known_to_itk = itk.dict_from_transform(field.dreg.to_itk_transform())
+    assert difference(bridges.from_itkwasm(known_to_itk, like=field), field) < 1e-5
+    for wrong in ([{"name": "x"}], ["x"], [None]):
+        with pytest.raises(xdreg.InputError, match="transformType"):
+            bridges.from_itkwasm(wrong)
+    with pytest.raises(xdreg.StoreError, match="holds no transform"):
+        bridges.from_itkwasm([])
 
 
 @pytest.mark.parametrize("affine", [False, True])
@@ -346,14 +397,6 @@ def test_an_affine_field_is_a_matrix_and_another_is_not():
     assert bridges.to_matrix(bent, tolerance=np.inf).shape == (4, 4)
 
 
-def blob(grid, where):
-    """Return an image of one bright spot."""
-    places = np.stack(np.meshgrid(*(grid.axis(d) for d in grid.dims), indexing="ij"))
-    where = np.reshape(where, (-1,) + (1,) * grid.ndim)
-    values = np.exp(-np.square(places - where).sum(axis=0) / 18).astype(np.float32)
-    return xr.DataArray(values, dims=grid.dims, coords=coordinates(grid))
-
-
 def test_multiview_stitcher_s_parameters_push_the_moving_view():
     known = Known(3, 12.0, amplitude=0.0)
     params = bridges.to_multiview_stitcher(known.field)
@@ -368,15 +411,11 @@ def test_multiview_stitcher_s_parameters_push_the_moving_view():
         bridges.from_multiview_stitcher(params.expand_dims(t=2), known.field)
 
 
-def test_multiview_stitcher_resamples_as_the_field_does():
-    msi = pytest.importorskip("multiview_stitcher")
-    from multiview_stitcher import param_utils
-
+def test_multiview_stitcher_names_axes_alike():
+    utils = pytest.importorskip("multiview_stitcher.param_utils")
     known = Known(3, 12.0, amplitude=0.0)
     params = bridges.to_multiview_stitcher(known.field)
-    theirs = param_utils.affine_to_xaffine(params.values)
-    xr.testing.assert_equal(theirs, params)
-    assert msi is not None
+    xr.testing.assert_equal(utils.affine_to_xaffine(params.values), params)
 
 
 def test_spatialdata_pushes_pixels_whose_centres_lie_at_a_half():
@@ -424,6 +463,12 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path, name, options, message):
         ("a.txt", "nothing", "cannot read"),
         ("a.txt", '(Transform "Odd")\n(FixedImageDimension 3)', "holds a Odd"),
         ("a.txt", '(Transform "Odd")\n(FixedImageDimension x)', "FixedImageDimension"),
+        (
+            "a.txt",
+            "(Transform )\n(InitialTransformParameterFileName )\n"
+            "(FixedImageDimension 3)",
+            "transform without a name",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_said(tmp_path, name, text, message):

@@ -193,3 +193,8 @@ def test_what_is_added_or_refers_to_itself_is_refused(tmp_path):
     path.write_text(short)
     with pytest.raises(xdreg.StoreError, match="expected 2 finite numbers"):
         xdreg.open_transform(path)
+    count, more = spline(grid)
+    more["BSplineTransformSplineOrder"] = 2
+    path.write_text(parameters("BSplineTransform", 2, [0.0] * count, grid, **more))
+    with pytest.raises(xdreg.InputError, match="B-spline of order 2; expected 3"):
+        xdreg.open_transform(path)

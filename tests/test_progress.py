@@ -106,3 +106,9 @@ def test_an_engine_process_is_stopped_at_once(pair, tmp_path):
 def time_out(fixed, moving):
     """Take a minute."""
     time.sleep(60)
+
+
+def test_a_file_is_no_terminal_whatever_force_color_says(pair, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    pair.fixed.dreg.register(pair.moving, progress=True, **OPTIONS)
+    assert capsys.readouterr().err == ""

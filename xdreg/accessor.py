@@ -118,7 +118,7 @@ class FieldAccessor:
         return consistency(self._field, inverse)
 
     def to_itk_transform(self, **options: Any) -> Any:
-        """Return the field as an ITK transform; see `bridges.to_itk_transform`."""
+        """Return the field as an ITK transform; see `xdreg.bridges`."""
         from xdreg.bridges import to_itk_transform
 
         return to_itk_transform(self._field, **options)

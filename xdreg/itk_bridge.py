@@ -312,6 +312,7 @@ def displacement_from_itk(transform: Any, grid: Grid) -> NDArray[np.float32]:
         if same:
             vectors = np.array(itk.array_view_from_image(stored))
             return np.moveaxis(vectors, -1, 0)[::-1].astype(np.float32)
+    transform = _in_double(transform)
     kind = itk.Image[itk.Vector[itk.F, grid.ndim], grid.ndim]
     sampler = itk.TransformToDisplacementFieldFilter[kind, itk.D].New()
     sampler.SetTransform(transform)
@@ -321,6 +322,73 @@ def displacement_from_itk(transform: Any, grid: Grid) -> NDArray[np.float32]:
     sampler.Update()
     vectors = np.array(itk.array_view_from_image(sampler.GetOutput()))
     return np.moveaxis(vectors, -1, 0)[::-1].astype(np.float32)
+
+
+def move_by_itk(transform: Any, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return where an ITK transform maps points that lie anywhere, all at once.
+
+    Parameters
+    ----------
+    transform : itk.Transform
+        Fixed → moving, in the unit of the points.
+    points : (n, ndim)
+        Physical, in dims order.
+
+    Returns
+    -------
+    (n, ndim)
+        To within single precision of their distance from each other.
+
+    Raises
+    ------
+    InputError
+        If a point is NaN or infinite.
+    """
+    import itk
+
+    if not np.isfinite(points).all():
+        msg = (
+            "points to be mapped by an ITK transform hold NaN or infinity; mend the "
+            "field before it first, for example with "
+            "field.assign(displacement=field.displacement.fillna(0))"
+        )
+        raise InputError(msg)
+    # ITK samples transforms on grids, fast, and single points slowly from Python. So
+    # the points become displacements of a grid's: of a line next to the origin. The
+    # step is a power of two, so that its multiples are exact.
+    count, ndim = points.shape
+    step = 2.0**-40
+    line = Grid(
+        SPATIAL_DIMS[-ndim:],
+        (*(1,) * (ndim - 1), count),
+        (*(1.0,) * (ndim - 1), step),
+        (0.0,) * ndim,
+    )
+    values = points.T.reshape(ndim, *line.shape).copy()
+    values[-1] -= step * np.arange(count)
+    # What is left of the result is small, for the sampler gives single precision.
+    middle = points[count // 2, ::-1].tolist()
+    centre = np.array(list(transform.TransformPoint(middle)))
+    near = itk.TranslationTransform[itk.D, ndim].New()
+    near.SetOffset((-centre).tolist())
+    whole = itk.CompositeTransform[itk.D, ndim].New()
+    for part in (near, _in_double(transform), displacement_to_itk(values, line)):
+        whole.AddTransform(part)
+    moved = displacement_from_itk(whole, line).reshape(ndim, count).T
+    return np.asarray(moved + centre[::-1], np.float64)
+
+
+def _in_double(transform: Any) -> Any:
+    """Return a transform in double precision, which ITK does not mix with single."""
+    import itk
+
+    if "_float_" not in transform.GetTransformTypeAsString():
+        return transform
+    found = itk.dict_from_transform(transform)
+    entries = found if isinstance(found, list) else [found]
+    for entry in entries:
+        entry["transformType"]["parametersValueType"] = "float64"
+    return itk.transform_from_dict(entries)
 
 
 def matrix_from_itk(transform: Any) -> NDArray[np.float64] | None:

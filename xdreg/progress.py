@@ -61,7 +61,8 @@ Listener = Callable[[Advance], object]
 
 
 def _shown(console: Console, *, enabled: bool) -> bool:
-    return enabled and (console.is_terminal or console.is_jupyter)
+    # Not is_terminal: FORCE_COLOR, as notebooks and CI set it, makes Rich claim one.
+    return enabled and (console.file.isatty() or console.is_jupyter)
 
 
 @contextlib.contextmanager

@@ -127,10 +127,10 @@ def _chain(path: Path) -> list[tuple[Path, Parameters]]:
     while len(files) < _MOST_FILES:
         values = _parsed(path)
         files.append((path, values))
-        name = next((values[key][0] for key in _INITIAL if key in values), "")
+        name = next((_word(values, key) for key in _INITIAL if key in values), "")
         if name in ("", "NoInitialTransform"):
             return files[::-1]
-        if values.get("HowToCombineTransforms", ["Compose"])[0] != "Compose":
+        if _word(values, "HowToCombineTransforms", "Compose") != "Compose":
             msg = (
                 f"{path} adds its initial transform instead of composing with it; "
                 "sample it with transformix -def all, and open that image"
@@ -164,6 +164,11 @@ def _parsed(path: Path) -> Parameters:
     }
 
 
+def _word(values: Parameters, key: str, default: str = "") -> str:
+    """Return the first value of an entry, if there is any."""
+    return next(iter(values.get(key, ())), default)
+
+
 def _numbers(
     path: Path, values: Parameters, key: str, count: int | None = None
 ) -> list[float]:
@@ -194,9 +199,9 @@ def _transform(path: Path, values: Parameters, units: str | None) -> Any:
     import itk
 
     ndim = _dimension(path, values)
-    kind = values["Transform"][0] if values.get("Transform") else ""
+    kind = _word(values, "Transform")
     if kind in ("DeformationFieldTransform", "DisplacementFieldTransform"):
-        name = values.get("DeformationFieldFileName", [""])[0]
+        name = _word(values, "DeformationFieldFileName")
         return itk_images.read(_beside(path, name), units=units)
     if kind in ("BSplineTransform", "RecursiveBSplineTransform"):
         return _bspline(path, values, ndim)
@@ -221,8 +226,7 @@ def _transform(path: Path, values: Parameters, units: str | None) -> Any:
     if kind != "TranslationTransform":
         transform.SetCenter(_numbers(path, values, "CenterOfRotationPoint", ndim))
     if kind == "EulerTransform" and ndim == 3:
-        order = values.get("ComputeZYX", ["false"])[0]
-        transform.SetComputeZYX(order.lower() == "true")
+        transform.SetComputeZYX(_word(values, "ComputeZYX").lower() == "true")
     count = int(transform.GetNumberOfParameters())
     numbers = _numbers(path, values, "TransformParameters", count)
     transform.SetParameters(itk_parameters(numbers))
@@ -236,13 +240,16 @@ def _bspline(path: Path, values: Parameters, ndim: int) -> Any:
     order = 3
     if "BSplineTransformSplineOrder" in values:
         order = int(_numbers(path, values, "BSplineTransformSplineOrder", 1)[0])
-    if order not in (1, 2, 3):
-        msg = f"{path} holds a B-spline of order {order}; expected 1, 2 or 3"
+    if order != 3:
+        msg = (
+            f"{path} holds a B-spline of order {order}; expected 3. Sample it with "
+            "transformix -def all, and open that image"
+        )
         raise InputError(msg)
-    if values.get("UseCyclicTransform", ["false"])[0].lower() == "true":
+    if _word(values, "UseCyclicTransform").lower() == "true":
         msg = f"{path} holds a cyclic B-spline, which no other tool knows"
         raise InputError(msg)
-    transform = itk.BSplineTransform[itk.D, ndim, order].New()
+    transform = itk.BSplineTransform[itk.D, ndim, 3].New()
     fixed: list[float] = []
     for key in ("GridSize", "GridOrigin", "GridSpacing"):
         fixed += _numbers(path, values, key, ndim)

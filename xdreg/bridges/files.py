@@ -28,6 +28,7 @@ from xdreg.paths import as_address, is_remote
 
 if TYPE_CHECKING:
     import os
+
 #: Suffixes by format; longer ones first where one ends in the other.
 SUFFIXES = {
     "ome_zarr": (".ome.zarr", ".zarr"),
@@ -146,7 +147,7 @@ def open_transform(
     """Open a transform that another tool wrote, as a field.
 
     Formats are those of `write_transform`; also ``.mat`` and ``.txt`` of ITK and ANTs,
-    ``.nhdr`` and ``.mhd``. Of ``.txt`` the first line tells elastix from ITK.
+    ``.nhdr`` and ``.mhd``. What a ``.txt`` holds tells elastix from ITK.
 
     Parameters
     ----------
@@ -221,11 +222,9 @@ def _check_options(
         instead = ".tfm" if suffix == ".mat" else ".nrrd or .mha"
         msg = f"{suffix} files are read, not written; write {instead}"
         raise InputError(msg)
-    if inverse is not None:
-        if kind not in ("ome_zarr", "n5"):
-            msg = f"a {suffix} file holds one transform; write the inverse to another"
-            raise InputError(msg)
-        field_grid(inverse)
+    if inverse is not None and kind not in ("ome_zarr", "n5"):
+        msg = f"a {suffix} file holds one transform; write the inverse to another"
+        raise InputError(msg)
     if affine and kind not in ("ome_zarr", "n5", "itk"):
         msg = (
             f"a {suffix} file holds displacements only; write .h5 with affine=True, or "

@@ -5,8 +5,8 @@ All of it is lazy but `whole`, for tools that hold a field at once.
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,8 +25,6 @@ from xdreg.grid import UNIT_METRES, Grid
 from xdreg.joining import in_units
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
 #: What ITK, NIfTI, ANTs and elastix take lengths to be in.
@@ -60,7 +58,7 @@ def for_tool(
     return in_units(coarsened(field, step), units)
 
 
-def coarsened(field: xr.Dataset, step: int | Sequence[int]) -> xr.Dataset:
+def coarsened(field: xr.Dataset, step: int) -> xr.Dataset:
     """Return a field on every ``step``-th point of its grid, lazily."""
     grid = field_grid(field)
     steps = per_axis(step, grid.ndim, "step", minimum=1)
@@ -71,8 +69,15 @@ def coarsened(field: xr.Dataset, step: int | Sequence[int]) -> xr.Dataset:
     return result.assign_attrs({**field.attrs, **geometry})
 
 
-def whole(field: xr.Dataset) -> tuple[NDArray[np.float32], Grid]:
+def whole(field: xr.Dataset, step: int = 1) -> tuple[NDArray[np.float32], Grid]:
     """Read a field into memory, or say that it does not fit.
+
+    Parameters
+    ----------
+    field
+        A displacement field.
+    step
+        By which it was coarsened already; the error tells of a larger one.
 
     Returns
     -------
@@ -85,15 +90,27 @@ def whole(field: xr.Dataset) -> tuple[NDArray[np.float32], Grid]:
         If there is less memory free than handing it over takes.
     """
     grid = field_grid(field)
-    needed = grid.ndim * grid.size * BYTES_PER_VALUE
     free = psutil.virtual_memory().available
-    if needed > free:
-        step = math.ceil((needed / free) ** (1 / grid.ndim))
+    if _needed(grid) > free:
         msg = (
-            f"this tool holds the whole field, {needed / 1e9:.3g} GB at its shape of "
-            f"{grid.shape}, and {free / 1e9:.3g} GB are free; coarsen it with "
-            f"step={max(step, 2)}, or write OME-Zarr or N5, which are written in chunks"
+            f"this tool holds the whole field, {_needed(grid) / 1e9:.3g} GB at its "
+            f"shape of {grid.shape}, and {free / 1e9:.3g} GB are free; coarsen it with "
+            f"step={_fitting_step(grid, step, free)}, or write OME-Zarr or N5, which "
+            "are written in chunks"
         )
         raise InputError(msg)
     reader = open_displacement(field)
     return reader.read([slice(0, n) for n in grid.shape])
+
+
+def _needed(grid: Grid) -> int:
+    return grid.ndim * grid.size * BYTES_PER_VALUE
+
+
+def _fitting_step(grid: Grid, step: int, free: float) -> int:
+    """Return the least step that fits, for a grid that was coarsened by ``step``."""
+    shape = tuple((n - 1) * step + 1 for n in grid.shape)
+    finest = dataclasses.replace(grid, shape=shape)
+    larger = range(step + 1, max(step + 2, *shape))
+    fitting = (k for k in larger if _needed(finest.every((k,) * grid.ndim)) <= free)
+    return next(fitting, larger[-1])

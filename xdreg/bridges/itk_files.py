@@ -38,7 +38,8 @@ def write(
     """Write a field as a transform file; see `xdreg.bridges.write_transform`."""
     import itk
 
-    transform = as_itk(for_tool(field, units, MILLIMETRES, step), affine=affine)
+    prepared = for_tool(field, units, MILLIMETRES, step)
+    transform = as_itk(prepared, affine=affine, step=step)
     with new_file(path, overwrite=overwrite) as partial:
         try:
             itk.transformwrite([transform], str(partial))
@@ -47,7 +48,7 @@ def write(
             raise StoreError(msg) from error
 
 
-def as_itk(field: xr.Dataset, *, affine: bool = False) -> Any:
+def as_itk(field: xr.Dataset, *, affine: bool, step: int) -> Any:
     """Return a field as an ITK transform, in its own unit; composite with ``affine``.
 
     Parameters
@@ -56,13 +57,15 @@ def as_itk(field: xr.Dataset, *, affine: bool = False) -> Any:
         A displacement field.
     affine
         Apply the displacements first and then the affine part, as one composite.
+    step
+        By which the field was coarsened already.
     """
     import itk
 
     if not affine:
-        return displacement_to_itk(*whole(field))
+        return displacement_to_itk(*whole(field, step))
     matrix, rest = split_affine(field)
-    values, grid = whole(rest)
+    values, grid = whole(rest, step)
     composite = itk.CompositeTransform[itk.D, grid.ndim].New()
     composite.AddTransform(matrix_to_itk(matrix))
     composite.AddTransform(displacement_to_itk(values, grid))

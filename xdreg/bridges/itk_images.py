@@ -45,7 +45,8 @@ def write(
     """Write a field as an image of vectors; see `xdreg.bridges.write_transform`."""
     import itk
 
-    image = displacement_image(*whole(for_tool(field, units, MILLIMETRES, step)))
+    prepared = for_tool(field, units, MILLIMETRES, step)
+    image = displacement_image(*whole(prepared, step))
     with new_file(path, overwrite=overwrite) as partial:
         try:
             itk.imwrite(image, str(partial))

@@ -50,7 +50,7 @@ def to_itk_transform(field: xr.Dataset, *, affine: bool = False, step: int = 1) 
     InputError
         If it does not fit into memory.
     """
-    return as_itk(coarsened(field, step), affine=affine)
+    return as_itk(coarsened(field, step), affine=affine, step=step)
 
 
 def from_itk_transform(transform: Any, grid: Grid | xr.DataArray) -> xr.Dataset:
@@ -89,7 +89,7 @@ def to_simpleitk(field: xr.Dataset, *, affine: bool = False, step: int = 1) -> A
     matrix = None
     if affine:
         matrix, field = split_affine(field)
-    values, grid = whole(field)
+    values, grid = whole(field, step)
     vectors = np.moveaxis(values[::-1], 0, -1).astype(np.float64)
     image = sitk.GetImageFromArray(np.ascontiguousarray(vectors), isVector=True)
     image.SetSpacing(grid.spacing[::-1])
@@ -137,59 +137,90 @@ def from_simpleitk(
         return read(path, like=like, units=_units(units, like))
 
 
-def to_itkwasm(
-    field: xr.Dataset, *, affine: bool = False, step: int = 1
-) -> list[dict[str, Any]]:
-    """Return a field as ITK-Wasm's list of transforms; as `to_itk_transform`.
+def to_itkwasm(field: xr.Dataset, *, affine: bool = False, step: int = 1) -> list[Any]:
+    """Return a field as ITK-Wasm's ``TransformList``; as `to_itk_transform`.
 
     Returns
     -------
-    list of dict
-        What ``itk.dict_from_transform`` makes; ``itkwasm.Transform(**entry)`` takes
-        each.
+    list of itkwasm.Transform
+        With ``affine`` the affine and then the displacements, of which the last is
+        applied first.
     """
     import itk
 
     transform = to_itk_transform(field, affine=affine, step=step)
-    entries: list[dict[str, Any]] = itk.dict_from_transform(transform)
-    return entries
+    return [
+        _itkwasm().Transform(**itk.dict_from_transform(part))
+        for part in reversed(flat(transform))
+    ]
 
 
 def from_itkwasm(
     transforms: Any, like: Any = None, *, units: str | None = None
 ) -> xr.Dataset:
-    """Return ITK-Wasm's list of transforms as a field.
+    """Return ITK-Wasm's ``TransformList`` as a field.
 
     Parameters
     ----------
-    transforms : list of dict or of itkwasm.Transform
-        Fixed → moving.
+    transforms : list of itkwasm.Transform, or one
+        Fixed → moving, the last to be applied first. What ``itk.dict_from_transform``
+        returns will do, too.
     like, units
         As for `from_simpleitk`.
+
+    Raises
+    ------
+    InputError
+        If ``like`` is needed, or they are no transforms of ITK-Wasm.
     """
     import itk
 
     entries = transforms if isinstance(transforms, list | tuple) else [transforms]
-    plain = [
-        entry if isinstance(entry, dict) else dataclasses.asdict(entry)
-        for entry in entries
+    plain = [_plain(entry) for entry in entries]
+    kinds = [entry["transformType"]["transformParameterization"] for entry in plain]
+    # A list from ITK-Wasm may begin with an entry that only says that it is one.
+    parts = [
+        itk.transform_from_dict(entry)
+        for entry, kind in zip(plain, kinds, strict=True)
+        if kind != "Composite"
     ]
-    if not plain or not all(
-        isinstance(e, dict) and "transformType" in e for e in plain
-    ):
+    return from_parts(parts[::-1], like, _units(units, like), "the list of transforms")
+
+
+def _plain(entry: Any) -> dict[str, Any]:
+    """Return a transform of ITK-Wasm as the dict that ITK takes."""
+    values = entry
+    if isinstance(entry, _itkwasm().Transform):
+        values = dataclasses.asdict(entry)
+    if not isinstance(values, dict) or "transformType" not in values:
         msg = (
             "expected a list of transforms of ITK-Wasm, with a 'transformType' each, "
-            f"got {transforms!r:.80}"
+            f"got {entry!r:.80} in it"
         )
         raise InputError(msg)
-    parts = flat(itk.transform_from_dict(plain))
-    return from_parts(parts, like, _units(units, like), "the list of transforms")
+    # Whatever their precision is, the numbers go into a transform in double.
+    kind = {**values["transformType"], "parametersValueType": "float64"}
+    numbers = {
+        key: np.asarray(values[key], np.float64)
+        for key in ("parameters", "fixedParameters")
+        if values.get(key) is not None
+    }
+    return {**values, **numbers, "transformType": kind}
+
+
+def _itkwasm() -> Any:
+    try:
+        import itkwasm
+    except ImportError as error:
+        msg = "this needs itkwasm; pip install itkwasm"
+        raise InputError(msg) from error
+    return itkwasm
 
 
 def _units(units: str | None, like: Any) -> str | None:
-    grid = target_grid(like)
     if units is not None:
         return units
+    grid = target_grid(like)
     return MILLIMETRES if grid is None else grid.units
 
 
