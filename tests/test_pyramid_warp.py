@@ -136,6 +136,7 @@ def test_what_is_pressed_together_is_made_in_halves(monkeypatch):
         whole = field.dreg.warp(moving, **options).compute(scheduler="synchronous")
         with monkeypatch.context() as patch:
             patch.setattr(resampling, "MOST_VOXELS", 60_000)
+            patch.setattr(resampling, "MOST_POINTS", 5_000)
             halves = field.dreg.warp(moving, **options).compute()
         np.testing.assert_allclose(halves, whole, atol=2e-2)
 

@@ -37,8 +37,10 @@ if TYPE_CHECKING:
 #: moving image, and reads all of those that it touches.
 CHUNK = {2: 1024, 3: 128}
 
-#: A window that maps onto more voxels, of the image or of the field, is halved.
+#: A window that maps onto more voxels of the image, or lies among more points of the
+#: field, is halved: a point is a vector, and takes ten times what a voxel does.
 MOST_VOXELS = 2**24
+MOST_POINTS = 2**21
 
 
 def warp(
@@ -282,7 +284,7 @@ def pull(
     """
     ends = grid.index_to_physical([[0] * grid.ndim, [n - 1 for n in grid.shape]])
     around = displacement.window(*ends)
-    if _is_large(around) and grid.size > 1:
+    if _size(around) > MOST_POINTS and grid.size > 1:
         return _in_halves(reader, displacement, grid, how)
     field, field_part = displacement.read(around)
     lower, upper = kernels.moved_bounds(field, field_part, grid)
@@ -291,7 +293,7 @@ def pull(
     if part is None:
         dtype = reader.dtype if how.keeps_values else np.float32
         return np.full(grid.shape, how.fill, dtype)
-    if _is_large(part) and grid.size > 1:
+    if _size(part) > MOST_VOXELS and grid.size > 1:
         return _in_halves(reader, displacement, grid, how)
     return interpolation.warp(
         reader.read(part),
@@ -305,9 +307,8 @@ def pull(
     )
 
 
-def _is_large(window: Sequence[slice]) -> bool:
-    size: int = math.prod([part.stop - part.start for part in window])
-    return size > MOST_VOXELS
+def _size(window: Sequence[slice]) -> int:
+    return math.prod([part.stop - part.start for part in window])
 
 
 def _in_halves(
