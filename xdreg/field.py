@@ -331,11 +331,11 @@ def open_field(
     like: Any = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
-    """Open a field that `save_field` or another tool wrote as OME-Zarr, lazily.
+    """Open a field that `xdreg.save` or another tool wrote as OME-Zarr, lazily.
 
     Scenes and transformations of version 0.6 and of its drafts: displacements and
     coordinates, in sequences with affine transformations, and in bijections. A lone
-    field that `save_field` wrote is the same to the bit.
+    field that `xdreg.save` wrote is the same to the bit.
 
     Parameters
     ----------

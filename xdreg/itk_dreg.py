@@ -48,7 +48,7 @@ class BlockMethod:
     their requested region. ``block_info`` tells its voxels, counted from the physical
     origin: their slices, and as ``chunk_index`` where they begin, for a method does not
     know how many blocks there are. Masks are not passed on. A result without success
-    counts as `MethodError`, and the block as ``crashed``.
+    counts as `xdreg.MethodError`, and the block as ``crashed``.
 
     Examples
     --------

@@ -390,10 +390,10 @@ class Custom(Blockwise):
         block counts as crashed. By default 80 % of the machine's memory.
     reduction
         ``reduction(results)``: what to make of the blocks in place of blending them. It
-        gets a `BlockResult` for each, one after the other, and returns what is to come
-        before the field so far: a homogeneous matrix, an ``itk.Transform``, or a
-        displacement as the method returns it. Or a kind such as ``"rigid"``: the linear
-        transform on which most blocks agree, as in `Consensus`.
+        gets a `xdreg.reductions.BlockResult` for each, one after the other, and returns
+        what is to come before the field so far: a homogeneous matrix, an
+        ``itk.Transform``, or a displacement as the method returns it. Or a kind such as
+        ``"rigid"``: the linear transform on which most blocks agree, as in `Consensus`.
     """
 
     method: Callable[..., Any]
