@@ -124,8 +124,8 @@ def test_what_cannot_agree_is_refused():
             find_consensus(*arguments)
     with pytest.raises(xdreg.InputError, match="kind must be"):
         find_consensus(points, points, kind="bent")
-    with pytest.raises(xdreg.InputError, match="kind must be"):
-        xdreg.Consensus(kind="bent")
+    with pytest.raises(xdreg.InputError, match="transform must be"):
+        xdreg.Consensus(transform="bent")
     with pytest.raises(xdreg.InputError, match="reduction must be"):
         xdreg.Custom(method=wrong_in_some, reduction="mean")
 
@@ -226,7 +226,7 @@ def reduced_to(kind, results):
 @pytest.mark.parametrize("kind", ["matrix", "linear", "field"])
 def test_a_reduction_may_be_any_function(kind, before):
     fixed, moving, truth = textured()
-    method = functools.partial(linear_displacement, kind="translation")
+    method = functools.partial(linear_displacement, transform="translation")
     stage = xdreg.Custom(
         method=method, isolated=False, reduction=functools.partial(reduced_to, kind),
         level=0, block_shape=(76, 86), overlap=8,

@@ -31,6 +31,7 @@ from xdreg.options import (
     Affine,
     Blockwise,
     BSpline,
+    Consensus,
     Custom,
     LocalCorrelation,
     Rigid,
@@ -51,7 +52,7 @@ KINDS: Mapping[str, type[Stage]] = {
     kind.__name__: kind
     for kind in (
         *(Translation, Rigid, Similarity, Affine),
-        *(LocalCorrelation, BSpline, Custom),
+        *(LocalCorrelation, BSpline, Consensus, Custom),
     )
 }
 
@@ -187,6 +188,8 @@ def stage_table(stage: PlannedStage) -> dict[str, Any]:
     if isinstance(options, Custom):
         table["method"] = _name_of(options.method)
         table["options"] = dict(options.options)
+        if callable(options.reduction):
+            table["reduction"] = _name_of(options.reduction)
     return table
 
 
@@ -262,6 +265,8 @@ def _stage(table: Any, where: str) -> Stage:
         raise InputError(msg)
     if kind is Custom:
         given["method"] = _function(given.get("method"), where)
+        if ":" in str(given.get("reduction")):
+            given["reduction"] = _function(given["reduction"], where)
     try:
         return kind(**given)
     except InputError as error:
@@ -273,13 +278,13 @@ def _function(name: Any, where: str) -> Any:
     """Return the function that ``"module:function"`` names."""
     module, colon, function = str(name).partition(":")
     if not (isinstance(name, str) and module and colon and function):
-        msg = f"{where}: method must be named as 'module:function', got {name!r}"
+        msg = f"{where}: a function must be named as 'module:function', got {name!r}"
         raise InputError(msg)
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         msg = (
-            f"{where}: the method {name} cannot be imported: {error}; install its "
+            f"{where}: the function {name} cannot be imported: {error}; install its "
             "package, or name its folder in PYTHONPATH"
         )
         raise InputError(msg) from error

@@ -21,10 +21,11 @@ _BY_DEFAULT = "by default the one that FIELD was made of."
 def view(
     field: FieldPath,
     fixed: Annotated[
-        str | None, typer.Argument(help=f"Fixed image; {_BY_DEFAULT}")
+        str | None, typer.Argument(metavar="FIXED", help=f"Fixed image; {_BY_DEFAULT}")
     ] = None,
     moving: Annotated[
-        str | None, typer.Argument(help=f"Moving image; {_BY_DEFAULT}")
+        str | None,
+        typer.Argument(metavar="MOVING", help=f"Moving image; {_BY_DEFAULT}"),
     ] = None,
     channel: Annotated[
         str | None,

@@ -175,7 +175,7 @@ def linear_displacement(
     fixed: xr.DataArray,
     moving: xr.DataArray,
     *,
-    kind: Kind = "rigid",
+    transform: Kind = "rigid",
     metric: OwnMetric = "lncc",
     iterations: int = 50,
     timeout: float | None = None,
@@ -184,8 +184,10 @@ def linear_displacement(
 
     Parameters
     ----------
-    fixed, moving, kind, metric, iterations, timeout
+    fixed, moving, metric, iterations, timeout
         As for `linear`.
+    transform
+        Its ``kind``.
 
     Returns
     -------
@@ -193,7 +195,12 @@ def linear_displacement(
         At the corners of the block, between which it is linear.
     """
     matrix = linear(
-        fixed, moving, kind=kind, metric=metric, iterations=iterations, timeout=timeout
+        fixed,
+        moving,
+        kind=transform,
+        metric=metric,
+        iterations=iterations,
+        timeout=timeout,
     )
     values, corners = kernels.affine_displacement(matrix, grid_of(fixed, "fixed"))
     dims = ("component", *corners.dims)

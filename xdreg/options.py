@@ -351,19 +351,19 @@ class Consensus(Blockwise):
 
     Parameters
     ----------
-    kind
+    transform
         ``"translation"``, ``"rigid"``, ``"similarity"`` or ``"affine"``.
     """
 
     nearest_metric: ClassVar[Mapping[str, Metric]] = LocalCorrelation.nearest_metric
-    passed_on: ClassVar[tuple[str, ...]] = ("iterations", "timeout", "kind")
+    passed_on: ClassVar[tuple[str, ...]] = ("iterations", "timeout", "transform")
 
-    kind: Kind = "rigid"
+    transform: Kind = "rigid"
 
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        _check_choice(self.kind, get_args(Kind), "kind")
+        _check_choice(self.transform, get_args(Kind), "transform")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,7 +105,7 @@ class PlannedStage:
     def reduction(self) -> Any:
         """What makes one transform of the blocks; None where they are blended."""
         if isinstance(self.options, Consensus):
-            return self.options.kind
+            return self.options.transform
         return getattr(self.options, "reduction", None)
 
     @property
