@@ -1,6 +1,27 @@
-"""Settings shared by all tests."""
+"""Settings and fixtures shared by all tests."""
 
+import sys
+import warnings
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("xdreg", deadline=None, max_examples=40)
 settings.load_profile("xdreg")
+
+
+@pytest.fixture
+def xdreg_command(monkeypatch, capsys):
+    """Run the command in this process; return its exit code, stdout and stderr."""
+    from xdreg.cli import main
+
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["xdreg", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return run

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 import xdreg
-from xdreg.cli import _channels
+from xdreg.cli_inputs import named_channels
 
 
 def run(*arguments):
@@ -59,7 +59,7 @@ def test_a_users_mistake_is_one_clear_line(tmp_path):
 
 
 def test_import_is_light():
-    heavy = "('itk', 'distributed', 'napari', 'numba')"
+    heavy = "('itk', 'dask', 'distributed', 'napari', 'numba', 'matplotlib')"
     code = f"import sys, xdreg; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -79,10 +79,10 @@ def test_an_output_that_cannot_be_made_is_one_line(tmp_path):
 def test_a_channel_is_known_by_its_name_first():
     image = xr.DataArray(np.zeros((2, 3, 3)), dims=("c", "y", "x"))
     named = image.assign_coords(c=["488", "561"])
-    assert _channels(named, ["488"]) == "488"
-    assert _channels(named, ["1", "488"]) == [1, "488"]
-    assert _channels(image, ["1"]) == 1
-    assert _channels(image, None) is None
+    assert named_channels(named, ["488"]) == "488"
+    assert named_channels(named, ["1", "488"]) == [1, "488"]
+    assert named_channels(image, ["1"]) == 1
+    assert named_channels(image, None) is None
 
 
 def test_a_channel_of_an_image_without_any_is_refused(tmp_path):

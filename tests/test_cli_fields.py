@@ -76,7 +76,7 @@ def test_a_bad_table_is_named(stored, tmp_path, text, message):
     with pytest.raises(xdreg.InputError, match=message):
         points(str(stored[1]), table, output)
     with pytest.raises(xdreg.StoreError, match="cannot be read"):
-        points(str(stored[1]), tmp_path, output)
+        points(str(stored[1]), tmp_path / "missing.csv", output)
     assert not output.exists()
     output.write_text("")
     with pytest.raises(xdreg.StoreError, match="overwrite"):

@@ -11,7 +11,7 @@ from tests.fields import Known, image, moving_like, unreadable
 from xdreg import composition, kernels
 from xdreg.field import field_grid, fixed_grid, make_field, moving_grid
 from xdreg.grid import Grid
-from xdreg.itk_bridge import matrix_to_itk
+from xdreg.itk_bridge import displacement_image, matrix_to_itk
 
 
 def affine(ndim, seed=0):
@@ -97,9 +97,33 @@ def test_itk_transforms_take_any_place(ndim):
     step = applied(matrix, itk_points(spline, points))
     inside = known.holds(step)
     step = known.field.dreg.transform_points(step[inside])
-    np.testing.assert_allclose(itk_points(spline, step), found[inside], atol=0.05)
+    np.testing.assert_allclose(itk_points(spline, step), found[inside], atol=1e-4)
     first = xdreg.compose(spline, like=known.grid)
     np.testing.assert_allclose(moved(first)[1], itk_points(spline, points), atol=1e-4)
+
+
+def test_nan_before_an_itk_transform_is_said():
+    known = Known(2)
+    values = known.field.displacement.values.copy()
+    values[0, 3, 4] = np.nan
+    field = xdreg.compose(make_field(values, known.grid), bspline(known.fixed))
+    with pytest.raises(xdreg.InputError, match="mend the field before it"):
+        field.compute()
+
+
+def test_itk_transforms_of_single_precision_are_taken():
+    known = Known(2, 5.0)
+    stored = displacement_image(known.field.displacement.values, known.grid)
+    single = itk.DisplacementFieldTransform[itk.F, 2].New()
+    single.SetDisplacementField(stored)
+    found = xdreg.compose(single, affine(2), like=known.grid)
+    expected = xdreg.compose(known.field, affine(2))
+    np.testing.assert_allclose(found.displacement, expected.displacement, atol=1e-4)
+    inner = known.grid.window((slice(2, 9), slice(3, 8)))
+    sampled = xdreg.from_itk_transform(single, inner)
+    np.testing.assert_allclose(
+        sampled.displacement, known.field.displacement[:, 2:9, 3:8], atol=1e-5
+    )
 
 
 def test_bits_do_not_depend_on_chunks_and_graphs_read_nothing(monkeypatch):

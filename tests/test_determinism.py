@@ -2,7 +2,9 @@
 
 import gc
 import hashlib
+import multiprocessing
 import random
+from concurrent.futures import ProcessPoolExecutor
 
 import dask
 import numpy as np
@@ -54,16 +56,20 @@ def alone():
         return digest()
 
 
-@pytest.mark.parametrize(
-    ("scheduler", "workers"),
-    [
-        ("threads", 1),
-        ("threads", 2),
-        pytest.param("processes", 2, marks=pytest.mark.slow),
-    ],
-)
-def test_schedulers(scheduler, workers, alone):
-    with dask.config.set(scheduler=scheduler, num_workers=workers):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_threads(workers, alone):
+    with dask.config.set(scheduler="threads", num_workers=workers):
+        assert digest() == alone
+
+
+@pytest.mark.slow
+def test_processes(alone):
+    # Of one pool, or every computation would start, and import, processes of its own.
+    context = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(2, mp_context=context) as pool,
+        dask.config.set(scheduler="processes", pool=pool),
+    ):
         assert digest() == alone
 
 

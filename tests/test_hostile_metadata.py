@@ -10,7 +10,7 @@ import pytest
 
 import xdreg
 from tests.test_ome_zarr import axes, dataset, edited, multiscale, sample
-from xdreg import cli, ome_checks
+from xdreg import cli_common, cli_summary, ome_checks
 from xdreg.field import fixed_grid, status_counts
 
 ODD = [
@@ -234,5 +234,6 @@ def test_html_and_the_terminal_show_names_as_they_are(tmp_path, capsys):
     field["block_similarity_before"] = field["block_similarity_after"] = (
         field["block_status"] * 0.0
     )
-    cli._summary(field)
+    lines = cli_summary.summary_lines(cli_summary.field_summary(field))
+    cli_common.answer({}, lines, as_json=False)
     assert evil in capsys.readouterr().out

@@ -203,15 +203,15 @@ def test_outside_the_fixed_image_the_affine_part_goes_on():
 def test_the_grid_is_that_of_the_moving_image_in_the_units_of_the_field():
     known = Known(3)
     like = moving_like(known)
-    inverse = known.field.dreg.inverse(like=like)
-    # Points of the field are 4, 2 and 3 apart, voxels of the moving image 1.2, 0.9, 1.
+    inverse = known.field.dreg.inverse(like=like, step=(3, 2, 3))
+    # Voxels of the moving image are 1.2, 0.9 and 1 apart.
     np.testing.assert_allclose(field_grid(inverse).spacing, (3.6, 1.8, 3.0))
     assert fixed_grid(inverse).shape == like.shape
     assert moving_grid(inverse) == known.fixed
     millimetres = like.assign_coords(
         {d: (d, like[d].values / 1000, {"units": "millimeter"}) for d in like.dims}
     )
-    other = known.field.dreg.inverse(like=millimetres)
+    other = known.field.dreg.inverse(like=millimetres, step=(3, 2, 3))
     assert other.displacement.attrs["units"] == "micrometer"
     np.testing.assert_allclose(other.displacement, inverse.displacement, atol=1e-3)
     again = inverse.dreg.inverse(step=2).compute()

@@ -24,6 +24,7 @@ from xdreg.grid import Grid
 from xdreg.options import (
     Affine,
     BSpline,
+    Consensus,
     Custom,
     LocalCorrelation,
     Rigid,
@@ -32,11 +33,13 @@ from xdreg.options import (
 )
 
 if TYPE_CHECKING:
-    from xdreg import datasets, plot
+    from xdreg import bridges, datasets, itk_dreg, plot
+    from xdreg.bridges import from_itk_transform, open_transform, write_transform
     from xdreg.composition import compose
-    from xdreg.field import from_itk_transform, open_field, save
+    from xdreg.field import open_field, save
     from xdreg.inverse_field import inverse
     from xdreg.itk_bridge import from_itk_image, open_image, to_itk_image
+    from xdreg.layers import transform_layer
     from xdreg.measures import (
         consistency,
         folded_share,
@@ -45,17 +48,21 @@ if TYPE_CHECKING:
     )
     from xdreg.ome_zarr import open_ome_zarr
     from xdreg.points import transform_points
+    from xdreg.pyramid_warp import warp_to
     from xdreg.registration import plan, register
+    from xdreg.reporting import report
     from xdreg.resampling import warp
 
-__version__ = "0.1.0"
+    __version__: str
 
 #: Where the public functions live; each module loads when it is first asked for.
 _LAZY = {
     "register": "registration",
     "plan": "registration",
     "warp": "resampling",
+    "warp_to": "pyramid_warp",
     "transform_points": "points",
+    "transform_layer": "layers",
     "inverse": "inverse_field",
     "compose": "composition",
     "jacobian_determinant": "measures",
@@ -67,13 +74,17 @@ _LAZY = {
     "open_image": "itk_bridge",
     "from_itk_image": "itk_bridge",
     "to_itk_image": "itk_bridge",
-    "from_itk_transform": "field",
+    "from_itk_transform": "bridges",
+    "open_transform": "bridges",
+    "write_transform": "bridges",
     "save": "field",
+    "report": "reporting",
 }
 
 __all__ = [
     "Affine",
     "BSpline",
+    "Consensus",
     "Custom",
     "Grid",
     "InputError",
@@ -87,6 +98,7 @@ __all__ = [
     "Translation",
     "XdregError",
     "__version__",
+    "bridges",
     "compose",
     "consistency",
     "datasets",
@@ -94,18 +106,24 @@ __all__ = [
     "from_itk_image",
     "from_itk_transform",
     "inverse",
+    "itk_dreg",
     "jacobian_determinant",
     "open_field",
     "open_image",
     "open_ome_zarr",
+    "open_transform",
     "plan",
     "plot",
     "register",
+    "report",
     "save",
     "statistics",
     "to_itk_image",
+    "transform_layer",
     "transform_points",
     "warp",
+    "warp_to",
+    "write_transform",
 ]
 
 _accessor.install()
@@ -113,7 +131,12 @@ _accessor.install()
 
 def __getattr__(name: str) -> Any:
     """Load a public function, or a module of them, when it is first used."""
-    if name in ("datasets", "plot"):
+    if name == "__version__":
+        # Of the package as it is installed: its git tag.
+        from importlib.metadata import version
+
+        return version("xdreg")
+    if name in ("bridges", "datasets", "itk_dreg", "plot"):
         return importlib.import_module(f"xdreg.{name}")
     if name in _LAZY:
         value = getattr(importlib.import_module(f"xdreg.{_LAZY[name]}"), name)

@@ -11,6 +11,7 @@ import xarray as xr
 
 if TYPE_CHECKING:
     import os
+    from pathlib import Path
 
     from xdreg.planning import Plan
 
@@ -60,11 +61,25 @@ class FieldAccessor:
 
         return warp(self._field, moving, **options)
 
+    def warp_to(
+        self, moving: Any, path: str | os.PathLike[str], **options: Any
+    ) -> None:
+        """Resample the moving image into an OME-Zarr; see `xdreg.warp_to`."""
+        from xdreg.pyramid_warp import warp_to
+
+        warp_to(self._field, moving, path, **options)
+
     def transform_points(self, points: Any, *, inverse: bool = False) -> Any:
         """Map fixed points into the moving image; see `xdreg.transform_points`."""
         from xdreg.points import transform_points
 
         return transform_points(self._field, points, inverse=inverse)
+
+    def transform_layer(self, layer: Any, *, inverse: bool = False) -> Any:
+        """Map a layer as napari has it; see `xdreg.transform_layer`."""
+        from xdreg.layers import transform_layer
+
+        return transform_layer(self._field, layer, inverse=inverse)
 
     def inverse(self, like: Any = None, **options: Any) -> xr.Dataset:
         """Return the field moving → fixed, lazily; see `xdreg.inverse`."""
@@ -102,14 +117,17 @@ class FieldAccessor:
 
         return consistency(self._field, inverse)
 
-    def to_itk_transform(self) -> Any:
-        """Return the field as an ``itk.DisplacementFieldTransform``, in memory."""
-        from xdreg.field import open_displacement
-        from xdreg.itk_bridge import displacement_to_itk
+    def to_itk_transform(self, **options: Any) -> Any:
+        """Return the field as an ITK transform; see `xdreg.bridges`."""
+        from xdreg.bridges import to_itk_transform
 
-        reader = open_displacement(self._field)
-        values, grid = reader.read_around(reader.grid)
-        return displacement_to_itk(values, grid)
+        return to_itk_transform(self._field, **options)
+
+    def to_file(self, path: str | os.PathLike[str], **options: Any) -> None:
+        """Write the field for another tool; see `xdreg.write_transform`."""
+        from xdreg.bridges import write_transform
+
+        write_transform(self._field, path, **options)
 
     def to_ome_zarr(self, path: str | os.PathLike[str], **options: Any) -> None:
         """Write the field as OME-Zarr 0.6; see `xdreg.save`."""
@@ -117,11 +135,31 @@ class FieldAccessor:
 
         save_field(self._field, path, **options)
 
-    def plot(self, fixed: Any, moving: Any, **options: Any) -> Any:
-        """Draw the pair before and after; see `xdreg.plot.before_after`."""
-        from xdreg.plot import before_after
+    def plot(self, fixed: Any = None, moving: Any = None, **options: Any) -> Any:
+        """Draw the pair, the field and its blocks; see `xdreg.plot.overview`."""
+        from xdreg.plot import overview
 
-        return before_after(self._field, fixed, moving, **options)
+        return overview(self._field, fixed, moving, **options)
+
+    def report(
+        self, path: str | os.PathLike[str], fixed: Any, moving: Any, **options: Any
+    ) -> Path:
+        """Write a page that tells how it went; see `xdreg.report`."""
+        from xdreg.reporting import report
+
+        return report(self._field, path, fixed, moving, **options)
+
+    def __repr__(self) -> str:
+        """Tell what the field is, in lines."""
+        from xdreg.summary import summary_text
+
+        return summary_text(self._field)
+
+    def _repr_html_(self) -> str:
+        """Tell what the field is, for a notebook."""
+        from xdreg.summary import summary_html
+
+        return summary_html(self._field)
 
 
 def install() -> None:

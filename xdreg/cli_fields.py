@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 
-from xdreg.cli_common import FieldPath, Overwrite, open_path
-from xdreg.errors import InputError, StoreError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-# Names and units come from stores: no part of them is markup.
-_out = Console(markup=False)
+from xdreg.cli_common import (
+    AsJson,
+    FieldPath,
+    Overwrite,
+    ShowProgress,
+    answer,
+    open_path,
+)
+from xdreg.errors import InputError
+from xdreg.progress import working
 
 
 def invert(
     field: FieldPath,
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Field to write, as OME-Zarr.")
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="STORE", help="Field to write, as OME-Zarr."
+        ),
     ],
     like: Annotated[
         str | None,
-        typer.Option(help="Moving image; by default the one that FIELD was made for."),
+        typer.Option(
+            metavar="IMAGE",
+            help="Moving image; by default the one that FIELD was made for.",
+        ),
     ] = None,
     step: Annotated[
-        int | None,
-        typer.Option(help="Voxels between its points; by default about those of FIELD"),
-    ] = None,
+        int,
+        typer.Option(
+            metavar="VOXELS",
+            help="Voxels between its points; 2 takes an eighth of the space in 3-D.",
+        ),
+    ] = 1,
+    as_json: AsJson = False,
+    progress: ShowProgress = True,
     overwrite: Overwrite = False,
 ) -> None:
     """Invert FIELD: write the field moving → fixed, on the grid of the moving image.
@@ -45,102 +56,79 @@ def invert(
 
     check_target(output, overwrite=overwrite)
     image = None if like is None else open_path(like)
-    save_field(
-        inverse(open_field(field), image, step=step), output, overwrite=overwrite
-    )
+    with working("inverting", enabled=progress):
+        made = inverse(open_field(field), image, step=step)
+        save_field(made, output, overwrite=overwrite)
     found = open_field(output)
-    units = found["displacement"].attrs.get("units", "")
-    counts = ", ".join(f"{n} {what}" for what, n in status_counts(found).items())
-    rows = {
+    units = found["displacement"].attrs.get("units")
+    counts = status_counts(found)
+    values: dict[str, Any] = {
+        "field": output,
         "blocks": counts,
-        "residual": f"{float(found.block_max_residual.max()):.2g} {units} at most",
-        "outside": f"{float(found.block_outside.mean()):.1%} from outside the fixed "
-        "image",
-        "folded": f"{float(found.block_folded.mean()):.2%} without an inverse",
+        "largest_residual": float(found.block_max_residual.max()),
+        "units": units,
+        "outside_share": float(found.block_outside.mean()),
+        "folded_share": float(found.block_folded.mean()),
     }
-    for name, text in rows.items():
-        _out.print(f"{name:<12} {text}", highlight=False, soft_wrap=True)
-    _out.print(f"wrote {output}", highlight=False, soft_wrap=True)
+    lines = {
+        "blocks": ", ".join(f"{n} {what}" for what, n in counts.items()),
+        "residual": f"{values['largest_residual']:.2g} {units or ''} at most",
+        "outside": f"{values['outside_share']:.1%} from outside the fixed image",
+        "folded": f"{values['folded_share']:.2%} without an inverse",
+        "wrote": str(output),
+    }
+    answer(values, lines, as_json=as_json)
 
 
 def points(
     field: FieldPath,
     table: Annotated[
         Path,
-        typer.Argument(metavar="POINTS", help="CSV with columns named z, y and x."),
+        typer.Argument(
+            metavar="POINTS",
+            help="CSV or Parquet with columns named z, y and x, or axis-0 and so on; "
+            "GeoJSON; or a mesh.",
+        ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="CSV to write.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="File to write, of the same kind."
+        ),
+    ],
     inverse: Annotated[
         bool, typer.Option("--inverse", help="From the moving image to the fixed one.")
     ] = False,
+    as_json: AsJson = False,
+    progress: ShowProgress = True,
     overwrite: Overwrite = False,
 ) -> None:
     """Map POINTS of the fixed image into the moving one, in physical units.
 
-    Other columns are kept. Points that cannot be mapped become nan.
+    Whatever else is in the file is kept. Points that cannot be mapped become nan, and a
+    geometry of GeoJSON that has one null.
 
     Example: xdreg points out/field.ome.zarr landmarks.csv -o moved.csv
     """
     from xdreg.field import field_grid, open_field
     from xdreg.outputs import check_file, new_file
+    from xdreg.point_files import kind_of, read_points
     from xdreg.points import transform_points
 
     check_file(output, overwrite=overwrite)
+    if kind_of(output) != kind_of(table):
+        msg = f"{table} is {kind_of(table)} and {output} is not; write the same kind"
+        raise InputError(msg)
     opened = open_field(field)
-    dims = field_grid(opened).dims
-    header, rows = _read_table(table)
-    places = _places(header, dims, table)
-    found = transform_points(opened, _numbers(rows, places, table), inverse=inverse)
-    for row, point in zip(rows, found.tolist(), strict=True):
-        for place, value in zip(places, point, strict=True):
-            row[place] = repr(value)
-    with (
-        new_file(output, overwrite=overwrite) as partial,
-        partial.open("w", newline="") as file,
-    ):
-        csv.writer(file).writerows([header, *rows])
-    lost = int(np.isnan(found).any(axis=1).sum())
+    found = read_points(table, field_grid(opened).dims)
+    with working("mapping", enabled=progress):
+        moved = transform_points(opened, found.points, inverse=inverse)
+    with new_file(output, overwrite=overwrite) as partial:
+        found.write(partial, moved)
+    lost = int(np.isnan(moved).any(axis=1).sum())
     rest = f", {lost} of them nan: outside the fixed image" if lost else ""
-    _out.print(
-        f"wrote {len(rows)} points to {output}{rest}", highlight=False, soft_wrap=True
+    answer(
+        {"points": output, "count": len(moved), "unmapped": lost},
+        {"wrote": f"{len(moved)} points to {output}{rest}"},
+        as_json=as_json,
     )
-
-
-def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows that are not empty."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError) as error:
-        msg = f"{path} cannot be read as CSV: {error}"
-        raise StoreError(msg) from error
-    if not rows:
-        msg = f"{path} is empty; expected a header, for example z,y,x"
-        raise InputError(msg)
-    return [name.strip() for name in rows[0]], rows[1:]
-
-
-def _places(header: list[str], dims: tuple[str, ...], path: Path) -> list[int]:
-    """Return the columns of the dims."""
-    missing = [dim for dim in dims if header.count(dim) != 1]
-    if missing:
-        msg = (
-            f"{path} has columns {header}; expected one named {missing[0]!r}, for the "
-            f"field has dimensions {dims}"
-        )
-        raise InputError(msg)
-    return [header.index(dim) for dim in dims]
-
-
-def _numbers(
-    rows: list[list[str]], places: list[int], path: Path
-) -> NDArray[np.float64]:
-    """Return the coordinates ``(n, ndim)``; name the row that has none."""
-    result = np.empty((len(rows), len(places)))
-    for number, row in enumerate(rows):
-        try:
-            result[number] = [float(row[place]) for place in places]
-        except (ValueError, IndexError) as error:
-            msg = f"{path}: point {number + 1} is {row}; expected numbers"
-            raise InputError(msg) from error
-    return result

@@ -28,8 +28,10 @@ from xdreg.field import (
     open_displacement,
 )
 from xdreg.grid import Grid, checked_matrix, unit_ratio
+from xdreg.inversion import LEAST_VOLUME
 from xdreg.mapping import Opaque
 from xdreg.multiscale import image_levels
+from xdreg.preimage import affine_part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,44 +92,20 @@ class MatrixMove:
 
 
 class ItkMove:
-    """A non-linear ITK transform, sampled where it is needed.
+    """A non-linear ITK transform, in the unit of the points."""
 
-    Parameters
-    ----------
-    transform : itk.Transform
-        In the unit of the grid.
-    grid
-        The result's; the transform is sampled at its spacing.
-    """
-
-    def __init__(self, transform: Any, grid: Grid) -> None:
-        self._transform, self._grid = transform, grid
+    def __init__(self, transform: Any) -> None:
+        self._transform = transform
 
     def __dask_tokenize__(self) -> object:
         digest = hashlib.sha256(pickle.dumps(self._transform)).hexdigest()
-        return ("xdreg.ItkMove", digest, str(self._grid))
+        return ("xdreg.ItkMove", digest)
 
     def move(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return where points ``(n, ndim)`` go."""
-        from xdreg.itk_bridge import displacement_from_itk  # itk loads slowly
+        from xdreg.itk_bridge import move_by_itk  # itk loads slowly
 
-        own = self._grid
-        first, last = (
-            own.physical_to_index(corner)
-            for corner in (points.min(axis=0), points.max(axis=0))
-        )
-        # On the points of the result's grid, so that nothing is interpolated there.
-        first = np.floor(first + 1e-6)
-        count = np.ceil(last - 1e-6) - first + 1
-        around = Grid(
-            own.dims,
-            tuple(int(n) for n in count),
-            own.spacing,
-            tuple(own.index_to_physical(first).tolist()),
-            own.units,
-        )
-        values = displacement_from_itk(self._transform, around)
-        return points + kernels.sample(values, around, points).T
+        return move_by_itk(self._transform, points)
 
 
 def compose(
@@ -143,8 +121,7 @@ def compose(
     ----------
     *transforms : Dataset, itk.Transform or (ndim + 1, ndim + 1) matrix
         Fields, ITK transforms and homogeneous matrices in dims order, in any order.
-        Matrices and ITK transforms are in the units of the result. An ITK transform
-        that is not linear is sampled at the spacing of the result.
+        Matrices and ITK transforms are in the units of the result.
     like : Dataset, DataArray, DataTree or Grid, optional
         A field or an image on whose grid the result is made; by default the grid of
         the first transform, which then has to be a field.
@@ -191,6 +168,31 @@ def compose(
     return make_field(displacement, grid, fixed, moving)
 
 
+def split_affine(field: xr.Dataset) -> tuple[NDArray[np.float64], xr.Dataset]:
+    """Return the affine part of a field, and the field to apply before it, lazily.
+
+    Returns
+    -------
+    matrix : (ndim + 1, ndim + 1)
+        Homogeneous, in dims order, fitted by least squares.
+    rest : Dataset
+        A field, so that ``compose(rest, matrix)`` is the field that was given.
+
+    Raises
+    ------
+    InputError
+        If the affine part cannot be undone.
+    """
+    matrix = affine_part(open_displacement(field))
+    if abs(np.linalg.det(matrix)) < LEAST_VOLUME:
+        msg = (
+            f"the affine part of the field is {matrix.tolist()}, which flattens space "
+            "and cannot be taken out; use affine=False"
+        )
+        raise InputError(msg)
+    return matrix, compose(field, np.linalg.inv(matrix))
+
+
 def _target(first: Any, like: Any) -> tuple[Grid, Grid]:
     """Return the result's grid, and that of the fixed image."""
     if like is None:
@@ -217,7 +219,7 @@ def _move(transform: Any, grid: Grid, name: str) -> Move:
 
         check_transform(transform, grid.ndim, name)
         matrix = matrix_from_itk(transform)
-        return ItkMove(transform, grid) if matrix is None else MatrixMove(matrix)
+        return ItkMove(transform) if matrix is None else MatrixMove(matrix)
     try:
         values = np.asarray(transform, np.float64)
     except (TypeError, ValueError) as error:

@@ -20,14 +20,19 @@ import xarray as xr
 
 from xdreg.blocks import BlockStatus
 from xdreg.coordinates import coordinates, grid_of
+from xdreg.diagnostics import DIAGNOSTICS, INVERSE_DIAGNOSTICS, block_variables
 from xdreg.errors import InputError, StoreError
 from xdreg.grid import Grid, normalise_units
 from xdreg.ome_fields import (
+    FieldPart,
     parsed,
     read_extra,
-    read_field_metadata,
+    store_chunks,
     write_field_metadata,
 )
+from xdreg.ome_metadata import open_group
+from xdreg.ome_scenes import read_steps
+from xdreg.ome_vectors import VectorStep
 from xdreg.ome_zarr_writer import write_ome_zarr
 from xdreg.options import Linear
 from xdreg.outputs import new_store
@@ -45,27 +50,6 @@ COMPONENT = "component"
 
 #: Chunks of a field that is made from others, in points per axis.
 FIELD_CHUNK = {2: 512, 3: 96}
-
-_DIAGNOSTICS = {
-    "status": "what became of the block",
-    "similarity_before": "similarity of the window before the stage",
-    "similarity_after": "similarity of the window after the stage",
-    "min_jacobian": "smallest Jacobian determinant of the block's update",
-    "max_update": "largest displacement of the block's update",
-    "attempts": "times that the method was tried, the second time with safer options",
-    "disagreement": "RMS difference of the block's patch from the blend",
-    "neighbour_difference": "median difference from its neighbours' patches, in voxels",
-    "seconds": "time the block took",
-}
-
-#: Those of an inverse, see `xdreg.inverse_field`.
-INVERSE_DIAGNOSTICS = {
-    "status": "what became of the block",
-    "mean_residual": "mean distance of there and back again from its points",
-    "max_residual": "largest distance of there and back again from its points",
-    "outside": "share of points that come from outside the fixed image",
-    "folded": "share of points without an inverse, for the field folds",
-}
 
 
 def is_field(dataset: object) -> bool:
@@ -206,23 +190,8 @@ def assemble_field(
     last = deformable[-1] if deformable else len(stages) - 1
     for number, record in enumerate(records):
         prefix = "" if number == last else f"stage{number}_"
-        dims = [f"{prefix}block_{dim}" for dim in reader.grid.dims]
-        for name, long_name in _DIAGNOSTICS.items():
-            values = record[name].astype(np.int8 if name == "status" else np.float32)
-            variable = xr.Variable(dims, values, {"long_name": long_name})
-            if name == "status":
-                variable.attrs |= status_attrs()
-            field[f"{prefix}block_{name}"] = variable
+        field = field.assign(block_variables(record, reader.grid.dims, prefix))
     return field.assign_attrs(attrs)
-
-
-def status_attrs() -> dict[str, Any]:
-    """Return the attributes that tell what the numbers of a status mean."""
-    used = [s for s in BlockStatus if s is not BlockStatus.PENDING]
-    return {
-        "flag_values": [int(s) for s in used],
-        "flag_meanings": " ".join(s.meaning for s in used),
-    }
 
 
 def status_counts(field: xr.Dataset) -> dict[str, int]:
@@ -237,22 +206,25 @@ def status_counts(field: xr.Dataset) -> dict[str, int]:
     }
 
 
-_EXTRA = "xdreg"
-_FIELD_PATH = "displacement"
+#: Groups for diagnostics and provenance, of a field and of its inverse.
+_EXTRA = {False: "xdreg", True: "xdreg_inverse"}
+_NAMES = {False: "displacement", True: "inverse"}
 
 
 def save_field(
     field: xr.Dataset,
     path: str | os.PathLike[str],
     *,
+    inverse: xr.Dataset | None = None,
+    affine: bool = False,
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a field as OME-Zarr 0.6, with RFC-5 transformation metadata.
 
-    The store is a scene of two coordinate systems, ``fixed`` and ``moving``, related
-    by a ``displacements`` transformation whose field is a multiscale image of its own.
-    Diagnostics and provenance lie beside it, in the group ``xdreg``.
+    The store is a scene of two coordinate systems, ``fixed`` and ``moving``, and holds
+    no images. They are related by ``displacements``, whose field is a multiscale image
+    of its own. Diagnostics and provenance lie beside it, in the group ``xdreg``.
 
     Parameters
     ----------
@@ -260,6 +232,13 @@ def save_field(
         A displacement field.
     path
         Directory or URL to write; it appears whole or not at all.
+    inverse : Dataset, optional
+        The field moving → fixed, see `xdreg.inverse`: written too, so that the scene
+        has a ``bijection``, and readers need no inversion.
+    affine
+        Write a ``sequence`` of displacements and the field's affine part, for readers
+        that go on with it beyond the field's grid. Rounded to single precision, where
+        without it values stay the same to the bit.
     overwrite
         Replace what is there.
     storage_options
@@ -267,40 +246,54 @@ def save_field(
 
     Raises
     ------
+    InputError
+        If the inverse is no field, or of other dimensions or units.
     StoreError
         If something is there and ``overwrite`` is false, or it cannot be written.
     """
-    grid = field_grid(field)
-    displacement = ordered_displacement(field, grid)
-    data = dask.array.asarray(displacement.data).astype(np.float32)
-    extra = field.drop_vars(["displacement", COMPONENT, *grid.dims], errors="ignore")
-    extra = extra.assign_attrs(displacement_attrs=json.dumps(displacement.attrs))
+    pairs = [(False, field)] if inverse is None else [(False, field), (True, inverse)]
+    parts: list[FieldPart] = []
+    data: list[dask.array.Array] = []
+    extras: list[xr.Dataset] = []
+    for back, one in pairs:
+        grid = field_grid(one)
+        if (grid.dims, grid.units) != (field_grid(field).dims, field_grid(field).units):
+            msg = (
+                f"the inverse is in {grid.dims} {grid.units}; expected as the field is"
+            )
+            raise InputError(msg)
+        displacement = ordered_displacement(one, grid)
+        extra = one.drop_vars(["displacement", COMPONENT, *grid.dims], errors="ignore")
+        extras.append(
+            extra.assign_attrs(displacement_attrs=json.dumps(displacement.attrs))
+        )
+        matrix = None
+        if affine:
+            from xdreg.composition import split_affine  # it composes fields
+
+            matrix, rest = split_affine(one)
+            displacement = rest["displacement"]
+        values = dask.array.asarray(displacement.data).astype(np.float32)
+        data.append(values)
+        # A field in memory may be one chunk, of which every window would be read.
+        most = (grid.ndim, *(FIELD_CHUNK[grid.ndim],) * grid.ndim)
+        chunks = tuple(min(a, b) for a, b in zip(values.chunksize, most, strict=True))
+        parts.append(FieldPart(_NAMES[back], grid, chunks, matrix))
     with new_store(
         path, overwrite=overwrite, storage_options=storage_options
     ) as output:
-        location = write_field_metadata(
-            output.folder, _FIELD_PATH, grid, data.chunksize
-        )
-        store: Any = output.array(location)
-        data = data.rechunk(store.chunks)
-        written = dask.array.map_blocks(
-            _write_chunk,
-            data,
-            store,
-            chunks=tuple((1,) * n for n in data.numblocks),
-            dtype=bool,
-            meta=np.empty((0,) * data.ndim, bool),
-        )
+        written = []
+        for values, place in zip(
+            data, write_field_metadata(output.folder, *parts), strict=True
+        ):
+            store: Any = output.array(place)
+            written.append(store_chunks(values.rechunk(store.chunks), store))
         # Together, for diagnostics of a lazy field come from the tasks that make it.
-        _, extra = dask.compute(written, extra)
-        extra.to_zarr(output.folder, group=_EXTRA, mode="a", consolidated=False)
-
-
-def _write_chunk(
-    values: NDArray[np.float32], store: Any, block_info: Any = None
-) -> NDArray[np.bool_]:
-    store[tuple(slice(*ends) for ends in block_info[0]["array-location"])] = values
-    return np.ones((1,) * values.ndim, bool)
+        _, found = dask.compute(written, extras)
+        for (back, _), extra in zip(pairs, found, strict=True):
+            extra.to_zarr(
+                output.folder, group=_EXTRA[back], mode="a", consolidated=False
+            )
 
 
 def save(
@@ -315,8 +308,9 @@ def save(
     path
         Directory or URL to write; it appears whole or not at all.
     **options
-        ``overwrite`` and, for a URL, ``storage_options``; for images also ``version``,
-        ``levels``, ``chunks``, ``labels``, ``name``.
+        ``overwrite`` and, for a URL, ``storage_options``; for fields also ``inverse``
+        and ``affine``; for images ``version``, ``levels``, ``chunks``, ``labels``,
+        ``name``.
 
     Raises
     ------
@@ -329,43 +323,31 @@ def save(
         write_ome_zarr(data, path, **options)
 
 
-def from_itk_transform(transform: Any, grid: Grid | xr.DataArray) -> xr.Dataset:
-    """Return an ITK transform as a field.
-
-    Parameters
-    ----------
-    transform : itk.Transform
-        Fixed → moving, in the unit of the grid.
-    grid : Grid or DataArray
-        Where to sample it: the grid of the fixed image, or a coarser one.
-
-    Returns
-    -------
-    Dataset
-        ``displacement (component, [z], y, x)``.
-
-    Raises
-    ------
-    InputError
-        If the transform is of another dimension than the grid.
-    """
-    from xdreg.itk_bridge import displacement_from_itk  # itk loads slowly
-
-    target = grid if isinstance(grid, Grid) else grid_of(grid, "grid")
-    return make_field(displacement_from_itk(transform, target), target)
-
-
 def open_field(
     path: str | os.PathLike[str],
     *,
+    inverse: bool = False,
+    name: str | None = None,
+    like: Any = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
-    """Open a field that `save_field` wrote, lazily; values are the same to the bit.
+    """Open a field that `xdreg.save` or another tool wrote as OME-Zarr, lazily.
+
+    Scenes and transformations of version 0.6 and of its drafts: displacements and
+    coordinates, in sequences with affine transformations, and in bijections. A lone
+    field that `xdreg.save` wrote is the same to the bit.
 
     Parameters
     ----------
     path
         Path or URL of the store.
+    inverse
+        Return the field moving → fixed of a bijection.
+    name
+        Which transformation, where a store declares several.
+    like : Dataset, DataArray, DataTree or Grid, optional
+        Where the field is wanted; needed only for a sequence that does not start with
+        displacements.
     storage_options
         For remote stores, passed to fsspec, for example ``{"anon": True}``.
 
@@ -376,25 +358,43 @@ def open_field(
     Raises
     ------
     StoreError
-        If there is no such store, or it holds no displacement field.
+        If there is no such store, or it holds no displacement field that can be used.
+    InputError
+        If ``like`` is needed, or its units do not convert.
     """
-    source, grid = read_field_metadata(path, storage_options)
     address = as_address(path)
+    group = open_group(address, storage_options)
+    steps = read_steps(address, group, inverse=inverse, name=name)
     extra = read_extra(
-        address, storage_options, _EXTRA, _DIAGNOSTICS | INVERSE_DIAGNOSTICS
+        address,
+        storage_options,
+        _EXTRA[inverse],
+        DIAGNOSTICS | INVERSE_DIAGNOSTICS,
     )
-    attrs = {"fixed_grid": json.dumps(grid.to_dict())} | dict(extra.attrs)
+    attrs = dict(extra.attrs)
     stored = parsed(address, "displacement_attrs", attrs.pop("displacement_attrs", {}))
-    fixed = parsed(address, "fixed_grid", attrs["fixed_grid"])
+    fixed = parsed(address, "fixed_grid", attrs.get("fixed_grid", "{}"))
     try:
-        Grid.from_dict(fixed)
+        if fixed:
+            Grid.from_dict(fixed)
         normalise_units(stored.get("units"))
     except (InputError, KeyError, TypeError, ValueError, OverflowError) as error:
         msg = f"{address}: fixed_grid is {fixed!r}; expected a grid: {error}"
         raise StoreError(msg) from error
-    if grid.units is None:
-        # OME-Zarr has no word for units such as pixels.
-        grid = replace(grid, units=stored.get("units"))
-    field = xr.Dataset({"displacement": displacement_array(source, grid)})
+    parts: list[Any] = []
+    for step in steps:
+        if isinstance(step, VectorStep):
+            # OME-Zarr has no word for units such as pixels.
+            grid = replace(step.grid, units=step.grid.units or stored.get("units"))
+            parts.append(make_field(step.displacement(), grid))
+        else:
+            parts.append(step)
+    field = parts[0]
+    if len(parts) > 1 or like is not None:
+        from xdreg.joining import joined  # it composes fields
+
+        units = next(field_grid(p).units for p in parts if isinstance(p, xr.Dataset))
+        field = joined(parts, like, units, address)
     field["displacement"].attrs |= stored
-    return field.merge(extra).assign_attrs(attrs)
+    result: xr.Dataset = field.merge(extra)
+    return result.assign_attrs({**field.attrs, **attrs})

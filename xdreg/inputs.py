@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -300,6 +300,8 @@ def _describe_function(function: Any) -> str:
         return f"{_describe_function(function.func)} with {given}"
     named = function if hasattr(function, "__qualname__") else type(function)
     name = f"{named.__module__}.{named.__qualname__}"
+    if hasattr(function, "__dask_tokenize__"):
+        return f"{name} {dask.base.tokenize(function)}"
     try:
         return f"{name} {dask.base.tokenize(inspect.getsource(named))}"
     except (OSError, TypeError):  # typed in, or compiled
@@ -314,9 +316,11 @@ def describe_limits(stage: PlannedStage) -> dict[str, Any]:
 
 def describe_stage(stage: PlannedStage) -> dict[str, Any]:
     """Describe a stage so that a change of its options is noticed."""
-    options = asdict(stage.options)
+    options = {f.name: getattr(stage.options, f.name) for f in fields(stage.options)}
     if isinstance(stage.options, Custom):
         options["method"] = _describe_function(stage.options.method)
+        if callable(stage.options.reduction):
+            options["reduction"] = _describe_function(stage.options.reduction)
         options["options"] = {
             key: value if isinstance(value, _PLAIN) else dask.base.tokenize(value)
             for key, value in stage.options.options.items()

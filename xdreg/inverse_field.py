@@ -18,16 +18,15 @@ import xarray as xr
 from xdreg import newton
 from xdreg.blocks import BlockStatus, per_axis
 from xdreg.coordinates import grid_of
+from xdreg.diagnostics import INVERSE_DIAGNOSTICS, status_attrs
 from xdreg.errors import InputError
 from xdreg.field import (
     FIELD_CHUNK,
-    INVERSE_DIAGNOSTICS,
     field_grid,
     fixed_grid,
     make_field,
     moving_grid,
     open_displacement,
-    status_attrs,
 )
 from xdreg.mapping import Opaque
 from xdreg.multiscale import image_levels
@@ -46,7 +45,7 @@ def inverse(
     field: xr.Dataset,
     like: xr.DataArray | xr.DataTree | None = None,
     *,
-    step: int | Sequence[int] | None = None,
+    step: int | Sequence[int] = 1,
 ) -> xr.Dataset:
     """Return the inverse of a field, moving → fixed, lazily.
 
@@ -62,10 +61,9 @@ def inverse(
         The moving image: where the inverse is wanted. By default the one that the field
         was made for, if the field tells.
     step
-        Voxels of ``like`` between points of the inverse, one number or one per dim. By
-        default the points are about as far apart as those of the field. Between them
-        the inverse is interpolated linearly, which costs accuracy where the field
-        bends; 1 is the most accurate and the largest.
+        Voxels of ``like`` between points of the inverse, one number or one per dim.
+        Between them the inverse is interpolated linearly, which costs accuracy where
+        the field bends; 2 takes an eighth of the space in 3-D.
 
     Returns
     -------
@@ -115,11 +113,6 @@ def inverse(
     if image.dims != own.dims:
         msg = f"like has dimensions {image.dims} and the field {own.dims}"
         raise InputError(msg)
-    if step is None:
-        step = [
-            max(round(a / b), 1)
-            for a, b in zip(own.spacing, image.spacing, strict=True)
-        ]
     target = image.every(per_axis(step, own.ndim, "step", minimum=1))
     task = _Task(open_displacement(field), fixed_grid(field), target)
     displacement, diagnostics = _solved_blocks(task)

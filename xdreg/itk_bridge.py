@@ -20,6 +20,8 @@ from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
 from xdreg.paths import as_address
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 #: A direction cosine may be off a permutation by so much and still be one.
@@ -68,11 +70,8 @@ def from_itk_image(image: Any, *, units: str | None = "millimeter") -> xr.DataAr
     spacing = np.array(list(image.GetSpacing()))[::-1]
     index = np.array(list(image.GetLargestPossibleRegion().GetIndex()))[::-1]
     origin = np.array(list(image.GetOrigin()))[::-1] + direction @ (spacing * index)
-    axes = np.abs(direction).argmax(axis=0)
-    signs = np.sign(direction[axes, range(ndim)])
-    exact = np.zeros_like(direction)
-    exact[axes, range(ndim)] = signs
-    if np.abs(direction - exact).max() > _AXIS_TOLERANCE or len(set(axes)) < ndim:
+    axes, signs = _axes_and_signs(direction)
+    if not is_aligned(image):
         msg = (
             f"the image is oblique, its direction matrix is {direction[::-1, ::-1]}; "
             "xdreg works on axis-aligned grids. Resample it first: itk.resample_image_"
@@ -102,6 +101,27 @@ def from_itk_image(image: Any, *, units: str | None = "millimeter") -> xr.DataAr
         values, dims = np.moveaxis(values, -1, 0), ("c", *dims)
     return xr.DataArray(
         np.ascontiguousarray(values), dims=dims, coords=coordinates(grid)
+    )
+
+
+def _axes_and_signs(
+    direction: NDArray[np.float64],
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return the physical axis that each array axis runs along, and which way."""
+    axes = np.abs(direction).argmax(axis=0)
+    return axes, np.sign(direction[axes, range(len(axes))])
+
+
+def is_aligned(image: Any) -> bool:
+    """Tell whether the grid of an ITK image runs along the axes of space."""
+    import itk
+
+    direction = itk.array_from_matrix(image.GetDirection())
+    axes, signs = _axes_and_signs(direction)
+    exact = np.zeros_like(direction)
+    exact[axes, range(len(axes))] = signs
+    return len(set(axes.tolist())) == len(axes) and bool(
+        np.abs(direction - exact).max() <= _AXIS_TOLERANCE
     )
 
 
@@ -185,6 +205,13 @@ def open_image(
     InputError
         If the image is oblique.
     """
+    result = from_itk_image(read_image(path), units=units)
+    result.attrs["source"] = as_address(path)
+    return result
+
+
+def read_image(path: str | os.PathLike[str]) -> Any:
+    """Read an image file as an ``itk.Image``, or say why that is not possible."""
     import itk
 
     address = as_address(path)
@@ -195,13 +222,37 @@ def open_image(
         msg = f"{address} is a directory; open OME-Zarr with xdreg.open_ome_zarr"
         raise StoreError(msg)
     try:
-        image = itk.imread(address)
+        return itk.imread(address)
     except RuntimeError as error:
-        msg = f"ITK cannot read {address}: {str(error).strip().splitlines()[-1]}"
+        reason = str(error).strip().splitlines()[-1]
+        msg = f"ITK cannot read {address}, is it an image? It says: {reason}"
         raise StoreError(msg) from error
-    result = from_itk_image(image, units=units)
-    result.attrs["source"] = address
-    return result
+
+
+def displacement_image(
+    displacement: NDArray[Any], grid: Grid, *, double: bool = False
+) -> Any:
+    """Return a displacement as an ITK image of vectors.
+
+    Parameters
+    ----------
+    displacement : (ndim, *grid.shape)
+        Fixed → moving, component order as the dims.
+    grid
+        Its geometry.
+    double
+        In double precision, which ITK's transforms need.
+    """
+    import itk
+
+    kind = itk.Image[itk.Vector[itk.D if double else itk.F, grid.ndim], grid.ndim]
+    image = kind.New()
+    image.SetRegions([int(n) for n in grid.shape[::-1]])
+    image.Allocate()
+    itk.array_view_from_image(image)[...] = np.moveaxis(displacement[::-1], 0, -1)
+    image.SetSpacing([float(s) for s in grid.spacing[::-1]])
+    image.SetOrigin([float(o) for o in grid.origin[::-1]])
+    return image
 
 
 def displacement_to_itk(displacement: NDArray[Any], grid: Grid) -> Any:
@@ -216,16 +267,8 @@ def displacement_to_itk(displacement: NDArray[Any], grid: Grid) -> Any:
     """
     import itk
 
-    vectors = np.moveaxis(displacement[::-1], 0, -1)
-    kind = itk.Image[itk.Vector[itk.D, grid.ndim], grid.ndim]
-    itk_field = kind.New()
-    itk_field.SetRegions([int(n) for n in grid.shape[::-1]])
-    itk_field.Allocate()
-    itk.array_view_from_image(itk_field)[...] = vectors
-    itk_field.SetSpacing([float(s) for s in grid.spacing[::-1]])
-    itk_field.SetOrigin([float(o) for o in grid.origin[::-1]])
     transform = itk.DisplacementFieldTransform[itk.D, grid.ndim].New()
-    transform.SetDisplacementField(itk_field)
+    transform.SetDisplacementField(displacement_image(displacement, grid, double=True))
     return transform
 
 
@@ -269,6 +312,7 @@ def displacement_from_itk(transform: Any, grid: Grid) -> NDArray[np.float32]:
         if same:
             vectors = np.array(itk.array_view_from_image(stored))
             return np.moveaxis(vectors, -1, 0)[::-1].astype(np.float32)
+    transform = _in_double(transform)
     kind = itk.Image[itk.Vector[itk.F, grid.ndim], grid.ndim]
     sampler = itk.TransformToDisplacementFieldFilter[kind, itk.D].New()
     sampler.SetTransform(transform)
@@ -278,6 +322,73 @@ def displacement_from_itk(transform: Any, grid: Grid) -> NDArray[np.float32]:
     sampler.Update()
     vectors = np.array(itk.array_view_from_image(sampler.GetOutput()))
     return np.moveaxis(vectors, -1, 0)[::-1].astype(np.float32)
+
+
+def move_by_itk(transform: Any, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return where an ITK transform maps points that lie anywhere, all at once.
+
+    Parameters
+    ----------
+    transform : itk.Transform
+        Fixed → moving, in the unit of the points.
+    points : (n, ndim)
+        Physical, in dims order.
+
+    Returns
+    -------
+    (n, ndim)
+        To within single precision of their distance from each other.
+
+    Raises
+    ------
+    InputError
+        If a point is NaN or infinite.
+    """
+    import itk
+
+    if not np.isfinite(points).all():
+        msg = (
+            "points to be mapped by an ITK transform hold NaN or infinity; mend the "
+            "field before it first, for example with "
+            "field.assign(displacement=field.displacement.fillna(0))"
+        )
+        raise InputError(msg)
+    # ITK samples transforms on grids, fast, and single points slowly from Python. So
+    # the points become displacements of a grid's: of a line next to the origin. The
+    # step is a power of two, so that its multiples are exact.
+    count, ndim = points.shape
+    step = 2.0**-40
+    line = Grid(
+        SPATIAL_DIMS[-ndim:],
+        (*(1,) * (ndim - 1), count),
+        (*(1.0,) * (ndim - 1), step),
+        (0.0,) * ndim,
+    )
+    values = points.T.reshape(ndim, *line.shape).copy()
+    values[-1] -= step * np.arange(count)
+    # What is left of the result is small, for the sampler gives single precision.
+    middle = points[count // 2, ::-1].tolist()
+    centre = np.array(list(transform.TransformPoint(middle)))
+    near = itk.TranslationTransform[itk.D, ndim].New()
+    near.SetOffset((-centre).tolist())
+    whole = itk.CompositeTransform[itk.D, ndim].New()
+    for part in (near, _in_double(transform), displacement_to_itk(values, line)):
+        whole.AddTransform(part)
+    moved = displacement_from_itk(whole, line).reshape(ndim, count).T
+    return np.asarray(moved + centre[::-1], np.float64)
+
+
+def _in_double(transform: Any) -> Any:
+    """Return a transform in double precision, which ITK does not mix with single."""
+    import itk
+
+    if "_float_" not in transform.GetTransformTypeAsString():
+        return transform
+    found = itk.dict_from_transform(transform)
+    entries = found if isinstance(found, list) else [found]
+    for entry in entries:
+        entry["transformType"]["parametersValueType"] = "float64"
+    return itk.transform_from_dict(entries)
 
 
 def matrix_from_itk(transform: Any) -> NDArray[np.float64] | None:
@@ -309,6 +420,13 @@ def matrix_to_itk(matrix: NDArray[np.float64]) -> Any:
     transform.SetMatrix(itk.matrix_from_array(linear))
     transform.SetOffset([float(v) for v in matrix[:-1, -1][::-1]])
     return transform
+
+
+def itk_parameters(numbers: Sequence[float]) -> Any:
+    """Return numbers as the parameters of an ITK transform."""
+    import itk
+
+    return itk.OptimizerParameters[itk.D]([float(value) for value in numbers])
 
 
 def check_transform(transform: Any, ndim: int, name: str = "the transform") -> None:

@@ -84,7 +84,7 @@ def _compose(update, before, start, scale, out):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _field_row(field, z, fz, y, fy, row):  # type: ignore[no-untyped-def]
+def field_row(field, z, fz, y, fy, row):  # type: ignore[no-untyped-def]
     """Interpolate the field across z and y, along one line in x."""
     nz, ny, nx = field.shape[1], field.shape[2], field.shape[3]
     z1, y1 = min(z + 1, nz - 1), min(y + 1, ny - 1)
@@ -107,7 +107,7 @@ def _resample(field, cells, places, out):  # type: ignore[no-untyped-def]
     last = field.shape[3] - 1
     for k in range(out.shape[1]):
         for j in range(out.shape[2]):
-            _field_row(field, cells[0][k], places[0][k], cells[1][j], places[1][j], row)
+            field_row(field, cells[0][k], places[0][k], cells[1][j], places[1][j], row)
             for i in range(out.shape[3]):
                 x0, fx = cells[2][i], places[2][i]
                 x1 = min(x0 + 1, last)
@@ -128,7 +128,7 @@ def _pull_linear(image, field, cells, places, start, scale, out):  # type: ignor
     last = field.shape[3] - 1
     for k in range(out.shape[0]):
         for j in range(out.shape[1]):
-            _field_row(field, cells[0][k], places[0][k], cells[1][j], places[1][j], row)
+            field_row(field, cells[0][k], places[0][k], cells[1][j], places[1][j], row)
             for i in range(out.shape[2]):
                 x0, fx = cells[2][i], places[2][i]
                 x1 = min(x0 + 1, last)
@@ -170,7 +170,7 @@ def _pull_nearest(shape, field, cells, places, start, scale, out):  # type: igno
     last = field.shape[3] - 1
     for k in range(out.shape[0]):
         for j in range(out.shape[1]):
-            _field_row(field, cells[0][k], places[0][k], cells[1][j], places[1][j], row)
+            field_row(field, cells[0][k], places[0][k], cells[1][j], places[1][j], row)
             for i in range(out.shape[2]):
                 x0, fx = cells[2][i], places[2][i]
                 x1 = min(x0 + 1, last)
@@ -191,14 +191,14 @@ def _pull_nearest(shape, field, cells, places, start, scale, out):  # type: igno
                     out[k, j, i] = -1
 
 
-def _lift(array: Array, leading: int = 0) -> Array:
+def lift(array: Array, leading: int = 0) -> Array:
     """Give a two-dimensional array a single plane in front of its spatial axes."""
     if array.ndim - leading == 3:
         return array
     return np.expand_dims(array, leading)
 
 
-def _lift_field(field: Array) -> Array:
+def lift_field(field: Array) -> Array:
     """Return a displacement as ``(3, z, y, x)`` contiguous float32."""
     if field.shape[0] == 2:
         lifted = np.zeros((3, 1, *field.shape[1:]), np.float32)
@@ -211,26 +211,38 @@ def _lift_axis(values: tuple[float, ...], missing: float) -> tuple[float, ...]:
     return values if len(values) == 3 else (missing, *values)
 
 
-def _per_axis(
+def per_axis(
     target: Grid, field_grid: Grid, image_grid: Grid
 ) -> tuple[list[Array], list[Array], list[Array], tuple[float, ...]]:
     """Precompute, per axis, what the pull kernels need of the three geometries."""
-    cells, places, starts = [], [], []
-    for i, dim in enumerate(target.dims):
-        centres = target.axis(dim)
-        position = (centres - field_grid.origin[i]) / field_grid.spacing[i]
+    centres = [target.axis(dim) for dim in target.dims]
+    cells, places = _field_cells(centres, field_grid)
+    starts = [
+        (values - image_grid.origin[i]) / image_grid.spacing[i]
+        for i, values in enumerate(centres)
+    ]
+    if target.ndim == 2:
+        starts.insert(0, np.zeros(1))
+    scale = tuple(1.0 / s for s in image_grid.spacing)
+    return cells, places, starts, _lift_axis(scale, 1.0)
+
+
+def _field_cells(
+    centres: list[Array], field_grid: Grid
+) -> tuple[list[Array], list[Array]]:
+    """Return, per axis, the field cell of every coordinate, and the place within it."""
+    cells, places = [], []
+    for i, values in enumerate(centres):
+        position = (values - field_grid.origin[i]) / field_grid.spacing[i]
         size = field_grid.shape[i]
         base = np.clip(np.floor(position), 0, max(size - 2, 0))
         place = np.clip(position - base, -1.0, 2.0) if size > 1 else 0.0 * position
         cells.append(base.astype(np.int64))
         places.append(place.astype(np.float32))
-        starts.append((centres - image_grid.origin[i]) / image_grid.spacing[i])
-    if target.ndim == 2:
+    if len(centres) == 2:
         cells.insert(0, np.zeros(1, np.int64))
         places.insert(0, np.zeros(1, np.float32))
-        starts.insert(0, np.zeros(1))
-    scale = tuple(1.0 / s for s in image_grid.spacing)
-    return cells, places, starts, _lift_axis(scale, 1.0)
+    return cells, places
 
 
 def warp(
@@ -269,18 +281,18 @@ def warp(
     -------
     (*target.shape)
     """
-    cells, places, starts, scale = _per_axis(target, displacement_grid, image_grid)
-    field = _lift_field(displacement)
+    cells, places, starts, scale = per_axis(target, displacement_grid, image_grid)
+    field = lift_field(displacement)
     shape = (1, *target.shape) if target.ndim == 2 else target.shape
-    per_axis = (tuple(cells), tuple(places), tuple(starts), scale)
+    axes = (tuple(cells), tuple(places), tuple(starts), scale)
     if order == 1:
         out = np.full(shape, fill, np.float32)
-        source = np.ascontiguousarray(_lift(image), np.float32)
-        _pull_linear(source, field, *per_axis, out)
+        source = np.ascontiguousarray(lift(image), np.float32)
+        _pull_linear(source, field, *axes, out)
         return out.reshape(target.shape)
-    source = np.ascontiguousarray(_lift(image))
+    source = np.ascontiguousarray(lift(image))
     index = np.empty(shape, np.int64)
-    _pull_nearest(source.shape, field, *per_axis, index)
+    _pull_nearest(source.shape, field, *axes, index)
     values = source.ravel()[np.maximum(index, 0)]
     values[index < 0] = fill
     return values.reshape(target.shape)
@@ -305,7 +317,7 @@ def sample(field: Array, field_grid: Grid, points: ArrayLike) -> Array:
     if field_grid.ndim == 2:
         index = np.concatenate([np.zeros((len(index), 1)), index], axis=1)
     out = np.empty((field.shape[0], len(index)), np.float32)
-    source = np.ascontiguousarray(_lift(field, leading=1), np.float32)
+    source = np.ascontiguousarray(lift(field, leading=1), np.float32)
     _sample_points(source, np.ascontiguousarray(index, np.float64), out)
     return out
 
@@ -320,8 +332,8 @@ def resample_displacement(field: Array, field_grid: Grid, grid: Grid) -> Array:
     """Interpolate a displacement ``(ndim, *shape)`` on the points of another grid."""
     if field_grid == grid:
         return np.asarray(field, np.float32)
-    cells, places, _, _ = _per_axis(grid, field_grid, field_grid)
-    source = _lift_field(field)
+    cells, places, _, _ = per_axis(grid, field_grid, field_grid)
+    source = lift_field(field)
     out = np.empty((3, *(len(cell) for cell in cells)), np.float32)
     _resample(source, tuple(cells), tuple(places), out)
     return out[-grid.ndim :].reshape(-1, *grid.shape)
@@ -348,10 +360,10 @@ def compose(update: Array, grid: Grid, before: Array, before_grid: Grid) -> Arra
     -------
     (ndim, *grid.shape) float32
     """
-    _, _, starts, scale = _per_axis(grid, before_grid, before_grid)
-    source = _lift_field(update)
+    _, _, starts, scale = per_axis(grid, before_grid, before_grid)
+    source = lift_field(update)
     out = np.empty_like(source)
-    _compose(source, _lift_field(before), tuple(starts), scale, out)
+    _compose(source, lift_field(before), tuple(starts), scale, out)
     return out[-grid.ndim :].reshape(update.shape)
 
 
@@ -360,7 +372,7 @@ def moved_bounds(displacement: Array, displacement_grid: Grid, grid: Grid) -> Ar
 
     Within a cell of the field the mapping is multilinear, so its extremes lie at cell
     corners, cut off where the region ends; corners of the region alone would miss
-    bumps.
+    bumps. The region may reach beyond the field's grid.
 
     Parameters
     ----------
@@ -377,15 +389,23 @@ def moved_bounds(displacement: Array, displacement_grid: Grid, grid: Grid) -> Ar
         Lower and upper corner, physical.
     """
     knots = []
-    for dim in grid.dims:
-        centres, cells = grid.axis(dim), displacement_grid.axis(dim)
+    for dim, step in zip(grid.dims, displacement_grid.spacing, strict=True):
+        centres, own = grid.axis(dim), displacement_grid.axis(dim)
         low, high = centres[0], centres[-1]
-        inside = cells[(cells > low) & (cells < high)]
+        # One cell beyond its grid a field bends once more: there it stops to change.
+        corners = np.concatenate([[own[0] - step], own, [own[-1] + step]])
+        inside = corners[(corners > low) & (corners < high)]
         knots.append(np.unique(np.concatenate([[low], inside, [high]])))
-    mesh = np.meshgrid(*knots, indexing="ij")
-    points = np.stack([axis.ravel() for axis in mesh], axis=1)
-    moved = points + sample(displacement, displacement_grid, points).T
-    return np.stack([moved.min(axis=0), moved.max(axis=0)])
+    cells, places = _field_cells(knots, displacement_grid)
+    values = np.empty((3, *(len(cell) for cell in cells)), np.float32)
+    _resample(lift_field(displacement), tuple(cells), tuple(places), values)
+    bounds = np.empty((2, grid.ndim))
+    for i, axis in enumerate(knots):
+        shape = [1] * values[0].ndim
+        shape[3 - grid.ndim + i] = -1
+        moved = values[3 - grid.ndim + i] + axis.reshape(shape)
+        bounds[:, i] = moved.min(), moved.max()
+    return bounds
 
 
 def affine_displacement(matrix: Array, grid: Grid) -> tuple[Array, Grid]:

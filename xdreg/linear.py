@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import xarray as xr
 
 from xdreg import kernels
-from xdreg.coordinates import grid_of
+from xdreg.coordinates import coordinates, grid_of
 from xdreg.correlation import correlation_terms
 from xdreg.errors import MethodTimeout
 from xdreg.local_correlation import (
@@ -31,7 +32,6 @@ from xdreg.mind import descriptor, descriptor_terms
 from xdreg.pyramid import pyramid_factors
 
 if TYPE_CHECKING:
-    import xarray as xr
     from numpy.typing import ArrayLike, NDArray
 
     from xdreg.grid import Grid
@@ -169,6 +169,42 @@ def linear(
             until=until,
         )
     return matrix
+
+
+def linear_displacement(
+    fixed: xr.DataArray,
+    moving: xr.DataArray,
+    *,
+    transform: Kind = "rigid",
+    metric: OwnMetric = "lncc",
+    iterations: int = 50,
+    timeout: float | None = None,
+) -> xr.DataArray:
+    """Register a block by a linear transform; return it as a displacement.
+
+    Parameters
+    ----------
+    fixed, moving, metric, iterations, timeout
+        As for `linear`.
+    transform
+        Its ``kind``.
+
+    Returns
+    -------
+    DataArray (component, [z], y, x)
+        At the corners of the block, between which it is linear.
+    """
+    matrix = linear(
+        fixed,
+        moving,
+        kind=transform,
+        metric=metric,
+        iterations=iterations,
+        timeout=timeout,
+    )
+    values, corners = kernels.affine_displacement(matrix, grid_of(fixed, "fixed"))
+    dims = ("component", *corners.dims)
+    return xr.DataArray(values, dims=dims, coords=coordinates(corners))
 
 
 def fit(

@@ -1,8 +1,9 @@
-"""Displacement fields as OME-Zarr 0.6: their metadata, written and read."""
+"""Displacement fields as OME-Zarr 0.6: written, and what xdreg keeps beside them."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dask.array
@@ -10,74 +11,89 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from xdreg.errors import InputError, StoreError
-from xdreg.grid import Grid
+from xdreg.errors import StoreError
 from xdreg.ome_checks import check_array
-from xdreg.ome_metadata import open_group, read_metadata
+from xdreg.ome_metadata import open_group
 from xdreg.ome_zarr_writer import ome_units
-from xdreg.paths import as_address
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Container, Mapping
     from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from xdreg.grid import Grid
 
 #: Diagnostics are read whole; no run has more blocks.
 MOST_BLOCKS = 10**8
 
 
-def write_field_metadata(
-    path: Path, name: str, grid: Grid, chunks: tuple[int, ...]
-) -> str:
-    """Make an OME-Zarr 0.6 scene that holds a displacement field and nothing else.
+@dataclass(frozen=True)
+class FieldPart:
+    """A field of vectors that is to be written, and what is applied after it.
 
-    The scene's coordinate systems ``fixed`` and ``moving`` are related by a
-    ``displacements`` transformation; its field is a multiscale image with a
-    ``displacement`` axis, at ``coordinateTransformations/NAME``.
+    Parameters
+    ----------
+    name
+        Name of the field.
+    grid
+        Its geometry.
+    chunks : (ndim + 1,)
+        Chunk shape, components first.
+    matrix : (ndim + 1, ndim + 1), optional
+        An affine transform to apply to where the vectors lead.
+    """
+
+    name: str
+    grid: Grid
+    chunks: tuple[int, ...]
+    matrix: NDArray[np.float64] | None = None
+
+    @property
+    def location(self) -> str:
+        """The field's group below the store."""
+        return f"coordinateTransformations/{self.name}"
+
+
+def write_field_metadata(
+    path: Path, forward: FieldPart, inverse: FieldPart | None = None
+) -> list[str]:
+    """Make an OME-Zarr 0.6 scene that holds displacement fields and nothing else.
+
+    The scene's coordinate systems ``fixed`` and ``moving`` are related by one
+    transformation: ``displacements``; a ``sequence`` of them and an ``affine``; or,
+    with an inverse, a ``bijection`` of two of these. A field is a multiscale image
+    with a ``displacement`` axis, at ``coordinateTransformations/NAME``.
 
     Parameters
     ----------
     path
         Directory to make.
-    name
-        Name of the field below the store.
-    grid
-        Geometry of the field.
-    chunks : (ndim + 1,)
-        Chunk shape of the array, components first.
+    forward
+        The field fixed → moving.
+    inverse
+        The field moving → fixed.
 
     Returns
     -------
-    str
-        Path of the array ``(ndim, *grid.shape)`` below the store; it is to be filled.
+    list of str
+        Paths of the arrays ``(ndim, *grid.shape)`` below the store, of ``forward`` and
+        of ``inverse``; they are to be filled.
     """
     import ngff_zarr as nz
 
+    parts = [forward] if inverse is None else [forward, inverse]
+    arrays = [_lay_out_field(path, part) for part in parts]
+    grid = forward.grid
     units = ome_units(grid.units)
-    dims = ("c", *grid.dims)
-    image = nz.NgffImage(
-        dask.array.zeros((grid.ndim, *grid.shape), dtype=np.float32, chunks=chunks),
-        dims,
-        dict(zip(dims, (1.0, *grid.spacing), strict=True)),
-        dict(zip(dims, (0.0, *grid.origin), strict=True)),
-        name,
-        dict.fromkeys(grid.dims, units) if units else None,
-        axes_types={"c": nz.AxisType.Displacement},
-    )
-    location = f"coordinateTransformations/{name}"
-    nz.to_ome_zarr(
-        str(path / location),
-        nz.to_multiscales(
-            image, scale_factors=[], chunks=dict(zip(dims, chunks, strict=True))
-        ),
-        version="0.6",
-        metadata_only=True,
-        consolidate_metadata=False,
-    )
     axes = [
         nz.v06.zarr_metadata.Axis(name=d, type="space", unit=units) for d in grid.dims
     ]
-    transform = nz.Displacements(path=location, interpolation="linear")
+    transform = _transformation(forward)
+    if inverse is not None:
+        transform = nz.v06.zarr_metadata.Bijection(
+            forward=transform, inverse=_transformation(inverse)
+        )
     transform.name = "fixed to moving"
     transform.input = nz.CoordinateSystemIdentifier(name="fixed")
     transform.output = nz.CoordinateSystemIdentifier(name="moving")
@@ -92,47 +108,87 @@ def write_field_metadata(
     nz.to_ome_zarr(
         str(path), scene, version="0.6", overwrite=False, consolidate_metadata=False
     )
-    group = zarr.open_group((path / location).absolute(), mode="r+")
+    return arrays
+
+
+def _transformation(part: FieldPart) -> Any:
+    """Return the transformation of one direction."""
+    import ngff_zarr as nz
+
+    displacements = nz.Displacements(path=part.location, interpolation="linear")
+    if part.matrix is None:
+        return displacements
+    affine = nz.v06.zarr_metadata.Affine(affine=part.matrix[:-1].tolist())
+    return nz.v06.zarr_metadata.TransformSequence(
+        transformations=[displacements, affine], name=None
+    )
+
+
+def _lay_out_field(path: Path, part: FieldPart) -> str:
+    """Make the multiscale of a field, and return the path of its array."""
+    import ngff_zarr as nz
+
+    grid = part.grid
+    units = ome_units(grid.units)
+    dims = ("c", *grid.dims)
+    image = nz.NgffImage(
+        dask.array.zeros(
+            (grid.ndim, *grid.shape), dtype=np.float32, chunks=part.chunks
+        ),
+        dims,
+        dict(zip(dims, (1.0, *grid.spacing), strict=True)),
+        dict(zip(dims, (0.0, *grid.origin), strict=True)),
+        part.name,
+        dict.fromkeys(grid.dims, units) if units else None,
+        axes_types={"c": nz.AxisType.Displacement},
+    )
+    multiscales = nz.to_multiscales(
+        image, scale_factors=[], chunks=dict(zip(dims, part.chunks, strict=True))
+    )
+    # It says how levels were made, and there are none.
+    multiscales.metadata.type = multiscales.metadata.metadata = None
+    multiscales.method = None
+    nz.to_ome_zarr(
+        str(path / part.location),
+        multiscales,
+        version="0.6",
+        metadata_only=True,
+        consolidate_metadata=False,
+    )
+    group = zarr.open_group((path / part.location).absolute(), mode="r+")
     metadata: Any = group.attrs["ome"]
-    return f"{location}/{metadata['multiscales'][0]['datasets'][0]['path']}"
+    return f"{part.location}/{metadata['multiscales'][0]['datasets'][0]['path']}"
 
 
-def read_field_metadata(
-    path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
-) -> tuple[zarr.Array[Any], Grid]:
-    """Return the displacement array of a field store, and its geometry.
+def store_chunks(data: dask.array.Array, store: Any) -> dask.array.Array:
+    """Return the writing of an array in its own chunks, lazily.
 
-    Raises
-    ------
-    StoreError
-        If there is no store, or it holds no displacement field.
+    Parameters
+    ----------
+    data
+        What to write; its chunks are whole chunks of the store.
+    store : array-like
+        Where to.
+
+    Returns
+    -------
+    Array of bool, one element per chunk
     """
-    address = as_address(path)
-    group = open_group(address, storage_options)
-    location = _field_location(address, dict(group.attrs))
-    child = child_group(address, group, location)
-    _, levels, _ = read_metadata(f"{address}/{location}", child)
-    array, image = levels[0]
-    dims = tuple(str(d) for d in image.dims)[1:]
-    units = (image.axes_units or {}).get(dims[0])
-    if image.dims[0] != "c" or array.shape[0] != len(dims):
-        msg = (
-            f"{address}: the field has the dimensions {image.dims} and the shape "
-            f"{array.shape}; expected 'c' first, with a component for each other one"
-        )
-        raise StoreError(msg)
-    try:
-        grid = Grid(
-            dims,
-            array.shape[1:],
-            tuple(float(image.scale[d]) for d in dims),
-            tuple(float(image.translation[d]) for d in dims),
-            units,
-        )
-    except InputError as error:
-        msg = f"{address}: the field has no usable geometry: {error}"
-        raise StoreError(msg) from error
-    return array, grid
+    return dask.array.map_blocks(
+        _write_chunk,
+        data,
+        store,
+        chunks=tuple((1,) * n for n in data.numblocks),
+        dtype=bool,
+        meta=np.empty((0,) * data.ndim, bool),
+    )
+
+
+def _write_chunk(
+    values: NDArray[np.float32], store: Any, block_info: Any = None
+) -> NDArray[np.bool_]:
+    store[tuple(slice(*ends) for ends in block_info[0]["array-location"])] = values
+    return np.ones((1,) * values.ndim, bool)
 
 
 def child_group(address: str, group: zarr.Group, path: str) -> zarr.Group:
@@ -147,32 +203,6 @@ def child_group(address: str, group: zarr.Group, path: str) -> zarr.Group:
         msg = f"{address}: {path!r} is an array; expected a group"
         raise StoreError(msg)
     return child
-
-
-def _field_location(address: str, attrs: Mapping[str, Any]) -> str:
-    """Return the path of the field that a scene's first displacements name."""
-    ome = attrs.get("ome")
-    scene = ome.get("scene") if isinstance(ome, dict) else None
-    steps = scene.get("coordinateTransformations") if isinstance(scene, dict) else None
-    found = [
-        step
-        for step in (steps if isinstance(steps, list) else ())
-        if isinstance(step, dict) and step.get("type") == "displacements"
-    ]
-    if not found:
-        msg = (
-            f"{address} holds no displacement field; open images with "
-            "xdreg.open_ome_zarr"
-        )
-        raise StoreError(msg)
-    location = found[0].get("path")
-    if not isinstance(location, str) or not location:
-        msg = f"{address} has displacements without a path; correct the metadata"
-        raise StoreError(msg)
-    if ".." in location.split("/") or location.startswith("/"):
-        msg = f"{address}: the field's path {location!r} leaves the store"
-        raise StoreError(msg)
-    return location
 
 
 def parsed(address: str, key: str, text: Any) -> dict[str, Any]:

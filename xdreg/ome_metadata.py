@@ -107,8 +107,8 @@ def read_metadata(
 
     attrs: dict[str, Any] = dict(group.attrs)
     ome = attrs.get("ome", attrs)
-    declared = _multiscale(address, ome)
-    arrays = [_level_array(address, group, d) for d in declared["datasets"]]
+    declared = the_multiscale(address, ome)
+    arrays = [level_array(address, group, d) for d in declared["datasets"]]
     _check_axes(address, declared, arrays)
     version = str(ome.get("version", declared.get("version", "unknown")))
     try:
@@ -119,11 +119,13 @@ def read_metadata(
         raise StoreError(msg) from error
     omero = getattr(multiscales.metadata, "omero", None)
     for dataset, image in zip(declared["datasets"], multiscales.images, strict=True):
-        steps = _steps(address, dataset)
+        steps = steps_of(address, dataset)
         # From 0.6 on they lead from the intrinsic system to others.
         if steps and "coordinateSystems" not in declared:
-            steps += _steps(address, declared)
-        scale, translation = _compose(address, dataset["path"], steps, len(image.dims))
+            steps += steps_of(address, declared)
+        scale, translation = composed_scale(
+            address, dataset["path"], steps, len(image.dims)
+        )
         image.scale = dict(zip(image.dims, scale, strict=True))
         image.translation = dict(zip(image.dims, translation, strict=True))
         if omero is not None:
@@ -133,7 +135,8 @@ def read_metadata(
     return str(multiscales.metadata.name or "image"), levels, version
 
 
-def _steps(address: str, owner: Mapping[str, Any]) -> list[Any]:
+def steps_of(address: str, owner: Mapping[str, Any]) -> list[Any]:
+    """Return the coordinate transformations of a level, a multiscale or an array."""
     steps = owner.get("coordinateTransformations")
     if not isinstance(steps, list | None):
         msg = f"{address}: 'coordinateTransformations' is {steps!r}; expected a list"
@@ -141,7 +144,7 @@ def _steps(address: str, owner: Mapping[str, Any]) -> list[Any]:
     return [*(steps or ())]
 
 
-def _multiscale(address: str, ome: Any) -> dict[str, Any]:
+def the_multiscale(address: str, ome: Any) -> dict[str, Any]:
     """Return the one multiscale's metadata as stored, or say what else is there."""
     found = ome.get("multiscales") if isinstance(ome, dict) else None
     if not found:
@@ -196,7 +199,8 @@ def _dicts(owner: Any, key: str) -> list[dict[str, Any]]:
     return [value for value in values if isinstance(value, dict)]
 
 
-def _level_array(address: str, group: zarr.Group, dataset: Any) -> zarr.Array[Any]:
+def level_array(address: str, group: zarr.Group, dataset: Any) -> zarr.Array[Any]:
+    """Return the array of a level, or say that it is missing or damaged."""
     import zarr
 
     path: Any = dataset.get("path") if isinstance(dataset, dict) else None
@@ -221,7 +225,7 @@ def _level_array(address: str, group: zarr.Group, dataset: Any) -> zarr.Array[An
 def _check_axes(
     address: str, declared: dict[str, Any], arrays: Sequence[zarr.Array[Any]]
 ) -> None:
-    axes = _axes(declared)
+    axes = axes_of(declared)
     if not axes or not all(isinstance(axis, dict) for axis in axes):
         msg = f"{address} has no axes with names and types; expected OME-Zarr from 0.4"
         raise StoreError(msg)
@@ -252,7 +256,7 @@ def _check_axes(
         raise StoreError(msg)
 
 
-def _axes(declared: dict[str, Any]) -> list[Any]:
+def axes_of(declared: dict[str, Any]) -> list[Any]:
     """Return the axes of the system that the datasets lead to, as stored."""
     systems = declared.get("coordinateSystems")
     if not isinstance(systems, list) or not systems:
@@ -269,7 +273,7 @@ def _axes(declared: dict[str, Any]) -> list[Any]:
     return axes if isinstance(axes, list) else []
 
 
-def _compose(
+def composed_scale(
     address: str, path: str, steps: Sequence[Any], ndim: int
 ) -> tuple[list[float], list[float]]:
     """Return scale and translation of transformations, applied in their order."""

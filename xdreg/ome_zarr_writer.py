@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import dask.array
 import numpy as np
@@ -21,9 +22,6 @@ from xdreg.grid import UNIT_METRES, Grid
 from xdreg.ome_zarr import lazy_zarr
 from xdreg.outputs import new_store
 from xdreg.pyramid import downsample, pyramid_factors
-
-if TYPE_CHECKING:
-    pass
 
 Version = Literal["0.4", "0.5", "0.6"]
 
@@ -83,6 +81,60 @@ def write_ome_zarr(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_ome_zarr(image, f"{folder}/eye.ome.zarr")
     """
+    layout = make_layout(image, version, levels, chunks, name)
+    with new_store(
+        path, overwrite=overwrite, storage_options=storage_options
+    ) as output:
+        lay_out(output.folder, layout)
+        source = dask.array.asarray(layout.image.data)
+        for number in range(len(layout.grids)):
+            store: Any = output.array(level_path(number))
+            if number > 0:
+                source = downsample(source, layout.factors[number - 1], labels=labels)
+            dask.array.store(source.rechunk(store.chunks), store, lock=False)
+            source = lazy_zarr(store)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a store of an image is to look like.
+
+    Parameters
+    ----------
+    image : DataArray ([t], [c], [z], y, x)
+        The finest level; what lies in its voxels does not matter.
+    grids
+        Geometry of every level.
+    factors
+        By how much each axis of a level is coarsened to make the next.
+    chunks
+        Voxels of a chunk along the spatial axes.
+    version, name
+        Of OME-Zarr, and of the image.
+    """
+
+    image: xr.DataArray
+    grids: tuple[Grid, ...]
+    factors: tuple[tuple[int, ...], ...]
+    chunks: tuple[int, ...]
+    version: str
+    name: str
+
+
+def make_layout(
+    image: xr.DataArray,
+    version: str,
+    levels: int | None,
+    chunks: int | Sequence[int] | None,
+    name: str | None,
+) -> Layout:
+    """Check what `write_ome_zarr` is given, and fill in what is left open.
+
+    Raises
+    ------
+    InputError
+        If the image's coordinates are unusable or an option does not exist.
+    """
     _check_values(image)
     grid = grid_of(image)
     others = [str(d) for d in image.dims if d not in grid.dims]
@@ -102,19 +154,14 @@ def write_ome_zarr(
     grids = [grid]
     for step in factors:
         grids.append(grids[-1].coarsen(step))
-    spatial_chunks = _chunk_shape(chunks, grid)
     label = name or str(image.attrs.get("name") or image.name or "image")
-    with new_store(
-        path, overwrite=overwrite, storage_options=storage_options
-    ) as output:
-        _lay_out(output.folder, image, grids, spatial_chunks, version, label)
-        source = dask.array.asarray(image.data)
-        for i in range(len(grids)):
-            store: Any = output.array(f"scale{i}/image")
-            if i > 0:
-                source = downsample(source, factors[i - 1], labels=labels)
-            dask.array.store(source.rechunk(store.chunks), store, lock=False)
-            source = lazy_zarr(store)
+    spatial_chunks = _chunk_shape(chunks, grid)
+    return Layout(image, tuple(grids), tuple(factors), spatial_chunks, version, label)
+
+
+def level_path(number: int) -> str:
+    """Return where the array of a level lies in its store."""
+    return f"scale{number}/image"
 
 
 def _check_values(image: xr.DataArray) -> None:
@@ -152,17 +199,12 @@ def ome_units(units: str | None) -> str | None:
     return units if units in UNIT_METRES else None
 
 
-def _lay_out(
-    path: Path,
-    image: xr.DataArray,
-    grids: Sequence[Grid],
-    chunks: tuple[int, ...],
-    version: str,
-    name: str,
-) -> None:
-    """Make the store with its metadata and empty arrays."""
+def lay_out(path: Path, layout: Layout) -> None:
+    """Make a store with its metadata and empty arrays."""
     import ngff_zarr as nz
 
+    image, grids, chunks = layout.image, layout.grids, layout.chunks
+    version, name = layout.version, layout.name
     dims = tuple(str(d) for d in image.dims)
     others = dims[: -grids[0].ndim]
     units = ome_units(grids[0].units)
@@ -195,7 +237,7 @@ def _lay_out(
         )
         transforms = [nz.Scale(scale=scale), nz.Translation(translation=translation)]
         datasets.append(
-            nz.Dataset(path=f"scale{i}/image", coordinateTransformations=transforms)
+            nz.Dataset(path=level_path(i), coordinateTransformations=transforms)
         )
     metadata = nz.Metadata(
         axes=axes, datasets=datasets, coordinateTransformations=None, name=name

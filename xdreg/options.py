@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
-from dask.utils import parse_bytes
 
 from xdreg.errors import InputError
 
@@ -59,6 +58,8 @@ def _check_set(stage: Stage, name: str, *, whole: bool = False) -> None:
 def _check_memory(stage: Stage, limit: int | str | None) -> None:
     if limit is None:
         return
+    from dask.utils import parse_bytes  # dask would double what `import xdreg` costs
+
     size = 0
     if isinstance(limit, int | np.integer) and not isinstance(limit, bool):
         size = int(limit)
@@ -340,6 +341,32 @@ class BSpline(Blockwise):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Consensus(Blockwise):
+    """One linear transform on which the blocks of the image agree.
+
+    For images that share one motion, at a level too large to be registered whole. Every
+    block is registered by xdreg's own engine; then the transform is found that most of
+    them agree on, each with the weight of its similarity. Blocks that it misses by far
+    are left out, up to half of them, and ``rejected``.
+
+    Parameters
+    ----------
+    transform
+        ``"translation"``, ``"rigid"``, ``"similarity"`` or ``"affine"``.
+    """
+
+    nearest_metric: ClassVar[Mapping[str, Metric]] = LocalCorrelation.nearest_metric
+    passed_on: ClassVar[tuple[str, ...]] = ("iterations", "timeout", "transform")
+
+    transform: Kind = "rigid"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        _check_choice(self.transform, get_args(Kind), "transform")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Custom(Blockwise):
     """Your own registration method, run block by block in processes.
 
@@ -361,16 +388,25 @@ class Custom(Blockwise):
     memory_limit
         Bytes, as a number or as ``"2 GB"``, that such a process may hold; beyond, the
         block counts as crashed. By default 80 % of the machine's memory.
+    reduction
+        ``reduction(results)``: what to make of the blocks in place of blending them. It
+        gets a `xdreg.reductions.BlockResult` for each, one after the other, and returns
+        what is to come before the field so far: a homogeneous matrix, an
+        ``itk.Transform``, or a displacement as the method returns it. Or a kind such as
+        ``"rigid"``: the linear transform on which most blocks agree, as in `Consensus`.
     """
 
     method: Callable[..., Any]
     options: Mapping[str, Any] = field(default_factory=dict)
     isolated: bool = True
     memory_limit: int | str | None = None
+    reduction: Kind | Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
+        if self.reduction is not None and not callable(self.reduction):
+            _check_choice(self.reduction, get_args(Kind), "reduction")
         if not callable(self.method):
             msg = f"method must be a function of two images, got {self.method!r}"
             raise InputError(msg)
@@ -409,13 +445,13 @@ def as_stage(stage: object) -> Stage:
     InputError
         If it is neither.
     """
-    if isinstance(stage, (Linear, LocalCorrelation, BSpline, Custom)):
+    if isinstance(stage, (Linear, Blockwise)):
         return stage
     if callable(stage) and not isinstance(stage, type):
         return Custom(method=stage, level=0)
     msg = (
         f"a stage must be xdreg.Translation(), Rigid(), Similarity(), Affine(), "
-        f"LocalCorrelation(), BSpline(), Custom(method=...) or a function of two "
-        f"images, got {stage!r}"
+        f"LocalCorrelation(), BSpline(), Consensus(), Custom(method=...) or a function "
+        f"of two images, got {stage!r}"
     )
     raise InputError(msg)

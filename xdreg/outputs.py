@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _ROOT = (".zattrs", ".zmetadata", ".zarray", ".zgroup", "zarr.json")
 
 #: Lies in a store at a URL until it is finished.
-_MARK = ".xdreg-unfinished"
+MARK = ".xdreg-unfinished"
 
 
 class Output:
@@ -68,7 +68,7 @@ class Output:
             self._send(root=True)
 
     def _send(self, *, root: bool) -> None:
-        files, place = _filesystem(str(self._url), self._options)
+        files, place = filesystem(str(self._url), self._options)
         chosen = [
             path
             for path in self.folder.rglob("*")
@@ -121,8 +121,18 @@ def new_store(
 
 
 @contextlib.contextmanager
-def writing(place: object) -> Iterator[None]:
-    """Turn what a full or lost disk or a server raises into an error with a remedy."""
+def writing(
+    place: object, rest: str = "nothing half-written was left"
+) -> Iterator[None]:
+    """Turn what a full or lost disk or a server raises into an error with a remedy.
+
+    Parameters
+    ----------
+    place
+        What is written.
+    rest
+        What became of it, to end the message with.
+    """
     try:
         yield
     except XdregError:
@@ -132,71 +142,103 @@ def writing(place: object) -> Iterator[None]:
             raise
         msg = (
             f"{place} cannot be written: {error}. See that there is room and that it "
-            "may be written to, then call again; nothing half-written was left"
+            f"may be written to, then call again; {rest}"
         )
         raise StoreError(msg) from error
 
 
 @contextlib.contextmanager
 def _local(target: Path, overwrite: bool) -> Iterator[Output]:
-    partial, previous = (
-        target.with_name(f".{target.name}.{end}") for end in ("part", "old")
-    )
-    if previous.exists() and not target.exists():
-        # A process was killed between the two renames below.
-        previous.rename(target)
+    partial = partial_of(target)
+    bring_back(target)
     check_target(target, overwrite=overwrite)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         output = Output(partial)
         yield output
-        if hasattr(os, "sync"):
-            # A name may reach the disk before what it names does.
-            os.sync()
-        shutil.rmtree(previous, ignore_errors=True)
-        # Two renames: the old store is whole until the new one is.
-        if target.exists():
-            target.rename(previous)
-        partial.rename(target)
-        shutil.rmtree(previous, ignore_errors=True)
+        put_in_place(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def partial_of(target: Path) -> Path:
+    """Return where a local store lies until it is finished."""
+    return target.with_name(f".{target.name}.part")
+
+
+def _previous_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
+def bring_back(target: Path) -> None:
+    """Put back a store whose replacement a kill prevented, between two renames."""
+    previous = _previous_of(target)
+    if previous.exists() and not target.exists():
+        previous.rename(target)
+
+
+def put_in_place(partial: Path, target: Path) -> None:
+    """Give a finished store its name, in place of what has it."""
+    if hasattr(os, "sync"):
+        # A name may reach the disk before what it names does.
+        os.sync()
+    previous = _previous_of(target)
+    shutil.rmtree(previous, ignore_errors=True)
+    # Two renames: the old store is whole until the new one is.
+    if target.exists():
+        target.rename(previous)
+    partial.rename(target)
+    shutil.rmtree(previous, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _remote(
     url: str, overwrite: bool, storage_options: StorageOptions
 ) -> Iterator[Output]:
-    try:
-        files, place = _filesystem(url, dict(storage_options or {}))
-        names = {path.rpartition("/")[2] for path in _listed(files, place)}
-    except (ImportError, ValueError) as error:
-        msg = f"{url} cannot be written: {error}; pip install 'xdreg[remote]'"
-        raise StoreError(msg) from error
-    # What a killed process left is no store, and nobody else's.
-    if names and _MARK not in names:
-        if not overwrite:
-            raise _exists(url)
-        if not names & set(_ROOT):
-            raise _no_store(url)
+    files, place, names = remote_place(url, overwrite, storage_options)
     with tempfile.TemporaryDirectory(prefix="xdreg-") as scratch:
         output = Output(Path(scratch) / "store", url, storage_options)
         try:
-            _remove(files, place, names)
-            files.pipe_file(f"{place}/{_MARK}", b"")
+            remove_store(files, place, names)
+            files.pipe_file(f"{place}/{MARK}", b"")
             yield output
             output.finish()
-            files.rm_file(f"{place}/{_MARK}")
+            files.rm_file(f"{place}/{MARK}")
         except NotImplementedError as error:
             msg = f"{url} cannot be written: its protocol is for reading only"
             raise StoreError(msg) from error
         except BaseException:
             with contextlib.suppress(Exception):
-                _remove(files, place, {_MARK})
+                remove_store(files, place, {MARK})
             raise
 
 
-def _remove(files: Any, place: str, names: set[str]) -> None:
+def remote_place(
+    url: str, overwrite: bool, storage_options: StorageOptions
+) -> tuple[Any, str, set[str]]:
+    """Return the file system of a URL, the place there, and the names that it holds.
+
+    Raises
+    ------
+    StoreError
+        If they are not to be replaced, or the file system is not known.
+    """
+    try:
+        files, place = filesystem(url, dict(storage_options or {}))
+        names = {path.rpartition("/")[2] for path in listed(files, place)}
+    except (ImportError, ValueError) as error:
+        msg = f"{url} cannot be written: {error}; pip install 'xdreg[remote]'"
+        raise StoreError(msg) from error
+    # What a killed process left is no store, and nobody else's.
+    if names and MARK not in names:
+        if not overwrite:
+            raise _exists(url)
+        if not names & set(_ROOT):
+            raise _no_store(url)
+    return files, place, names
+
+
+def remove_store(files: Any, place: str, names: set[str]) -> None:
     """Remove a store, first what makes it one."""
     if not names:
         return
@@ -208,7 +250,8 @@ def _remove(files: Any, place: str, names: set[str]) -> None:
     files.invalidate_cache()
 
 
-def _listed(files: Any, place: str) -> list[str]:
+def listed(files: Any, place: str) -> list[str]:
+    """Return what lies at a place, nothing where there is no such place."""
     files.invalidate_cache()
     try:
         return [str(entry) for entry in files.ls(place, detail=False)]
@@ -216,7 +259,8 @@ def _listed(files: Any, place: str) -> list[str]:
         return []
 
 
-def _filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
+def filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
+    """Return the file system of a URL or path, and the place there."""
     import fsspec
 
     files, place = fsspec.core.url_to_fs(url, **options)
@@ -226,7 +270,7 @@ def _filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
 def check_target(target: str | os.PathLike[str], *, overwrite: bool) -> None:
     """Refuse a local output that exists, or a folder that does not.
 
-    Only a Zarr store, or an empty directory, is ever overwritten.
+    Only a Zarr or N5 store, or an empty directory, is ever overwritten.
 
     Raises
     ------
@@ -239,12 +283,11 @@ def check_target(target: str | os.PathLike[str], *, overwrite: bool) -> None:
     if target.exists() and not _is_replaceable(target):
         raise _no_store(target)
     if not target.parent.exists():
-        msg = f"the folder {target.parent} does not exist; make it first"
-        raise StoreError(msg)
+        raise _no_folder(target.parent)
 
 
 def check_file(target: Path, *, overwrite: bool) -> None:
-    """Refuse a file that exists, or what is no file.
+    """Refuse a file that exists, what is no file, or a folder that does not exist.
 
     Raises
     ------
@@ -253,13 +296,16 @@ def check_file(target: Path, *, overwrite: bool) -> None:
     """
     if target.exists() and not (overwrite and target.is_file()):
         raise _exists(target)
+    if not target.parent.exists():
+        raise _no_folder(target.parent)
 
 
 @contextlib.contextmanager
 def new_file(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """Write a file that appears when the body ends well; yield where to write it."""
     check_file(target, overwrite=overwrite)
-    partial = target.with_name(f".{target.stem}.part{target.suffix}")
+    # A tool tells the format by all suffixes: ".nii.gz".
+    partial = target.with_name(f".part-{target.name}")
     with writing(target):
         try:
             yield partial
@@ -273,6 +319,10 @@ def _exists(target: object) -> StoreError:
     return StoreError(msg)
 
 
+def _no_folder(folder: Path) -> StoreError:
+    return StoreError(f"the folder {folder} does not exist; make it first")
+
+
 def _no_store(target: object) -> StoreError:
     msg = (
         f"{target} is not a Zarr store, so it is not overwritten; choose another name, "
@@ -283,4 +333,5 @@ def _no_store(target: object) -> StoreError:
 
 def _is_replaceable(target: Path) -> bool:
     names = {path.name for path in target.iterdir()} if target.is_dir() else {""}
-    return not names or bool(names & {"zarr.json", ".zgroup", ".zarray"})
+    kinds = {"zarr.json", ".zgroup", ".zarray", "attributes.json"}
+    return not names or bool(names & kinds)

@@ -19,7 +19,7 @@ from xdreg.estimates import (
     patch_bytes,
     readable,
 )
-from xdreg.linear import linear
+from xdreg.linear import linear, linear_displacement
 from xdreg.local_correlation import local_correlation, smoothing
 from xdreg.multiscale import Pyramid, build_pyramid, image_levels
 from xdreg.options import (
@@ -27,6 +27,7 @@ from xdreg.options import (
     Affine,
     Blockwise,
     BSpline,
+    Consensus,
     Custom,
     Linear,
     LocalCorrelation,
@@ -96,7 +97,16 @@ class PlannedStage:
             return local_correlation
         if isinstance(self.options, BSpline):
             return elastix.bspline
+        if isinstance(self.options, Consensus):
+            return linear_displacement
         return linear if self.metric in (*OWN_METRICS, "auto") else elastix.linear
+
+    @property
+    def reduction(self) -> Any:
+        """What makes one transform of the blocks; None where they are blended."""
+        if isinstance(self.options, Consensus):
+            return self.options.transform
+        return getattr(self.options, "reduction", None)
 
     @property
     def by_elastix(self) -> bool:

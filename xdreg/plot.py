@@ -1,39 +1,133 @@
-"""Pictures of a registration, drawn from a coarse level of the images (matplotlib)."""
+"""Pictures of a registration, drawn from a coarse level of the images (matplotlib).
+
+Every function draws one plane, in physical axes. Those that take ``ax`` draw into given
+axes and return them; `before_after` and `overview` return a figure.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import xarray as xr
-
-from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import InputError
-from xdreg.field import COMPONENT, field_grid, fixed_grid, identity
-from xdreg.multiscale import image_levels
-from xdreg.resampling import warp
+from xdreg.field import open_displacement
+from xdreg.pictures import (
+    SQUARES,
+    Style,
+    checked_style,
+    checkerboard,
+    difference,
+    overlay,
+    stretched,
+)
+from xdreg.planes import Plane
+from xdreg.plot_axes import (
+    axes_or_new,
+    colour_bar,
+    new_figure,
+    panel_height,
+    picture,
+    place_text,
+)
+from xdreg.plot_blocks import block_map
+from xdreg.plot_field import deformed_grid, jacobian, magnitude, quiver, within
+from xdreg.provenance import last_deformable
+from xdreg.views import Viewed, sampled, viewed_pair
 
 if TYPE_CHECKING:
+    import xarray as xr
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from xdreg.grid import Grid
+    from xdreg.readers import FieldReader
 
-#: Pictures are drawn from a level whose longest axis has at most about so many voxels.
-PICTURE_VOXELS = 512
+__all__ = [
+    "before_after",
+    "block_map",
+    "compare",
+    "deformed_grid",
+    "jacobian",
+    "magnitude",
+    "overview",
+    "quiver",
+]
 
 
-def before_after(field: xr.Dataset, fixed: Any, moving: Any) -> Figure:
-    """Draw a slice of the pair before and after registration, with the deformation.
-
-    Fixed in magenta and moving in green: where they agree the overlay is grey.
+def compare(
+    field: xr.Dataset,
+    fixed: Any,
+    moving: Any,
+    style: Style = "overlay",
+    *,
+    before: bool = False,
+    cut: str | None = None,
+    at: float | None = None,
+    channel: Any = None,
+    moving_channel: Any = None,
+    ax: Any = None,
+) -> Any:
+    """Draw the moving image on the fixed one, after registration or before.
 
     Parameters
     ----------
     field : Dataset
         A displacement field.
-    fixed, moving : DataTree, DataArray or itk.Image ([z], y, x)
-        The pair; a middle slice is drawn. Of a tree, a coarse level is read.
+    fixed, moving : DataTree, DataArray or itk.Image ([c], [z], y, x)
+        The pair. Of a tree, a coarse level is read.
+    style
+        ``"overlay"``, fixed in magenta and moving in green, grey where they agree;
+        ``"red-green"``, fixed in red; ``"checkerboard"``, squares of both in turn, in
+        colour where both are; ``"difference"``, moving less fixed, for images of one
+        modality: gain and offset are fitted first.
+    before
+        Draw the moving image as it lies, without the field.
+    cut
+        In space, the dim that the plane is perpendicular to; by default ``"z"``.
+    at
+        Where it cuts, in the units of the coordinates; by default in the middle of
+        what the fixed image shows.
+    channel, moving_channel
+        Index or name of a channel, or ``"luminance"``; by default what was registered,
+        else the luminance of an RGB image.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default in a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    InputError
+        If the images do not fit the field, have several time points, or a channel must
+        be chosen.
+    """
+    style = checked_style(style)
+    pair = viewed_pair(field, fixed, moving, channel, moving_channel)
+    plane = pair[0].plane(cut, at)
+    ax = axes_or_new(ax)
+    reader = None if before else open_displacement(field)
+    _draw_pair(ax, pair, plane, reader, style)
+    ax.set_title("before" if before else "after")
+    return ax
+
+
+def before_after(
+    field: xr.Dataset,
+    fixed: Any,
+    moving: Any,
+    *,
+    style: Style = "overlay",
+    cut: str | None = None,
+    at: float | None = None,
+    channel: Any = None,
+    moving_channel: Any = None,
+) -> Figure:
+    """Draw a plane of the pair before and after registration, with the deformation.
+
+    Parameters
+    ----------
+    field, fixed, moving, style, cut, at, channel, moving_channel
+        As of `compare`.
 
     Returns
     -------
@@ -42,95 +136,140 @@ def before_after(field: xr.Dataset, fixed: Any, moving: Any) -> Figure:
     Raises
     ------
     InputError
-        If an image has several channels or time points.
+        If the images do not fit the field, have several time points, or a channel must
+        be chosen.
     """
-    import matplotlib.pyplot as plt
-
-    target, reference = _slice(_coarse(fixed, "fixed"))
-    source = _coarse(moving, "moving").astype(np.float32)
-    before = _plane(warp(identity(field), source, like=target))
-    after = _plane(warp(field, source, like=target))
-    figure: Figure = plt.figure(figsize=(14, 5), layout="constrained")
-    plt.close(figure)  # a notebook shows what is returned, and would show it twice
+    style = checked_style(style)
+    pair = viewed_pair(field, fixed, moving, channel, moving_channel)
+    plane = pair[0].plane(cut, at)
+    figure = new_figure(14, panel_height(plane, 4.2))
     axes = figure.subplots(1, 3)
-    units = fixed_grid(field).units or "voxel units"
-    y, x = target.dims[-2:]
-    grid = grid_of(target)
-    low, high = grid.bounds
-    extent = (low[-1], high[-1], high[-2], low[-2])
-    for axis, moved, title in (
-        (axes[0], before, "before"),
-        (axes[1], after, "after"),
-    ):
-        axis.imshow(_overlay(reference, moved), extent=extent)
-        axis.set_title(title)
-    axes[2].imshow(reference, cmap="gray", extent=extent)
-    _draw_grid(axes[2], field, target)
-    axes[2].set_title("where a regular grid goes")
-    for axis in axes:
-        # Units come from stores: a dollar sign in them starts no formula.
-        axis.set_xlabel(f"{x} / {units}", parse_math=False)
-        axis.set_ylabel(f"{y} / {units}", parse_math=False)
-        axis.set_xlim(extent[0], extent[1])
-        axis.set_ylim(extent[2], extent[3])
-    return figure
+    _draw_both(axes, field, pair, plane, style)
+    options: dict[str, Any] = {"cut": plane.cut, "at": plane.position}
+    deformed_grid(field, fixed=fixed, channel=channel, ax=axes[2], **options)
+    _say_where(figure, plane)
+    return figure  # type: ignore[no-any-return]
 
 
-def _coarse(image: Any, name: str) -> xr.DataArray:
-    """Return the finest level that is small enough for a picture, else the coarsest."""
-    levels = image_levels(image, name)
-    fitting = [v for v in levels if max(grid_of(v, name).shape) <= PICTURE_VOXELS]
-    level = fitting[0] if fitting else levels[-1]
-    for dim in ("t", "c"):
-        if dim in level.dims:
-            if level.sizes[dim] > 1:
-                msg = f"{name} has several {dim!r}; choose one to draw: .isel({dim}=0)"
-                raise InputError(msg)
-            level = level.isel({dim: 0}, drop=True)
-    return level
+def overview(
+    field: xr.Dataset,
+    fixed: Any = None,
+    moving: Any = None,
+    *,
+    style: Style = "overlay",
+    cut: str | None = None,
+    at: float | None = None,
+    channel: Any = None,
+    moving_channel: Any = None,
+) -> Figure:
+    """Draw what a registration is judged by: the pair, the field and its blocks.
+
+    Parameters
+    ----------
+    field : Dataset
+        A displacement field.
+    fixed, moving : DataTree, DataArray or itk.Image, optional
+        The pair; without it the field alone is drawn.
+    style, cut, at, channel, moving_channel
+        As of `compare`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        If only one image is given, or they do not fit the field.
+    """
+    style = checked_style(style)
+    if (fixed is None) != (moving is None):
+        msg = "a plot needs both images, fixed and moving, or none of them"
+        raise InputError(msg)
+    stage = last_deformable(field)
+    blocks = stage is not None and "status" in stage.blocks
+    if fixed is None:
+        options: dict[str, Any] = {"cut": cut, "at": at}
+        figure = new_figure(13, 9.5 if blocks else 4.6)
+        axes = figure.subplots(2 if blocks else 1, 2 if blocks else 3).ravel()
+    else:
+        pair = viewed_pair(field, fixed, moving, channel, moving_channel)
+        plane = pair[0].plane(cut, at)
+        place = within(field, plane.cut, plane.position)
+        options = {"cut": plane.cut, "at": place}
+        figure = new_figure(15, 2 * panel_height(plane, 4.2))
+        axes = figure.subplots(2, 3).ravel()
+        _draw_both(axes, field, pair, plane, style)
+        axes = axes[2:]
+        _say_where(figure, plane)
+    deformed_grid(field, fixed=fixed, channel=channel, ax=axes[0], **options)
+    magnitude(field, ax=axes[1], **options)
+    jacobian(field, ax=axes[2], **options)
+    if len(axes) > 3:
+        if blocks:
+            block_map(field, cut=options["cut"], ax=axes[3])
+        else:
+            quiver(field, ax=axes[3], **options)
+    return figure  # type: ignore[no-any-return]
 
 
-def _slice(fixed: xr.DataArray) -> tuple[xr.DataArray, NDArray[Any]]:
-    """Return the middle slice as an image of one plane, and its values."""
-    if "z" in fixed.dims:
-        middle = fixed.sizes["z"] // 2
-        fixed = fixed.isel(z=slice(middle, middle + 1))
-    grid = grid_of(fixed, "fixed")
-    plain = xr.DataArray(fixed.data, dims=grid.dims, coords=coordinates(grid))
-    return plain, _plane(plain)
+def _draw_both(
+    axes: Any,
+    field: xr.Dataset,
+    pair: tuple[Viewed, Viewed],
+    plane: Plane,
+    style: Style,
+) -> None:
+    """Draw the pair before and after."""
+    readers = None, open_displacement(field)
+    for ax, reader, title in zip(axes, readers, ("before", "after"), strict=False):
+        _draw_pair(ax, pair, plane, reader, style)
+        ax.set_title(title)
 
 
-def _plane(image: xr.DataArray) -> NDArray[Any]:
-    values = np.asarray(image.values, np.float32)
-    return values[0] if values.ndim == 3 else values
+def _draw_pair(
+    ax: Any,
+    pair: tuple[Viewed, Viewed],
+    plane: Plane,
+    displacement: FieldReader | None,
+    style: Style,
+) -> None:
+    fixed, moving = pair
+    if style == "checkerboard":
+        values = _checked(fixed, moving, plane, displacement)
+        picture(ax, values, plane, cmap="gray", vmin=0, vmax=1)
+        return
+    reference = sampled(fixed, plane)
+    moved = sampled(moving, plane, displacement)
+    if style == "difference":
+        gaps, limit = difference(reference, moved)
+        drawn = picture(ax, gaps, plane, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        colour_bar(ax, drawn, "moving less fixed")
+        return
+    laid = overlay(
+        stretched(reference, fixed.limits),
+        stretched(moved, moving.limits),
+        red_green=style == "red-green",
+    )
+    picture(ax, laid, plane)
 
 
-def _overlay(fixed: NDArray[Any], moved: NDArray[Any]) -> NDArray[Any]:
-    a, b = _stretch(fixed), _stretch(moved)
-    return np.stack([a, b, a], axis=-1)
+def _checked(
+    fixed: Viewed, moving: Viewed, plane: Plane, displacement: FieldReader | None
+) -> NDArray[Any]:
+    colours = fixed.coloured and moving.coloured
+    reference = sampled(fixed, plane, colours=colours)
+    moved = sampled(moving, plane, displacement, colours=colours)
+    limits = (0.0, 255.0) if colours else None
+    reference = stretched(reference, limits or fixed.limits)
+    moved = stretched(moved, limits or moving.limits)
+    steps = dict(zip(plane.grid.dims, plane.grid.spacing, strict=True))
+    extent = max(n * steps[d] for n, d in zip(plane.shape, plane.dims, strict=True))
+    rows, columns = (max(1, round(extent / SQUARES / steps[dim])) for dim in plane.dims)
+    return checkerboard(reference, moved, (rows, columns))
 
 
-def _stretch(values: NDArray[Any]) -> NDArray[Any]:
-    finite = values[np.isfinite(values)]
-    low, high = np.percentile(finite, (1, 99.5)) if finite.size else (0, 1)
-    return np.nan_to_num(np.clip((values - low) / max(high - low, 1e-9), 0, 1))
-
-
-def _draw_grid(axis: Any, field: xr.Dataset, target: xr.DataArray) -> None:
-    """Draw where the lines of a regular grid in the slice are mapped to."""
-    grid: Grid = field_grid(field)
-    displacement = field["displacement"]
-    if grid.ndim == 3:
-        z = float(target["z"].values[0])
-        nearest = int(
-            np.clip(round((z - grid.origin[0]) / grid.spacing[0]), 0, grid.shape[0] - 1)
-        )
-        displacement = displacement.isel(z=nearest)
-    step = max(1, max(displacement.sizes["y"], displacement.sizes["x"]) // 60)
-    part = displacement.isel(y=slice(None, None, step), x=slice(None, None, step))
-    u = part.sel({COMPONENT: ["y", "x"]}).values
-    # The mean shift is no deformation; drawn with it the grid would leave the picture.
-    u = u - u.mean(axis=(1, 2), keepdims=True)
-    y, x = np.meshgrid(grid.axis("y")[::step], grid.axis("x")[::step], indexing="ij")
-    axis.plot(x + u[1], y + u[0], color="tab:cyan", linewidth=0.5)
-    axis.plot((x + u[1]).T, (y + u[0]).T, color="tab:cyan", linewidth=0.5)
+def _say_where(figure: Any, plane: Plane) -> None:
+    text = place_text(plane)
+    if text:
+        figure.suptitle(text, parse_math=False)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from xdreg.inputs import Channels
     from xdreg.options import MetricOrAuto
+    from xdreg.progress import Listener
 
 
 def register(
@@ -45,7 +46,7 @@ def register(
     moving_channel: Channels = None,
     workdir: str | Path | None = None,
     retry: str | Sequence[str] = (),
-    progress: bool = True,
+    progress: bool | Listener = True,
     compute: bool = True,
 ) -> xr.Dataset:
     """Find the displacement field that maps the fixed image onto the moving one.
@@ -93,7 +94,10 @@ def register(
         ``("crashed", "timeout")``; what was made with them is made anew. Only
         ``timeout`` and ``memory_limit`` may differ from the earlier call.
     progress
-        Show a line per stage, on a terminal and in a notebook.
+        Show a line per stage, on a terminal and in a notebook. Or a function that is
+        called with an `xdreg.progress.Advance` as the run goes on, from any thread; if
+        it raises, no further block begins and ``register`` raises the same. What is
+        done stays in ``workdir``.
     compute
         False checks everything and returns a ``dask.delayed`` object that runs.
 

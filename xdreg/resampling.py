@@ -4,44 +4,61 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 import dask.array
 import numpy as np
 import xarray as xr
 
-from xdreg import kernels
+from xdreg import interpolation, kernels
 from xdreg.coordinates import coordinates, grid_of, spatial_dims
 from xdreg.errors import InputError
-from xdreg.field import field_grid, fixed_grid, open_displacement
-from xdreg.grid import Grid, unit_ratio
+from xdreg.field import field_grid, open_displacement
+from xdreg.grid import unit_ratio
+from xdreg.interpolation import Labels, Order
+from xdreg.mapping import Opaque
 from xdreg.multiscale import image_levels
 from xdreg.readers import image_reader
+from xdreg.targets import target_grid
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from xdreg.grid import Grid
     from xdreg.readers import FieldReader, ImageReader
+    from xdreg.targets import Region, Spacing
 
 #: Voxels per axis of a warped image's chunks, where the target has none of its own.
 #: Smaller ones are joined up to it: a chunk of the result seldom lies on chunks of the
 #: moving image, and reads all of those that it touches.
 CHUNK = {2: 1024, 3: 128}
 
+#: A window that maps onto more voxels of the image, or lies among more points of the
+#: field, is halved: a point is a vector, and takes ten times what a voxel does.
+MOST_VOXELS = 2**24
+MOST_POINTS = 2**21
+
 
 def warp(
     field: xr.Dataset,
     moving: Any,
     *,
-    order: Literal[0, 1] = 1,
+    order: Order = 1,
+    labels: Labels | None = None,
     like: xr.DataArray | xr.DataTree | None = None,
+    spacing: Spacing = None,
+    region: Region = None,
     fill_value: float = 0,
 ) -> xr.DataArray:
-    """Resample the moving image onto the fixed grid, lazily.
+    """Resample the moving image onto the fixed grid, or another, lazily.
 
     Each chunk reads only the part of the moving image that the field maps it onto.
-    Channels and time points are resampled one by one.
+    Channels and time points are resampled one by one. `warp_to` writes the result
+    straight to a store, with its pyramid.
 
     Parameters
     ----------
@@ -50,79 +67,173 @@ def warp(
     moving : DataArray, DataTree or itk.Image ([t], [c], [z], y, x)
         The image to resample; of a tree, the finest level.
     order
-        1 interpolates linearly; 0 takes the nearest voxel, for labels and masks.
+        1 interpolates linearly; 3 by cubic B-splines through the voxels, as ITK and
+        scipy do; 0 takes the nearest voxel, for labels and masks.
+    labels
+        For labels, in place of ``order``: ``"nearest"``; ``"majority"``, the label with
+        the most weight in linear interpolation; or ``"gaussian"``, that with the most
+        weight under a Gaussian of one voxel, for smoother outlines. No new label
+        arises.
     like : DataArray or DataTree, optional
         Whose grid to resample onto; by default the fixed image's. Small chunks of it
         are joined.
+    spacing
+        Distance of the result's voxels, one number or one per dim, in the units of the
+        fixed image, in place of the grid's own.
+    region
+        By dim a slice of coordinates, both ends included: the part of the grid to make,
+        for example ``{"z": slice(100.0, 200.0)}``.
     fill_value
         Value where the moving image has none.
 
     Returns
     -------
     DataArray ([t], [c], [z], y, x)
-        With the dtype of the moving image; chunked.
+        With the dtype of the moving image; chunked. Cubic interpolation overshoots at
+        edges; what an integer cannot hold is clipped.
 
     Raises
     ------
     InputError
-        If the images have different dimensions, units that do not convert, ``order`` is
-        another number, or ``fill_value`` does not fit the dtype.
+        If the images have different dimensions, units that do not convert, ``order``,
+        ``labels``, ``spacing`` or ``region`` are none that there is, or ``fill_value``
+        does not fit the dtype.
     """
-    whole = isinstance(order, int | np.integer) and not isinstance(order, bool)
-    if not whole or order not in (0, 1):
-        msg = f"order must be 1, linear, or 0, nearest, for labels; got {order!r}"
-        raise InputError(msg)
+    how = How(order, labels, fill_value)
     image = image_levels(moving, "moving")[0]
-    target = fixed_grid(field)
-    chunks: tuple[tuple[int, ...], ...] | None = None
-    if like is not None:
+    target = target_grid(field, like, spacing, region)
+    template = None
+    if like is not None and spacing is None and region is None:
         template = image_levels(like, "like")[0]
-        target = grid_of(template, "like").to_units(target.units, "like")
+    chunks: tuple[tuple[int, ...], ...] | None = None
+    if template is not None and template.chunks:
         sizes = template.chunksizes
-        if sizes:
-            chunks = tuple(_joined(sizes[d], CHUNK[target.ndim]) for d in target.dims)
+        chunks = tuple(_joined(sizes[d], CHUNK[target.ndim]) for d in target.dims)
     if chunks is None:
         chunks = dask.array.core.normalize_chunks(CHUNK[target.ndim], target.shape)
+    pulling = make_pulling(field, image, target, how)
+    data = dask.array.map_blocks(
+        _warp_chunk,
+        chunks=(*((1,) * image.sizes[d] for d in pulling.others), *chunks),
+        dtype=pulling.dtype,
+        meta=np.empty((0,) * image.ndim, pulling.dtype),
+        pulling=Opaque(pulling, "warp"),
+    )
+    result = warped_like(image, target, data)
+    if template is not None:
+        result = result.assign_coords({d: template.coords[d] for d in target.dims})
+    return result
+
+
+def warped_like(image: xr.DataArray, target: Grid, data: Any) -> xr.DataArray:
+    """Return the warped image that holds ``data``, named and labelled as ``image``."""
+    others = [str(d) for d in image.dims if d not in target.dims]
+    result = xr.DataArray(
+        data,
+        dims=(*others, *target.dims),
+        attrs={k: v for k, v in image.attrs.items() if k != "source"},
+    ).assign_coords(coordinates(target))
+    # Not in the constructor, which takes the name of the data where there is none.
+    result.name = image.name
+    return result.assign_coords({d: image[d] for d in others if d in image.coords})
+
+
+@dataclass(frozen=True)
+class How:
+    """How values are made between voxels, and beyond them; as in `warp`."""
+
+    order: Order
+    labels: Labels | None
+    fill: float
+
+    def __post_init__(self) -> None:
+        """Refuse what there is not."""
+        whole = isinstance(self.order, int | np.integer)
+        if not whole or isinstance(self.order, bool) or self.order not in (0, 1, 3):
+            msg = (
+                "order must be 1, linear, 3, cubic, or 0, nearest, for labels; got "
+                f"{self.order!r}"
+            )
+            raise InputError(msg)
+        if self.labels is None:
+            return
+        if not isinstance(self.labels, str) or self.labels not in get_args(Labels):
+            msg = f"labels must be one of {get_args(Labels)}, got {self.labels!r}"
+            raise InputError(msg)
+        if self.order == 3:
+            msg = f"labels={self.labels!r} are not interpolated; leave order=3 out"
+            raise InputError(msg)
+
+    @property
+    def keeps_values(self) -> bool:
+        """Whether every value of the result is one of the image's."""
+        return self.labels is not None or self.order == 0
+
+    def dtype_of(self, image: np.dtype[Any]) -> np.dtype[Any]:
+        """Return the dtype of the result; a mask that is interpolated is none."""
+        if image.kind == "b" and not self.keeps_values:
+            return np.dtype(np.float32)
+        return image
+
+
+@dataclass(frozen=True)
+class Pulling:
+    """What makes any part of a warped image, and all that it needs for that.
+
+    Parameters
+    ----------
+    readers
+        The moving image, by time point and channel.
+    others
+        The dims that those are counted along.
+    displacement, target
+        The field, and the grid of the whole result.
+    how, dtype
+        How values are made, and of what dtype.
+    """
+
+    readers: dict[tuple[int, ...], ImageReader]
+    others: tuple[str, ...]
+    displacement: FieldReader
+    target: Grid
+    how: How
+    dtype: np.dtype[Any]
+
+    def part(self, position: tuple[int, ...], window: Sequence[slice]) -> NDArray[Any]:
+        """Return a window of the result, of one time point and channel."""
+        grid = self.target.window(window)
+        values = pull(self.readers[position], self.displacement, grid, self.how)
+        return cast(values, self.dtype)
+
+
+def make_pulling(
+    field: xr.Dataset, image: xr.DataArray, target: Grid, how: How
+) -> Pulling:
+    """Check an image against a field, and return what warps it onto a grid.
+
+    Raises
+    ------
+    InputError
+        If they do not fit each other.
+    """
     dims = spatial_dims(image, "moving")
     if dims != target.dims:
         msg = f"moving has dimensions {dims} and the field {target.dims}"
         raise InputError(msg)
-    dtype = np.dtype(np.float32) if image.dtype == bool and order == 1 else image.dtype
-    _check_fill(fill_value, dtype)
-    grid = grid_of(image, "moving")
-    own = grid.to_units(target.units, "moving")
-    others = [str(d) for d in image.dims if d not in dims]
+    dtype = how.dtype_of(image.dtype)
+    _check_fill(how.fill, dtype)
+    own = grid_of(image, "moving").to_units(target.units, "moving")
+    field_units = field_grid(field).units
+    if unit_ratio(field_units, target.units) != 1.0:
+        msg = f"the field is in {field_units}, the fixed image in {target.units}"
+        raise InputError(msg)
+    others = tuple(str(d) for d in image.dims if d not in dims)
     readers = {}
     for position in np.ndindex(*(image.sizes[d] for d in others)):
         select = dict(zip(others, position, strict=True))
         readers[position] = image_reader(image, "moving", grid=own, select=select)
     displacement = open_displacement(field)
-    field_units = field_grid(field).units
-    ratio = unit_ratio(field_units, target.units)
-    if ratio != 1.0:
-        msg = f"the field is in {field_units}, the fixed image in {target.units}"
-        raise InputError(msg)
-    data = dask.array.map_blocks(
-        _warp_chunk,
-        chunks=(*((1,) * image.sizes[d] for d in others), *chunks),
-        dtype=dtype,
-        meta=np.empty((0,) * image.ndim, dtype),
-        readers=_Readers(readers),
-        displacement=displacement,
-        target=_Target(target),
-        order=order,
-        fill=fill_value,
-    )
-    spatial: Any = coordinates(target)
-    if like is not None:
-        spatial = {d: template.coords[d] for d in dims}
-    result = xr.DataArray(
-        data,
-        dims=(*others, *dims),
-        name=image.name,
-        attrs={k: v for k, v in image.attrs.items() if k != "source"},
-    ).assign_coords(spatial)
-    return result.assign_coords({d: image[d] for d in others if d in image.coords})
+    return Pulling(readers, others, displacement, target, how, dtype)
 
 
 def _joined(chunks: tuple[int, ...], most: int) -> tuple[int, ...]:
@@ -136,53 +247,24 @@ def _joined(chunks: tuple[int, ...], most: int) -> tuple[int, ...]:
     return tuple(joined)
 
 
-class _Readers:
-    """The readers of every channel and time point, as one value for Dask."""
-
-    def __init__(self, readers: dict[tuple[int, ...], ImageReader]) -> None:
-        self.readers = readers
-
-    def __dask_tokenize__(self) -> object:
-        return [(k, r.__dask_tokenize__()) for k, r in self.readers.items()]
-
-
-class _Target:
-    """The target's geometry; Dask would take a dataclass apart."""
-
-    def __init__(self, grid: Grid) -> None:
-        self.grid = grid
-
-    def __dask_tokenize__(self) -> object:
-        return str(self.grid)
-
-
-def _warp_chunk(
-    readers: _Readers,
-    displacement: FieldReader,
-    target: _Target,
-    order: Literal[0, 1],
-    fill: float,
-    block_info: Any = None,
-) -> NDArray[Any]:
+def _warp_chunk(pulling: Opaque, block_info: Any = None) -> NDArray[Any]:
     """Make one chunk of the warped image."""
     location = block_info[None]["array-location"]
-    dtype = block_info[None]["dtype"]
-    ndim = target.grid.ndim
+    part: Pulling = pulling.value
+    ndim = part.target.ndim
     position = tuple(int(start) for start, _ in location[:-ndim])
     window = tuple(slice(int(a), int(b)) for a, b in location[-ndim:])
-    grid = target.grid.window(window)
-    values = pull(readers.readers[position], displacement, grid, order, fill)
-    return cast(values, dtype).reshape((1,) * len(position) + grid.shape)
+    values = part.part(position, window)
+    return values.reshape((1,) * len(position) + values.shape)
 
 
 def pull(
-    reader: ImageReader,
-    displacement: FieldReader,
-    grid: Grid,
-    order: Literal[0, 1],
-    fill: float,
+    reader: ImageReader, displacement: FieldReader, grid: Grid, how: How
 ) -> NDArray[Any]:
     """Read the part of the moving image that a window maps onto, and resample it.
+
+    A window that needs much of the image or of the field, for it is coarser than
+    they are or much is pressed together there, is made half by half.
 
     Parameters
     ----------
@@ -192,39 +274,71 @@ def pull(
         The field.
     grid
         The window of the target.
-    order, fill
-        As in `warp`.
+    how
+        How to make values.
 
     Returns
     -------
     (*grid.shape)
-        float32 for ``order=1``, else the image's dtype.
+        float32 where values are interpolated, else the image's dtype.
     """
-    field, around = displacement.read_around(grid)
-    lower, upper = kernels.moved_bounds(field, around, grid)
-    part = reader.grid.covering(lower, upper, margin=1)
+    ends = grid.index_to_physical([[0] * grid.ndim, [n - 1 for n in grid.shape]])
+    around = displacement.window(*ends)
+    if _size(around) > MOST_POINTS and grid.size > 1:
+        return _in_halves(reader, displacement, grid, how)
+    field, field_part = displacement.read(around)
+    lower, upper = kernels.moved_bounds(field, field_part, grid)
+    margin = interpolation.margin_of(how.order, how.labels)
+    part = reader.grid.covering(lower, upper, margin=margin)
     if part is None:
-        return np.full(grid.shape, fill, np.float32 if order == 1 else reader.dtype)
-    return kernels.warp(
+        dtype = reader.dtype if how.keeps_values else np.float32
+        return np.full(grid.shape, how.fill, dtype)
+    if _size(part) > MOST_VOXELS and grid.size > 1:
+        return _in_halves(reader, displacement, grid, how)
+    return interpolation.warp(
         reader.read(part),
         reader.grid.window(part),
         field,
-        around,
+        field_part,
         grid,
-        order=order,
-        fill=fill,
+        order=how.order,
+        labels=how.labels,
+        fill=how.fill,
     )
+
+
+def _size(window: Sequence[slice]) -> int:
+    return math.prod([part.stop - part.start for part in window])
+
+
+def _in_halves(
+    reader: ImageReader, displacement: FieldReader, grid: Grid, how: How
+) -> NDArray[Any]:
+    axis = int(np.argmax(grid.shape))
+    middle = grid.shape[axis] // 2
+    halves = []
+    for part in (slice(0, middle), slice(middle, grid.shape[axis])):
+        window = [slice(0, n) for n in grid.shape]
+        window[axis] = part
+        halves.append(pull(reader, displacement, grid.window(window), how))
+    return np.concatenate(halves, axis)
 
 
 def cast(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Bring interpolated values to a dtype: round and clip for integers."""
     if values.dtype == dtype:
         return values
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        rounded = np.nan_to_num(np.rint(values.astype(np.float64)))
-        return np.clip(rounded, limits.min, limits.max).astype(dtype)  # type: ignore[no-any-return]
-    return np.asarray(values, dtype)
+    if dtype.kind not in "iu":
+        return np.asarray(values, dtype)
+    limits = np.iinfo(dtype)
+    low, high = float(limits.min), float(limits.max)
+    if dtype.itemsize == 8:
+        # The largest 64-bit integer is no float: the next one above it would wrap.
+        high = float(np.nextafter(high, 0))
+    # float32 holds 16-bit integers exactly.
+    wide = values.astype(np.float32 if dtype.itemsize <= 2 else np.float64)
+    np.nan_to_num(np.rint(wide, out=wide), copy=False)
+    return np.clip(wide, low, high, out=wide).astype(dtype)  # type: ignore[no-any-return]
 
 
 def _check_fill(fill: float, dtype: np.dtype[Any]) -> None:

@@ -6,6 +6,7 @@ where the same run finds it again.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import warnings
@@ -31,8 +32,9 @@ from xdreg.mapping import Opaque, map_over_blocks
 from xdreg.options import Custom, Linear, LocalCorrelation
 from xdreg.planning import Plan, PlannedStage
 from xdreg.pose import DOUBTFUL, Pose, pose_text
-from xdreg.progress import StageProgress
+from xdreg.progress import Listener, StageProgress
 from xdreg.readers import FieldReader
+from xdreg.reductions import reduce_blocks
 from xdreg.sources import Source
 from xdreg.tasks import RECORD, BlockTask, Inputs
 from xdreg.workdir import WorkDirectory, open_array, read_json, write_json
@@ -72,7 +74,7 @@ class Run:
         masks: list[Mask],
         start: Any,
         manifest: dict[str, Any],
-        progress: bool,
+        progress: bool | Listener,
         retry: list[BlockStatus],
     ) -> None:
         self.manifest, self.progress, self.retry = manifest, progress, retry
@@ -94,7 +96,7 @@ class Run:
 
     def __call__(self) -> xr.Dataset:
         """Run all stages and return the field."""
-        lines = StageProgress(enabled=self.progress)
+        lines = StageProgress(self.progress)
         with self.directory.lock(), self.directory.writing(), lines:
             try:
                 return self._execute(lines)
@@ -235,13 +237,21 @@ class Run:
         if state.matrix is not None:
             corners = kernels.affine_displacement(matrix, grid)
             return _State(FieldReader(*corners), matrix), arrays
+        return self._preceded(state, matrix), arrays
+
+    def _preceded(self, state: _State, update: NDArray[np.float64]) -> _State:
+        """Return a state with a linear transform before it."""
+        if state.matrix is not None:
+            matrix = state.matrix @ update
+            corners = kernels.affine_displacement(matrix, self.plan.fixed.grids[0])
+            return _State(FieldReader(*corners), matrix)
         before = state.reader
         displacement, _ = before.read_around(before.grid)
-        update = kernels.resample_displacement(
-            *kernels.affine_displacement(matrix, before.grid), before.grid
+        values = kernels.resample_displacement(
+            *kernels.affine_displacement(update, before.grid), before.grid
         )
-        total = kernels.compose(update, before.grid, displacement, before.grid)
-        return _State(FieldReader(total, before.grid), None), arrays
+        total = kernels.compose(values, before.grid, displacement, before.grid)
+        return _State(FieldReader(total, before.grid), None)
 
     def _tell_pose(self, pose: dict[str, Any], units: str | None) -> None:
         """Keep the pose for the field, log it, and warn where another fits as well."""
@@ -287,21 +297,62 @@ class Run:
         )
         self._try_unreadable_again(task, folder / "agreement.json")
         label = f"{number} {stage.options.name} level {stage.fixed_level}"
-        with lines.watch(label, partition.size, task.records):
+        task.stopped.unlink(missing_ok=True)
+        with lines.watch(
+            label, partition.size, task.records, functools.partial(_stop, task, stage)
+        ):
             records = map_over_blocks(
                 tasks.register_block, task, len(RECORD), tasks.give_up_block
             )
         self._tell_unreadable(records, number, stage, folder / "errors")
         difference = self._reject_outliers(records, task, folder / "agreement.json")
         self._check_any(records, number, stage, folder / "errors")
-        disagreement = map_over_blocks(
-            tasks.blend_block, task.remembering(), 1, together=TOGETHER
-        )[..., 0]
+        if stage.reduction is not None:
+            state, records, disagreement = self._reduced(
+                number, stage, state, task, records
+            )
+        else:
+            disagreement = map_over_blocks(
+                tasks.blend_block, task.remembering(), 1, together=TOGETHER
+            )[..., 0]
+            state = _State(FieldReader(task.field, field_grid), None)
         self.directory.discard_patches(number)
         arrays = {name: records[..., i] for i, name in enumerate(RECORD)}
         arrays["disagreement"] = disagreement
         arrays["neighbour_difference"] = difference
-        return _State(FieldReader(task.field, field_grid), None), arrays
+        return state, arrays
+
+    def _reduced(
+        self,
+        number: int,
+        stage: PlannedStage,
+        state: _State,
+        task: BlockTask,
+        records: NDArray[np.float32],
+    ) -> tuple[_State, NDArray[np.float32], NDArray[np.float32]]:
+        """Make one transform of the blocks, before the field so far.
+
+        Returns the records with the blocks marked that it was made without, and by how
+        much it misses each block.
+        """
+        if not (records[..., 0] == BlockStatus.SUCCESS).any():
+            return state, records, np.full(records.shape[:-1], np.nan, np.float32)
+        try:
+            found = reduce_blocks(
+                task, records, stage.reduction, self.directory.stage(number)
+            )
+        except Exception as error:
+            error.add_note(f"in the reduction of stage {number} ({stage.options.name})")
+            raise
+        records = records.copy()
+        records[found.rejected, RECORD.index("status")] = BlockStatus.REJECTED
+        if found.update.ndim == 2:
+            return self._preceded(state, found.update), records, found.residual
+        grid = task.partition.field_grid
+        reach = np.abs(found.update).reshape(grid.ndim, -1).max(axis=1)
+        before = state.reader.read_around(grid, reach)
+        task.field[:] = kernels.compose(found.update, grid, *before)
+        return _State(FieldReader(task.field, grid), None), records, found.residual
 
     @staticmethod
     def _try_unreadable_again(task: BlockTask, verdict: Path) -> None:
@@ -438,9 +489,13 @@ class Run:
             f"{name}_grid": json.dumps(image.to_dict())
             for name, image in (("fixed", grid), ("moving", moving))
         }
+        # With its grid, so that a look at the field can tell where a block lies.
+        manifest["stages"] = [
+            describe_stage(stage) | {"grid": stage.partition.grid.to_dict()}
+            for stage in self.plan.stages
+        ]
         if self.choice is not None:
-            stages = [describe_stage(stage) for stage in self.plan.stages]
-            manifest = manifest | {"choice": asdict(self.choice), "stages": stages}
+            manifest["choice"] = asdict(self.choice)
             attrs["metric"] = str(self.choice)
         attrs["xdreg"] = json.dumps(manifest)
         if self.pose is not None:
@@ -451,6 +506,13 @@ class Run:
             # Earlier linear stages were folded into the field.
             attrs["linear_part"] = "included"
         return assemble_field(state.reader, records, self.plan.stages, attrs)
+
+
+def _stop(task: BlockTask, stage: PlannedStage) -> None:
+    """Have no further block begin, and end those that run in processes of ours."""
+    task.stopped.touch()
+    if stage.isolated:
+        processes.shutdown()
 
 
 def _choice_task(inputs: Opaque, *arguments: Any, **options: Any) -> Any:

@@ -111,6 +111,11 @@ class BlockTask:
     disagreement: BlockArray
     errors: Path
 
+    @property
+    def stopped(self) -> Path:
+        """A file that appears when no further block is to begin."""
+        return self.errors.parent / "stopped"
+
     def __dask_tokenize__(self) -> object:
         """Identify by where results go: a work directory holds one run."""
         return ("xdreg.BlockTask", str(self.patches.path))
@@ -296,6 +301,9 @@ def register_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float3
     A block whose record is stored already is not run again.
     """
     check_there(task)
+    if task.stopped.exists():
+        msg = "the run was stopped; the same call with the same workdir goes on"
+        raise Interrupted(msg)
     stored = read_record(index, task)
     return _register(index, task)[0] if stored is None else stored
 

@@ -13,6 +13,7 @@
         records             one chunk per block: its diagnostics, written last
         agreement.json      which blocks their neighbours contradict
         errors              one text file per block that failed
+        stopped             there once the run was told to stop
         field               the displacement field after the stage
 
 A block counts as done when its record exists, so a run that was interrupted goes on

@@ -12,6 +12,7 @@ from tests.benchmarks.common import (
     row,
     timed,
 )
+from tests.benchmarks.determinism import determinism
 from tests.benchmarks.engine import engine
 from tests.benchmarks.failures import failures
 from tests.benchmarks.faults import faults
@@ -95,6 +96,7 @@ BENCHMARKS = {
         roundtrips,
         failures,
         faults,
+        determinism,
         engine,
         pose,
         machinery,

@@ -45,11 +45,11 @@ def _store(folder, size):
     return target
 
 
-def _alone(name, *arguments):
-    """Run one of this module's parts in a process of its own; return its figures."""
+def alone(name, *arguments, module="large"):
+    """Run a part of a module in a process of its own; return its figures."""
     code = (
-        "import json; from tests.benchmarks import large; "
-        f"print(json.dumps(large.{name}(*{arguments!r})))"
+        f"import json; from tests.benchmarks import {module} as module; "
+        f"print(json.dumps(module.{name}(*{arguments!r})))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True
@@ -62,7 +62,7 @@ def _resident():
 
 
 @contextlib.contextmanager
-def _peak_memory(found):
+def peak_memory(found):
     """Watch what the process holds while the body runs."""
     done = threading.Event()
 
@@ -90,7 +90,7 @@ def memory():
     """Peak of one worker, with equal blocks, over images of several sizes."""
     with _pairs() as folder:
         for size in SIZES:
-            figures = _alone("one_worker", str(_store(folder, size)))
+            figures = alone("one_worker", str(_store(folder, size)))
             row(
                 f"one worker, {size}³",
                 blocks=figures["blocks"],
@@ -110,7 +110,7 @@ def one_worker(folder):
     }
     plan = fixed.dreg.plan(moving, **options)
     found = {}
-    with dask.config.set(scheduler="synchronous"), _peak_memory(found):
+    with dask.config.set(scheduler="synchronous"), peak_memory(found):
         field = fixed.dreg.register(moving, progress=False, **options)
     return {
         "peak": found["peak"],
@@ -122,7 +122,7 @@ def one_worker(folder):
 def large():
     """Register 1024³ at every second voxel; time, bytes, memory, error."""
     with _pairs() as folder:
-        figures = _alone("every_second_voxel", str(_store(folder, SIZES[-1])))
+        figures = alone("every_second_voxel", str(_store(folder, SIZES[-1])))
     stages, arrays = figures.pop("stages"), figures.pop("arrays")
     row("1024³ at level 1", **figures)
     for stage in stages:
@@ -139,7 +139,7 @@ def every_second_voxel(folder):
     plan = fixed.dreg.plan(moving, metric="lncc", stages=stages)
     found = {}
     began = time.perf_counter()
-    with _bytes_read() as read, _peak_memory(found):
+    with _bytes_read() as read, peak_memory(found):
         field = fixed.dreg.register(
             moving, metric="lncc", stages=stages, progress=False
         )

@@ -126,6 +126,8 @@ def cluster():
             ) as local,
             Client(local),
         ):
+            # Workers that have not run xdreg before import it, and load its kernels.
+            _register(_image((4 * TINY,) * 3), nothing)
             began = time.perf_counter()
             _register(image, sleeping)
             seconds = time.perf_counter() - began

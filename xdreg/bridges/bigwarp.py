@@ -1,0 +1,255 @@
+"""BigWarp's displacement fields in N5: the datasets ``dfield`` and ``invdfield``.
+
+``dfield`` maps fixed points to moving ones: displacements first, then the ``affine`` of
+its attributes; ``invdfield`` maps back: its ``affine`` first, then displacements.
+Vectors come last in C order, which N5 lists first, with components ``x, y, z``; so do
+``spacing``, ``offset`` and the rows of ``affine``. The offset is the centre of the
+first voxel. The unit is that of the images in BigWarp; xdreg notes it as ``unit``.
+
+Source: the wiki of saalfeldlab/template-building, "Hdf5 Deformation fields", and
+``N5DisplacementField`` of n5-imglib2.
+
+Read and written in blocks, by tensorstore.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask.array
+import numpy as np
+import xarray as xr
+
+from xdreg.bridges.frames import for_tool
+from xdreg.composition import split_affine
+from xdreg.errors import InputError, StoreError
+from xdreg.field import field_grid, make_field, ordered_displacement
+from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
+from xdreg.joining import joined
+from xdreg.ome_fields import store_chunks
+from xdreg.outputs import new_store
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FORWARD, INVERSE = "dfield", "invdfield"
+
+#: Points of a block per axis, by dimension.
+BLOCK = {2: 256, 3: 64}
+
+
+class N5Vectors:
+    """The vectors of a dataset as an array ``(ndim, *shape)``, in xdreg's order.
+
+    Parameters
+    ----------
+    path
+        The dataset's directory.
+    scale
+        What stored numbers are multiplied by: fields may be quantised.
+    """
+
+    def __init__(self, path: Path, scale: float = 1.0) -> None:
+        self._path, self._scale = path, scale
+        self._open()
+
+    def _open(self) -> None:
+        spec = {
+            "driver": "n5",
+            "kvstore": {"driver": "file", "path": f"{self._path}/"},
+        }
+        self._store = _tensorstore().open(spec).result()
+        # N5 lists the axis that varies fastest first: components, x, y, z.
+        self.shape = (self._store.shape[0], *self._store.shape[:0:-1])
+        self.ndim = len(self.shape)
+        self.dtype = np.dtype(np.float32)
+        chunks = self._store.chunk_layout.read_chunk.shape
+        self.chunks = (self._store.shape[0], *chunks[:0:-1])
+
+    def __getstate__(self) -> tuple[Path, float]:
+        return self._path, self._scale
+
+    def __setstate__(self, state: tuple[Path, float]) -> None:
+        self._path, self._scale = state
+        self._open()
+
+    def __dask_tokenize__(self) -> object:
+        """Identify by address and time."""
+        written = (self._path / "attributes.json").stat().st_mtime_ns
+        return ("xdreg.N5Vectors", str(self._path), self._scale, written)
+
+    def __getitem__(self, index: tuple[Any, ...]) -> NDArray[np.float32]:
+        """Read a window, given as one slice per axis."""
+        _, *window = index
+        values = self._store[(slice(None), *window[::-1])].read().result()
+        turned = np.asarray(values).transpose(0, *range(self.ndim - 1, 0, -1))[::-1]
+        vectors: NDArray[np.float32] = (turned * self._scale).astype(np.float32)
+        chosen: NDArray[np.float32] = vectors[index[0]]
+        return chosen
+
+    def __setitem__(
+        self, index: tuple[slice, ...], values: NDArray[np.float32]
+    ) -> None:
+        """Write a window of all components."""
+        turned = values[::-1].transpose(0, *range(self.ndim - 1, 0, -1))
+        self._store[(slice(None), *index[:0:-1])].write(turned).result()
+
+
+def write(
+    field: xr.Dataset,
+    path: Path,
+    *,
+    inverse: xr.Dataset | None = None,
+    affine: bool = False,
+    step: int = 1,
+    units: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a field, and its inverse; see `xdreg.bridges.write_transform`."""
+    _tensorstore()
+    prepared = for_tool(field, units, None, step)
+    with new_store(path, overwrite=overwrite) as output:
+        output.folder.mkdir()
+        _write_json(output.folder / "attributes.json", {"n5": "4.0.0"})
+        if not affine:
+            _write_dataset(output.folder / FORWARD, prepared)
+        else:
+            matrix, rest = split_affine(prepared)
+            _write_dataset(output.folder / FORWARD, rest, matrix)
+        if inverse is not None:
+            # Without an affine of its own: the two come in the other order there.
+            _write_dataset(
+                output.folder / INVERSE,
+                for_tool(inverse, field_grid(prepared).units, None, step),
+            )
+
+
+def _write_dataset(
+    folder: Path, field: xr.Dataset, matrix: NDArray[np.float64] | None = None
+) -> None:
+    grid = field_grid(field)
+    block = [min(BLOCK[grid.ndim], n) for n in grid.shape]
+    metadata = {
+        "dimensions": [*grid.shape, grid.ndim][::-1],
+        "blockSize": [*block, grid.ndim][::-1],
+        "dataType": "float32",
+        "compression": {"type": "gzip"},
+    }
+    spec = {
+        "driver": "n5",
+        "kvstore": {"driver": "file", "path": f"{folder}/"},
+        "metadata": metadata,
+    }
+    _tensorstore().open(spec, create=True).result()
+    document = folder / "attributes.json"
+    attributes = json.loads(document.read_text(encoding="utf-8"))
+    attributes |= {"spacing": grid.spacing[::-1], "offset": grid.origin[::-1]}
+    if grid.units is not None:
+        attributes["unit"] = grid.units
+    if matrix is not None:
+        turned = matrix[:-1, :-1][::-1, ::-1]
+        rows = np.concatenate([turned, matrix[:-1, -1:][::-1]], axis=1)
+        attributes["affine"] = rows.ravel().tolist()
+    _write_json(document, attributes)
+    data = dask.array.asarray(ordered_displacement(field, grid).data)
+    data = data.astype(np.float32).rechunk((grid.ndim, *block))
+    store_chunks(data, N5Vectors(folder)).compute()
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values), encoding="utf-8")
+
+
+def read(
+    path: Path,
+    *,
+    like: Any = None,
+    units: str | None = None,
+    inverse: bool = False,
+) -> xr.Dataset:
+    """Open a field, lazily; see `xdreg.bridges.open_transform`.
+
+    ``path`` is the N5 root, or one of its datasets.
+    """
+    name = INVERSE if inverse else FORWARD
+    folder = path / name
+    if not (folder / "attributes.json").exists():
+        msg = (
+            f"{path} has no dataset {name!r}; expected BigWarp's layout, with 'dfield' "
+            "and, for inverse=True, 'invdfield'"
+        )
+        raise StoreError(msg)
+    attributes = _attributes(folder)
+    source = N5Vectors(folder, float(attributes.get("quantization_multiplier", 1.0)))
+    ndim = source.ndim - 1
+    if source.shape[0] != ndim or ndim not in (2, 3):
+        msg = (
+            f"{folder} has the dimensions {attributes.get('dimensions')}; expected a "
+            "vector of 2 or 3 components first, and as many axes after it"
+        )
+        raise StoreError(msg)
+    spacing = _listed(folder, attributes, "spacing", ndim, [1.0] * ndim)
+    offset = _listed(folder, attributes, "offset", ndim, [0.0] * ndim)
+    units = units or normalise_units(attributes.get("unit"))
+    grid = Grid(
+        SPATIAL_DIMS[-ndim:],
+        source.shape[1:],
+        tuple(spacing[::-1]),
+        tuple(offset[::-1]),
+        units,
+    )
+    data = dask.array.from_array(source, chunks=source.chunks, inline_array=False)
+    moves: list[Any] = [make_field(data, grid)]
+    if "affine" in attributes:
+        moves.insert(0 if inverse else 1, _matrix(folder, attributes, ndim))
+    return joined(moves, like, units, str(folder))
+
+
+def _matrix(folder: Path, attributes: dict[str, Any], ndim: int) -> NDArray[np.float64]:
+    rows = _listed(folder, attributes, "affine", ndim * (ndim + 1))
+    matrix = np.eye(ndim + 1)
+    turned = np.array(rows).reshape(ndim, ndim + 1)
+    matrix[:-1, :-1] = turned[::-1, -2::-1]
+    matrix[:-1, -1] = turned[::-1, -1]
+    return matrix
+
+
+def _attributes(folder: Path) -> dict[str, Any]:
+    try:
+        values = json.loads((folder / "attributes.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = f"{folder}/attributes.json cannot be read: {error}"
+        raise StoreError(msg) from error
+    if not isinstance(values, dict):
+        msg = f"{folder}/attributes.json holds {values!r}; expected an object"
+        raise StoreError(msg)
+    return values
+
+
+def _listed(
+    folder: Path,
+    attributes: dict[str, Any],
+    key: str,
+    count: int,
+    default: list[float] | None = None,
+) -> list[float]:
+    values: Any = attributes.get(key, default)
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) != count or not np.isfinite(numbers).all():
+        msg = f"{folder}: {key} is {values!r}; expected {count} numbers"
+        raise StoreError(msg)
+    return numbers
+
+
+def _tensorstore() -> Any:
+    try:
+        import tensorstore
+    except ImportError as error:
+        msg = "N5 is read and written by tensorstore; pip install 'xdreg[n5]'"
+        raise InputError(msg) from error
+    return tensorstore

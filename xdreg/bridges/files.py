@@ -1,0 +1,240 @@
+"""Transform files: the suffix says the format.
+
+| suffix | what | read, write |
+|---|---|---|
+| ``.ome.zarr``, ``.zarr`` | OME-Zarr 0.6 | both, in chunks |
+| ``.n5`` | BigWarp's ``dfield`` and ``invdfield`` | both, in chunks |
+| ``.h5``, ``.hdf5``, ``.tfm`` | ITK transforms: 3D Slicer, SimpleITK, ANTs | both |
+| ``.mat``, ``.txt`` | ITK or ANTs linear transforms | read |
+| ``.nii``, ``.nii.gz`` | ANTs warps, NIfTI | both |
+| ``.nrrd``, ``.mha`` | displacement images: ITK, 3D Slicer, SimpleITK | both |
+| ``.txt`` | elastix transform parameters | both |
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from xdreg.bridges import bigwarp, elastix_files, itk_files, itk_images
+from xdreg.bridges.frames import for_tool
+from xdreg.errors import InputError, StoreError
+from xdreg.field import field_grid, open_field, save_field
+from xdreg.grid import normalise_units
+from xdreg.outputs import check_file
+from xdreg.paths import as_address, is_remote
+
+if TYPE_CHECKING:
+    import os
+
+#: Suffixes by format; longer ones first where one ends in the other.
+SUFFIXES = {
+    "ome_zarr": (".ome.zarr", ".zarr"),
+    "n5": (".n5",),
+    "itk": (".h5", ".hdf5", ".tfm", ".mat"),
+    "image": (".nii.gz", ".nii", ".nrrd", ".mha", ".nhdr", ".mhd"),
+    "text": (".txt",),
+}
+
+_READ_ONLY = (".mat", ".nhdr", ".mhd")
+
+
+def write_transform(
+    field: xr.Dataset,
+    path: str | os.PathLike[str],
+    *,
+    inverse: xr.Dataset | None = None,
+    affine: bool = False,
+    step: int = 1,
+    units: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a field as a file of another tool, which the suffix names.
+
+    ``.ome.zarr``, ``.n5`` (BigWarp), ``.h5`` and ``.tfm`` (ITK, 3D Slicer, SimpleITK,
+    ANTs), ``.nii.gz`` and ``.nii`` (ANTs), ``.nrrd`` and ``.mha`` (displacement images
+    of ITK), ``.txt`` (elastix's transformix; the field lies beside it as ``.mha``).
+
+    Parameters
+    ----------
+    field : Dataset
+        A displacement field.
+    path
+        File or directory to write; it appears whole or not at all.
+    inverse : Dataset, optional
+        The field moving → fixed, for ``.ome.zarr`` and ``.n5``, which hold both.
+    affine
+        Write the affine part of the field apart, for ``.ome.zarr``, ``.n5``, ``.h5``
+        and ``.tfm``: beyond the field's grid a tool then goes on with it, instead of
+        with nothing.
+    step
+        Take every ``step``-th point of the field. All but ``.ome.zarr`` and ``.n5``
+        are written from memory.
+    units
+        Unit to write lengths in. By default millimetres for ITK's formats, if the field
+        has a unit of length, and the field's own for ``.ome.zarr`` and ``.n5``.
+    overwrite
+        Replace what is there.
+
+    Raises
+    ------
+    InputError
+        If the suffix is unknown, the format cannot hold what was asked for, units do
+        not convert, or the field does not fit into memory.
+    StoreError
+        If something is there and ``overwrite`` is false, or it cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from xdreg.field import make_field
+    >>> from xdreg.grid import Grid
+    >>> grid = Grid(("y", "x"), (4, 5), (20.0, 10.0), (0.0, 0.0), "micrometer")
+    >>> field = make_field(np.full((2, 4, 5), 5.0, np.float32), grid)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_transform(field, f"{folder}/warp.nii.gz")
+    ...     back = open_transform(f"{folder}/warp.nii.gz", like=field).load()
+    >>> round(float(back.displacement.mean()), 4), back.displacement.units
+    (5.0, 'micrometer')
+    """
+    address, kind, suffix = _kind_of(path)
+    field_grid(field)
+    _check_options(kind, suffix, inverse=inverse, affine=affine)
+    if inverse is not None and field_grid(inverse).dims != field_grid(field).dims:
+        msg = f"the inverse has the dimensions {field_grid(inverse).dims}"
+        raise InputError(msg)
+    if kind == "ome_zarr":
+        save_field(
+            for_tool(field, units, None, step),
+            address,
+            inverse=None if inverse is None else for_tool(inverse, units, None, step),
+            affine=affine,
+            overwrite=overwrite,
+        )
+        return
+    target = _local(address)
+    if kind == "n5":
+        bigwarp.write(
+            field,
+            target,
+            inverse=inverse,
+            affine=affine,
+            step=step,
+            units=units,
+            overwrite=overwrite,
+        )
+        return
+    check_file(target, overwrite=overwrite)
+    options: dict[str, Any] = {"step": step, "units": units, "overwrite": overwrite}
+    if kind == "itk":
+        itk_files.write(field, target, affine=affine, **options)
+    elif kind == "image":
+        itk_images.write(field, target, **options)
+    else:
+        elastix_files.write(field, target, **options)
+
+
+def open_transform(
+    path: str | os.PathLike[str],
+    *,
+    like: Any = None,
+    units: str | None = None,
+    inverse: bool = False,
+) -> xr.Dataset:
+    """Open a transform that another tool wrote, as a field.
+
+    Formats are those of `write_transform`; also ``.mat`` and ``.txt`` of ITK and ANTs,
+    ``.nhdr`` and ``.mhd``. What a ``.txt`` holds tells elastix from ITK.
+
+    Parameters
+    ----------
+    path
+        File or directory.
+    like : Dataset, DataArray, DataTree or Grid, optional
+        The fixed image or a field: where the transform is sampled, and in which unit.
+        By default where the file says; linear transforms and B-splines of ITK say
+        nothing and need it.
+    units
+        Unit of the numbers in the file. By default millimetres for ITK's formats, and
+        for ``.n5`` what the store says, if anything. OME-Zarr says it itself.
+    inverse
+        Return the transform moving → fixed that the file holds beside the other.
+
+    Returns
+    -------
+    Dataset
+        A displacement field; lazy, but for what ITK reads whole.
+
+    Raises
+    ------
+    StoreError
+        If there is no such file, or it is none of these.
+    InputError
+        If ``like`` is needed, units do not convert, or the transform is of a kind that
+        is not known.
+    """
+    address, kind, _ = _kind_of(path)
+    units = normalise_units(units)
+    if inverse and kind not in ("ome_zarr", "n5"):
+        msg = (
+            f"{address} holds one transform; inverse=True is for .ome.zarr and .n5. "
+            "Invert it: xdreg.inverse(field, moving)"
+        )
+        raise InputError(msg)
+    if kind == "ome_zarr":
+        if units is not None:
+            msg = f"{address} says its unit itself; leave out units={units!r}"
+            raise InputError(msg)
+        return open_field(address, inverse=inverse, like=like)
+    target = _local(address)
+    if not target.exists():
+        msg = f"{address} does not exist; check the path"
+        raise StoreError(msg)
+    if kind == "n5":
+        return bigwarp.read(target, like=like, units=units, inverse=inverse)
+    if kind == "image":
+        return itk_images.read(target, like=like, units=units)
+    if kind == "itk" or not elastix_files.is_elastix(target):
+        return itk_files.read(target, like=like, units=units)
+    return elastix_files.read(target, like=like, units=units)
+
+
+def _kind_of(path: object) -> tuple[str, str, str]:
+    """Return the address, its format and its suffix."""
+    address = as_address(path).rstrip("/")
+    for kind, suffixes in SUFFIXES.items():
+        for suffix in suffixes:
+            if address.lower().endswith(suffix):
+                return address, kind, suffix
+    known = ", ".join(s for group in SUFFIXES.values() for s in group)
+    msg = f"{address} has no suffix of a transform file; expected one of {known}"
+    raise InputError(msg)
+
+
+def _check_options(
+    kind: str, suffix: str, *, inverse: xr.Dataset | None, affine: bool
+) -> None:
+    """Refuse what a format cannot hold."""
+    if suffix in _READ_ONLY:
+        instead = ".tfm" if suffix == ".mat" else ".nrrd or .mha"
+        msg = f"{suffix} files are read, not written; write {instead}"
+        raise InputError(msg)
+    if inverse is not None and kind not in ("ome_zarr", "n5"):
+        msg = f"a {suffix} file holds one transform; write the inverse to another"
+        raise InputError(msg)
+    if affine and kind not in ("ome_zarr", "n5", "itk"):
+        msg = (
+            f"a {suffix} file holds displacements only; write .h5 with affine=True, or "
+            "leave it out"
+        )
+        raise InputError(msg)
+
+
+def _local(address: str) -> Path:
+    if is_remote(address):
+        msg = f"{address} is a URL; only OME-Zarr is read and written there"
+        raise InputError(msg)
+    return Path(address).absolute()

@@ -1,0 +1,224 @@
+"""Affine transforms of tools that know no fields: spatialdata, multiview-stitcher.
+
+Both push points forward, from an image into the world; a field pulls back. So what they
+take is the inverse of a field that is affine: moving → fixed, the fixed image's space
+being the world.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dask.array
+import numpy as np
+import xarray as xr
+
+from xdreg.composition import compose
+from xdreg.errors import InputError
+from xdreg.field import (
+    field_grid,
+    moving_grid,
+    open_displacement,
+    ordered_displacement,
+)
+from xdreg.grid import Grid, checked_matrix
+from xdreg.joining import target_grid
+from xdreg.preimage import affine_part
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Matrix = NDArray[np.float64]
+
+#: A field is affine if it is so to within this share of its cells.
+TOLERANCE = 1e-2
+
+
+def to_matrix(field: xr.Dataset, *, tolerance: float = TOLERANCE) -> Matrix:
+    """Return a field that is affine as a homogeneous matrix.
+
+    Parameters
+    ----------
+    field : Dataset
+        A displacement field; all of it is read, chunk by chunk.
+    tolerance : float, cells of the field
+        By how much it may bend; ``inf`` returns the nearest affine of any field.
+
+    Returns
+    -------
+    (ndim + 1, ndim + 1)
+        Fixed → moving, in dims order and the unit of the field.
+
+    Raises
+    ------
+    InputError
+        If the field bends.
+
+    Examples
+    --------
+    >>> from xdreg.grid import Grid
+    >>> grid = Grid(("y", "x"), (6, 8), (1.0, 2.0), (0.0, 0.0))
+    >>> turn = np.array([[0.9, 0.1, 3.0], [-0.1, 0.9, 0.5], [0.0, 0.0, 1.0]])
+    >>> bool(np.allclose(to_matrix(compose(turn, like=grid)), turn, atol=1e-5))
+    True
+    """
+    grid = field_grid(field)
+    matrix = affine_part(open_displacement(field))
+    if tolerance == np.inf:
+        return matrix
+    affine = compose(matrix, like=grid)["displacement"].data
+    data = dask.array.asarray(ordered_displacement(field, grid).data)
+    rest = abs(data - affine)
+    cells = np.reshape(grid.spacing, (-1,) + (1,) * grid.ndim)
+    bend = float((rest / cells).max().compute())
+    if not bend <= tolerance:
+        msg = (
+            f"the field bends: it is off its nearest affine transform by {bend:.3g} of "
+            f"its cells, more than {tolerance:g}; this tool takes affine transforms. "
+            "tolerance=float('inf') takes the nearest"
+        )
+        raise InputError(msg)
+    return matrix
+
+
+def to_multiview_stitcher(field: Any, *, tolerance: float = TOLERANCE) -> xr.DataArray:
+    """Return a field as the parameters of the moving view, for multiview-stitcher.
+
+    ``msi_utils.set_affine_transform`` and ``si_utils.set_sim_affine`` take them; the
+    fixed view gets the identity. Points are physical, in the order ``z, y, x``.
+
+    Parameters
+    ----------
+    field : Dataset or (ndim + 1, ndim + 1) matrix
+        Fixed → moving.
+    tolerance
+        As for `to_matrix`.
+
+    Returns
+    -------
+    DataArray (x_in, x_out)
+        The homogeneous matrix moving → fixed.
+    """
+    matrix = np.linalg.inv(_matrix(field, tolerance))
+    names = [*"zyx"[-(len(matrix) - 1) :], "1"]
+    return xr.DataArray(matrix, {"x_in": names, "x_out": names}, ("x_in", "x_out"))
+
+
+def from_multiview_stitcher(params: xr.DataArray, like: Any) -> xr.Dataset:
+    """Return the parameters of a moving view as a field, lazily.
+
+    Parameters
+    ----------
+    params : DataArray (x_in, x_out)
+        Moving → world, where the fixed view has the identity. One time point.
+    like : Dataset, DataArray, DataTree or Grid
+        Where the field is wanted: the fixed image.
+    """
+    grid = _target(like)
+    if not isinstance(params, xr.DataArray) or set(params.dims) != {"x_in", "x_out"}:
+        found = getattr(params, "dims", type(params).__name__)
+        msg = (
+            "expected a DataArray with the dimensions x_in and x_out, got "
+            f"{found}; of several time points take one: params.sel(t=0)"
+        )
+        raise InputError(msg)
+    values = params.transpose("x_in", "x_out").to_numpy()
+    return compose(
+        np.linalg.inv(checked_matrix(values, grid.ndim, "params")), like=grid
+    )
+
+
+def to_spatialdata(
+    field: Any, moving: Any = None, *, tolerance: float = TOLERANCE
+) -> Any:
+    """Return a field as the transformation of the moving element, for spatialdata.
+
+    A raster element's own coordinates are pixels whose centres lie at ½, 1½, …; the
+    result maps them into the physical space of the fixed image.
+    ``set_transformation(element, result, "fixed")`` takes it.
+
+    Parameters
+    ----------
+    field : Dataset or (ndim + 1, ndim + 1) matrix
+        Fixed → moving, in physical units.
+    moving : DataArray, DataTree or Grid, optional
+        The moving image; by default the one that the field was made for.
+    tolerance
+        As for `to_matrix`.
+
+    Returns
+    -------
+    spatialdata.transformations.Affine
+        In the order of the dims.
+
+    Raises
+    ------
+    InputError
+        If the moving image is not known, or the field bends.
+    """
+    try:
+        from spatialdata.transformations import Affine
+    except ImportError as error:
+        msg = "this needs spatialdata; pip install spatialdata"
+        raise InputError(msg) from error
+    grid = _moving(field, moving)
+    matrix = np.linalg.inv(_matrix(field, tolerance)) @ from_pixels(grid)
+    return Affine(matrix, input_axes=grid.dims, output_axes=grid.dims)
+
+
+def from_spatialdata(transformation: Any, like: Any, moving: Any) -> xr.Dataset:
+    """Return the transformation of a moving element as a field, lazily.
+
+    Parameters
+    ----------
+    transformation : spatialdata.transformations.BaseTransformation
+        From the pixels of the moving element into the physical space of the fixed
+        image; of any kind that is affine.
+    like : Dataset, DataArray, DataTree or Grid
+        Where the field is wanted: the fixed image.
+    moving : DataArray, DataTree or Grid
+        The moving image, whose pixels are meant.
+    """
+    grid, source = _target(like), _target(moving)
+    source = source.to_units(grid.units, "moving")
+    matrix = transformation.to_affine_matrix(
+        input_axes=grid.dims, output_axes=grid.dims
+    )
+    forward = checked_matrix(matrix, grid.ndim, "the transformation")
+    return compose(from_pixels(source) @ np.linalg.inv(forward), like=grid)
+
+
+def from_pixels(grid: Grid) -> Matrix:
+    """Return spatialdata's pixel coordinates → physical points."""
+    matrix = np.eye(grid.ndim + 1)
+    matrix[:-1, :-1] = np.diag(grid.spacing)
+    matrix[:-1, -1] = grid.bounds[0]
+    return matrix
+
+
+def _moving(field: Any, moving: Any) -> Grid:
+    grid = target_grid(moving)
+    if isinstance(field, xr.Dataset):
+        if grid is None:
+            grid = moving_grid(field)
+        if grid is not None:
+            grid = grid.to_units(field_grid(field).units, "moving")
+    if grid is None:
+        msg = "the moving image is not known; pass moving=, whose pixels are meant"
+        raise InputError(msg)
+    return grid
+
+
+def _target(like: Any) -> Grid:
+    grid = target_grid(like)
+    if grid is None:
+        msg = "pass an image, a field or a Grid: where the field is wanted"
+        raise InputError(msg)
+    return grid
+
+
+def _matrix(field: Any, tolerance: float) -> Matrix:
+    if isinstance(field, xr.Dataset):
+        return to_matrix(field, tolerance=tolerance)
+    values = np.asarray(field, np.float64)
+    return checked_matrix(values, len(values) - 1, "the matrix")

@@ -1,0 +1,233 @@
+"""Objects of other tools in memory: ITK, SimpleITK, ITK-Wasm.
+
+All three map fixed points to moving ones, components ``x, y, z``, origins at voxel
+centres, and move nothing beyond a field's grid. They have no unit: a field keeps its
+own numbers, as `xdreg.to_itk_image` does, so that its images go with it. All hold the
+whole field, in double precision.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xdreg.bridges.frames import MILLIMETRES, coarsened, whole
+from xdreg.bridges.itk_files import as_itk, flat, from_parts, read
+from xdreg.composition import split_affine
+from xdreg.coordinates import grid_of
+from xdreg.errors import InputError
+from xdreg.field import make_field
+from xdreg.grid import Grid
+from xdreg.itk_bridge import displacement_from_itk
+from xdreg.joining import target_grid
+
+
+def to_itk_transform(field: xr.Dataset, *, affine: bool = False, step: int = 1) -> Any:
+    """Return a field as an ITK transform, in the field's own unit.
+
+    Parameters
+    ----------
+    field : Dataset
+        A displacement field.
+    affine
+        Take the affine part out: an ``itk.CompositeTransform`` of the displacements and
+        then the affine, which goes on beyond the field's grid.
+    step
+        Take every ``step``-th point of the field: the whole of it has to fit into
+        memory.
+
+    Returns
+    -------
+    itk.DisplacementFieldTransform or itk.CompositeTransform
+
+    Raises
+    ------
+    InputError
+        If it does not fit into memory.
+    """
+    return as_itk(coarsened(field, step), affine=affine, step=step)
+
+
+def from_itk_transform(transform: Any, grid: Grid | xr.DataArray) -> xr.Dataset:
+    """Return an ITK transform as a field.
+
+    Parameters
+    ----------
+    transform : itk.Transform
+        Fixed → moving, in the unit of the grid.
+    grid : Grid or DataArray
+        Where to sample it: the grid of the fixed image, or a coarser one.
+
+    Returns
+    -------
+    Dataset
+        ``displacement (component, [z], y, x)``.
+
+    Raises
+    ------
+    InputError
+        If the transform is of another dimension than the grid.
+    """
+    target = grid if isinstance(grid, Grid) else grid_of(grid, "grid")
+    return make_field(displacement_from_itk(transform, target), target)
+
+
+def to_simpleitk(field: xr.Dataset, *, affine: bool = False, step: int = 1) -> Any:
+    """Return a field as a transform of SimpleITK; parameters as `to_itk_transform`.
+
+    Returns
+    -------
+    SimpleITK.DisplacementFieldTransform or SimpleITK.CompositeTransform
+    """
+    sitk = _simpleitk()
+    field = coarsened(field, step)
+    matrix = None
+    if affine:
+        matrix, field = split_affine(field)
+    values, grid = whole(field, step)
+    vectors = np.moveaxis(values[::-1], 0, -1).astype(np.float64)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(vectors), isVector=True)
+    image.SetSpacing(grid.spacing[::-1])
+    image.SetOrigin(grid.origin[::-1])
+    # SimpleITK moves the image into the transform.
+    displacements = sitk.DisplacementFieldTransform(image)
+    if matrix is None:
+        return displacements
+    linear = sitk.AffineTransform(grid.ndim)
+    linear.SetMatrix(matrix[:-1, :-1][::-1, ::-1].ravel().tolist())
+    linear.SetTranslation(matrix[:-1, -1][::-1].tolist())
+    composite = sitk.CompositeTransform(grid.ndim)
+    composite.AddTransform(linear)
+    composite.AddTransform(displacements)
+    return composite
+
+
+def from_simpleitk(
+    transform: Any, like: Any = None, *, units: str | None = None
+) -> xr.Dataset:
+    """Return a transform of SimpleITK as a field.
+
+    Parameters
+    ----------
+    transform : SimpleITK.Transform
+        Of any kind, fixed → moving.
+    like : Dataset, DataArray, DataTree or Grid, optional
+        Where it is sampled; by default on the grid of its displacement field.
+    units
+        Unit of its numbers; by default that of ``like``, else millimetres.
+
+    Raises
+    ------
+    InputError
+        If ``like`` is needed, or it is no transform of SimpleITK.
+    """
+    sitk = _simpleitk()
+    if not isinstance(transform, sitk.Transform):
+        msg = f"expected a SimpleITK.Transform, got {type(transform).__name__}"
+        raise InputError(msg)
+    # The file is the one form that both know for transforms of every kind.
+    with tempfile.TemporaryDirectory(prefix="xdreg-") as folder:
+        path = Path(folder) / "transform.h5"
+        sitk.WriteTransform(transform, str(path))
+        return read(path, like=like, units=_units(units, like))
+
+
+def to_itkwasm(field: xr.Dataset, *, affine: bool = False, step: int = 1) -> list[Any]:
+    """Return a field as ITK-Wasm's ``TransformList``; as `to_itk_transform`.
+
+    Returns
+    -------
+    list of itkwasm.Transform
+        With ``affine`` the affine and then the displacements, of which the last is
+        applied first.
+    """
+    import itk
+
+    transform = to_itk_transform(field, affine=affine, step=step)
+    return [
+        _itkwasm().Transform(**itk.dict_from_transform(part))
+        for part in reversed(flat(transform))
+    ]
+
+
+def from_itkwasm(
+    transforms: Any, like: Any = None, *, units: str | None = None
+) -> xr.Dataset:
+    """Return ITK-Wasm's ``TransformList`` as a field.
+
+    Parameters
+    ----------
+    transforms : list of itkwasm.Transform, or one
+        Fixed → moving, the last to be applied first. What ``itk.dict_from_transform``
+        returns will do, too.
+    like, units
+        As for `from_simpleitk`.
+
+    Raises
+    ------
+    InputError
+        If ``like`` is needed, or they are no transforms of ITK-Wasm.
+    """
+    import itk
+
+    entries = transforms if isinstance(transforms, list | tuple) else [transforms]
+    plain = [_plain(entry) for entry in entries]
+    kinds = [entry["transformType"]["transformParameterization"] for entry in plain]
+    # A list from ITK-Wasm may begin with an entry that only says that it is one.
+    parts = [
+        itk.transform_from_dict(entry)
+        for entry, kind in zip(plain, kinds, strict=True)
+        if kind != "Composite"
+    ]
+    return from_parts(parts[::-1], like, _units(units, like), "the list of transforms")
+
+
+def _plain(entry: Any) -> dict[str, Any]:
+    """Return a transform of ITK-Wasm as the dict that ITK takes."""
+    values = entry
+    if isinstance(entry, _itkwasm().Transform):
+        values = dataclasses.asdict(entry)
+    if not isinstance(values, dict) or "transformType" not in values:
+        msg = (
+            "expected a list of transforms of ITK-Wasm, with a 'transformType' each, "
+            f"got {entry!r:.80} in it"
+        )
+        raise InputError(msg)
+    # Whatever their precision is, the numbers go into a transform in double.
+    kind = {**values["transformType"], "parametersValueType": "float64"}
+    numbers = {
+        key: np.asarray(values[key], np.float64)
+        for key in ("parameters", "fixedParameters")
+        if values.get(key) is not None
+    }
+    return {**values, **numbers, "transformType": kind}
+
+
+def _itkwasm() -> Any:
+    try:
+        import itkwasm
+    except ImportError as error:
+        msg = "this needs itkwasm; pip install itkwasm"
+        raise InputError(msg) from error
+    return itkwasm
+
+
+def _units(units: str | None, like: Any) -> str | None:
+    if units is not None:
+        return units
+    grid = target_grid(like)
+    return MILLIMETRES if grid is None else grid.units
+
+
+def _simpleitk() -> Any:
+    try:
+        import SimpleITK
+    except ImportError as error:
+        msg = "this needs SimpleITK; pip install 'xdreg[simpleitk]'"
+        raise InputError(msg) from error
+    return SimpleITK

@@ -1,0 +1,187 @@
+"""What there is to look at: the fixed image, the warped and the moving one, as readers.
+
+A scene is what the viewers share. Nothing is read when it is made.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from xdreg.errors import InputError, StoreError
+from xdreg.field import field_grid, fixed_grid, open_displacement
+from xdreg.grid import is_finite
+from xdreg.multiscale import Pyramid, build_pyramid, image_levels
+from xdreg.pyramid import pyramid_factors
+from xdreg.readers import ImageReader, channel_selection, image_reader
+from xdreg.windows import WarpedReader
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import xarray as xr
+
+    from xdreg.grid import Grid
+    from xdreg.readers import Selection
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Both images and the warped one, each at its levels, finest first.
+
+    ``fixed`` is empty where only the field is known. All grids are in one unit, that of
+    the field; those of ``moving`` lie where the moving image was before.
+    """
+
+    field: xr.Dataset
+    fixed: tuple[ImageReader, ...]
+    warped: tuple[WarpedReader, ...]
+    moving: tuple[ImageReader, ...]
+
+
+def make_scene(
+    field: xr.Dataset,
+    fixed: Any,
+    moving: Any,
+    *,
+    channel: int | str | None = None,
+    moving_channel: int | str | None = None,
+) -> Scene:
+    """Bring a field and its images together.
+
+    Parameters
+    ----------
+    field : Dataset
+        A displacement field.
+    fixed : DataTree, DataArray, itk.Image or None ([t], [c], [z], y, x)
+        The fixed image. None warps onto a pyramid made up from its geometry, which the
+        field knows.
+    moving : DataTree, DataArray or itk.Image ([t], [c], [z], y, x)
+        The moving image.
+    channel, moving_channel
+        Index or name, or ``"luminance"``; by default the one that was registered, if
+        the field tells. ``moving_channel`` is ``channel`` unless given.
+
+    Returns
+    -------
+    Scene
+
+    Raises
+    ------
+    InputError
+        If an image and the field differ in dimensions, units do not convert, or a
+        channel must be chosen.
+    """
+    own = field_grid(field)
+    source = image_levels(moving, "moving")
+    if moving_channel is None and "c" in source[0].dims:
+        moving_channel = channel
+    chosen = _selection(field, source[0], moving_channel, "moving")
+    loose = _readers(source, own, chosen, "moving")
+    steady: tuple[ImageReader, ...] = ()
+    if fixed is None:
+        grids = _made_up(fixed_grid(field).to_units(own.units, "fixed"))
+    else:
+        target = image_levels(fixed, "fixed")
+        chosen_fixed = _selection(field, target[0], channel, "fixed")
+        steady = _readers(target, own, chosen_fixed, "fixed")
+        grids = [reader.grid for reader in steady]
+    displacement = open_displacement(field)
+    pyramid = Pyramid((None,) * len(loose), tuple(r.grid for r in loose))
+    warped = tuple(
+        WarpedReader(loose[pyramid.level_like(grid)], displacement, grid)
+        for grid in grids
+    )
+    return Scene(field, steady, warped, loose)
+
+
+def sources(field: xr.Dataset) -> dict[str, str]:
+    """Return where the images lie that a field was made of, as far as it tells.
+
+    Examples
+    --------
+    >>> import xdreg
+    >>> pair = xdreg.datasets.phantom_pair((48, 56), amplitude=2.0)
+    >>> sources(xdreg.register(pair.fixed, pair.moving, progress=False))
+    {}
+    """
+    manifest = manifest_of(field)
+    found = {}
+    for name in ("fixed", "moving"):
+        entry = manifest.get(name)
+        address = entry.get("source") if isinstance(entry, dict) else None
+        if isinstance(address, str) and address:
+            found[name] = address
+    return found
+
+
+def manifest_of(field: xr.Dataset) -> dict[str, Any]:
+    """Return how a field was made; empty where it does not tell.
+
+    Raises
+    ------
+    StoreError
+        If that is damaged.
+    """
+    text = field.attrs.get("xdreg", "{}")
+    try:
+        manifest = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        manifest = None
+    if not isinstance(manifest, dict):
+        msg = f"the field's attribute xdreg is {text!r}; expected an object as JSON"
+        raise StoreError(msg)
+    return manifest
+
+
+def _selection(
+    field: xr.Dataset, array: xr.DataArray, channel: int | str | None, name: str
+) -> Mapping[str, Selection]:
+    """Return which channel to show; none where there is but one."""
+    if channel is not None:
+        return {"c": channel_selection(array, channel, name)}
+    if "c" not in array.dims:
+        return {}
+    registered = _registered(field, name)
+    count = array.sizes["c"]
+    if isinstance(registered, int) and 0 <= registered < count:
+        return {"c": registered}
+    weights = registered if isinstance(registered, list) else []
+    if len(weights) == count and all(is_finite(weight) for weight in weights):
+        return {"c": tuple(float(weight) for weight in weights)}
+    return {}
+
+
+def _registered(field: xr.Dataset, name: str) -> Any:
+    """Return the first channel that was registered, or weights; None if not known."""
+    channels = manifest_of(field).get("channels")
+    try:
+        return channels[("fixed", "moving").index(name)][0]["c"]  # type: ignore[index]
+    except (IndexError, KeyError, TypeError):
+        return None
+
+
+def _readers(
+    levels: Sequence[xr.DataArray],
+    own: Grid,
+    select: Mapping[str, Selection],
+    name: str,
+) -> tuple[ImageReader, ...]:
+    """Return a reader for every stored level, in the units of the field."""
+    grids = build_pyramid(levels, name, own.units).grids
+    if grids[0].dims != own.dims:
+        msg = f"{name} has dimensions {grids[0].dims} and the field {own.dims}"
+        raise InputError(msg)
+    return tuple(
+        image_reader(level, name, grid=grid, select=select)
+        for level, grid in zip(levels, grids, strict=False)
+    )
+
+
+def _made_up(grid: Grid) -> list[Grid]:
+    """Return the grids of a pyramid that nobody has stored."""
+    grids = [grid]
+    for factors in pyramid_factors(grid):
+        grids.append(grids[-1].coarsen(factors))
+    return grids
