@@ -26,7 +26,7 @@ _DIAGNOSTICS = 64
 
 #: Bytes of a process before any block runs: Python, libraries, kernels. Where it must
 #: compile those first it takes up to 80 MB more.
-PROCESS_BYTES = 300_000_000
+PROCESS_BYTES = 350_000_000
 
 #: Bytes that a block takes per voxel of its window, both images and engine included.
 VOXEL_BYTES = 95
