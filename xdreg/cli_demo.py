@@ -47,8 +47,8 @@ def demo(
     from xdreg.ome_zarr import open_ome_zarr
     from xdreg.ome_zarr_writer import write_ome_zarr
     from xdreg.outputs import check_file, check_target
+    from xdreg.pyramid_warp import warp_to
     from xdreg.registration import register
-    from xdreg.resampling import warp
 
     began = time.perf_counter()
     names = ("fixed.ome.zarr", "moving.ome.zarr", "field.ome.zarr", "moved.ome.zarr")
@@ -66,7 +66,7 @@ def demo(
     field = register(fixed, moving, block_shape=56, progress=progress)
     with working("writing", enabled=progress):
         save_field(field, paths[2], overwrite=overwrite)
-        write_ome_zarr(warp(field, moving), paths[3], overwrite=overwrite)
+        warp_to(field, moving, paths[3], overwrite=overwrite)
         before, after = _errors(field, pair)
         found = agreement(field, *(image_levels(v, "image") for v in (fixed, moving)))
         drawn = _draw(field, fixed, moving, picture, overwrite=overwrite)

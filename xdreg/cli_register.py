@@ -134,11 +134,10 @@ def _run(
     """Register, write, compare; return what to tell, for scripts and for people."""
     from xdreg.field import save_field
     from xdreg.multiscale import image_levels
-    from xdreg.ome_zarr_writer import write_ome_zarr
     from xdreg.outputs import check_target
+    from xdreg.pyramid_warp import warp_to
     from xdreg.registration import plan as make_plan
     from xdreg.registration import register as run
-    from xdreg.resampling import warp
 
     folder = Path(given["output"])
     targets = folder / "field.ome.zarr", folder / "moved.ome.zarr"
@@ -167,8 +166,7 @@ def _run(
     with working("writing the field", enabled=progress):
         save_field(field, targets[0], overwrite=overwrite)
     with working("warping", enabled=progress):
-        moved = warp(field, images[1], like=levels[0][0])
-        write_ome_zarr(moved, targets[1], overwrite=overwrite)
+        warp_to(field, images[1], targets[1], overwrite=overwrite)
     with working("comparing", enabled=progress):
         found = agreement(
             field,
