@@ -23,7 +23,8 @@ def new_figure(width: float, height: float) -> Any:
         If matplotlib is missing.
     """
     pyplot = _pyplot()
-    figure = pyplot.figure(figsize=(width, height), layout="constrained")
+    # "constrained" cuts labels off, and leaves gaps, where scales must be equal.
+    figure = pyplot.figure(figsize=(width, height), layout="compressed")
     # A notebook shows what is returned, and would show an open figure as well.
     pyplot.close(figure)
     return figure
@@ -81,7 +82,7 @@ def colour_bar(ax: Any, drawn: Any, text: str, **options: Any) -> Any:
 def panel_height(plane: Plane, width: float) -> float:
     """Return how high a panel of a plane is, in inches, with room for its text."""
     left, right, lower, upper = plane.extent
-    return width * min(max((lower - upper) / (right - left), 0.3), 2.0) + 0.9
+    return width * min(max((lower - upper) / (right - left), 0.3), 2.0) + 1.2
 
 
 def place_text(plane: Plane) -> str:
