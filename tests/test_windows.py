@@ -9,8 +9,9 @@ from tests.fields import Known, Watched, moving_like
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.field import open_displacement
 from xdreg.grid import Grid
+from xdreg.provenance import sources_of
 from xdreg.readers import ImageReader, image_reader
-from xdreg.scene import make_scene, sources
+from xdreg.scene import make_scene
 from xdreg.windows import MagnitudeReader, WindowArray, display_range
 
 GRID = Grid(("z", "y", "x"), (7, 11, 13), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
@@ -63,7 +64,7 @@ def test_warped_is_what_warp_says(ndim):
     np.testing.assert_array_equal(np.asarray(found), expected)
     np.testing.assert_array_equal(np.asarray(found[17]), expected[17])
     assert found.dtype == moving.dtype
-    assert sources(known.field) == {}
+    assert sources_of(known.field) == {}
 
 
 def test_a_plane_costs_a_plane():

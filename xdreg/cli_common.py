@@ -161,13 +161,9 @@ def _read_matrix(path: str) -> Any:
 
 
 def _read_transform(path: str) -> Any:
-    import itk
+    from xdreg.itk_bridge import read_transforms
 
-    try:
-        found = itk.transformread(path)
-    except RuntimeError as error:
-        msg = f"ITK cannot read {path}: {str(error).strip().splitlines()[-1]}"
-        raise StoreError(msg) from error
+    found = read_transforms(path)
     if len(found) == 1:
         return found[0]
     msg = f"{path} holds {len(found)} transforms; expected one, or a composite of them"

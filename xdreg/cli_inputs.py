@@ -157,16 +157,21 @@ def both_channels(
 
 
 def named_channels(image: xr.DataArray, given: Any) -> Channels:
-    """Return channels by their names, else their numbers; one alone as it is.
+    """Return channels by their names, else their numbers; one alone as it is."""
+    if given is None:
+        return None
+    asked = given if isinstance(given, list) else [given]
+    found = [named_channel(image, channel) for channel in asked]
+    return found[0] if len(found) == 1 else found
+
+
+def named_channel(image: xr.DataArray, given: int | str) -> int | str:
+    """Return a channel by its name, else its number.
 
     The name comes first: channels are often called by a wavelength.
     """
-    if given is None:
-        return None
-    names = [str(v) for v in image["c"].values] if "c" in image.coords else []
-    asked = given if isinstance(given, list) else [given]
-    found = [
-        int(v) if isinstance(v, str) and v.isdigit() and v not in names else v
-        for v in asked
-    ]
-    return found[0] if len(found) == 1 else found
+    from xdreg.readers import has_channel
+
+    if not isinstance(given, str) or not given.isdigit() or has_channel(image, given):
+        return given
+    return int(given)

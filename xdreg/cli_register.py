@@ -39,7 +39,6 @@ from xdreg.cli_summary import (
     agreement_lines,
     cost,
     field_summary,
-    last_metric,
     one_channel,
     summary_lines,
 )
@@ -135,6 +134,7 @@ def _run(
     from xdreg.field import save_field
     from xdreg.multiscale import image_levels
     from xdreg.outputs import check_target
+    from xdreg.provenance import last_metric
     from xdreg.pyramid_warp import warp_to
     from xdreg.registration import plan as make_plan
     from xdreg.registration import register as run

@@ -5,7 +5,6 @@ Each is a dict of plain values, for scripts, and lines of text made from it, for
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ def field_summary(field: xr.Dataset) -> dict[str, Any]:
     What it does not tell is None; ``blocks`` is empty without diagnostics.
     """
     from xdreg.field import status_counts
+    from xdreg.provenance import last_metric, pose_of
 
     similarity = {}
     for when in ("before", "after"):
@@ -35,10 +35,9 @@ def field_summary(field: xr.Dataset) -> dict[str, Any]:
         values = field[name].values if name in field else np.array([np.nan])
         known = bool(np.isfinite(values).any())
         similarity[when] = float(np.nanmean(values)) if known else None
-    pose = field.attrs.get("pose")
     return {
         "metric": field.attrs.get("metric") or last_metric(field),
-        "pose": None if pose is None else json.loads(pose),
+        "pose": pose_of(field) or None,
         "blocks": status_counts(field),
         "similarity": similarity,
         "units": field["displacement"].attrs.get("units"),
@@ -60,12 +59,6 @@ def summary_lines(summary: Mapping[str, Any]) -> dict[str, str]:
     if before is not None and after is not None:
         lines["last stage"] = f"similarity of its blocks {before:.3f} → {after:.3f}"
     return lines
-
-
-def last_metric(field: xr.Dataset) -> str | None:
-    """Return the metric of the last stage that a field was made by, if it tells."""
-    stages = json.loads(field.attrs.get("xdreg", "{}")).get("stages")
-    return None if not stages else stages[-1]["metric"]
 
 
 def agreement(

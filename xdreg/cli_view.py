@@ -75,10 +75,11 @@ def _scene(
     moving_channel: str | None,
 ) -> Scene:
     from xdreg.field import open_field
-    from xdreg.scene import make_scene, sources
+    from xdreg.provenance import sources_of
+    from xdreg.scene import make_scene
 
     opened = open_field(field)
-    known = sources(opened)
+    known = sources_of(opened)
     images = {}
     for name, given in (("fixed", fixed), ("moving", moving)):
         path = given or known.get(name)
@@ -104,14 +105,12 @@ def _scene(
 
 
 def _named(channel: str | None, image: Any) -> int | str | None:
-    """Return a channel by its name, else its number: many are called by a number."""
+    from xdreg.cli_inputs import named_channel
     from xdreg.multiscale import image_levels
-    from xdreg.readers import has_channel
 
-    if channel is None or not channel.isdigit():
-        return channel
-    known = has_channel(image_levels(image, "image")[0], channel)
-    return channel if known else int(channel)
+    if channel is None:
+        return None
+    return named_channel(image_levels(image, "image")[0], channel)
 
 
 def _show_in_napari(scene: Scene) -> None:

@@ -14,8 +14,8 @@ from xdreg.field import field_grid, open_displacement
 from xdreg.grid import Grid
 from xdreg.image_layers import AS_PLANES, placement
 from xdreg.inversion import fit_affine
+from xdreg.provenance import last_deformable
 from xdreg.pyramid import pyramid_factors
-from xdreg.scene import manifest_of
 from xdreg.windows import MagnitudeReader, WindowArray
 
 if TYPE_CHECKING:
@@ -261,24 +261,12 @@ def _stage_geometry(
     field: xr.Dataset,
 ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """Return field points per block, and voxels per field point, as the run tells."""
-    ndim = field["block_status"].ndim
-    shape = field_grid(field).shape
-    stages = manifest_of(field).get("stages")
-    for stage in reversed(stages if isinstance(stages, list) else []):
-        try:
-            sizes = [int(n) for n in stage["block_shape"]]
-            steps = tuple(int(n) for n in stage["field_step"])
-            points = tuple(b // k for b, k in zip(sizes, steps, strict=True))
-            counts = [-(-(n - 1) // p) for n, p in zip(shape, points, strict=True)]
-        except (KeyError, TypeError, ValueError, ZeroDivisionError):
-            continue
-        matches = all(
-            n in (count, count + 1)
-            for n, count in zip(field["block_status"].shape, counts, strict=True)
-        )
-        if len(points) == ndim and matches:
-            return points, steps
-    return None
+    stage = last_deformable(field)
+    partition = None if stage is None else stage.partition
+    if partition is None:
+        return None
+    sizes = zip(partition.block_shape, partition.field_step, strict=True)
+    return tuple(block // step for block, step in sizes), partition.field_step
 
 
 def _chunk_geometry(

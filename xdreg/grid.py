@@ -274,6 +274,14 @@ class Grid:
             spacing=tuple(s * k for s, k in zip(self.spacing, steps, strict=True)),
         )
 
+    def strided(self, steps: Sequence[int]) -> Grid:
+        """Return the grid of an array's slices ``::step``, one per axis."""
+        return replace(
+            self,
+            shape=tuple(-(-n // k) for n, k in zip(self.shape, steps, strict=True)),
+            spacing=tuple(s * k for s, k in zip(self.spacing, steps, strict=True)),
+        )
+
     def to_units(self, units: str | None, name: str | None = None) -> Grid:
         """Return the same grid with its lengths expressed in another unit.
 

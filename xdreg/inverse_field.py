@@ -31,6 +31,7 @@ from xdreg.field import (
 from xdreg.mapping import Opaque
 from xdreg.multiscale import image_levels
 from xdreg.preimage import Preimage, affine_part
+from xdreg.provenance import manifest_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,10 +128,9 @@ def inverse(
             attrs["units"] = own.units
         result[f"block_{name}"] = xr.Variable(dims, values, attrs)
     result["displacement"].attrs["long_name"] = "displacement, moving to fixed"
-    if "xdreg" in field.attrs:
-        result.attrs["xdreg"] = json.dumps(
-            {"inverse_of": json.loads(field.attrs["xdreg"])}
-        )
+    manifest = manifest_of(field)
+    if manifest:
+        result.attrs["xdreg"] = json.dumps({"inverse_of": manifest})
     return result
 
 

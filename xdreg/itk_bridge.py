@@ -229,6 +229,23 @@ def read_image(path: str | os.PathLike[str]) -> Any:
         raise StoreError(msg) from error
 
 
+def read_transforms(path: str | os.PathLike[str]) -> list[Any]:
+    """Return the ITK transforms of a file, in the order in which they stand there.
+
+    Raises
+    ------
+    StoreError
+        If ITK cannot read it.
+    """
+    import itk
+
+    try:
+        return list(itk.transformread(str(path)))
+    except RuntimeError as error:
+        msg = f"ITK cannot read {path}: {str(error).strip().splitlines()[-1]}"
+        raise StoreError(msg) from error
+
+
 def displacement_image(
     displacement: NDArray[Any], grid: Grid, *, double: bool = False
 ) -> Any:

@@ -15,7 +15,8 @@ from xdreg.field import is_field, open_field, save_field
 from xdreg.field_layers import ARROW_SPACING, field_layers
 from xdreg.image_layers import image_layers, scene_layers
 from xdreg.ome_zarr import open_ome_zarr
-from xdreg.scene import make_scene, sources
+from xdreg.provenance import sources_of
+from xdreg.scene import make_scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -82,7 +83,7 @@ def _kind(path: str) -> str | None:
 
 def _warped_layers(field: xr.Dataset) -> list[LayerData]:
     """Return the moving image, warped; nothing where it is not to be had."""
-    address = sources(field).get("moving")
+    address = sources_of(field).get("moving")
     if address is None:
         return []
     try:

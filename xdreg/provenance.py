@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xdreg.blocks import BlockStatus, Partition
-from xdreg.errors import InputError
+from xdreg.errors import InputError, StoreError
 from xdreg.field import field_grid
-from xdreg.grid import Grid
+from xdreg.grid import Grid, is_finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,7 +88,9 @@ def manifest_of(field: xr.Dataset) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If it is no field, or its attribute ``xdreg`` is no JSON object.
+        If it is no field.
+    StoreError
+        If its attribute ``xdreg`` is damaged.
     """
     field_grid(field)
     return _json_object(field, "xdreg")
@@ -105,14 +107,14 @@ def _json_object(field: xr.Dataset, name: str) -> dict[str, Any]:
         return {}
     try:
         values = json.loads(stored)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         values = error
     if not isinstance(values, dict):
         msg = (
-            f"the field's attribute {name!r} is damaged, expected a JSON object: "
+            f"the field's attribute {name!r} is damaged, expected an object as JSON: "
             f"{str(stored)[:80]!r}; remove it with field.attrs.pop({name!r})"
         )
-        raise InputError(msg)
+        raise StoreError(msg)
     return values
 
 
@@ -125,11 +127,46 @@ def registered_channels(field: xr.Dataset) -> list[dict[str, Selection]]:
     for place, several in enumerate(stored):
         one = several[0] if isinstance(several, list) and several else None
         chosen = one.get("c") if isinstance(one, dict) else None
-        if isinstance(chosen, list) and all(isinstance(v, float) for v in chosen):
-            found[place] = {"c": tuple(chosen)}
+        if isinstance(chosen, list) and all(is_finite(v) for v in chosen):
+            found[place] = {"c": tuple(float(v) for v in chosen)}
         elif isinstance(chosen, int):
             found[place] = {"c": chosen}
     return found
+
+
+def selects(registered: Mapping[str, Selection], channels: int) -> bool:
+    """Tell whether what a field says was registered is one of so many channels."""
+    chosen: object = registered.get("c")
+    if isinstance(chosen, tuple):
+        return len(chosen) == channels
+    return isinstance(chosen, int) and 0 <= chosen < channels
+
+
+def sources_of(field: xr.Dataset) -> dict[str, str]:
+    """Return where the images lie that a field was made of, as far as it tells.
+
+    Examples
+    --------
+    >>> import xdreg
+    >>> pair = xdreg.datasets.phantom_pair((48, 56), amplitude=2.0)
+    >>> sources_of(xdreg.register(pair.fixed, pair.moving, progress=False))
+    {}
+    """
+    manifest = manifest_of(field)
+    found = {}
+    for name in ("fixed", "moving"):
+        entry = manifest.get(name)
+        address = entry.get("source") if isinstance(entry, dict) else None
+        if isinstance(address, str) and address:
+            found[name] = address
+    return found
+
+
+def last_metric(field: xr.Dataset) -> str | None:
+    """Return the metric of the last stage that a field was made by, if it tells."""
+    stages = stages_of(field)
+    metric = stages[-1].options.get("metric") if stages else None
+    return metric if isinstance(metric, str) else None
 
 
 def stages_of(field: xr.Dataset) -> tuple[StageRecord, ...]:

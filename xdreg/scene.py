@@ -5,14 +5,13 @@ A scene is what the viewers share. Nothing is read when it is made.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from xdreg.errors import InputError, StoreError
+from xdreg.errors import InputError
 from xdreg.field import field_grid, fixed_grid, open_displacement
-from xdreg.grid import is_finite
 from xdreg.multiscale import Pyramid, build_pyramid, image_levels
+from xdreg.provenance import registered_channels, selects
 from xdreg.pyramid import pyramid_factors
 from xdreg.readers import ImageReader, channel_selection, image_reader
 from xdreg.windows import WarpedReader
@@ -96,45 +95,6 @@ def make_scene(
     return Scene(field, steady, warped, loose)
 
 
-def sources(field: xr.Dataset) -> dict[str, str]:
-    """Return where the images lie that a field was made of, as far as it tells.
-
-    Examples
-    --------
-    >>> import xdreg
-    >>> pair = xdreg.datasets.phantom_pair((48, 56), amplitude=2.0)
-    >>> sources(xdreg.register(pair.fixed, pair.moving, progress=False))
-    {}
-    """
-    manifest = manifest_of(field)
-    found = {}
-    for name in ("fixed", "moving"):
-        entry = manifest.get(name)
-        address = entry.get("source") if isinstance(entry, dict) else None
-        if isinstance(address, str) and address:
-            found[name] = address
-    return found
-
-
-def manifest_of(field: xr.Dataset) -> dict[str, Any]:
-    """Return how a field was made; empty where it does not tell.
-
-    Raises
-    ------
-    StoreError
-        If that is damaged.
-    """
-    text = field.attrs.get("xdreg", "{}")
-    try:
-        manifest = json.loads(text)
-    except (TypeError, ValueError, RecursionError):
-        manifest = None
-    if not isinstance(manifest, dict):
-        msg = f"the field's attribute xdreg is {text!r}; expected an object as JSON"
-        raise StoreError(msg)
-    return manifest
-
-
 def _selection(
     field: xr.Dataset, array: xr.DataArray, channel: int | str | None, name: str
 ) -> Mapping[str, Selection]:
@@ -143,23 +103,8 @@ def _selection(
         return {"c": channel_selection(array, channel, name)}
     if "c" not in array.dims:
         return {}
-    registered = _registered(field, name)
-    count = array.sizes["c"]
-    if isinstance(registered, int) and 0 <= registered < count:
-        return {"c": registered}
-    weights = registered if isinstance(registered, list) else []
-    if len(weights) == count and all(is_finite(weight) for weight in weights):
-        return {"c": tuple(float(weight) for weight in weights)}
-    return {}
-
-
-def _registered(field: xr.Dataset, name: str) -> Any:
-    """Return the first channel that was registered, or weights; None if not known."""
-    channels = manifest_of(field).get("channels")
-    try:
-        return channels[("fixed", "moving").index(name)][0]["c"]  # type: ignore[index]
-    except (IndexError, KeyError, TypeError):
-        return None
+    registered = registered_channels(field)[("fixed", "moving").index(name)]
+    return registered if selects(registered, array.sizes["c"]) else {}
 
 
 def _readers(

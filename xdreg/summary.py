@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xdreg.errors import InputError
+from xdreg.errors import XdregError
 from xdreg.estimates import readable
 from xdreg.field import field_grid, fixed_grid, moving_grid
 from xdreg.plot_blocks import STATUS_COLOURS, UNKNOWN_COLOUR
@@ -30,7 +30,9 @@ def summary_rows(field: xr.Dataset) -> dict[str, str]:
     Raises
     ------
     InputError
-        If the Dataset is no field, or its provenance is damaged.
+        If the Dataset is no field.
+    StoreError
+        If its provenance is damaged.
 
     Examples
     --------
@@ -76,7 +78,7 @@ def summary_text(field: xr.Dataset) -> str:
     """Lay the summary out in lines."""
     try:
         rows = summary_rows(field)
-    except InputError as error:
+    except XdregError as error:
         return f"xdreg: {error}"
     width = max(len(name) for name in rows)
     lines = [f"  {name.ljust(width)}  {text}" for name, text in rows.items()]
@@ -87,7 +89,7 @@ def summary_html(field: xr.Dataset) -> str:
     """Return the summary as a piece of HTML; all that a store says is escaped."""
     try:
         rows = summary_rows(field)
-    except InputError as error:
+    except XdregError as error:
         return f"<p>xdreg: {escape(str(error))}</p>"
     cells = "".join(
         f'<tr><th style="text-align:left">{escape(name)}</th>'

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from xdreg.field import field_grid
 from xdreg.multiscale import image_levels
 from xdreg.pictures import intensity_range
 from xdreg.planes import Plane, checked_cut, cut_at
-from xdreg.provenance import registered_channels
+from xdreg.provenance import registered_channels, selects
 from xdreg.readers import FieldReader, channel_selection, image_reader
 from xdreg.resampling import How, pull
 
@@ -110,7 +109,7 @@ class Viewed:
             return {"c": channel_selection(finest, channel, self.name)}
         if "c" not in finest.dims:
             return {}
-        if registered and _fits(registered.get("c"), finest.sizes["c"]):
+        if registered and selects(registered, finest.sizes["c"]):
             return dict(registered)
         if is_rgb(finest):
             return {"c": channel_selection(finest, "luminance", self.name)}
@@ -135,9 +134,7 @@ class Viewed:
         if max(strides) > 1:
             named = dict(zip(grid.dims, strides, strict=True))
             array = array.isel({d: slice(None, None, k) for d, k in named.items()})
-            shape = tuple(-(-n // k) for n, k in zip(grid.shape, strides, strict=True))
-            spacing = tuple(s * k for s, k in zip(grid.spacing, strides, strict=True))
-            grid = replace(grid, shape=shape, spacing=spacing)
+            grid = grid.strided(strides)
         chosen = self.select if select is None else select
         return image_reader(array, self.name, grid=grid, select=chosen)
 
@@ -230,13 +227,6 @@ class Viewed:
 def is_rgb(array: xr.DataArray) -> bool:
     """Tell whether an image is one of colours: three or four channels of bytes."""
     return array.sizes.get("c") in (3, 4) and array.dtype == np.uint8
-
-
-def _fits(selection: object, channels: int) -> bool:
-    """Tell whether a selection that a field keeps is one of an image."""
-    if isinstance(selection, tuple):
-        return len(selection) == channels
-    return isinstance(selection, int) and 0 <= selection < channels
 
 
 def viewed_fixed(field: xr.Dataset, fixed: Any, channel: Any = None) -> Viewed:

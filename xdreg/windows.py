@@ -84,10 +84,7 @@ class MagnitudeReader:
 
     def __init__(self, displacement: FieldReader, strides: Sequence[int]) -> None:
         self._source, self._strides = displacement.source, tuple(strides)
-        fine = displacement.grid
-        shape = tuple(-(-n // k) for n, k in zip(fine.shape, strides, strict=True))
-        spacing = tuple(s * k for s, k in zip(fine.spacing, strides, strict=True))
-        self.grid = type(fine)(fine.dims, shape, spacing, fine.origin, fine.units)
+        self.grid = displacement.grid.strided(strides)
 
     def read(self, window: Sequence[slice] | None = None) -> NDArray[np.float32]:
         """Read a window, in the units of the field."""

@@ -15,7 +15,12 @@ from xdreg.bridges.frames import MILLIMETRES, for_tool, whole
 from xdreg.bridges.itk_images import from_vector_image
 from xdreg.composition import split_affine
 from xdreg.errors import StoreError
-from xdreg.itk_bridge import displacement_to_itk, is_aligned, matrix_to_itk
+from xdreg.itk_bridge import (
+    displacement_to_itk,
+    is_aligned,
+    matrix_to_itk,
+    read_transforms,
+)
 from xdreg.joining import joined
 from xdreg.outputs import new_file
 
@@ -74,15 +79,12 @@ def as_itk(field: xr.Dataset, *, affine: bool, step: int) -> Any:
 
 def read(path: Path, *, like: Any = None, units: str | None = None) -> xr.Dataset:
     """Read a transform file; see `xdreg.bridges.open_transform`."""
-    import itk
-
-    try:
-        found = itk.transformread(str(path))
-    except RuntimeError as error:
-        msg = f"ITK cannot read {path}: {str(error).strip().splitlines()[-1]}"
-        raise StoreError(msg) from error
     # ITK writes a list in the order in which a composite transform holds it.
-    parts = [part for transform in reversed(list(found)) for part in flat(transform)]
+    parts = [
+        part
+        for transform in reversed(read_transforms(path))
+        for part in flat(transform)
+    ]
     return from_parts(parts, like, units or MILLIMETRES, str(path))
 
 
