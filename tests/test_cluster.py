@@ -39,8 +39,13 @@ def expected():
 @pytest.fixture(scope="module")
 def cluster():
     """Start two workers, each a process of one thread."""
+    settings = {
+        "distributed.scheduler.allowed-failures": 1,
+        # Dask gives a worker up that happens to be restarting so long after it died.
+        "distributed.deploy.lost-worker-timeout": "10 minutes",
+    }
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        dask.config.set(settings),
         LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=None
         ) as local,

@@ -51,6 +51,8 @@ def faults():
     _drivers()
     _power_cuts()
     with (
+        # Else Dask gives a worker up that happens to be restarting 15 s after it died.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "10 minutes"}),
         LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=None
         ) as cluster,
