@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xdreg.cells import cell, cell_steps
 from xdreg.filters import compiled, sum_boxes, sum_ring
 from xdreg.terms import NO_TENSOR, Terms
 
@@ -135,36 +136,34 @@ def _standardised(
 def _pull(start, stop, displacement, moving, out):  # type: ignore[no-untyped-def]
     """Sample ``moving`` at every voxel plus its displacement; NaN outside."""
     nz, ny, nx = moving.shape
+    values = moving.reshape(-1)
+    dz, dy, dx = cell_steps(moving.shape, 1)
+    half = np.float32(0.5)
     for k in range(start, stop):
         for j in range(ny):
             for i in range(nx):
                 pz = np.float32(k) + displacement[k, j, i, 0]
                 py = np.float32(j) + displacement[k, j, i, 1]
                 px = np.float32(i) + displacement[k, j, i, 2]
-                # Inside is up to the voxel's edge.
-                if not (
-                    -0.5 <= pz <= nz - 0.5
-                    and -0.5 <= py <= ny - 0.5
-                    and -0.5 <= px <= nx - 0.5
-                ):
-                    out[k, j, i] = np.nan
-                    continue
-                pz = min(max(pz, np.float32(0)), np.float32(nz - 1))
-                py = min(max(py, np.float32(0)), np.float32(ny - 1))
-                px = min(max(px, np.float32(0)), np.float32(nx - 1))
-                z, y, x = int(pz), int(py), int(px)
-                fz, fy, fx = np.float32(pz - z), np.float32(py - y), np.float32(px - x)
-                z1, y1, x1 = min(z + 1, nz - 1), min(y + 1, ny - 1), min(x + 1, nx - 1)
-                a = moving[z, y, x] + fx * (moving[z, y, x1] - moving[z, y, x])
-                b = moving[z, y1, x] + fx * (moving[z, y1, x1] - moving[z, y1, x])
-                c = moving[z1, y, x] + fx * (moving[z1, y, x1] - moving[z1, y, x])
-                d = moving[z1, y1, x] + fx * (moving[z1, y1, x1] - moving[z1, y1, x])
+                z, fz, bz = cell(pz, nz)
+                y, fy, by = cell(py, ny)
+                x, fx, bx = cell(px, nx)
+                at = np.uintp((z * ny + y) * nx + x)
+                a, b = values[at], values[at + dy]
+                c, d = values[at + dz], values[at + dz + dy]
+                a += fx * (values[at + dx] - a)
+                b += fx * (values[at + dy + dx] - b)
+                c += fx * (values[at + dz + dx] - c)
+                d += fx * (values[at + dz + dy + dx] - d)
                 near, far = a + fy * (b - a), c + fy * (d - c)
-                out[k, j, i] = near + fz * (far - near)
+                # Inside is up to the voxel's edge.
+                inside = bz <= half and by <= half and bx <= half
+                value = near + fz * (far - near)
+                out[k, j, i] = value if inside else np.float32(np.nan)
 
 
 @compiled
-def _products(fixed, moving, rx, out):  # type: ignore[no-untyped-def]
+def _products(fixed, moving, ry, rx, out):  # type: ignore[no-untyped-def]
     """Write what is summed, where both images count: 1, f, m, f², m², f·m."""
     ny, nx = fixed.shape
     for j in range(ny):
@@ -173,47 +172,83 @@ def _products(fixed, moving, rx, out):  # type: ignore[no-untyped-def]
             counts = f == f and m == m
             f = f if counts else np.float32(0)
             m = m if counts else np.float32(0)
-            out[0, j, rx + i] = np.float32(1) if counts else np.float32(0)
-            out[1, j, rx + i] = f
-            out[2, j, rx + i] = m
-            out[3, j, rx + i] = f * f
-            out[4, j, rx + i] = m * m
-            out[5, j, rx + i] = f * m
+            out[0, ry + j, rx + i] = np.float32(1) if counts else np.float32(0)
+            out[1, ry + j, rx + i] = f
+            out[2, ry + j, rx + i] = m
+            out[3, ry + j, rx + i] = f * f
+            out[4, ry + j, rx + i] = m * m
+            out[5, ry + j, rx + i] = f * m
 
 
 @compiled
-def _coefficients(sums, least, rx, out):  # type: ignore[no-untyped-def]
+def _moments(count, values, squares, mean, spread):  # type: ignore[no-untyped-def]
+    """Write a row's means, and its sums of squared deviations with those of noise."""
+    for i in range(count.size):
+        n = max(count[i], np.float32(1))
+        mean[i] = values[i] / n
+        deviations = max(squares[i] - values[i] * mean[i], np.float32(0))
+        spread[i] = deviations + np.float32(NOISE * NOISE) * n
+
+
+@compiled
+def _co_deviations(products, values, mean, out):  # type: ignore[no-untyped-def]
+    for i in range(out.size):
+        out[i] = products[i] - values[i] * mean[i]
+
+
+@compiled
+def _ratios(count, least, cross, spread_f, spread_m, out):  # type: ignore[no-untyped-def]
+    """Write ``2 cross / (spread_f spread_m)``; return the energy and how many count."""
+    energy, counted = np.float32(0), np.float32(0)
+    for i in range(out.size):
+        enough = np.float32(1) if count[i] >= least else np.float32(0)
+        ratio = enough * cross[i] / (spread_f[i] * spread_m[i])
+        out[i] = ratio + ratio
+        energy += ratio * cross[i]
+        counted += enough
+    return energy, counted
+
+
+@compiled
+def _own_shares(ratio, cross, spread, out):  # type: ignore[no-untyped-def]
+    for i in range(out.size):
+        out[i] = ratio[i] * cross[i] / spread[i]
+
+
+@compiled
+def _constants(ratio, share, own_mean, other_mean, out):  # type: ignore[no-untyped-def]
+    for i in range(out.size):
+        out[i] = share[i] * own_mean[i] - ratio[i] * other_mean[i]
+
+
+@compiled
+def _coefficients(sums, least, ry, rx, out):  # type: ignore[no-untyped-def]
     """Turn a plane's sums into coefficients of the gradient; return the energy.
 
     The derivative by the moving image's value is ``f Σa - m Σb + Σc``, that by the
-    fixed one's ``m Σa - f Σd + Σe``.
+    fixed one's ``m Σa - f Σd + Σe``. In loops over few arrays each: of many, none of
+    which may overlap, the compiler makes no vectors.
     """
-    ny, nx = sums.shape[1:]
-    noise = np.float32(NOISE * NOISE)
+    ny, nx = out.shape[1] - 2 * ry, out.shape[2] - 2 * rx
+    scratch = np.empty((5, nx), np.float32)
+    mean_f, mean_m, cross = scratch[0], scratch[1], scratch[2]
+    spread_f, spread_m = scratch[3], scratch[4]
     energy, count = np.float64(0), np.float64(0)
     for j in range(ny):
-        row_energy, row_count = np.float32(0), np.float32(0)
-        for i in range(nx):
-            w = sums[0, j, i]
-            enough = np.float32(1) if w >= least else np.float32(0)
-            n = max(w, np.float32(1))
-            f, m = sums[1, j, i] / n, sums[2, j, i] / n
-            floor = noise * n
-            var_f = max(sums[3, j, i] - sums[1, j, i] * f, np.float32(0)) + floor
-            var_m = max(sums[4, j, i] - sums[2, j, i] * m, np.float32(0)) + floor
-            cross = sums[5, j, i] - sums[1, j, i] * m
-            ratio = enough * cross / (var_f * var_m)
-            a = ratio + ratio
-            b, d = a * cross / var_m, a * cross / var_f
-            out[0, j, rx + i] = a
-            out[1, j, rx + i] = b
-            out[2, j, rx + i] = b * m - a * f
-            out[3, j, rx + i] = d
-            out[4, j, rx + i] = d * f - a * m
-            row_energy += ratio * cross
-            row_count += enough
-        energy += row_energy
-        count += row_count
+        w, f, m = sums[0, j, :nx], sums[1, j, :nx], sums[2, j, :nx]
+        _moments(w, f, sums[3, j, :nx], mean_f, spread_f)
+        _moments(w, m, sums[4, j, :nx], mean_m, spread_m)
+        _co_deviations(sums[5, j, :nx], f, mean_m, cross)
+        row, inner = ry + j, slice(rx, rx + nx)
+        a, b, c = out[0, row, inner], out[1, row, inner], out[2, row, inner]
+        d, e = out[3, row, inner], out[4, row, inner]
+        raised, counted = _ratios(w, least, cross, spread_f, spread_m, a)
+        _own_shares(a, cross, spread_m, b)
+        _constants(a, b, mean_m, mean_f, c)
+        _own_shares(a, cross, spread_f, d)
+        _constants(a, d, mean_f, mean_m, e)
+        energy += raised
+        count += counted
     return energy, count
 
 
@@ -294,16 +329,17 @@ def _force(start, stop, fixed, pulled, radius, squared_steps, update, tensor, to
     rz, ry, rx = radius
     depth = 2 * rz + 1
     least = np.float32(LEAST_SHARE * depth * (2 * ry + 1) * (2 * rx + 1))
-    padded = np.zeros((6, ny, nx + 2 * rx), np.float32)
-    weights = np.zeros((5, ny, nx + 2 * rx), np.float32)
-    sums = np.zeros((6, ny, nx), np.float32)
-    pulls = np.zeros((5, ny, nx), np.float32)
-    rows = np.zeros((ny, nx), np.float32)
-    products = np.zeros((depth, 6, ny, nx), np.float32)
-    coefficients = np.zeros((depth, 5, ny, nx), np.float32)
+    high, wide = ny + 2 * ry, nx + 2 * rx
+    padded = np.zeros((6, high, wide), np.float32)
+    weights = np.zeros((5, high, wide), np.float32)
+    rows = np.zeros((high, wide), np.float32)
+    sums = np.zeros((6, ny, wide), np.float32)
+    pulls = np.zeros((5, ny, wide), np.float32)
+    products = np.zeros((depth, 6, ny, wide), np.float32)
+    coefficients = np.zeros((depth, 5, ny, wide), np.float32)
     for p in range(max(0, start - 2 * rz), stop + 2 * rz):
         if p < nz:
-            _products(fixed[p], pulled[p], rx, padded)
+            _products(fixed[p], pulled[p], ry, rx, padded)
             for q in range(6):
                 sum_boxes(padded[q], ry, rx, rows, products[p % depth, q])
         else:
@@ -313,7 +349,7 @@ def _force(start, stop, fixed, pulled, radius, squared_steps, update, tensor, to
             continue
         if centre < nz:
             sum_ring(products, centre - rz, sums)
-            raised, count = _coefficients(sums, least, rx, weights)
+            raised, count = _coefficients(sums, least, ry, rx, weights)
             if start <= centre < stop:
                 totals[centre, 0] = raised
                 totals[centre, 1] = count

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xdreg.cells import cell, cell_steps
 from xdreg.errors import MethodTimeout
 from xdreg.filters import compiled, gaussian_taps, smooth_across, smooth_planes
 
@@ -222,7 +223,9 @@ def _compose(start, stop, update, factor, step, before, out):  # type: ignore[no
     A vector longer than ``step`` is shortened to it.
     """
     nz, ny, nx = before.shape[:3]
-    zero, one = np.float32(0), np.float32(1)
+    values, one = before.reshape(-1), np.float32(1)
+    dz, dy, dx = cell_steps((nz, ny, nx), 3)
+    none, second, third = np.uintp(0), np.uintp(1), np.uintp(2)
     for k in range(start, stop):
         for j in range(ny):
             for i in range(nx):
@@ -236,21 +239,20 @@ def _compose(start, stop, update, factor, step, before, out):  # type: ignore[no
                     vy *= shorter
                     vx *= shorter
                 # An integer plus float32 would be float64, at half the speed.
-                pz = min(max(np.float32(k) + vz, zero), np.float32(nz - 1))
-                py = min(max(np.float32(j) + vy, zero), np.float32(ny - 1))
-                px = min(max(np.float32(i) + vx, zero), np.float32(nx - 1))
-                z, y, x = int(pz), int(py), int(px)
-                fz, fy, fx = np.float32(pz - z), np.float32(py - y), np.float32(px - x)
-                x1 = min(x + 1, nx - 1)
+                z, fz, _ = cell(np.float32(k) + vz, nz)
+                y, fy, _ = cell(np.float32(j) + vy, ny)
+                x, fx, _ = cell(np.float32(i) + vx, nx)
+                base = np.uintp(((z * ny + y) * nx + x) * 3)
                 for corner in range(4):
-                    r = min(z + corner // 2, nz - 1)
-                    s = min(y + corner % 2, ny - 1)
+                    a = base + (dz if corner // 2 else none)
+                    a += dy if corner % 2 else none
+                    b = a + dx
                     w = fz if corner // 2 else one - fz
                     w *= fy if corner % 2 else one - fy
                     left, right = w * (one - fx), w * fx
-                    vz += left * before[r, s, x, 0] + right * before[r, s, x1, 0]
-                    vy += left * before[r, s, x, 1] + right * before[r, s, x1, 1]
-                    vx += left * before[r, s, x, 2] + right * before[r, s, x1, 2]
+                    vz += left * values[a] + right * values[b]
+                    vy += left * values[a + second] + right * values[b + second]
+                    vx += left * values[a + third] + right * values[b + third]
                 out[k, j, i, 0] = vz
                 out[k, j, i, 1] = vy
                 out[k, j, i, 2] = vx

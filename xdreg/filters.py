@@ -1,5 +1,8 @@
 """Separable filters on slabs of planes, compiled: Gaussian smoothing and box sums.
 
+Everything is one weighted sum of shifted copies of an array laid out flat, padded with
+zeros so that no shift needs a test: long loops without branches run as vectors.
+
 Kernels release the GIL. Each plane is written from inputs that no slab changes and
 summed in one order, so the bits do not depend on how many threads share the work.
 """
@@ -19,7 +22,12 @@ if TYPE_CHECKING:
 #: Reordering of sums lets loops run as vectors; NaN keep their meaning.
 FAST = {"contract", "reassoc", "nsz", "arcp"}
 
-compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True, fastmath=FAST)
+compiled: Callable[..., Any] = numba.njit(
+    cache=True, nogil=True, fastmath=FAST, error_model="numpy"
+)
+
+#: Sums are completed over so many numbers at a time, which stay in the nearest cache.
+CHUNK = 1024
 
 
 def gaussian_taps(sigma: float) -> NDArray[np.float32]:
@@ -31,20 +39,59 @@ def gaussian_taps(sigma: float) -> NDArray[np.float32]:
 
 
 @compiled
-def _add_scaled(target, weight, source):  # type: ignore[no-untyped-def]
-    for i in range(target.size):
-        target[i] += weight * source[i]
+def _one(source, offset, weight, start, stop, out):  # type: ignore[no-untyped-def]
+    a = np.uintp(offset)
+    for n in range(start, stop):
+        i = np.uintp(n)  # A signed index would be tested for being negative.
+        out[i] = weight * source[i + a]
 
 
 @compiled
-def _kept(taps, place, size):  # type: ignore[no-untyped-def]
-    """Return the offsets that stay on an axis of ``size``, and the sum of weights."""
+def _three(source, offsets, weights, start, stop, out):  # type: ignore[no-untyped-def]
+    a, b, c = np.uintp(offsets[0]), np.uintp(offsets[1]), np.uintp(offsets[2])
+    u, v, w = weights[0], weights[1], weights[2]
+    for n in range(start, stop):
+        i = np.uintp(n)
+        out[i] = u * source[i + a] + v * source[i + b] + w * source[i + c]
+
+
+@compiled
+def _four_more(source, offsets, weights, start, stop, out):  # type: ignore[no-untyped-def]
+    a, b = np.uintp(offsets[0]), np.uintp(offsets[1])
+    c, d = np.uintp(offsets[2]), np.uintp(offsets[3])
+    t, u, v, w = weights[0], weights[1], weights[2], weights[3]
+    for n in range(start, stop):
+        i = np.uintp(n)
+        near, far = t * source[i + a] + u * source[i + b], v * source[i + c]
+        out[i] += near + (far + w * source[i + d])
+
+
+@compiled
+def weighted_sums(source, offsets, weights, out):  # type: ignore[no-untyped-def]
+    """Write ``out[i] = Σ weights[k] · source[i + offsets[k]]``; ``k`` is odd in number.
+
+    All of it in one order, whatever is summed beside it.
+    """
+    count = weights.size
+    for start in range(0, out.size, CHUNK):
+        stop = min(start + CHUNK, out.size)
+        if count % 4 == 1:
+            _one(source, offsets[0], weights[0], start, stop, out)
+        else:
+            _three(source, offsets, weights, start, stop, out)
+        for k in range(count % 4, count, 4):
+            _four_more(source, offsets[k:], weights[k:], start, stop, out)
+
+
+@compiled
+def _inverse_weights(taps, size):  # type: ignore[no-untyped-def]
+    """Return what makes the weights that stay on an axis sum to one, place by place."""
     radius = taps.size // 2
-    low, high = max(-radius, -place), min(radius, size - 1 - place)
-    total = np.float32(0)
-    for k in range(low, high + 1):
-        total += taps[k + radius]
-    return low, high, total
+    result = np.empty(size, np.float32)
+    for place in range(size):
+        kept = taps[max(0, radius - place) : min(taps.size, radius + size - place)]
+        result[place] = 1 / kept.sum()
+    return result
 
 
 @compiled
@@ -52,78 +99,76 @@ def smooth_planes(start, stop, field, taps_y, taps_x):  # type: ignore[no-untype
     """Smooth along y and x, in place; at the edges the weights are renormalised."""
     ny, nx = field.shape[1], field.shape[2]
     ry, rx = taps_y.size // 2, taps_x.size // 2
-    plane = np.empty((ny, nx * 3), np.float32)
-    line = np.zeros((nx + 2 * rx) * 3, np.float32)
-    inner = line[3 * rx : 3 * (rx + nx)]
-    scale = np.empty(nx * 3, np.float32)
-    for i in range(nx):
-        scale[3 * i : 3 * i + 3] = 1 / _kept(taps_x, i, nx)[2]
+    width = 3 * (nx + 2 * rx)
+    padded = np.zeros((ny + 2 * ry, width), np.float32)
+    rows, out = np.zeros_like(padded), np.empty((ny, width), np.float32)
+    flat_rows, flat_out = rows.reshape(-1), out.reshape(-1)
+    # Where a row ends the next begins: sums there are of no meaning and not read.
+    inner = flat_rows[: rows.size - 6 * rx]
+    along, down = 3 * np.arange(taps_x.size), width * np.arange(taps_y.size)
+    scale_y, scale_x = _inverse_weights(taps_y, ny), _inverse_weights(taps_x, nx)
     for z in range(start, stop):
-        rows = field[z].reshape(ny, nx * 3)
         for y in range(ny):
-            inner[:] = rows[y]
-            row = plane[y]
-            row[:] = 0
-            for k in range(2 * rx + 1):
-                _add_scaled(row, taps_x[k], line[3 * k : 3 * (k + nx)])
-            row *= scale
+            padded[ry + y, 3 * rx : 3 * (rx + nx)] = field[z, y].reshape(-1)
+        weighted_sums(padded.reshape(-1), along, taps_x, inner)
+        weighted_sums(flat_rows, down, taps_y, flat_out)
         for y in range(ny):
-            low, high, total = _kept(taps_y, y, ny)
-            row = rows[y]
-            row[:] = 0
-            for k in range(low, high + 1):
-                _add_scaled(row, taps_y[k + ry] / total, plane[y + k])
+            for x in range(nx):
+                scale = scale_y[y] * scale_x[x]
+                for c in range(3):
+                    field[z, y, x, c] = scale * out[y, 3 * x + c]
 
 
 @compiled
 def smooth_across(start, stop, field, taps, out):  # type: ignore[no-untyped-def]
     """Smooth along z, into ``out``; return the square of the longest vector."""
-    nz, ny = field.shape[:2]
-    radius = taps.size // 2
+    nz, ny, nx = field.shape[:3]
+    radius, width = taps.size // 2, 3 * nx
+    first, last = max(0, start - radius), min(nz, stop + radius)
+    padded = np.zeros((stop - start + 2 * radius, width), np.float32)
+    sums = np.empty((stop - start, width), np.float32)
+    down, scale = width * np.arange(taps.size), _inverse_weights(taps, nz)
     longest = np.float32(0)
-    for z in range(start, stop):
-        low, high, total = _kept(taps, z, nz)
-        for y in range(ny):
-            row = out[z, y].reshape(-1)
-            row[:] = 0
-            for k in range(low, high + 1):
-                _add_scaled(row, taps[k + radius] / total, field[z + k, y].reshape(-1))
-            for i in range(0, row.size, 3):
-                length = row[i] ** 2 + row[i + 1] ** 2 + row[i + 2] ** 2
-                longest = max(longest, length)
+    for y in range(ny):
+        for z in range(first, last):
+            padded[radius + z - start] = field[z, y].reshape(-1)
+        weighted_sums(padded.reshape(-1), down, taps, sums.reshape(-1))
+        for z in range(start, stop):
+            for x in range(nx):
+                a, b = sums[z - start, 3 * x], sums[z - start, 3 * x + 1]
+                c = sums[z - start, 3 * x + 2]
+                a, b, c = scale[z] * a, scale[z] * b, scale[z] * c
+                out[z, y, x, 0], out[z, y, x, 1], out[z, y, x, 2] = a, b, c
+                longest = max(longest, a * a + b * b + c * c)
     return longest
 
 
 @compiled
-def _add(target, source):  # type: ignore[no-untyped-def]
-    for i in range(target.size):
-        target[i] += source[i]
-
-
-@compiled
 def sum_boxes(padded, ry, rx, rows, out):  # type: ignore[no-untyped-def]
-    """Sum over the boxes of a plane (y, x), into ``out``.
+    """Sum over the boxes of a plane, into ``out``.
 
-    ``padded`` has ``rx`` zeros on both sides of x; ``rows`` is scratch of a plane.
+    Parameters
+    ----------
+    padded : (ry + y + ry, rx + x + rx)
+        A plane amid zeros.
+    rows
+        Scratch like ``padded``, zeros at first.
+    out : (y, x + 2 rx)
+        The sums, in the first columns; the others hold nothing of meaning.
     """
-    ny, nx = out.shape
-    for j in range(ny):
-        row = rows[j]
-        row[:] = padded[j, :nx]
-        for k in range(1, 2 * rx + 1):
-            _add(row, padded[j, k : k + nx])
-    for j in range(ny):
-        row = out[j]
-        row[:] = rows[max(0, j - ry)]
-        for k in range(max(0, j - ry) + 1, min(ny, j + ry + 1)):
-            _add(row, rows[k])
+    ones = np.ones(2 * max(ry, rx) + 1, np.float32)
+    along, down = np.arange(2 * rx + 1), padded.shape[1] * np.arange(2 * ry + 1)
+    flat = rows.reshape(-1)
+    inner = flat[: flat.size - 2 * rx]
+    weighted_sums(padded.reshape(-1), along, ones[: along.size], inner)
+    weighted_sums(flat, down, ones[: down.size], out.reshape(-1))
 
 
 @compiled
 def sum_ring(ring, first, out):  # type: ignore[no-untyped-def]
     """Sum all planes of a ring, from plane ``first`` on, in this order."""
     depth = ring.shape[0]
-    flat = out.reshape(-1)
-    flat[:] = ring[first % depth].reshape(-1)
-    for k in range(1, depth):
-        _add(flat, ring[(first + k) % depth].reshape(-1))
+    offsets = out.size * ((first + np.arange(depth)) % depth)
+    weighted_sums(
+        ring.reshape(-1), offsets, np.ones(depth, np.float32), out.reshape(-1)
+    )

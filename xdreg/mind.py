@@ -138,7 +138,7 @@ def _pairs(shape: tuple[int, ...]) -> NDArray[np.int64]:
 
 
 @compiled
-def _differences(image, known, pair, k, rx, out):  # type: ignore[no-untyped-def]
+def _differences(image, known, pair, k, ry, rx, out):  # type: ignore[no-untyped-def]
     """Write the squared difference of two neighbours of every voxel of a plane.
 
     Zero where one of them does not count; beyond the edge the nearest voxel stands in.
@@ -153,7 +153,7 @@ def _differences(image, known, pair, k, rx, out):  # type: ignore[no-untyped-def
             ia, ib = min(max(i + ax, 0), nx - 1), min(max(i + bx, 0), nx - 1)
             difference = image[ka, ja, ia] - image[kb, jb, ib]
             both = known[ka, ja, ia] and known[kb, jb, ib]
-            out[j, rx + i] = difference * difference if both else np.float32(0)
+            out[ry + j, rx + i] = difference * difference if both else np.float32(0)
 
 
 @compiled
@@ -162,15 +162,15 @@ def _describe(image, known, pairs, radius, least, out):  # type: ignore[no-untyp
     nz, ny, nx = image.shape
     rz, ry, rx = radius
     channels, depth = pairs.shape[0], 2 * rz + 1
-    padded = np.zeros((ny, nx + 2 * rx), np.float32)
-    rows = np.zeros((ny, nx), np.float32)
-    ring = np.zeros((depth, channels, ny, nx), np.float32)
-    sums = np.zeros((channels, ny, nx), np.float32)
+    padded = np.zeros((ny + 2 * ry, nx + 2 * rx), np.float32)
+    rows = np.zeros_like(padded)
+    ring = np.zeros((depth, channels, ny, nx + 2 * rx), np.float32)
+    sums = np.zeros((channels, ny, nx + 2 * rx), np.float32)
     total = np.float64(0)
     for p in range(nz + rz):
         if p < nz:
             for c in range(channels):
-                _differences(image, known, pairs[c], p, rx, padded)
+                _differences(image, known, pairs[c], p, ry, rx, padded)
                 sum_boxes(padded, ry, rx, rows, ring[p % depth, c])
         else:
             ring[p % depth] = 0

@@ -1,0 +1,35 @@
+"""The eight voxels around a position of the engine's arrays, compiled.
+
+For arrays laid out flat: an offset that is known not to be negative, unsigned, needs no
+test.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from xdreg.filters import compiled
+
+
+@compiled
+def cell(position, size):  # type: ignore[no-untyped-def]
+    """Return the voxel before a position, how far after it, and how far off the axis.
+
+    Beyond its ends the axis' last value goes on.
+    """
+    last = np.float32(size - 1)
+    inside = position if position > 0 else np.float32(0)
+    inside = inside if inside < last else last
+    base = min(np.int64(inside), max(size - 2, 0))
+    return base, inside - np.float32(base), abs(position - inside)
+
+
+@compiled
+def cell_steps(shape, components):  # type: ignore[no-untyped-def]
+    """Return how far apart the voxels of a cell lie, along (z, y, x)."""
+    nz, ny, nx = shape
+    return (
+        np.uintp(components * ny * nx if nz > 1 else 0),
+        np.uintp(components * nx if ny > 1 else 0),
+        np.uintp(components if nx > 1 else 0),
+    )
