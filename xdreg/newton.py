@@ -1,9 +1,11 @@
 """Newton's method on a displacement field, point by point: compiled, numbers only.
 
-It works on the field as it is interpolated, cell by cell. A step that does not shorten
-the residual is halved; where the Jacobian determinant is not positive, or Newton gets
-stuck, a fixed-point step is taken after the affine part (Chen et al., *A simple
-fixed-point approach to invert a deformation field*, Medical Physics 2008).
+It works on the field as it is interpolated, cell by cell. Nearly always one step does
+it, and what is left of the residual after it is known without another look at the
+field. Otherwise a step that does not shorten the residual is halved; where the Jacobian
+determinant is not positive, or Newton gets stuck, a fixed-point step is taken after the
+affine part (Chen et al., *A simple fixed-point approach to invert a deformation field*,
+Medical Physics 2008).
 
 All is in three dimensions and in units of the field's cells, counted from its first
 point. One cell beyond its grid a field goes on linearly, as everywhere in xdreg;
@@ -18,11 +20,15 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 
+from xdreg.filters import FAST
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-_compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True, error_model="numpy")
+_compiled: Callable[..., Any] = numba.njit(
+    cache=True, nogil=True, error_model="numpy", fastmath=FAST
+)
 
 #: Largest residual that is left, in cells of the field.
 TOLERANCE = 1e-4
@@ -48,8 +54,43 @@ def _cell_and_rest(position, size):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _component(field, at, dz, dy, dx, fz, fy, fx):  # type: ignore[no-untyped-def]
-    """Interpolate one component; return it and its derivatives along z, y, x."""
+def _place(shape, q):  # type: ignore[no-untyped-def]
+    """Return where a point's cell begins in a flat field, and how to go on from there.
+
+    Returns
+    -------
+    at, steps
+        Offset of the cell's first number in ``(z, y, x, 3)``, and those between points.
+    place, rest
+        Where in the cell the point lies, and how far it is beyond its continuation.
+    """
+    nz, ny, nx = shape
+    z, fz, ez = _cell_and_rest(q[0], nz)
+    y, fy, ey = _cell_and_rest(q[1], ny)
+    x, fx, ex = _cell_and_rest(q[2], nx)
+    # Unsigned: a signed index costs a test for being negative.
+    at = np.uintp(((z * ny + y) * nx + x) * 3)
+    dz = np.uintp(3 * ny * nx if nz > 1 else 0)
+    dy = np.uintp(3 * nx if ny > 1 else 0)
+    dx = np.uintp(3 if nx > 1 else 0)
+    return at, (dz, dy, dx), (fz, fy, fx), (ez, ey, ex)
+
+
+@_compiled
+def _component(field, at, steps, place):  # type: ignore[no-untyped-def]
+    """Interpolate one component: its value, its slopes, and what the slopes change by.
+
+    Returns
+    -------
+    value : number
+    slopes : 3 numbers
+        Derivatives along z, y, x.
+    mixed : 4 numbers
+        Derivatives by zy, zx, yx and zyx. There are no others: within its cell ``s``
+        away the value is ``value + slopes·s + zy sz sy + zx sz sx + ...``, exactly.
+    """
+    dz, dy, dx = steps
+    fz, fy, fx = place
     a, b = field[at], field[at + dy]
     d, e = field[at + dz], field[at + dz + dy]
     da, db = field[at + dx] - a, field[at + dy + dx] - b
@@ -57,34 +98,22 @@ def _component(field, at, dz, dy, dx, fz, fy, fx):  # type: ignore[no-untyped-de
     a, b, d, e = a + fx * da, b + fx * db, d + fx * dd, e + fx * de
     near, far = a + fy * (b - a), d + fy * (e - d)
     along, back = da + fy * (db - da), dd + fy * (de - dd)
-    return (
-        near + fz * (far - near),
-        far - near,
-        (b - a) + fz * ((e - d) - (b - a)),
-        along + fz * (back - along),
-    )
+    zy, zx, zyx = (e - d) - (b - a), back - along, (de - dd) - (db - da)
+    slopes = far - near, (b - a) + fz * zy, along + fz * zx
+    return near + fz * (far - near), slopes, (zy, zx, (db - da) + fz * zyx, zyx)
 
 
 @_compiled
-def _evaluate(field, shape, linear, qz, qy, qx):  # type: ignore[no-untyped-def]
+def _evaluate(field, shape, linear, q):  # type: ignore[no-untyped-def]
     """Return ``u(q)`` and the gradient of ``q + u(q)``, a row after another.
 
     ``field``, ``(z, y, x, 3)`` laid out flat, is in cells; ``linear`` is the affine
     part less identity.
     """
-    nz, ny, nx = shape
-    z, fz, ez = _cell_and_rest(qz, nz)
-    y, fy, ey = _cell_and_rest(qy, ny)
-    x, fx, ex = _cell_and_rest(qx, nx)
-    # Unsigned: a signed index costs a test for being negative.
-    at = np.uintp(((z * ny + y) * nx + x) * 3)
-    dz = np.uintp(3 * ny * nx if nz > 1 else 0)
-    dy = np.uintp(3 * nx if ny > 1 else 0)
-    dx = np.uintp(3 if nx > 1 else 0)
-    one, two = np.uintp(1), np.uintp(2)
-    uz, zz, zy, zx = _component(field, at, dz, dy, dx, fz, fy, fx)
-    uy, yz, yy, yx = _component(field, at + one, dz, dy, dx, fz, fy, fx)
-    ux, xz, xy, xx = _component(field, at + two, dz, dy, dx, fz, fy, fx)
+    at, steps, place, (ez, ey, ex) = _place(shape, q)
+    uz, (zz, zy, zx), _ = _component(field, at, steps, place)
+    uy, (yz, yy, yx), _ = _component(field, at + np.uintp(1), steps, place)
+    ux, (xz, xy, xx), _ = _component(field, at + np.uintp(2), steps, place)
     # Beyond the last cell's continuation only the affine part goes on.
     if ez != 0.0:
         zz, yz, xz = (
@@ -150,7 +179,7 @@ def _solve(field, shape, linear, back, t, q):  # type: ignore[no-untyped-def]
     inverse : 9 numbers
         That of the gradient at ``q``.
     """
-    u, jacobian = _evaluate(field, shape, linear, q[0], q[1], q[2])
+    u, jacobian = _evaluate(field, shape, linear, q)
     f = (q[0] + u[0] - t[0], q[1] + u[1] - t[1], q[2] + u[2] - t[2])
     least = f[0] * f[0] + f[1] * f[1] + f[2] * f[2]
     inverse, determinant = _inverse_matrix(jacobian)
@@ -160,7 +189,7 @@ def _solve(field, shape, linear, back, t, q):  # type: ignore[no-untyped-def]
             return determinant > 0.0, q, f, inverse
         step = _times(inverse, f) if newton else _times(back, f)
         p = (q[0] - scale * step[0], q[1] - scale * step[1], q[2] - scale * step[2])
-        u, jacobian = _evaluate(field, shape, linear, p[0], p[1], p[2])
+        u, jacobian = _evaluate(field, shape, linear, p)
         r = (p[0] + u[0] - t[0], p[1] + u[1] - t[1], p[2] + u[2] - t[2])
         size = r[0] * r[0] + r[1] * r[1] + r[2] * r[2]
         if size < least:
@@ -174,6 +203,42 @@ def _solve(field, shape, linear, back, t, q):  # type: ignore[no-untyped-def]
                     break
                 newton, scale = False, 1.0
     return False, q, f, inverse
+
+
+@_compiled
+def _mixed(m, s):  # type: ignore[no-untyped-def]
+    zy, zx, yx, zyx = m
+    return s[0] * (zy * s[1] + zx * s[2] + zyx * s[1] * s[2]) + yx * s[1] * s[2]
+
+
+@_compiled
+def _step_within(field, shape, t, q):  # type: ignore[no-untyped-def]
+    """Try a single step of Newton's method that does not leave its cell; as `_solve`.
+
+    It cancels the residual up to the field's mixed derivatives, which are what remains:
+    there is no need to evaluate the field anew.
+    """
+    at, steps, place, (ez, ey, ex) = _place(shape, q)
+    uz, (zz, zy, zx), of_z = _component(field, at, steps, place)
+    uy, (yz, yy, yx), of_y = _component(field, at + np.uintp(1), steps, place)
+    ux, (xz, xy, xx), of_x = _component(field, at + np.uintp(2), steps, place)
+    one = np.float32(1.0)
+    gradient = (zz + one, zy, zx, yz, yy + one, yx, xz, xy, xx + one)
+    inverse, determinant = _inverse_matrix(gradient)
+    f = (
+        np.float32(q[0] - t[0] + uz),
+        np.float32(q[1] - t[1] + uy),
+        np.float32(q[2] - t[2] + ux),
+    )
+    s = _times(inverse, f)
+    s = (-s[0], -s[1], -s[2])
+    within = ez == 0.0 and ey == 0.0 and ex == 0.0 and determinant > 0.0
+    for c in range(3):
+        within = within and 0.0 <= place[c] + s[c] <= 1.0
+    f = (_mixed(of_z, s), _mixed(of_y, s), _mixed(of_x, s))
+    square = f[0] * f[0] + f[1] * f[1] + f[2] * f[2]
+    found = within and square < TOLERANCE * TOLERANCE
+    return found, (q[0] + s[0], q[1] + s[1], q[2] + s[2]), f, inverse
 
 
 @_compiled
@@ -238,7 +303,11 @@ def solve_grid(  # type: ignore[no-untyped-def]
             # What the row before was off its affine part.
             q = (guess[0] + off[0], guess[1] + off[1], guess[2] + off[2])
             for i in range(nx):
-                found, q, f, inverse = _solve(field, shape, linear, back, t, q)
+                found, p, f, inverse = _step_within(field, shape, t, q)
+                if found:
+                    q = p
+                else:
+                    found, q, f, inverse = _solve(field, shape, linear, back, t, q)
                 if not found:
                     again = _clipped(_guess(start, t), bounds)
                     other = _solve(field, shape, linear, back, t, again)
