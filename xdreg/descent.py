@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     Kernel = Callable[[int, int, Array, Array, NDArray[np.float64]], None]
 
 #: Iterations over which the slope of the energy is taken.
-SLOPE_WINDOW = 5
+SLOPE_WINDOW = 4
 
 #: A step has done its work when the energy rises by less than this per iteration.
-LEAST_SLOPE = 1e-3
+LEAST_SLOPE = 2e-3
 
 #: Steps are halved down to this, in voxels.
 LEAST_STEP = 0.2
