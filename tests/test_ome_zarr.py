@@ -497,3 +497,11 @@ def test_time_points_are_kept(version, tmp_path):
     uneven = image.assign_coords(t=[1.0, 2.0, 4.0])
     with pytest.raises(xdreg.InputError, match="evenly spaced"):
         xdreg.save(uneven, tmp_path / "b.zarr", version=version)
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_chunks_are_compressed_by_blosc(tmp_path, version):
+    image = xdreg.datasets.phantom_pair((24, 28)).fixed
+    xdreg.save(image, tmp_path / "a.zarr", version=version, levels=1)
+    (codec,) = zarr.open_array(tmp_path / "a.zarr" / "scale0" / "image").compressors
+    assert type(codec).__name__ in ("Blosc", "BloscCodec")

@@ -141,12 +141,27 @@ def test_what_is_pressed_together_is_made_in_halves(monkeypatch):
         np.testing.assert_allclose(halves, whole, atol=2e-2)
 
 
+def test_regions_made_together_have_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setitem(resampling.CHUNK, 3, 16)
+    field, moving = pair()
+    made = counted(monkeypatch)
+    counts, results = [], []
+    for most in (1, 2**22):
+        monkeypatch.setattr(pyramid_warp, "MOST_TOGETHER", most)
+        made.clear()
+        field.dreg.warp_to(moving, tmp_path / f"{most}.zarr", chunks=16, levels=1)
+        counts.append(len(made))
+        results += levels_of(tmp_path / f"{most}.zarr")
+    assert pyramid_warp.FEWEST <= counts[1] < counts[0]
+    np.testing.assert_array_equal(*results)
+
+
 KILLED = """
 import os, sys, time
 import xdreg
 from xdreg import pyramid_warp, resampling
 
-resampling.CHUNK[3] = 16
+resampling.CHUNK[3], pyramid_warp.MOST_TOGETHER = 16, 16**3
 make = pyramid_warp._Level.make
 
 def slowly(self, window):
@@ -175,6 +190,7 @@ def counted(monkeypatch):
 
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setitem(resampling.CHUNK, 3, 16)
+    monkeypatch.setattr(pyramid_warp, "MOST_TOGETHER", 16**3)
     field, moving = pair()
     paths = [tmp_path / f"{name}.zarr" for name in ("field", "moving", "moved")]
     field.dreg.to_ome_zarr(paths[0])

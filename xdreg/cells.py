@@ -17,11 +17,12 @@ def cell(position, size):  # type: ignore[no-untyped-def]
 
     Beyond its ends the axis' last value goes on.
     """
-    last = np.float32(size - 1)
-    inside = position if position > 0 else np.float32(0)
+    zero, last = np.float32(0), np.float32(size - 1)
+    # In this order what is not a number becomes 0, and lies beyond.
+    inside = position if position > zero else zero
     inside = inside if inside < last else last
     base = min(np.int64(inside), max(size - 2, 0))
-    return base, inside - np.float32(base), abs(position - inside)
+    return base, np.float32(inside - np.float32(base)), abs(position - inside)
 
 
 @compiled

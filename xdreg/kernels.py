@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import numba
 import numpy as np
 
+from xdreg.cells import cell, cell_steps
 from xdreg.grid import Grid
 
 if TYPE_CHECKING:
@@ -124,40 +125,32 @@ def _pull_linear(image, field, cells, places, start, scale, out):  # type: ignor
     displacement into image voxels.
     """
     nz, ny, nx = image.shape
+    values = image.reshape(-1)
+    dz, dy, dx = cell_steps(image.shape, 1)
     row = np.empty((3, field.shape[3]), np.float32)
-    last = field.shape[3] - 1
+    last, one = field.shape[3] - 1, np.float32(1)
     for k in range(out.shape[0]):
         for j in range(out.shape[1]):
             field_row(field, cells[0][k], places[0][k], cells[1][j], places[1][j], row)
             for i in range(out.shape[2]):
                 x0, fx = cells[2][i], places[2][i]
-                x1 = min(x0 + 1, last)
-                pz = start[0][k] + scale[0] * (row[0, x0] * (1 - fx) + row[0, x1] * fx)
-                py = start[1][j] + scale[1] * (row[1, x0] * (1 - fx) + row[1, x1] * fx)
-                px = start[2][i] + scale[2] * (row[2, x0] * (1 - fx) + row[2, x1] * fx)
+                x1, gx = min(x0 + 1, last), one - fx
+                pz = start[0][k] + scale[0] * (row[0, x0] * gx + row[0, x1] * fx)
+                py = start[1][j] + scale[1] * (row[1, x0] * gx + row[1, x1] * fx)
+                px = start[2][i] + scale[2] * (row[2, x0] * gx + row[2, x1] * fx)
+                z, wz, beyond_z = cell(pz, nz)
+                y, wy, beyond_y = cell(py, ny)
+                x, wx, beyond_x = cell(px, nx)
                 # Inside is up to the voxel's edge, as in ITK; NaN compares false.
-                if not (
-                    -0.5 <= pz <= nz - 0.5
-                    and -0.5 <= py <= ny - 0.5
-                    and -0.5 <= px <= nx - 0.5
-                ):
+                if not (beyond_z <= 0.5 and beyond_y <= 0.5 and beyond_x <= 0.5):
                     continue
-                pz = min(max(pz, 0.0), nz - 1.0)
-                py = min(max(py, 0.0), ny - 1.0)
-                px = min(max(px, 0.0), nx - 1.0)
-                iz, iy, ix = int(pz), int(py), int(px)
-                wz = np.float32(pz - iz)
-                wy = np.float32(py - iy)
-                wx = np.float32(px - ix)
-                jz, jy, jx = (
-                    min(iz + 1, nz - 1),
-                    min(iy + 1, ny - 1),
-                    min(ix + 1, nx - 1),
-                )
-                a = image[iz, iy, ix] + wx * (image[iz, iy, jx] - image[iz, iy, ix])
-                b = image[iz, jy, ix] + wx * (image[iz, jy, jx] - image[iz, jy, ix])
-                c = image[jz, iy, ix] + wx * (image[jz, iy, jx] - image[jz, iy, ix])
-                d = image[jz, jy, ix] + wx * (image[jz, jy, jx] - image[jz, jy, ix])
+                at = np.uintp((z * ny + y) * nx + x)
+                a, b = values[at], values[at + dy]
+                c, d = values[at + dz], values[at + dz + dy]
+                a += wx * (values[at + dx] - a)
+                b += wx * (values[at + dy + dx] - b)
+                c += wx * (values[at + dz + dx] - c)
+                d += wx * (values[at + dz + dy + dx] - d)
                 near, far = a + wy * (b - a), c + wy * (d - c)
                 out[k, j, i] = near + wz * (far - near)
 

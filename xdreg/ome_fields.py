@@ -14,7 +14,7 @@ import zarr
 from xdreg.errors import StoreError
 from xdreg.ome_checks import check_array
 from xdreg.ome_metadata import open_group
-from xdreg.ome_zarr_writer import ome_units
+from xdreg.ome_zarr_writer import compression, ome_units
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -154,6 +154,7 @@ def _lay_out_field(path: Path, part: FieldPart) -> str:
         version="0.6",
         metadata_only=True,
         consolidate_metadata=False,
+        **compression(image.data.dtype, "0.6"),
     )
     group = zarr.open_group((path / part.location).absolute(), mode="r+")
     metadata: Any = group.attrs["ome"]

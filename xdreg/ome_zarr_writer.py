@@ -250,7 +250,28 @@ def lay_out(path: Path, layout: Layout) -> None:
         version=version,
         metadata_only=True,
         consolidate_metadata=False,
+        **compression(image.dtype, version),
     )
+
+
+def compression(dtype: np.dtype[Any], version: str) -> dict[str, Any]:
+    """Return the options of a store whose chunks are compressed with Blosc and LZ4.
+
+    Bytes of equal significance together: LZ4 then makes about as little of images and
+    fields as Zstandard of the plain bytes, at several times the speed either way.
+
+    Parameters
+    ----------
+    dtype
+        Of what is stored.
+    version
+        Of OME-Zarr, which tells the format of Zarr.
+    """
+    codec: dict[str, Any] = {"cname": "lz4", "clevel": 5, "blocksize": 0}
+    if version == "0.4":
+        return {"compressor": {"id": "blosc", "shuffle": 1, **codec}}
+    codec |= {"shuffle": "shuffle", "typesize": dtype.itemsize}
+    return {"compressors": [{"name": "blosc", "configuration": codec}]}
 
 
 def _step_and_start(image: xr.DataArray, dim: str) -> tuple[float, float]:

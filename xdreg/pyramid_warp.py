@@ -48,6 +48,10 @@ if TYPE_CHECKING:
 COARSEST = 1.1
 FINEST = 1 / 1.5
 
+#: A region has at most so many voxels, and is no larger than leaves so many of them.
+MOST_TOGETHER = 2**22
+FEWEST = 8
+
 
 def warp_to(
     field: xr.Dataset,
@@ -227,8 +231,18 @@ class _Level:
             return chunks
         ndim = self.pulling.target.ndim
         most = CHUNK[ndim]
-        spatial = (n * max(most // n, 1) for n in chunks[-ndim:])
+        spatial = [n * max(most // n, 1) for n in chunks[-ndim:]]
+        # Neighbours read the same chunks of the moving image: together, once.
+        for axis in range(ndim)[::-1]:
+            wider = [n * (1 + (i == axis)) for i, n in enumerate(spatial)]
+            if math.prod(wider) <= MOST_TOGETHER and self._pieces(wider) >= FEWEST:
+                spatial = wider
         return (*chunks[:-ndim], *spatial)
+
+    def _pieces(self, spatial: Sequence[int]) -> int:
+        """Return into how many regions of that extent the level falls."""
+        whole = self.store.shape[-len(spatial) :]
+        return math.prod(-(-n // m) for n, m in zip(whole, spatial, strict=True))
 
     @property
     def counts(self) -> tuple[int, ...]:
