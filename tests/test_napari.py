@@ -84,7 +84,7 @@ def test_reader(stored, viewer):
         "warped",
         "field magnitude",
         "field displacement",
-        "field deformation × 2",
+        "field deformation",
         "field blocks",
     ]
     opened = xdreg.open_field(field)
@@ -149,7 +149,7 @@ def test_viewer_shows_the_registration(stored, tmp_path):
     viewer = open_viewer(scene, show=False)
     try:
         # The arrows near any plane are shown.
-        arrows = viewer.layers["field deformation × 2"]
+        arrows = viewer.layers["field deformation"]
         assert viewer.dims.thickness[0] > 0
         for step in (5, 12, 20, 31):
             viewer.dims.set_current_step(0, step)

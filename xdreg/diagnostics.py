@@ -35,6 +35,21 @@ INVERSE_DIAGNOSTICS = {
     "folded": "share of points without an inverse, for the field folds",
 }
 
+#: Colours of statuses, wherever they are shown: people who see red and green alike tell
+#: them apart; grey needs no action.
+STATUS_COLOURS = {
+    "success": "#44aa99",
+    "empty": "#dddddd",
+    "no_overlap": "#bbbbbb",
+    "too_few_samples": "#888888",
+    "not_improved": "#ddcc77",
+    "folded": "#e69f00",
+    "rejected": "#d55e00",
+    "crashed": "#882255",
+    "timeout": "#cc79a7",
+    "unreadable": "#332288",
+}
+
 
 def block_variables(
     record: Mapping[str, NDArray[np.float32]], dims: Sequence[str], prefix: str

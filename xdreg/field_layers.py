@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xdreg.blocks import BlockStatus
+from xdreg.diagnostics import STATUS_COLOURS
 from xdreg.field import field_grid, open_displacement
 from xdreg.grid import Grid
 from xdreg.image_layers import AS_PLANES, placement
 from xdreg.inversion import fit_affine
+from xdreg.pictures import enlargement
 from xdreg.provenance import last_deformable
 from xdreg.pyramid import pyramid_factors
 from xdreg.windows import MagnitudeReader, WindowArray
@@ -33,26 +35,9 @@ VECTORS = 24
 #: Vectors are read from so much of a field at most.
 VECTOR_BYTES = 2**28
 
-#: Times that arrows are drawn longer than they are.
-ENLARGEMENTS = (1, 2, 5, 10, 20, 50)
-
 #: In a layer's metadata, the distance of its arrows per axis: slices of that thickness
 #: show some wherever they are.
 ARROW_SPACING = "arrow_spacing"
-
-#: Colours of a block by its status; a lighter one for every second block.
-STATUS_COLOURS: dict[BlockStatus, str] = {
-    BlockStatus.SUCCESS: "#2ca02c",
-    BlockStatus.EMPTY: "#7f7f7f",
-    BlockStatus.NO_OVERLAP: "#1f77b4",
-    BlockStatus.TOO_FEW_SAMPLES: "#17becf",
-    BlockStatus.NOT_IMPROVED: "#ffbf00",
-    BlockStatus.FOLDED: "#9467bd",
-    BlockStatus.REJECTED: "#e377c2",
-    BlockStatus.CRASHED: "#d62728",
-    BlockStatus.TIMEOUT: "#ff7f0e",
-    BlockStatus.UNREADABLE: "#8c564b",
-}
 
 
 def field_layers(field: xr.Dataset, name: str = "field") -> list[LayerData]:
@@ -200,7 +185,7 @@ def _vector_layer(
     along = vectors.displacement / np.asarray(grid.spacing)
     length = np.linalg.norm(vectors.displacement, axis=1)
     spacing = np.multiply(vectors.stride, grid.spacing)
-    factor = _enlargement(length, float(spacing.min())) if enlarged else 1
+    factor = enlargement(length, float(spacing.min())) if enlarged else 1
     options = placement(grid) | {
         "name": f"{name} × {factor}" if factor > 1 else name,
         "length": factor,
@@ -215,13 +200,6 @@ def _vector_layer(
         "metadata": {ARROW_SPACING: tuple(spacing.tolist())},
     }
     return np.stack([start, along], axis=1), options, "vectors"
-
-
-def _enlargement(lengths: NDArray[np.float64], spacing: float) -> int:
-    """Return by how much to draw arrows longer, so that most about reach the next."""
-    usual = float(np.percentile(lengths, 95))
-    fitting = [f for f in ENLARGEMENTS if f * usual <= spacing]
-    return max(fitting, default=1)
 
 
 def block_grid(field: xr.Dataset) -> Grid | None:
@@ -285,11 +263,13 @@ def _status_layer(field: xr.Dataset, blocks: Grid, name: str) -> LayerData:
     second = np.indices(status.shape).sum(axis=0) % 2
     # Labels begin at 1, for 0 is no label; those of a status are neighbours.
     labels = (2 * np.maximum(status, 0) + second + 1).astype(np.uint8)
-    known = [s for s in BlockStatus if s in STATUS_COLOURS]
+    known = [s for s in BlockStatus if s.name.lower() in STATUS_COLOURS]
+    # A lighter one for every second block.
     colours: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0)}
     names = ["no block"]
     for s, offset in itertools.product(known, (0, 1)):
-        colours[2 * int(s) + offset + 1] = _shade(STATUS_COLOURS[s], 0.35 * offset)
+        colour = STATUS_COLOURS[s.name.lower()]
+        colours[2 * int(s) + offset + 1] = _shade(colour, 0.35 * offset)
         names.append(s.meaning)
     options = (
         placement(blocks)

@@ -5,7 +5,8 @@ A pixel is NaN where an image has nothing, outside it or where it could not be r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+import math
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -130,3 +131,27 @@ def difference(fixed: Picture, moved: Picture) -> tuple[Picture, float]:
     if a.size:
         result[both] = a.mean() + gain * (b - b.mean()) - a
     return result, limit
+
+
+def enlargement(lengths: NDArray[Any], pitch: float) -> int:
+    """Return by how much to enlarge arrows, so that the long ones reach the next.
+
+    Parameters
+    ----------
+    lengths
+        Of the arrows; NaN do not count.
+    pitch
+        From one arrow to the next.
+
+    Returns
+    -------
+    int
+        1, 2 or 5, or one of them followed by zeros; 1 where half way is reached anyhow.
+    """
+    known = lengths[np.isfinite(lengths)]
+    longest = float(np.percentile(known, 98)) if known.size else 0.0
+    if longest <= 0 or longest >= 0.5 * pitch:
+        return 1
+    factor = pitch / longest
+    step = 10 ** math.floor(math.log10(factor))
+    return step * max(v for v in (1, 2, 5) if v * step <= factor or v == 1)

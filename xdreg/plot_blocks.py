@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xdreg.blocks import BlockStatus
+from xdreg.diagnostics import STATUS_COLOURS
 from xdreg.errors import InputError
 from xdreg.plot_axes import NOTHING, axes_or_new, colour_bar, label
 from xdreg.provenance import (
@@ -21,21 +22,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-#: Colours that people who see red and green alike can tell apart; grey needs no action.
-STATUS_COLOURS = {
-    "success": "#a6d5c9",
-    "empty": "#eeeeee",
-    "no_overlap": "#c8c8c8",
-    "too_few_samples": "#9a9a9a",
-    "not_improved": "#f2d24b",
-    "folded": "#e69f00",
-    "rejected": "#d55e00",
-    "crashed": "#7f0000",
-    "timeout": "#cc79a7",
-    "unreadable": "#000000",
-}
-
-#: That of a status which this version does not know.
+#: Colour of a status which this version does not know.
 UNKNOWN_COLOUR = "#ff00ff"
 
 #: What a map may show, with its name, its colours, and which end is the bad one.

@@ -8,7 +8,7 @@ import numpy as np
 
 from xdreg.field import field_grid
 from xdreg.field_planes import FieldPlane, field_plane
-from xdreg.pictures import stretched
+from xdreg.pictures import enlargement, stretched
 from xdreg.plot_axes import axes_or_new, colour_bar, frame, picture
 from xdreg.views import sampled, viewed_fixed
 
@@ -112,7 +112,7 @@ def quiver(
     length = np.linalg.norm(vectors, axis=0)[place]
     spacing = dict(zip(plane.grid.dims, plane.grid.spacing, strict=True))
     pitch = step * min(spacing[dim] for dim in plane.dims)
-    factor = _enlargement(np.hypot(u, v), pitch)
+    factor = enlargement(np.hypot(u, v), pitch)
     look: dict[str, Any] = {
         "width": 0.004,
         "headwidth": 4,
@@ -261,17 +261,6 @@ def _moved(found: FieldPlane, *, affine: bool) -> tuple[NDArray[Any], NDArray[An
 
 def _step(found: FieldPlane, count: int) -> int:
     return max(1, round(max(found.plane.shape) / count))
-
-
-def _enlargement(length: NDArray[Any], pitch: float) -> float:
-    """Return by how much to enlarge arrows, so that the long ones reach the next."""
-    known = length[np.isfinite(length)]
-    longest = float(np.percentile(known, 98)) if known.size else 0.0
-    if longest <= 0 or longest >= 0.5 * pitch:
-        return 1.0
-    factor = pitch / longest
-    step = 10 ** np.floor(np.log10(factor))
-    return float(max(v for v in (1, 2, 5) if v * step <= factor or v == 1) * step)
 
 
 def _jacobian_limit(values: NDArray[Any]) -> float:
