@@ -50,6 +50,9 @@ STATUS_COLOURS = {
     "unreadable": "#332288",
 }
 
+#: Colour of a status which this version does not know.
+UNKNOWN_COLOUR = "#ff00ff"
+
 
 def block_variables(
     record: Mapping[str, NDArray[np.float32]], dims: Sequence[str], prefix: str

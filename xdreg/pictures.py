@@ -153,5 +153,5 @@ def enlargement(lengths: NDArray[Any], pitch: float) -> int:
     if longest <= 0 or longest >= 0.5 * pitch:
         return 1
     factor = pitch / longest
-    step = 10 ** math.floor(math.log10(factor))
+    step: int = 10 ** math.floor(math.log10(factor))
     return step * max(v for v in (1, 2, 5) if v * step <= factor or v == 1)

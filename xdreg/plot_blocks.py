@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xdreg.blocks import BlockStatus
-from xdreg.diagnostics import STATUS_COLOURS
+from xdreg.diagnostics import STATUS_COLOURS, UNKNOWN_COLOUR
 from xdreg.errors import InputError
 from xdreg.plot_axes import NOTHING, axes_or_new, colour_bar, label
 from xdreg.provenance import (
@@ -21,9 +21,6 @@ from xdreg.provenance import (
 if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
-
-#: Colour of a status which this version does not know.
-UNKNOWN_COLOUR = "#ff00ff"
 
 #: What a map may show, with its name, its colours, and which end is the bad one.
 _MEASURES: dict[str, tuple[str, str, str]] = {

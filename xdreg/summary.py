@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xdreg.diagnostics import STATUS_COLOURS, UNKNOWN_COLOUR
 from xdreg.errors import XdregError
 from xdreg.estimates import readable
 from xdreg.field import field_grid, fixed_grid, moving_grid
-from xdreg.plot_blocks import STATUS_COLOURS, UNKNOWN_COLOUR
 from xdreg.provenance import last_deformable, stages_of
 
 if TYPE_CHECKING:
