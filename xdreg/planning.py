@@ -13,6 +13,7 @@ from xdreg.coordinates import spatial_dims
 from xdreg.errors import InputError
 from xdreg.estimates import (
     PROCESS_BYTES,
+    THREADED,
     block_memory,
     bytes_read,
     field_bytes,
@@ -231,7 +232,8 @@ class Plan:
             Blocks that it runs at once.
         """
         largest = max(self.block_memory(stage) for stage in self.stages)
-        return PROCESS_BYTES + threads * largest
+        kept = THREADED if threads > 1 else 1
+        return PROCESS_BYTES + round(threads * kept * largest)
 
     def workdir_bytes(self, *, kept: bool = True) -> int:
         """Return what the work directory takes at most, in bytes.
