@@ -328,8 +328,28 @@ def test_the_field_tells_how_it_was_made():
     assert [stage["name"] for stage in made["stages"]] == ["shift_by_two"]
 
 
-def test_motion_far_larger_than_an_overlap_is_found():
-    """Half of a body moves by 20 mm, as in breathing, in slices of 5 mm."""
+def breathing(points, extent):
+    """Move half of a body by 20 mm."""
+    return 1, 20 / (1 + np.exp((extent[0] / 2 - points[..., 0]) / 18))
+
+
+def slab(points, _):
+    """Move what lies between two planes by 20 mm, and the rest not."""
+    lower, upper = (1 / (1 + np.exp((z - points[..., 0]) / 6)) for z in (50, 100))
+    return 1, 20 * (lower - upper)
+
+
+def bump(points, extent):
+    """Move the middle by 30 mm."""
+    gaps = ((points - extent / 2) ** 2).sum(axis=-1)
+    return 2, 30 * np.exp(-0.5 * gaps / 25**2)
+
+
+@pytest.mark.parametrize(
+    ("motion", "median", "most"), [(breathing, 0.3, 1), (slab, 1, 3), (bump, 1, 6)]
+)
+def test_motion_far_larger_than_an_overlap_is_found(motion, median, most):
+    """In slices of 5 mm, beside which it is 20 and 30 mm; errors in millimetres."""
     grid = Grid(
         ("z", "y", "x"), (30, 64, 64), (5.0, 1.5, 1.5), (0.0, 0.0, 0.0), "millimeter"
     )
@@ -341,9 +361,10 @@ def test_motion_far_larger_than_an_overlap_is_found():
         centre = extent * rng.uniform(0.15, 0.85, 3)
         gaps = ((points - centre) ** 2).sum(axis=-1)
         values += rng.uniform(0.5, 2) * np.exp(-0.5 * gaps / rng.uniform(5, 10) ** 2)
-    motion = np.zeros((3, *grid.shape), np.float32)
-    motion[1] = 20 / (1 + np.exp((extent[0] / 2 - points[..., 0]) / 18))
-    pulled = kernels.warp(values, grid, motion, grid, grid, fill=0.0)
+    truth = np.zeros((3, *grid.shape), np.float32)
+    axis, lengths = motion(points, extent)
+    truth[axis] = lengths
+    pulled = kernels.warp(values, grid, truth, grid, grid, fill=0.0)
     fixed, moving = (
         xr.DataArray(v.astype("f4"), coordinates(grid), grid.dims)
         for v in (pulled, values)
@@ -351,6 +372,6 @@ def test_motion_far_larger_than_an_overlap_is_found():
     field = fixed.dreg.register(moving, block_shape=24, progress=False)
     inside = pulled > 0.3 * pulled.max()
     found = field.dreg.transform_points(points[inside]) - points[inside]
-    error = np.linalg.norm(found - motion[:, inside].T, axis=1)
-    assert np.median(error) < 0.75
-    assert np.percentile(error, 95) < 3
+    error = np.linalg.norm(found - truth[:, inside].T, axis=1)
+    assert np.median(error) < median
+    assert np.percentile(error, 95) < most

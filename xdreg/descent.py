@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Kernel = Callable[[int, int, Array, Array, NDArray[np.float64]], None]
 
 #: Iterations over which the slope of the energy is taken.
-SLOPE_WINDOW = 4
+SLOPE_WINDOW = 5
 
 #: A step has done its work when the energy rises by less than this per iteration.
 LEAST_SLOPE = 2e-3

@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 #: Asks for an image's own unit of length; None asks for an image without units.
 OWN_UNITS = "own"
 
-#: A look at the whole image is a look at a level of at most so many voxels. Deformable
-#: stages begin there: what is left after the affine stage is small against the image,
-#: and coarser levels know too little of it.
+#: A look at the whole image is a look at a level of at most so many voxels.
 OVERVIEW_VOXELS = 64**3
+
+#: Deformable stages begin at a level of at most so many voxels: there motion of a
+#: quarter of the image is a few voxels, and coarser levels know too little of it.
+START_VOXELS = {2: 2**18, 3: 2**16}
+
+#: Levels are made until the longest axis has at most so many voxels.
+COARSEST = {2: 64, 3: 32}
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,11 @@ class Pyramid:
     def overview(self) -> int:
         """The level on which a look at the whole image costs little."""
         return self.level_within(OVERVIEW_VOXELS)
+
+    @property
+    def start(self) -> int:
+        """The level at which deformable stages begin."""
+        return self.level_within(START_VOXELS[self.grids[0].ndim])
 
     def bytes_made(self, level: int) -> int:
         """Return what levels take that must be made to have one of them, in bytes."""
@@ -130,7 +140,7 @@ def build_pyramid(
     grids = [grid_of(level, name) for level in levels]
     target = grids[0].units if units == OWN_UNITS else units
     grids = [grid.to_units(target, name) for grid in grids]
-    for factors in pyramid_factors(grids[-1]):
+    for factors in pyramid_factors(grids[-1], COARSEST[grids[-1].ndim]):
         grids.append(grids[-1].coarsen(factors))
         arrays.append(None)
     return Pyramid(tuple(arrays), tuple(grids))

@@ -59,7 +59,7 @@ def stages_of(preset: str, fixed: Any) -> Any:
     if preset == PRESETS[1]:
         pyramid = build_pyramid(image_levels(fixed, "fixed"), "fixed")
         finest = pyramid.level_within(QUICK_VOXELS)
-        coarse = range(pyramid.overview, finest - 1, -1)
+        coarse = range(pyramid.start, finest - 1, -1)
         return [Affine(), *(LocalCorrelation(level=level) for level in coarse)]
     return {
         PRESETS[2]: [Affine(), BSpline()],

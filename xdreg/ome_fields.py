@@ -154,7 +154,7 @@ def _lay_out_field(path: Path, part: FieldPart) -> str:
         version="0.6",
         metadata_only=True,
         consolidate_metadata=False,
-        **compression(image.data.dtype, "0.6"),
+        **compression("0.6"),
     )
     group = zarr.open_group((path / part.location).absolute(), mode="r+")
     metadata: Any = group.attrs["ome"]

@@ -250,28 +250,26 @@ def lay_out(path: Path, layout: Layout) -> None:
         version=version,
         metadata_only=True,
         consolidate_metadata=False,
-        **compression(image.dtype, version),
+        **compression(version),
     )
 
 
-def compression(dtype: np.dtype[Any], version: str) -> dict[str, Any]:
-    """Return the options of a store whose chunks are compressed with Blosc and LZ4.
+def compression(version: str) -> dict[str, Any]:
+    """Return the options of a store whose chunks are compressed fast by Zstandard.
 
-    Bytes of equal significance together: LZ4 then makes about as little of images and
-    fields as Zstandard of the plain bytes, at several times the speed either way.
+    Level 1 takes about a third of the time of the default, for a tenth more of size.
+    Blosc would be faster still, but numcodecs decodes a chunk that is cut off without
+    an error, to whatever lies behind it.
 
     Parameters
     ----------
-    dtype
-        Of what is stored.
     version
-        Of OME-Zarr, which tells the format of Zarr.
+        Of OME-Zarr, which tells the format of Zarr; chunks of the later have checksums.
     """
-    codec: dict[str, Any] = {"cname": "lz4", "clevel": 5, "blocksize": 0}
     if version == "0.4":
-        return {"compressor": {"id": "blosc", "shuffle": 1, **codec}}
-    codec |= {"shuffle": "shuffle", "typesize": dtype.itemsize}
-    return {"compressors": [{"name": "blosc", "configuration": codec}]}
+        return {"compressor": {"id": "zstd", "level": 1}}
+    codec = {"level": 1, "checksum": True}
+    return {"compressors": [{"name": "zstd", "configuration": codec}]}
 
 
 def _step_and_start(image: xr.DataArray, dim: str) -> tuple[float, float]:

@@ -59,7 +59,8 @@ class Output:
             return zarr.open_array(self.folder / path, mode="r+")
         self._send(root=False)
         place = f"{self._url}/{path}"
-        return zarr.open_array(place, mode="r+", storage_options=self._options)
+        options = self._options or None  # Else refused where nobody takes them.
+        return zarr.open_array(place, mode="r+", storage_options=options)
 
     def finish(self) -> None:
         """Send the rest, last what makes the store one, where it is not local."""

@@ -350,13 +350,15 @@ def make_plan(
     moving_pyramid = build_pyramid(moving_levels, "moving", grid.units)
     linear_level = fixed_pyramid.level_within(LINEAR_VOXELS[grid.ndim])
     if stages is None:
-        coarsest = fixed_pyramid.overview
         first: list[Stage] = (
             [Affine()] if metric in (*OWN_METRICS, "auto") else [Rigid(), Affine()]
         )
         chosen = [] if initial_is_field else first
         # Only elastix knows squared differences.
         deformable = BSpline if metric == "msd" else LocalCorrelation
+        # What elastix cannot do in a moment it need not do at more levels than it must.
+        by_spline = deformable is BSpline
+        coarsest = fixed_pyramid.overview if by_spline else fixed_pyramid.start
         chosen += [deformable(level=level) for level in range(coarsest, -1, -1)]
     else:
         several = isinstance(stages, Iterable) and not callable(stages)

@@ -444,11 +444,17 @@ class Run:
             options["threads"] = max(1, CPU_COUNT // stage.partition.size)
         return options
 
-    @staticmethod
     def _check_any(
-        records: NDArray[np.float32], number: int, stage: PlannedStage, errors: Path
+        self,
+        records: NDArray[np.float32],
+        number: int,
+        stage: PlannedStage,
+        errors: Path,
     ) -> None:
-        """Stop where blocks failed in the method and none succeeded; else warn."""
+        """Stop where blocks failed in the method and none succeeded; else warn.
+
+        A coarse stage that has nothing to improve is none to worry about.
+        """
         status = records[..., 0]
         failed = np.isin(status, (BlockStatus.CRASHED, BlockStatus.TIMEOUT))
         if (status == BlockStatus.SUCCESS).any():
@@ -467,6 +473,9 @@ class Run:
             error = MethodError(msg)
             error.add_note(text)
             raise error
+        if (status == BlockStatus.NOT_IMPROVED).all() and stage != self.plan.stages[-1]:
+            _log.info("no block of %s improves on the stage before", label)
+            return
         found = sorted({BlockStatus(int(v)).meaning for v in status.ravel()})
         warnings.warn(
             f"no block of {label} contributes, they are {', '.join(found)}; the field "
