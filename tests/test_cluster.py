@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -229,3 +230,17 @@ def test_a_worker_of_one_gigabyte(tmp_path):
         same(fixed.dreg.register(moving, **options), local)
         assert set(client.scheduler_info()["workers"]) == before
     assert status_counts(local)["success"] > 0
+
+
+def test_a_cluster_without_workers_is_told_of(expected):
+    """The run waits, and goes on with the first one that comes."""
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster,
+        Client(cluster),
+    ):
+        comes = threading.Timer(1.0, cluster.scale, [1])
+        comes.start()
+        with pytest.warns(UserWarning, match="the cluster has no workers yet"):
+            field = run("none", isolated=False)
+        comes.join()
+    same(field, expected[1])

@@ -43,6 +43,14 @@ class Opaque:
         return ("xdreg.Opaque", self.step, dask.base.tokenize(self.value))
 
 
+def has_workers() -> bool:
+    """Tell whether the active scheduler has anyone to work; a cluster may not yet."""
+    client = getattr(dask.base.get_scheduler(), "__self__", None)
+    if client is None or not hasattr(client, "nthreads") or client.asynchronous:
+        return True
+    return bool(client.nthreads())
+
+
 def map_over_blocks(
     function: BlockFunction,
     task: BlockTask,

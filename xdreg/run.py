@@ -28,7 +28,7 @@ from xdreg.field import assemble_field, open_displacement
 from xdreg.inputs import describe_stage
 from xdreg.isolation import Isolated
 from xdreg.local_correlation import safer
-from xdreg.mapping import Opaque, map_over_blocks
+from xdreg.mapping import Opaque, has_workers, map_over_blocks
 from xdreg.options import Custom, Linear, LocalCorrelation
 from xdreg.planning import Plan, PlannedStage
 from xdreg.pose import DOUBTFUL, Pose, pose_text
@@ -106,6 +106,12 @@ class Run:
                 raise
 
     def _execute(self, lines: StageProgress) -> xr.Dataset:
+        if not has_workers():
+            warnings.warn(
+                "the cluster has no workers yet, and the run waits for them; see "
+                "client.cluster, or close the client to run on this machine",
+                stacklevel=4,
+            )
         for source in (self.fixed, self.moving):
             source.check()
         state = self._initial_state()
