@@ -59,14 +59,13 @@ def demo(
         check_target(path, overwrite=overwrite)
     check_file(picture, overwrite=overwrite)
     pair = phantom_pair((72, 88, 104), amplitude=5.0)
-    with working("making the pair", enabled=progress):
-        for image, path in zip((pair.fixed, pair.moving), paths, strict=False):
-            write_ome_zarr(image, path, overwrite=overwrite)
+    for image, path in zip((pair.fixed, pair.moving), paths, strict=False):
+        write_ome_zarr(image, path, overwrite=overwrite, progress=progress)
     fixed, moving = open_ome_zarr(paths[0]), open_ome_zarr(paths[1])
     field = register(fixed, moving, block_shape=56, progress=progress)
-    with working("writing", enabled=progress):
-        save_field(field, paths[2], overwrite=overwrite)
-        warp_to(field, moving, paths[3], overwrite=overwrite)
+    save_field(field, paths[2], overwrite=overwrite, progress=progress)
+    warp_to(field, moving, paths[3], overwrite=overwrite, progress=progress)
+    with working("comparing", enabled=progress):
         before, after = _errors(field, pair)
         found = agreement(field, *(image_levels(v, "image") for v in (fixed, moving)))
         drawn = _draw(field, fixed, moving, picture, overwrite=overwrite)

@@ -56,9 +56,8 @@ def invert(
 
     check_target(output, overwrite=overwrite)
     image = None if like is None else open_path(like)
-    with working("inverting", enabled=progress):
-        made = inverse(open_field(field), image, step=step)
-        save_field(made, output, overwrite=overwrite)
+    made = inverse(open_field(field), image, step=step)
+    save_field(made, output, overwrite=overwrite, progress=progress)
     found = open_field(output)
     units = found["displacement"].attrs.get("units")
     counts = status_counts(found)

@@ -163,10 +163,8 @@ def _run(
         retry=given["retry"] or (),
         progress=progress,
     )
-    with working("writing the field", enabled=progress):
-        save_field(field, targets[0], overwrite=overwrite)
-    with working("warping", enabled=progress):
-        warp_to(field, images[1], targets[1], overwrite=overwrite)
+    save_field(field, targets[0], overwrite=overwrite, progress=progress)
+    warp_to(field, images[1], targets[1], overwrite=overwrite, progress=progress)
     with working("comparing", enabled=progress):
         found = agreement(
             field,

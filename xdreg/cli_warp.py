@@ -17,7 +17,6 @@ from xdreg.cli_common import (
 )
 from xdreg.errors import InputError
 from xdreg.paths import is_remote
-from xdreg.progress import working
 
 if TYPE_CHECKING:
     from xdreg.interpolation import Order
@@ -83,22 +82,22 @@ def warp(
     if label_rule != "nearest" and not labels:
         msg = f"--label-rule {label_rule} is for labels; add --labels"
         raise InputError(msg)
-    with working("warping", enabled=progress):
-        warp_to(
-            open_field(field),
-            open_path(moving),
-            output,
-            order=cast("Order", order),
-            labels=label_rule if labels else None,
-            like=None if like is None else open_path(like),
-            spacing=None if spacing is None else _numbers(spacing, "--spacing"),
-            region=None if region is None else dict(_part(text) for text in region),
-            fill_value=fill,
-            levels_from="moving" if all_levels else "finest",
-            levels=levels,
-            chunks=chunks,
-            overwrite=overwrite,
-        )
+    warp_to(
+        open_field(field),
+        open_path(moving),
+        output,
+        progress=progress,
+        order=cast("Order", order),
+        labels=label_rule if labels else None,
+        like=None if like is None else open_path(like),
+        spacing=None if spacing is None else _numbers(spacing, "--spacing"),
+        region=None if region is None else dict(_part(text) for text in region),
+        fill_value=fill,
+        levels_from="moving" if all_levels else "finest",
+        levels=levels,
+        chunks=chunks,
+        overwrite=overwrite,
+    )
     answer({"moved": output}, {"wrote": output}, as_json=as_json)
 
 

@@ -37,6 +37,7 @@ from xdreg.ome_zarr_writer import write_ome_zarr
 from xdreg.options import Linear
 from xdreg.outputs import new_store
 from xdreg.paths import as_address
+from xdreg.progress import working
 from xdreg.readers import FieldReader, source_of
 
 if TYPE_CHECKING:
@@ -219,6 +220,7 @@ def save_field(
     affine: bool = False,
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
+    progress: bool = True,
 ) -> None:
     """Write a field as OME-Zarr 0.6, with RFC-5 transformation metadata.
 
@@ -243,6 +245,8 @@ def save_field(
         Replace what is there.
     storage_options
         For a URL, passed to fsspec.
+    progress
+        Show how far it is, on a terminal and in a notebook.
 
     Raises
     ------
@@ -279,9 +283,10 @@ def save_field(
         most = (grid.ndim, *(FIELD_CHUNK[grid.ndim],) * grid.ndim)
         chunks = tuple(min(a, b) for a, b in zip(values.chunksize, most, strict=True))
         parts.append(FieldPart(_NAMES[back], grid, chunks, matrix))
-    with new_store(
-        path, overwrite=overwrite, storage_options=storage_options
-    ) as output:
+    with (
+        working("writing", enabled=progress),
+        new_store(path, overwrite=overwrite, storage_options=storage_options) as output,
+    ):
         written = []
         for values, place in zip(
             data, write_field_metadata(output.folder, *parts), strict=True
@@ -308,9 +313,9 @@ def save(
     path
         Directory or URL to write; it appears whole or not at all.
     **options
-        ``overwrite`` and, for a URL, ``storage_options``; for fields also ``inverse``
-        and ``affine``; for images ``version``, ``levels``, ``chunks``, ``labels``,
-        ``name``.
+        ``overwrite``, ``progress`` and, for a URL, ``storage_options``; for fields also
+        ``inverse`` and ``affine``; for images ``version``, ``levels``, ``chunks``,
+        ``labels``, ``name``.
 
     Raises
     ------

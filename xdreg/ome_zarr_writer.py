@@ -21,6 +21,7 @@ from xdreg.errors import InputError
 from xdreg.grid import UNIT_METRES, Grid
 from xdreg.ome_zarr import lazy_zarr
 from xdreg.outputs import new_store
+from xdreg.progress import working
 from xdreg.pyramid import downsample, pyramid_factors
 
 Version = Literal["0.4", "0.5", "0.6"]
@@ -40,6 +41,7 @@ def write_ome_zarr(
     overwrite: bool = False,
     name: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    progress: bool = True,
 ) -> None:
     """Write an image as OME-Zarr with its pyramid, never more than chunks in memory.
 
@@ -64,6 +66,8 @@ def write_ome_zarr(
         Name of the image; by default the one it has.
     storage_options
         For a URL, passed to fsspec.
+    progress
+        Show how far it is, on a terminal and in a notebook.
 
     Raises
     ------
@@ -82,9 +86,10 @@ def write_ome_zarr(
     ...     write_ome_zarr(image, f"{folder}/eye.ome.zarr")
     """
     layout = make_layout(image, version, levels, chunks, name)
-    with new_store(
-        path, overwrite=overwrite, storage_options=storage_options
-    ) as output:
+    with (
+        working("writing", enabled=progress),
+        new_store(path, overwrite=overwrite, storage_options=storage_options) as output,
+    ):
         lay_out(output.folder, layout)
         source = dask.array.asarray(layout.image.data)
         for number in range(len(layout.grids)):

@@ -26,6 +26,7 @@ from xdreg.errors import InputError
 from xdreg.mapping import MOST_TASKS, Opaque
 from xdreg.multiscale import image_levels
 from xdreg.ome_zarr_writer import lay_out, level_path, make_layout
+from xdreg.progress import working
 from xdreg.pyramid import downsample
 from xdreg.resampling import CHUNK, How, make_pulling, warped_like
 from xdreg.resumable import checksum, resumable_store
@@ -71,6 +72,7 @@ def warp_to(
     name: str | None = None,
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
+    progress: bool = True,
 ) -> None:
     """Resample the moving image onto the fixed grid, or another, into an OME-Zarr.
 
@@ -96,7 +98,7 @@ def warp_to(
         finer, the level is built from the one before. ``"finest"`` resamples the
         finest level of the moving image, and builds each coarser one from the one
         before: as `save` does, by means, of labels by taking one of each group.
-    levels, chunks, version, name, overwrite, storage_options
+    levels, chunks, version, name, overwrite, storage_options, progress
         As in `save`.
 
     Raises
@@ -135,9 +137,12 @@ def warp_to(
         for source, grid in zip(sources, layout.grids, strict=True)
     ]
     description = _description(layout, pullings)
-    with resumable_store(
-        path, description, overwrite=overwrite, storage_options=storage_options
-    ) as (output, journal):
+    with (
+        working("warping", enabled=progress),
+        resumable_store(
+            path, description, overwrite=overwrite, storage_options=storage_options
+        ) as (output, journal),
+    ):
         # Laid out elsewhere, so that chunks which are there stay.
         with tempfile.TemporaryDirectory(prefix="xdreg-") as scratch:
             lay_out(Path(scratch) / "store", layout)
