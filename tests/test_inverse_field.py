@@ -9,7 +9,14 @@ import xarray as xr
 import xdreg
 from tests.fields import Known, Watched, folding, image, moving_like, unreadable
 from xdreg import inverse_field, kernels
-from xdreg.field import field_grid, fixed_grid, make_field, moving_grid, status_counts
+from xdreg.field import (
+    field_grid,
+    fixed_grid,
+    make_field,
+    moving_grid,
+    open_displacement,
+    status_counts,
+)
 from xdreg.grid import Grid
 from xdreg.inversion import fit_affine
 from xdreg.preimage import Preimage, affine_part
@@ -246,3 +253,16 @@ def test_registering_tells_the_moving_grid():
     inverse = field.dreg.inverse()
     moved = inverse.dreg.warp(pair.fixed)
     assert moved.shape == pair.moving.shape
+
+
+def test_points_of_a_field_are_the_same_wherever_it_lies(tmp_path):
+    known = Known(3, 20)
+    known.field.dreg.to_ome_zarr(tmp_path / "field.zarr")
+    stored = xdreg.open_field(tmp_path / "field.zarr")
+    fields = (known.field.load(), stored, stored.map(lambda v: v + 0))
+    readers = [open_displacement(field) for field in fields]
+    assert len({type(reader.source) for reader in readers}) == 3
+    index = np.array([[0, 0, 0], [3, 1, 4], np.array(known.grid.shape) - 1])
+    expected = known.field.displacement.values[:, *index.T].T
+    for reader in readers:
+        np.testing.assert_array_equal(reader.read_points(index), expected)

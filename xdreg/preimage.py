@@ -52,12 +52,7 @@ def affine_part(reader: FieldReader) -> NDArray[np.float64]:
         for n in reader.grid.shape
     ]
     index = np.array(list(itertools.product(*places)))
-    values = np.stack(
-        [
-            reader.read([slice(i, i + 1) for i in row])[0].reshape(-1)
-            for row in index.tolist()
-        ]
-    )
+    values = reader.read_points(index)
     known = np.isfinite(values).all(axis=1)
     index, values = index[known], values[known]
     if not known.any():

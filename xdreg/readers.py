@@ -339,6 +339,17 @@ class FieldReader:
         values = np.asarray(self.source[(slice(None), *window)], np.float32)
         return values, self.grid.window(window)
 
+    def read_points(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Read points ``(n, ndim)`` of the field, which ``index (n, ndim)`` counts."""
+        components = np.arange(self.grid.ndim)[None]
+        each = (components, *(axis[:, None] for axis in index.T))
+        if isinstance(self.source, np.ndarray):
+            return np.asarray(self.source[each], np.float32)
+        if hasattr(self.source, "vindex"):  # of Zarr: each chunk once
+            return np.asarray(self.source.vindex[each], np.float32)
+        single = [[slice(i, i + 1) for i in row] for row in index.tolist()]
+        return np.stack([self.read(window)[0].reshape(-1) for window in single])
+
 
 def _corners(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     lower = np.asarray(grid.origin)
