@@ -134,6 +134,7 @@ def _together(
     numbers = np.flatnonzero(which)
     cell = np.floor(grid.physical_to_index(points[numbers]) / TOGETHER)
     _, group = np.unique(cell, axis=0, return_inverse=True)
+    group = group.reshape(-1)  # NumPy 2.0 gives it another axis.
     order = np.argsort(group, kind="stable")
     ends = np.flatnonzero(np.diff(group[order])) + 1
     yield from (part for part in np.split(numbers[order], ends) if part.size)
