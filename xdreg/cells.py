@@ -1,4 +1,4 @@
-"""The eight voxels around a position of the engine's arrays, compiled.
+"""The eight voxels around a position, and the value between them, compiled.
 
 For arrays laid out flat: an offset that is known not to be negative, unsigned, needs no
 test.
@@ -34,3 +34,18 @@ def cell_steps(shape, components):  # type: ignore[no-untyped-def]
         np.uintp(components * nx if ny > 1 else 0),
         np.uintp(components if nx > 1 else 0),
     )
+
+
+@compiled
+def between(values, at, steps, place):  # type: ignore[no-untyped-def]
+    """Interpolate linearly in the cell that begins at offset ``at``."""
+    dz, dy, dx = steps
+    fz, fy, fx = place
+    a, b = values[at], values[at + dy]
+    c, d = values[at + dz], values[at + dz + dy]
+    a += fx * (values[at + dx] - a)
+    b += fx * (values[at + dy + dx] - b)
+    c += fx * (values[at + dz + dx] - c)
+    d += fx * (values[at + dz + dy + dx] - d)
+    near, far = a + fy * (b - a), c + fy * (d - c)
+    return near + fz * (far - near)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xdreg.cells import cell, cell_steps
+from xdreg.cells import between, cell, cell_steps
 from xdreg.filters import compiled, sum_boxes, sum_ring
 from xdreg.terms import NO_TENSOR, Terms
 
@@ -137,7 +137,7 @@ def _pull(start, stop, displacement, moving, out):  # type: ignore[no-untyped-de
     """Sample ``moving`` at every voxel plus its displacement; NaN outside."""
     nz, ny, nx = moving.shape
     values = moving.reshape(-1)
-    dz, dy, dx = cell_steps(moving.shape, 1)
+    steps = cell_steps(moving.shape, 1)
     half = np.float32(0.5)
     for k in range(start, stop):
         for j in range(ny):
@@ -149,16 +149,9 @@ def _pull(start, stop, displacement, moving, out):  # type: ignore[no-untyped-de
                 y, fy, by = cell(py, ny)
                 x, fx, bx = cell(px, nx)
                 at = np.uintp((z * ny + y) * nx + x)
-                a, b = values[at], values[at + dy]
-                c, d = values[at + dz], values[at + dz + dy]
-                a += fx * (values[at + dx] - a)
-                b += fx * (values[at + dy + dx] - b)
-                c += fx * (values[at + dz + dx] - c)
-                d += fx * (values[at + dz + dy + dx] - d)
-                near, far = a + fy * (b - a), c + fy * (d - c)
+                value = between(values, at, steps, (fz, fy, fx))
                 # Inside is up to the voxel's edge.
                 inside = bz <= half and by <= half and bx <= half
-                value = near + fz * (far - near)
                 out[k, j, i] = value if inside else np.float32(np.nan)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import numba
 import numpy as np
 
-from xdreg.cells import cell, cell_steps
+from xdreg.cells import between, cell, cell_steps
 from xdreg.grid import Grid
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _pull_linear(image, field, cells, places, start, scale, out):  # type: ignor
     """
     nz, ny, nx = image.shape
     values = image.reshape(-1)
-    dz, dy, dx = cell_steps(image.shape, 1)
+    steps = cell_steps(image.shape, 1)
     row = np.empty((3, field.shape[3]), np.float32)
     last, one = field.shape[3] - 1, np.float32(1)
     for k in range(out.shape[0]):
@@ -145,14 +145,7 @@ def _pull_linear(image, field, cells, places, start, scale, out):  # type: ignor
                 if not (beyond_z <= 0.5 and beyond_y <= 0.5 and beyond_x <= 0.5):
                     continue
                 at = np.uintp((z * ny + y) * nx + x)
-                a, b = values[at], values[at + dy]
-                c, d = values[at + dz], values[at + dz + dy]
-                a += wx * (values[at + dx] - a)
-                b += wx * (values[at + dy + dx] - b)
-                c += wx * (values[at + dz + dx] - c)
-                d += wx * (values[at + dz + dy + dx] - d)
-                near, far = a + wy * (b - a), c + wy * (d - c)
-                out[k, j, i] = near + wz * (far - near)
+                out[k, j, i] = between(values, at, steps, (wz, wy, wx))
 
 
 @_compiled

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 
+from xdreg.cells import cell_steps
 from xdreg.filters import FAST
 
 if TYPE_CHECKING:
@@ -70,10 +71,7 @@ def _place(shape, q):  # type: ignore[no-untyped-def]
     x, fx, ex = _cell_and_rest(q[2], nx)
     # Unsigned: a signed index costs a test for being negative.
     at = np.uintp(((z * ny + y) * nx + x) * 3)
-    dz = np.uintp(3 * ny * nx if nz > 1 else 0)
-    dy = np.uintp(3 * nx if ny > 1 else 0)
-    dx = np.uintp(3 if nx > 1 else 0)
-    return at, (dz, dy, dx), (fz, fy, fx), (ez, ey, ex)
+    return at, cell_steps(shape, 3), (fz, fy, fx), (ez, ey, ex)
 
 
 @_compiled

@@ -479,7 +479,8 @@ class Run:
             error = MethodError(msg)
             error.add_note(text)
             raise error
-        if (status == BlockStatus.NOT_IMPROVED).all() and stage != self.plan.stages[-1]:
+        coarse = number < len(self.plan.stages) - 1
+        if coarse and (status == BlockStatus.NOT_IMPROVED).all():
             _log.info("no block of %s improves on the stage before", label)
             return
         found = sorted({BlockStatus(int(v)).meaning for v in status.ravel()})
