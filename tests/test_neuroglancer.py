@@ -204,11 +204,14 @@ def test_command(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        link = process.stdout.readline().strip()
-        sources = {v["name"]: v["source"] for v in state_of(link)["layers"]}
-        url = sources["warped"].removeprefix("zarr://")
-        found = xdreg.open_ome_zarr(url, level=0).values
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        try:
+            link = process.stdout.readline().strip()
+            sources = {v["name"]: v["source"] for v in state_of(link)["layers"]}
+            url = sources["warped"].removeprefix("zarr://")
+            found = xdreg.open_ome_zarr(url, level=0).values
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()
     assert process.returncode == 0, errors
     np.testing.assert_array_equal(found, field.dreg.warp(images[1]).values)

@@ -20,7 +20,7 @@ from xdreg import bspline as _bspline
 from xdreg import processes
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import InputError, MethodError
-from xdreg.grid import Grid, checked_matrix
+from xdreg.grid import Grid, checked_matrix, positive_per_axis
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -236,7 +236,7 @@ def bspline(
             "the moving image onto the fixed one first"
         )
         raise InputError(msg)
-    knots = _per_axis(grid_spacing, grid)
+    knots = positive_per_axis(grid_spacing, grid.ndim, "grid_spacing")
     images: list[Any] = [
         *_prepared(fixed, grid, "fixed", metric, "bspline"),
         *_prepared(moving, grid, "moving", metric, "bspline"),
@@ -314,20 +314,6 @@ def _same_grid(a: Grid, b: Grid) -> bool:
         (np.abs(ends[0] - ends[2]) <= limit).all()
         and (np.abs(ends[1] - ends[3]) <= limit).all()
     )
-
-
-def _per_axis(value: float | Sequence[float], grid: Grid) -> tuple[float, ...]:
-    values = np.atleast_1d(np.asarray(value, dtype=np.float64))
-    if values.ndim != 1 or values.size not in (1, grid.ndim):
-        msg = (
-            f"grid_spacing must be one number or one for each of {grid.dims}, got "
-            f"{value}"
-        )
-        raise InputError(msg)
-    if not (np.isfinite(values).all() and (values > 0).all()):
-        msg = f"grid_spacing must be positive, got {value}"
-        raise InputError(msg)
-    return tuple(float(v) for v in np.broadcast_to(values, grid.ndim))
 
 
 def _prepared(

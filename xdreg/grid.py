@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -109,6 +109,18 @@ def is_finite(value: object) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
+
+
+def positive_per_axis(value: Any, ndim: int, name: str) -> tuple[float, ...]:
+    """Expand a number above zero, or one per dim, to one per axis."""
+    given = np.ravel(np.asarray(value, object)).tolist()
+    values = given * ndim if len(given) == 1 else given
+    if len(values) != ndim or not all(is_finite(v) and v > 0 for v in values):
+        msg = (
+            f"{name} must be a number above zero, or {ndim}, one per dim, got {value!r}"
+        )
+        raise InputError(msg)
+    return tuple(float(v) for v in values)
 
 
 def checked_matrix(matrix: ArrayLike, ndim: int, name: str) -> NDArray[np.float64]:
@@ -264,12 +276,16 @@ class Grid:
             origin=tuple(float(v) for v in self.index_to_physical(offset)),
         )
 
-    def every(self, steps: Sequence[int]) -> Grid:
-        """Return every ``steps``-th voxel, from the first to at least the last one."""
+    def every(self, steps: Sequence[float]) -> Grid:
+        """Return every ``steps``-th voxel, from the first to at least the last one.
+
+        With a step below one, points between them.
+        """
         return replace(
             self,
             shape=tuple(
-                -(-(n - 1) // k) + 1 for n, k in zip(self.shape, steps, strict=True)
+                math.ceil((n - 1) / k - 1e-6) + 1
+                for n, k in zip(self.shape, steps, strict=True)
             ),
             spacing=tuple(s * k for s, k in zip(self.spacing, steps, strict=True)),
         )

@@ -31,6 +31,11 @@ _compiled: Callable[..., Any] = numba.njit(
     cache=True, nogil=True, error_model="numpy", fastmath=FAST
 )
 
+#: What the innermost loop needs at once; left to itself LLVM calls it.
+_inlined: Callable[..., Any] = numba.njit(
+    nogil=True, error_model="numpy", fastmath=FAST, inline="always"
+)
+
 #: Largest residual that is left, in cells of the field.
 TOLERANCE = 1e-4
 
@@ -101,44 +106,56 @@ def _component(field, at, steps, place):  # type: ignore[no-untyped-def]
     return near + fz * (far - near), slopes, (zy, zx, (db - da) + fz * zyx, zyx)
 
 
-@_compiled
-def _evaluate(field, shape, linear, q):  # type: ignore[no-untyped-def]
-    """Return ``u(q)`` and the gradient of ``q + u(q)``, a row after another.
+@_inlined
+def _evaluate(field, shape, linear, t, q):  # type: ignore[no-untyped-def]
+    """Return by how much ``q + u(q)`` misses ``t``, and what that changes by.
 
     ``field``, ``(z, y, x, 3)`` laid out flat, is in cells; ``linear`` is the affine
     part less identity.
+
+    Returns
+    -------
+    residual : 3 numbers
+    gradient : 9 numbers
+        Of ``q + u(q)``, a row after another.
+    mixed : 3 of 4 numbers
+        Derivatives of the components of u as of `_component`.
+    place, rest : 3 numbers
+        As of `_place`.
     """
-    at, steps, place, (ez, ey, ex) = _place(shape, q)
-    uz, (zz, zy, zx), _ = _component(field, at, steps, place)
-    uy, (yz, yy, yx), _ = _component(field, at + np.uintp(1), steps, place)
-    ux, (xz, xy, xx), _ = _component(field, at + np.uintp(2), steps, place)
+    at, steps, place, rest = _place(shape, q)
+    uz, (zz, zy, zx), of_z = _component(field, at, steps, place)
+    uy, (yz, yy, yx), of_y = _component(field, at + np.uintp(1), steps, place)
+    ux, (xz, xy, xx), of_x = _component(field, at + np.uintp(2), steps, place)
+    f = (q[0] - t[0] + uz, q[1] - t[1] + uy, q[2] - t[2] + ux)
+    ez, ey, ex = rest
     # Beyond the last cell's continuation only the affine part goes on.
     if ez != 0.0:
-        zz, yz, xz = (
-            np.float32(linear[0, 0]),
-            np.float32(linear[1, 0]),
-            np.float32(linear[2, 0]),
-        )
+        zz, yz, xz = _column(linear, 0)
     if ey != 0.0:
-        zy, yy, xy = (
-            np.float32(linear[0, 1]),
-            np.float32(linear[1, 1]),
-            np.float32(linear[2, 1]),
-        )
+        zy, yy, xy = _column(linear, 1)
     if ex != 0.0:
-        zx, yx, xx = (
-            np.float32(linear[0, 2]),
-            np.float32(linear[1, 2]),
-            np.float32(linear[2, 2]),
+        zx, yx, xx = _column(linear, 2)
+    if ez != 0.0 or ey != 0.0 or ex != 0.0:
+        f = (
+            f[0] + linear[0, 0] * ez + linear[0, 1] * ey + linear[0, 2] * ex,
+            f[1] + linear[1, 0] * ez + linear[1, 1] * ey + linear[1, 2] * ex,
+            f[2] + linear[2, 0] * ez + linear[2, 1] * ey + linear[2, 2] * ex,
         )
-    beyond_z = linear[0, 0] * ez + linear[0, 1] * ey + linear[0, 2] * ex
-    beyond_y = linear[1, 0] * ez + linear[1, 1] * ey + linear[1, 2] * ex
-    beyond_x = linear[2, 0] * ez + linear[2, 1] * ey + linear[2, 2] * ex
-    unit = np.float32(1.0)
-    return (
-        (uz + beyond_z, uy + beyond_y, ux + beyond_x),
-        (zz + unit, zy, zx, yz, yy + unit, yx, xz, xy, xx + unit),
-    )
+    one = np.float32(1.0)
+    gradient = (zz + one, zy, zx, yz, yy + one, yx, xz, xy, xx + one)
+    residual = np.float32(f[0]), np.float32(f[1]), np.float32(f[2])
+    return residual, gradient, (of_z, of_y, of_x), place, rest
+
+
+@_compiled
+def _column(matrix, c):  # type: ignore[no-untyped-def]
+    return np.float32(matrix[0, c]), np.float32(matrix[1, c]), np.float32(matrix[2, c])
+
+
+@_compiled
+def _square(f):  # type: ignore[no-untyped-def]
+    return f[0] * f[0] + f[1] * f[1] + f[2] * f[2]
 
 
 @_compiled
@@ -177,22 +194,19 @@ def _solve(field, shape, linear, back, t, q):  # type: ignore[no-untyped-def]
     inverse : 9 numbers
         That of the gradient at ``q``.
     """
-    u, jacobian = _evaluate(field, shape, linear, q)
-    f = (q[0] + u[0] - t[0], q[1] + u[1] - t[1], q[2] + u[2] - t[2])
-    least = f[0] * f[0] + f[1] * f[1] + f[2] * f[2]
-    inverse, determinant = _inverse_matrix(jacobian)
+    f, gradient, _, _, _ = _evaluate(field, shape, linear, t, q)
+    least = _square(f)
+    inverse, determinant = _inverse_matrix(gradient)
     newton, scale = determinant > 0.0, 1.0
     for _ in range(MOST_STEPS):
         if least < TOLERANCE * TOLERANCE:
             return determinant > 0.0, q, f, inverse
         step = _times(inverse, f) if newton else _times(back, f)
         p = (q[0] - scale * step[0], q[1] - scale * step[1], q[2] - scale * step[2])
-        u, jacobian = _evaluate(field, shape, linear, p)
-        r = (p[0] + u[0] - t[0], p[1] + u[1] - t[1], p[2] + u[2] - t[2])
-        size = r[0] * r[0] + r[1] * r[1] + r[2] * r[2]
-        if size < least:
-            q, f, least = p, r, size
-            inverse, determinant = _inverse_matrix(jacobian)
+        r, gradient, _, _, _ = _evaluate(field, shape, linear, t, p)
+        if _square(r) < least:
+            q, f, least = p, r, _square(r)
+            inverse, determinant = _inverse_matrix(gradient)
             newton, scale = determinant > 0.0, 1.0
         else:
             scale *= 0.5
@@ -210,33 +224,35 @@ def _mixed(m, s):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _step_within(field, shape, t, q):  # type: ignore[no-untyped-def]
-    """Try a single step of Newton's method that does not leave its cell; as `_solve`.
+def _still(place, rest, step):  # type: ignore[no-untyped-def]
+    """Tell whether a step along an axis stays within a cell, or what continues it."""
+    if rest != 0.0:
+        return rest * (rest + step) > 0.0
+    return np.floor(place + step) == np.floor(place)
 
-    It cancels the residual up to the field's mixed derivatives, which are what remains:
-    there is no need to evaluate the field anew.
+
+@_inlined
+def _step_within(field, shape, linear, t, q):  # type: ignore[no-untyped-def]
+    """Take a step of Newton's method, and tell whether it ends well; as `_solve`.
+
+    Within a cell it cancels the residual up to the field's mixed derivatives, which are
+    what remains: there is no need to evaluate the field anew.
     """
-    at, steps, place, (ez, ey, ex) = _place(shape, q)
-    uz, (zz, zy, zx), of_z = _component(field, at, steps, place)
-    uy, (yz, yy, yx), of_y = _component(field, at + np.uintp(1), steps, place)
-    ux, (xz, xy, xx), of_x = _component(field, at + np.uintp(2), steps, place)
-    one = np.float32(1.0)
-    gradient = (zz + one, zy, zx, yz, yy + one, yx, xz, xy, xx + one)
+    f, gradient, mixed, place, rest = _evaluate(field, shape, linear, t, q)
     inverse, determinant = _inverse_matrix(gradient)
-    f = (
-        np.float32(q[0] - t[0] + uz),
-        np.float32(q[1] - t[1] + uy),
-        np.float32(q[2] - t[2] + ux),
-    )
-    s = _times(inverse, f)
-    s = (-s[0], -s[1], -s[2])
-    within = ez == 0.0 and ey == 0.0 and ex == 0.0 and determinant > 0.0
+    step = _times(inverse, f)
+    q = (q[0] - step[0], q[1] - step[1], q[2] - step[2])
+    within = determinant > 0.0
     for c in range(3):
-        within = within and 0.0 <= place[c] + s[c] <= 1.0
-    f = (_mixed(of_z, s), _mixed(of_y, s), _mixed(of_x, s))
-    square = f[0] * f[0] + f[1] * f[1] + f[2] * f[2]
-    found = within and square < TOLERANCE * TOLERANCE
-    return found, (q[0] + s[0], q[1] + s[1], q[2] + s[2]), f, inverse
+        within = within and _still(place[c], rest[c], -step[c])
+    zero = np.float32(0.0)
+    s = (
+        zero if rest[0] != 0.0 else -step[0],
+        zero if rest[1] != 0.0 else -step[1],
+        zero if rest[2] != 0.0 else -step[2],
+    )
+    f = (_mixed(mixed[0], s), _mixed(mixed[1], s), _mixed(mixed[2], s))
+    return within and _square(f) < TOLERANCE * TOLERANCE, q, f, inverse
 
 
 @_compiled
@@ -301,7 +317,11 @@ def solve_grid(  # type: ignore[no-untyped-def]
             # What the row before was off its affine part.
             q = (guess[0] + off[0], guess[1] + off[1], guess[2] + off[2])
             for i in range(nx):
-                found, p, f, inverse = _step_within(field, shape, t, q)
+                p = q
+                for _ in range(2):
+                    found, p, f, inverse = _step_within(field, shape, linear, t, p)
+                    if found:
+                        break
                 if found:
                     q = p
                 else:

@@ -12,7 +12,7 @@ import numpy as np
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
 from xdreg.field import fixed_grid
-from xdreg.grid import is_finite
+from xdreg.grid import is_finite, positive_per_axis
 from xdreg.multiscale import image_levels
 
 if TYPE_CHECKING:
@@ -64,15 +64,7 @@ def target_grid(
 
 
 def _respaced(grid: Grid, spacing: Any) -> Grid:
-    given = np.ravel(np.asarray(spacing, object)).tolist()
-    values = given * grid.ndim if len(given) == 1 else given
-    good = all(is_finite(v) and v > 0 for v in values)
-    if not good or len(values) != grid.ndim:
-        msg = (
-            f"spacing must be a number above zero, or {grid.ndim}, one per dim, got "
-            f"{spacing!r}"
-        )
-        raise InputError(msg)
+    values = positive_per_axis(spacing, grid.ndim, "spacing")
     lower, upper = grid.bounds
     shape = [
         max(math.ceil(extent / step - LEAST_VOXEL), 1)
@@ -81,7 +73,7 @@ def _respaced(grid: Grid, spacing: Any) -> Grid:
     return replace(
         grid,
         shape=tuple(shape),
-        spacing=tuple(float(v) for v in values),
+        spacing=values,
         origin=tuple(float(v) for v in lower + np.asarray(values, float) / 2),
     )
 

@@ -77,7 +77,7 @@ def inverted(field, **options):
 
 def inverses(name, field):
     """Print the inverse's figures, on the field's own spacing and on the image's."""
-    for step in (1, 2):
+    for step in (0.5, 1, 2):
         inverse, seconds = inverted(field, step=step)
         row(
             f"{name} inverse step {step}",
