@@ -40,15 +40,16 @@ def cube(size):
     return Grid(dims, (size,) * 3, (1.0,) * 3, (0.0,) * 3, "micrometer")
 
 
-def write_image(path, size):
-    """Write a cube of noise with its pyramid, once."""
+def write_image(path, size, smooth=1.5, values=8000):
+    """Write a cube of noise with its pyramid, once: numbers up to so many."""
     if path.exists():
         return
     rng = np.random.default_rng(0)
     noise = scipy.ndimage.gaussian_filter(
-        rng.normal(size=(TILE,) * 3), 1.5, mode="wrap"
+        rng.normal(size=(TILE,) * 3), smooth, mode="wrap"
     )
-    tile = (2000 + 6000 * noise / np.abs(noise).max()).clip(0).astype(np.uint16)
+    tile = (values * (0.25 + 0.75 * noise / np.abs(noise).max())).clip(0)
+    tile = tile.astype(np.uint16)
     data = dask.array.tile(dask.array.from_array(tile), [size // TILE] * 3)
     image = xr.DataArray(data, dims=("z", "y", "x")).assign_coords(
         coordinates(cube(size))
@@ -79,19 +80,23 @@ def write_field(path, size):
 
 @contextlib.contextmanager
 def stores(size):
-    """Yield paths of an image, of a field, and of a result that is to be written."""
+    """Yield paths of an image, a field, labels, and a result that is to be written."""
     kept = os.environ.get("XDREG_SCRATCH")
     with tempfile.TemporaryDirectory(dir=kept) as fresh:
         folder = Path(kept or fresh)
-        image, field = (folder / f"{n}_{size}.ome.zarr" for n in ("noise", "bend"))
+        names = ("noise", "bend", "regions")
+        image, field, regions = (folder / f"{n}_{size}.ome.zarr" for n in names)
         write_image(image, size)
+        # Seven labels, whose regions measure some twenty voxels.
+        write_image(regions, size, smooth=10, values=7)
         write_field(field, size)
-        yield str(image), str(field), str(Path(fresh) / "result.ome.zarr")
+        result = Path(fresh) / "result.ome.zarr"
+        yield tuple(map(str, (image, field, regions, result)))
 
 
 def throughput():
     """Print megavoxels a second, Zarr to Zarr, of one level and of a whole pyramid."""
-    with stores(FOUR_LEVELS) as (image, field, result):
+    with stores(FOUR_LEVELS) as (image, field, _, result):
         field, moving = xdreg.open_field(field), xdreg.open_ome_zarr(image)
         field.dreg.warp_to(moving, result, levels=1)  # compiled, and read once
         runs = {
@@ -134,9 +139,10 @@ def peaks():
             )
 
 
-def one_part(name, image, field, result):
+def one_part(name, image, field, regions, result):
     """Run a part, one task after the other; return what it held and how long."""
-    moving, opened = xdreg.open_ome_zarr(image), xdreg.open_field(field)
+    opened = xdreg.open_field(field)
+    moving = xdreg.open_ome_zarr(regions if name == "labels" else image)
     found = {}
     began = time.perf_counter()
     with dask.config.set(scheduler="synchronous"), peak_memory(found):
@@ -155,13 +161,8 @@ def cubic(field, moving, result):
 
 
 def labels(field, moving, result):
-    """Warp all levels by Gaussian votes, of labels with an outline everywhere."""
-    with xr.set_options(keep_attrs=True):
-        levels = [level // 1000 for level in image_levels(moving, "moving")]
-    tree = xr.DataTree.from_dict(
-        {f"scale{i}": xr.Dataset({"image": level}) for i, level in enumerate(levels)}
-    )
-    field.dreg.warp_to(tree, result, labels="gaussian", overwrite=True)
+    """Warp all levels by Gaussian votes."""
+    field.dreg.warp_to(moving, result, labels="gaussian", overwrite=True)
 
 
 def inverted(field, moving, result):
