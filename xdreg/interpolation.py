@@ -120,11 +120,9 @@ def warp(
         return out.reshape(target.shape)
     source = np.ascontiguousarray(lift(image))
     out = np.full(shape, fill, source.dtype)
-    gaussian = labels == "gaussian"
-    reach = REACH if gaussian else 1
     uniform = np.empty((2, *source.shape), np.bool_)
-    _find_uniform(source, reach, uniform)
-    _pull_votes(source, uniform[1], gaussian, *arguments, out)
+    _find_uniform(source, uniform)
+    _pull_votes(source, uniform[1], labels == "gaussian", *arguments, out)
     return out.reshape(target.shape)
 
 
@@ -286,8 +284,11 @@ def _pull_cubic(coefficients, known, field, cells, places, start, scale, out):  
 
 
 @_compiled
-def _find_uniform(labels, reach, uniform):  # type: ignore[no-untyped-def]
-    """Write into ``uniform[1]`` where all labels up to ``reach`` away are the same.
+def _find_uniform(labels, uniform):  # type: ignore[no-untyped-def]
+    """Write into ``uniform[1]`` where a label and its 26 neighbours are the same.
+
+    Together they have the majority, wherever in the voxel in the middle the place lies:
+    under the Gaussian at least 0.8 of what votes along an axis, which is 0.53 of all.
 
     Axis by axis: along each, what was uniform so far must be, and of the same label.
     """
@@ -299,7 +300,7 @@ def _find_uniform(labels, reach, uniform):  # type: ignore[no-untyped-def]
             for y in range(ny):
                 for x in range(nx):
                     same = True
-                    for step in range(-reach, reach + 1):
+                    for step in range(-1, 2):
                         k, j, i = z + step * dz, y + step * dy, x + step * dx
                         if 0 <= k < nz and 0 <= j < ny and 0 <= i < nx:
                             same &= uniform[0, k, j, i]
