@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import zarr
 
-from xdreg.block_array import BlockArray
+from xdreg.block_array import BlockArray, store_window
+from xdreg.workdir import open_array
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (2, 5, 4)])
@@ -22,6 +23,23 @@ def test_reads_what_was_stored_also_through_zarr(tmp_path, shape):
     stored = zarr.open_array(tmp_path / "a", mode="r")
     assert stored.shape == (3, 4, *shape)
     np.testing.assert_array_equal(stored[2, 1], values)
+
+
+def test_a_window_of_chunks_is_what_zarr_would_have_written(tmp_path):
+    arrays = [open_array(tmp_path / n, (3, 10, 7), (3, 4, 3), np.nan) for n in "ab"]
+    values = np.random.default_rng(0).random((3, 10, 7), np.float32)
+    for y in (slice(0, 4), slice(4, 10)):
+        for x in (slice(0, 3), slice(3, 6), slice(6, 7)):
+            window = (slice(0, 3), y, x)
+            store_window(arrays[0], window, values[window])
+            arrays[1][window] = values[window]
+    np.testing.assert_array_equal(arrays[0][:], values)
+    files = sorted(path.name for path in (tmp_path / "b").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "a").iterdir())
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (
+            tmp_path / "b" / name
+        ).read_bytes()
 
 
 def test_a_file_that_is_damaged_counts_as_none(tmp_path):

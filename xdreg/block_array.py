@@ -2,16 +2,17 @@
 
 Part of a run's work directory. On disk it is an uncompressed Zarr array of one chunk
 per block, with checksums, which any reader of Zarr opens; here its chunks are read and
-written as plain files, for through Zarr each costs a millisecond, and blending reads 27
-for every block.
+written as plain files. Through Zarr each costs a millisecond or two, for which a
+worker's threads queue up, and blending reads 27 for every block.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import google_crc32c
 import numpy as np
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    import zarr
     from numpy.typing import ArrayLike, NDArray
+    from zarr.storage import LocalStore
 
 
 #: Bytes of CRC-32C behind a chunk, least significant first, as in Zarr's codec.
@@ -36,6 +39,50 @@ _KEPT = 16_000_000
 def _checksum(values: bytes) -> bytes:
     number: int = google_crc32c.value(values)
     return number.to_bytes(_CHECKSUM, "little")
+
+
+def _store(file: Path, values: NDArray[np.float32]) -> None:
+    """Write a chunk's file, which appears whole or not at all."""
+    stored = values.tobytes()
+    partial = file.parent / f".{file.name}.{os.getpid()}.{threading.get_ident()}"
+    try:
+        partial.write_bytes(stored + _checksum(stored))
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def store_window(
+    array: zarr.Array[Any], window: Sequence[slice], values: NDArray[np.float32]
+) -> None:
+    """Write a window of whole chunks to an array of `open_array`, in their files.
+
+    Parameters
+    ----------
+    array
+        A float32 array in a directory, not compressed.
+    window
+        Begins at a chunk's border on every axis, and ends at one or with the array.
+    values
+        Of the window's shape.
+    """
+    folder = cast("LocalStore", array.store).root / array.path
+    sizes = array.chunks
+    ranges = (
+        range(part.start, part.stop, size)
+        for part, size in zip(window, sizes, strict=True)
+    )
+    for corner in itertools.product(*ranges):
+        chunk = np.full(sizes, array.fill_value, "<f4")
+        part = values[
+            tuple(
+                slice(first - w.start, first - w.start + size)
+                for first, w, size in zip(corner, window, sizes, strict=True)
+            )
+        ]
+        chunk[tuple(slice(n) for n in part.shape)] = part
+        place = (first // size for first, size in zip(corner, sizes, strict=True))
+        _store(folder / ".".join(map(str, place)), chunk)
 
 
 class BlockArray:
@@ -90,14 +137,8 @@ class BlockArray:
 
     def __setitem__(self, index: Sequence[int], values: ArrayLike) -> None:
         """Store a block's numbers; the file appears whole or not at all."""
-        stored = np.broadcast_to(np.asarray(values, "<f4"), self.shape).tobytes()
-        file = self._file(index)
-        partial = self.path / f".{file.name}.{os.getpid()}.{threading.get_ident()}"
-        try:
-            partial.write_bytes(stored + _checksum(stored))
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
+        whole = np.broadcast_to(np.asarray(values, "<f4"), self.shape)
+        _store(self._file(index), whole)
 
     def forget(self, index: Sequence[int]) -> None:
         """Remove what a block stored."""

@@ -173,7 +173,7 @@ class Partition:
                 raise InputError(msg)
         return cls(grid, tuple(shape), margins, steps)
 
-    @property
+    @functools.cached_property
     def counts(self) -> tuple[int, ...]:
         """Number of blocks per axis."""
         return tuple(
@@ -185,12 +185,12 @@ class Partition:
         """Number of blocks."""
         return math.prod(self.counts)
 
-    @property
+    @functools.cached_property
     def field_grid(self) -> Grid:
         """The grid of the stage's displacement field."""
         return self.grid.every(self.field_step)
 
-    @property
+    @functools.cached_property
     def field_chunks(self) -> tuple[int, ...]:
         """Field points in a core, per axis: the chunks of the stored field."""
         return tuple(

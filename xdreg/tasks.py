@@ -19,7 +19,7 @@ import xarray as xr
 
 from xdreg import kernels, metrics
 from xdreg.agreement import compare
-from xdreg.block_array import BlockArray, Remembering
+from xdreg.block_array import BlockArray, Remembering, store_window
 from xdreg.blocks import MOVING_MARGIN, BlockStatus, Partition, shared_part
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import (
@@ -592,9 +592,8 @@ def blend_block(index: tuple[int, ...], task: BlockTask) -> float:
             succeeded = True
     reach = np.abs(update).reshape(grid.ndim, -1).max(axis=1)
     before, before_grid = task.inputs.before.read_around(grid, reach)
-    task.field[(slice(None), *core)] = kernels.compose(
-        update, grid, before, before_grid
-    )
+    total = kernels.compose(update, grid, before, before_grid)
+    store_window(task.field, (slice(0, grid.ndim), *core), total)
     mixed = partition.weights(index, core) < 1
     result = float("nan")
     if succeeded and mixed.any():
