@@ -9,15 +9,18 @@ import threading
 import time
 from pathlib import Path
 
+import cloudpickle
 import dask
 import numpy as np
 import pytest
+import xarray as xr
 from distributed import Client, LocalCluster
 
 import xdreg
 from tests.hostile import hostile
 from tests.test_faults import pair
 from xdreg.field import status_counts
+from xdreg.tasks import RECORD
 
 OPTIONS = {"block_shape": 24, "metric": "ncc", "progress": False}
 
@@ -244,3 +247,20 @@ def test_a_cluster_without_workers_is_told_of(expected):
             field = run("none", isolated=False)
         comes.join()
     same(field, expected[1])
+
+
+def test_what_lies_in_memory_is_one_node_of_a_graph(monkeypatch):
+    """Blocks of images in memory do not each carry the images."""
+    fixed, _ = pair()
+    graphs = []
+    mapped = xr.map_blocks
+    monkeypatch.setattr(
+        xr, "map_blocks", lambda *a, **k: graphs.append(mapped(*a, **k)) or graphs[-1]
+    )
+    field = run("none")
+    assert graphs[0].size == 12 * len(RECORD)
+    graphs.append(field.dreg.statistics(block_shape=8)["max_displacement"])
+    for graph in graphs:
+        nodes = dict(graph.__dask_graph__()).values()
+        sizes = [len(cloudpickle.dumps(node)) for node in nodes]
+        assert sum(size > fixed.nbytes / 2 for size in sizes) <= 1, graph

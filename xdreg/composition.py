@@ -29,7 +29,7 @@ from xdreg.field import (
 )
 from xdreg.grid import Grid, checked_matrix, unit_ratio
 from xdreg.inversion import LEAST_VOLUME
-from xdreg.mapping import Opaque
+from xdreg.mapping import shared
 from xdreg.multiscale import image_levels
 from xdreg.preimage import affine_part
 
@@ -161,7 +161,7 @@ def compose(
         chunks=((grid.ndim,), *chunks),
         dtype=np.float32,
         meta=np.empty((0,) * (grid.ndim + 1), np.float32),
-        task=Opaque(_Task(tuple(moves), grid), "compose"),
+        task=shared(_Task(tuple(moves), grid), "compose"),
     )
     last = transforms[-1]
     moving = moving_grid(last) if isinstance(last, xr.Dataset) else None
@@ -237,12 +237,11 @@ class _Task:
     grid: Grid
 
 
-def _compose_chunk(task: Opaque, block_info: Any = None) -> NDArray[np.float32]:
+def _compose_chunk(task: _Task, block_info: Any = None) -> NDArray[np.float32]:
     """Send the points of one chunk through all transforms."""
-    whole: _Task = task.value
     window = [slice(*ends) for ends in block_info[None]["array-location"][1:]]
-    grid = whole.grid.window(window)
+    grid = task.grid.window(window)
     start = points = kernels.grid_points(grid)
-    for transform in whole.moves:
+    for transform in task.moves:
         points = transform.move(points)
     return (points - start).T.astype(np.float32).reshape(-1, *grid.shape)

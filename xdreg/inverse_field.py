@@ -29,7 +29,7 @@ from xdreg.field import (
     open_displacement,
 )
 from xdreg.grid import positive_per_axis
-from xdreg.mapping import Opaque
+from xdreg.mapping import shared
 from xdreg.multiscale import image_levels
 from xdreg.preimage import Preimage, affine_part
 from xdreg.provenance import manifest_of
@@ -160,45 +160,44 @@ def _solved_blocks(task: _Task) -> tuple[dask.array.Array, dask.array.Array]:
     """
     ndim = task.target.ndim
     chunks = dask.array.core.normalize_chunks(FIELD_CHUNK[ndim], task.target.shape)
-    hidden = Opaque(task, "inverse")
+    node = shared(task, "inverse")
     blocks = dask.array.map_blocks(
         _solve_block,
         chunks=tuple((1,) * len(sizes) for sizes in chunks),
         dtype=object,
         meta=np.empty((0,) * ndim, object),
-        task=hidden,
+        task=node,
         chunk=FIELD_CHUNK[ndim],
-        matrix=dask.delayed(_affine_part, pure=True)(hidden),
+        matrix=dask.delayed(_affine_part, pure=True)(node),
     )
-    shared = {"new_axis": 0, "dtype": np.float32, "meta": np.empty((0,) * (ndim + 1))}
+    alike = {"new_axis": 0, "dtype": np.float32, "meta": np.empty((0,) * (ndim + 1))}
     displacement = blocks.map_blocks(
-        _displacement_of, chunks=((ndim,), *chunks), **shared
+        _displacement_of, chunks=((ndim,), *chunks), **alike
     )
     count = len(INVERSE_DIAGNOSTICS)
     diagnostics = blocks.map_blocks(
-        _diagnostics_of, chunks=((count,), *blocks.chunks), **shared
+        _diagnostics_of, chunks=((count,), *blocks.chunks), **alike
     )
     return displacement, diagnostics
 
 
-def _affine_part(task: Opaque) -> NDArray[np.float64]:
-    return affine_part(task.value.reader)
+def _affine_part(task: _Task) -> NDArray[np.float64]:
+    return affine_part(task.reader)
 
 
 def _solve_block(
-    task: Opaque, chunk: int, matrix: NDArray[np.float64], block_info: Any = None
+    task: _Task, chunk: int, matrix: NDArray[np.float64], block_info: Any = None
 ) -> NDArray[Any]:
     """Solve one block."""
     index = block_info[None]["chunk-location"]
-    part: _Task = task.value
-    grid = part.target.window(
+    grid = task.target.window(
         [
             slice(i * chunk, min((i + 1) * chunk, n))
-            for i, n in zip(index, part.target.shape, strict=True)
+            for i, n in zip(index, task.target.shape, strict=True)
         ]
     )
     corners = grid.index_to_physical([[0] * grid.ndim, [n - 1 for n in grid.shape]])
-    window = Preimage(part.reader, part.fixed, matrix).window(*corners)
+    window = Preimage(task.reader, task.fixed, matrix).window(*corners)
     solution = window.solve_grid(grid)
     outside = float((solution.flags == newton.OUTSIDE).mean())
     folded = float((solution.flags == newton.FOLDED).mean())

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MOST_TASKS = 10_000
 
 
-class Opaque:
+class _Opaque:
     """Hides a value from Dask, which would take dataclasses apart.
 
     Its token names the step, for `xarray.map_blocks` leaves the function out of its
@@ -40,7 +40,27 @@ class Opaque:
 
     def __dask_tokenize__(self) -> object:
         """Identify by step and content."""
-        return ("xdreg.Opaque", self.step, dask.base.tokenize(self.value))
+        return ("xdreg.shared", self.step, dask.base.tokenize(self.value))
+
+
+def shared(value: Any, step: str) -> Any:
+    """Return a node of a graph, a `dask.delayed.Delayed`, that holds a value.
+
+    All tasks that use it depend on the one node, so that a worker receives it once: it
+    may hold whole images, where those are in memory.
+
+    Parameters
+    ----------
+    value
+        Anything that has a token and pickles.
+    step
+        What it is used for.
+    """
+    return dask.delayed(_value_of, pure=True)(_Opaque(value, step))
+
+
+def _value_of(opaque: _Opaque) -> Any:
+    return opaque.value
 
 
 def has_workers() -> bool:
@@ -101,7 +121,8 @@ def map_over_blocks(
         mapped = xr.map_blocks(
             _each,
             blocks,
-            kwargs={"task": Opaque(task, step), "function": function},
+            args=[_boxed(shared(task, step))],
+            kwargs={"function": function},
             template=template,
         )
         try:
@@ -113,6 +134,18 @@ def map_over_blocks(
             for index in killers:
                 give_up(index, task, str(error))
         attempt += 1
+
+
+def _boxed(node: Any) -> xr.DataArray:
+    """Return a node's value as an array without dimensions, which xarray passes on."""
+    box = dask.delayed(_box, pure=True)(node)
+    return xr.DataArray(dask.array.from_delayed(box, (), dtype=object))
+
+
+def _box(value: Any) -> NDArray[Any]:
+    box = np.empty((), object)
+    box[()] = value
+    return box
 
 
 def _killers(
@@ -130,14 +163,17 @@ def _killers(
     return list(itertools.product(*ranges))
 
 
-def _each(numbers: xr.DataArray, task: Opaque, function: BlockFunction) -> xr.DataArray:
+def _each(
+    numbers: xr.DataArray, boxed: xr.DataArray, function: BlockFunction
+) -> xr.DataArray:
     """Run the blocks that a chunk of numbers names; name the block where one fails."""
+    task: BlockTask = boxed.item()
     results = []
     for number in numbers.values.ravel():
-        unravelled = np.unravel_index(int(number), task.value.partition.counts)
+        unravelled = np.unravel_index(int(number), task.partition.counts)
         index = tuple(int(i) for i in unravelled)
         try:
-            results.append(function(index, task.value))
+            results.append(function(index, task))
         except Exception as error:
             error.add_note(f"in {function.__name__}, block {index}")
             raise

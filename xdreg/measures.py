@@ -21,7 +21,7 @@ from xdreg.field import (
     ordered_displacement,
 )
 from xdreg.grid import Grid
-from xdreg.mapping import Opaque
+from xdreg.mapping import shared
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -161,7 +161,7 @@ def statistics(
         chunks=((len(_STATISTICS),), *((1,) * n for n in counts)),
         dtype=np.float32,
         meta=np.empty((0,) * (grid.ndim + 1), np.float32),
-        task=Opaque(_Blocks(reader, shape), "statistics"),
+        blocks=shared(_Blocks(reader, shape), "statistics"),
     )
     dims = [f"block_{dim}" for dim in grid.dims]
     result = xr.Dataset()
@@ -185,10 +185,9 @@ class _Blocks:
     shape: tuple[int, ...]
 
 
-def _statistics_block(task: Opaque, block_info: Any = None) -> NDArray[np.float32]:
+def _statistics_block(blocks: _Blocks, block_info: Any = None) -> NDArray[np.float32]:
     """Measure one block."""
     index = block_info[None]["chunk-location"][1:]
-    blocks: _Blocks = task.value
     core = [
         slice(i * b, min((i + 1) * b, n))
         for i, b, n in zip(index, blocks.shape, blocks.reader.grid.shape, strict=True)
@@ -255,7 +254,7 @@ def consistency(field: xr.Dataset, inverse: xr.Dataset) -> xr.DataArray:
         chunks=chunks,
         dtype=np.float32,
         meta=np.empty((0,) * grid.ndim, np.float32),
-        task=Opaque(_RoundTrip(there, back, grid, known), "consistency"),
+        trip=shared(_RoundTrip(there, back, grid, known), "consistency"),
     )
     attrs = {"long_name": "distance of there and back again from the start"}
     if grid.units is not None:
@@ -273,8 +272,7 @@ class _RoundTrip:
     known: Grid
 
 
-def _consistency_chunk(task: Opaque, block_info: Any = None) -> NDArray[np.float32]:
-    trip: _RoundTrip = task.value
+def _consistency_chunk(trip: _RoundTrip, block_info: Any = None) -> NDArray[np.float32]:
     window = [slice(*ends) for ends in block_info[None]["array-location"]]
     grid = trip.grid.window(window)
     start = kernels.grid_points(grid)

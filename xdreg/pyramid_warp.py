@@ -23,7 +23,7 @@ from dask.base import tokenize
 
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
-from xdreg.mapping import MOST_TASKS, Opaque
+from xdreg.mapping import MOST_TASKS, shared
 from xdreg.multiscale import image_levels
 from xdreg.ome_zarr_writer import lay_out, level_path, make_layout
 from xdreg.progress import working
@@ -299,7 +299,7 @@ def _write_level(task: _Level, done: Mapping[str, int]) -> None:
     dask.array.map_blocks(
         _write_regions,
         numbers,
-        task=Opaque(task, f"warp_to {task.number}"),
+        level=shared(task, f"warp_to {task.number}"),
         chunks=(numbers.chunks[0], (1,)),
         dtype=bool,
         meta=np.empty((0, 0), bool),
@@ -310,9 +310,8 @@ def _name(task: _Level, number: int) -> str:
     return f"{task.number}.{number}"
 
 
-def _write_regions(numbers: NDArray[np.int64], task: Opaque) -> NDArray[np.bool_]:
+def _write_regions(numbers: NDArray[np.int64], level: _Level) -> NDArray[np.bool_]:
     """Write regions, given by number and by checksum where they are done, else -1."""
-    level: _Level = task.value
     for number, known in numbers.tolist():
         window = level.window(number)
         if known >= 0 and _is_intact(level, window, known):

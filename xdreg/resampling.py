@@ -18,7 +18,7 @@ from xdreg.errors import InputError
 from xdreg.field import field_grid, open_displacement
 from xdreg.grid import unit_ratio
 from xdreg.interpolation import Labels, Order
-from xdreg.mapping import Opaque
+from xdreg.mapping import shared
 from xdreg.multiscale import image_levels
 from xdreg.readers import image_reader
 from xdreg.targets import target_grid
@@ -117,7 +117,7 @@ def warp(
         chunks=(*((1,) * image.sizes[d] for d in pulling.others), *chunks),
         dtype=pulling.dtype,
         meta=np.empty((0,) * image.ndim, pulling.dtype),
-        pulling=Opaque(pulling, "warp"),
+        pulling=shared(pulling, "warp"),
     )
     result = warped_like(image, target, data)
     if template is not None:
@@ -247,14 +247,13 @@ def _joined(chunks: tuple[int, ...], most: int) -> tuple[int, ...]:
     return tuple(joined)
 
 
-def _warp_chunk(pulling: Opaque, block_info: Any = None) -> NDArray[Any]:
+def _warp_chunk(pulling: Pulling, block_info: Any = None) -> NDArray[Any]:
     """Make one chunk of the warped image."""
     location = block_info[None]["array-location"]
-    part: Pulling = pulling.value
-    ndim = part.target.ndim
+    ndim = pulling.target.ndim
     position = tuple(int(start) for start, _ in location[:-ndim])
     window = tuple(slice(int(a), int(b)) for a, b in location[-ndim:])
-    values = part.part(position, window)
+    values = pulling.part(position, window)
     return values.reshape((1,) * len(position) + values.shape)
 
 

@@ -28,7 +28,7 @@ from xdreg.field import assemble_field, open_displacement
 from xdreg.inputs import describe_stage
 from xdreg.isolation import Isolated
 from xdreg.local_correlation import safer
-from xdreg.mapping import Opaque, has_workers, map_over_blocks
+from xdreg.mapping import has_workers, map_over_blocks, shared
 from xdreg.options import Custom, Linear, LocalCorrelation
 from xdreg.planning import Plan, PlannedStage
 from xdreg.pose import DOUBTFUL, Pose, pose_text
@@ -169,8 +169,8 @@ class Run:
                 level = self.plan.fixed.overview
                 like = self.plan.moving.level_like(self.plan.fixed.grids[level])
                 levels = level, max(like, self.plan.moving.overview)
-            task = dask.delayed(_choice_task, pure=False)(
-                Opaque(self._inputs(*levels, state, linear=True), "choice"),
+            task = dask.delayed(whole.choose, pure=False)(
+                shared(self._inputs(*levels, state, linear=True), "choice"),
                 state.matrix,
                 kind=first.options.name if linear else "affine",
                 search=self.start is None and linear,
@@ -216,8 +216,8 @@ class Run:
             matrix, record = np.array(stored["matrix"]), stored["record"]
             pose = stored["pose"]
         else:
-            task = dask.delayed(_linear_task, pure=False)(
-                Opaque(inputs, "linear"),
+            task = dask.delayed(whole.register_linear, pure=False)(
+                shared(inputs, "linear"),
                 state.matrix,
                 kind=stage.options.name,
                 metric=stage.metric,
@@ -529,16 +529,6 @@ def _stop(task: BlockTask, stage: PlannedStage) -> None:
     task.stopped.touch()
     if stage.isolated:
         processes.shutdown()
-
-
-def _choice_task(inputs: Opaque, *arguments: Any, **options: Any) -> Any:
-    """Choose a metric on a worker."""
-    return whole.choose(inputs.value, *arguments, **options)
-
-
-def _linear_task(inputs: Opaque, *arguments: Any, **options: Any) -> Any:
-    """Run a linear stage on a worker."""
-    return whole.register_linear(inputs.value, *arguments, **options)
 
 
 def _method(stage: PlannedStage) -> Callable[..., Any]:
