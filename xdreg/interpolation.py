@@ -108,22 +108,52 @@ def warp(
         return kernels.warp(image, *geometry, order=0, fill=fill)
     if labels is None and order == 1:
         return kernels.warp(image, *geometry, order=1, fill=fill)
+    if labels is None:
+        return Spline(image, image_grid).warp(*geometry[1:], fill=fill)
     *axes, scale = per_axis(target, displacement_grid, image_grid)
     arguments = (lift_field(displacement), *map(tuple, axes), scale)
-    shape = (1, *target.shape) if target.ndim == 2 else target.shape
-    if labels is None:
-        values = np.array(lift(image), np.float32, order="C")
-        known = np.isfinite(values)
-        coefficients = spline_coefficients(values, known)
-        out = np.full(shape, fill, np.float32)
-        _pull_cubic(coefficients, known, *arguments, out)
-        return out.reshape(target.shape)
     source = np.ascontiguousarray(lift(image))
+    shape = (1, *target.shape) if target.ndim == 2 else target.shape
     out = np.full(shape, fill, source.dtype)
     uniform = np.empty((2, *source.shape), np.bool_)
     _find_uniform(source, uniform)
     _pull_votes(source, uniform[1], labels == "gaussian", *arguments, out)
     return out.reshape(target.shape)
+
+
+class Spline:
+    """An image as a cubic B-spline, to be resampled more than once.
+
+    Parameters
+    ----------
+    image : (*shape)
+        Numbers, or NaN.
+    grid
+        Its geometry.
+    """
+
+    def __init__(self, image: Array, grid: Grid) -> None:
+        self.grid = grid
+        values = np.array(lift(image), np.float32, order="C")
+        self._known = np.isfinite(values)
+        self._coefficients = spline_coefficients(values, self._known)
+
+    def warp(
+        self,
+        displacement: Array,
+        displacement_grid: Grid,
+        target: Grid,
+        *,
+        fill: float = np.nan,
+    ) -> Array:
+        """Resample onto a grid through a displacement field, as `warp`."""
+        *axes, scale = per_axis(target, displacement_grid, self.grid)
+        shape = (1, *target.shape) if target.ndim == 2 else target.shape
+        out = np.full(shape, fill, np.float32)
+        field = lift_field(displacement)
+        source = self._coefficients, self._known
+        _pull_cubic(*source, field, *map(tuple, axes), scale, out)
+        return out.reshape(target.shape)
 
 
 def spline_coefficients(values: Array, known: Array) -> Array:

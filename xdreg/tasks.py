@@ -29,6 +29,7 @@ from xdreg.errors import (
     StoreError,
     UnreadableError,
 )
+from xdreg.interpolation import Spline
 from xdreg.local_correlation import local_similarity
 from xdreg.options import OWN_METRICS
 from xdreg.workdir import intact
@@ -135,15 +136,17 @@ class Channel:
 
     fixed: NDArray[np.float32]
     moving: NDArray[np.float32]
-    moving_values: NDArray[np.float32]
+    source: Spline
 
 
 @dataclass(frozen=True)
 class Window:
     """Both images on one window: the moving one pulled through the field so far.
 
-    ``moving_values`` and ``moving_grid`` keep the part of the moving image that was
-    read, with a margin, to judge the result on. ``others`` are further channels.
+    By cubic B-splines, for the method interpolates once more: what linear interpolation
+    blurs here costs up to a tenth of the accuracy. ``source`` keeps the part of the
+    moving image that was read, with a margin, to judge the result on. ``others`` are
+    further channels.
     """
 
     grid: Grid
@@ -151,8 +154,7 @@ class Window:
     moving: NDArray[np.float32]
     fixed_mask: NDArray[np.bool_]
     moving_mask: NDArray[np.bool_]
-    moving_values: NDArray[np.float32]
-    moving_grid: Grid
+    source: Spline
     before: NDArray[np.float32]
     before_grid: Grid
     others: tuple[Channel, ...] = ()
@@ -185,8 +187,9 @@ def read_window(
     part = inputs.moving.grid.covering(lower - margin, upper + margin)
     if part is None:
         return BlockStatus.NO_OVERLAP
-    values, part_grid = inputs.moving.read_finite(part), inputs.moving.grid.window(part)
-    moving = kernels.warp(values, part_grid, before, before_grid, grid)
+    part_grid = inputs.moving.grid.window(part)
+    source = Spline(inputs.moving.read_finite(part), part_grid)
+    moving = source.warp(before, before_grid, grid)
     moving_mask = np.isfinite(moving)
     if inputs.moving_mask is not None:
         moving_mask &= inputs.moving_mask.read_mask(grid, before, before_grid)
@@ -194,8 +197,8 @@ def read_window(
         return BlockStatus.NO_OVERLAP
     others = []
     for one, other in inputs.others:
-        more = other.read_finite(part)
-        pulled = kernels.warp(more, part_grid, before, before_grid, grid)
+        more = Spline(other.read_finite(part), part_grid)
+        pulled = more.warp(before, before_grid, grid)
         others.append(Channel(one.read_finite(window), pulled, more))
         fixed_mask &= np.isfinite(others[-1].fixed)
         moving_mask &= np.isfinite(pulled)
@@ -210,8 +213,7 @@ def read_window(
         moving,
         fixed_mask,
         moving_mask,
-        values,
-        part_grid,
+        source,
         before,
         before_grid,
         tuple(others),
@@ -495,12 +497,7 @@ def judge(
     update = kernels.resample_displacement(patch, patch_grid, window.grid)
     total = kernels.compose(update, window.grid, window.before, window.before_grid)
     channels: list[Window | Channel] = [window, *window.others]
-    after = [
-        kernels.warp(
-            c.moving_values, window.moving_grid, total, window.grid, window.grid
-        )
-        for c in channels
-    ]
+    after = [c.source.warp(total, window.grid, window.grid) for c in channels]
     both = window.fixed_mask & window.moving_mask & np.isfinite(after).all(axis=0)
 
     def mean_similarity(images: Sequence[NDArray[np.float32]]) -> float:
