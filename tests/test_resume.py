@@ -76,9 +76,9 @@ class Writes:
         self._wrap(monkeypatch, put, replace)
 
     def _wrap(self, monkeypatch, put, replace):
-        def counted_put(path, value, exclusive=False):
+        def counted_put(path, *arguments, **named):
             number = self.before()
-            result = put(path, value, exclusive)
+            result = put(path, *arguments, **named)
             self.after(number, path)
             return result
 

@@ -57,6 +57,13 @@ def alone(name, *arguments, module="large"):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def _high_water():
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 def _resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
@@ -96,12 +103,13 @@ def memory():
                 blocks=figures["blocks"],
                 peak=f"{figures['peak'] / 1e6:.0f} MB",
                 plan_says=f"{figures['plan'] / 1e6:.0f} MB",
+                client_and_scheduler=f"{figures['client'] / 1e6:.0f} MB",
             )
 
 
 def one_worker(folder):
-    """Run a stage in blocks of 64³, one after the other."""
-    import dask
+    """Run a stage in blocks of 64³, one after the other, beside its scheduler."""
+    from dask.distributed import Client, LocalCluster
 
     fixed, moving = _open(folder)
     options = {
@@ -109,12 +117,18 @@ def one_worker(folder):
         "block_shape": 64,
     }
     plan = fixed.dreg.plan(moving, **options)
-    found = {}
-    with dask.config.set(scheduler="synchronous"), peak_memory(found):
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, dashboard_address=None
+        ) as local,
+        Client(local) as client,
+    ):
         field = fixed.dreg.register(moving, progress=False, **options)
+        (peak,) = client.run(_high_water).values()
     return {
-        "peak": found["peak"],
+        "peak": peak,
         "plan": plan.worker_memory(),
+        "client": _high_water(),
         "blocks": field.block_status.size,
     }
 
