@@ -141,13 +141,13 @@ def cluster():
 
 
 def workers():
-    """Two worker processes against one, on a stored phantom in eight blocks."""
+    """Two worker processes against one, on a stored phantom in 27 blocks."""
     from dask.distributed import Client, LocalCluster
 
-    stage = xdreg.LocalCorrelation(level=0, block_shape=96, metric="lncc")
+    stage = xdreg.LocalCorrelation(level=0, block_shape=64, metric="lncc")
     seconds = {}
     with tempfile.TemporaryDirectory() as folder:
-        paths = xdreg.datasets.write_phantom_pair(folder, (192,) * 3, amplitude=6.0)
+        paths = xdreg.datasets.write_phantom_pair(folder, (160,) * 3, amplitude=6.0)
         fixed, moving = (xdreg.open_ome_zarr(path) for path in paths)
         for count in (1, 2):
             with (
