@@ -228,7 +228,7 @@ def test_a_run_on_a_cluster(xdreg_command, pair, tmp_path):
         )
     assert code == 0
     assert json.loads(out)["blocks"] == {"success": 1}
-    assert any("linear_task" in key for key in Seen.keys)
+    assert any("register_linear" in key for key in Seen.keys)
 
 
 def test_a_scheduler_that_does_not_answer_is_named(xdreg_command, pair, monkeypatch):

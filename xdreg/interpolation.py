@@ -130,13 +130,17 @@ class Spline:
         Numbers, or NaN.
     grid
         Its geometry.
+    limited
+        Whether a value stays between those of the voxels around it. Beside an edge a
+        spline overshoots, which makes structure where there is none.
     """
 
-    def __init__(self, image: Array, grid: Grid) -> None:
+    def __init__(self, image: Array, grid: Grid, *, limited: bool = False) -> None:
         self.grid = grid
         values = np.array(lift(image), np.float32, order="C")
         self._known = np.isfinite(values)
-        self._coefficients = spline_coefficients(values, self._known)
+        self._limits = values if limited else values[:0]
+        self._coefficients = spline_coefficients(values.copy(), self._known)
 
     def warp(
         self,
@@ -151,7 +155,7 @@ class Spline:
         shape = (1, *target.shape) if target.ndim == 2 else target.shape
         out = np.full(shape, fill, np.float32)
         field = lift_field(displacement)
-        source = self._coefficients, self._known
+        source = self._coefficients, self._known, self._limits
         _pull_cubic(*source, field, *map(tuple, axes), scale, out)
         return out.reshape(target.shape)
 
@@ -274,8 +278,13 @@ def _cell_is_known(known, place):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _pull_cubic(coefficients, known, field, cells, places, start, scale, out):  # type: ignore[no-untyped-def]
-    """Pull a B-spline through ``field``; outside the image ``out`` stays as it is."""
+def _pull_cubic(  # type: ignore[no-untyped-def]
+    coefficients, known, limits, field, cells, places, start, scale, out
+):
+    """Pull a B-spline through ``field``; outside the image ``out`` stays as it is.
+
+    Within the ``limits`` of the eight voxels around a place, unless there are none.
+    """
     shape = coefficients.shape
     row = np.empty((3, field.shape[3]), np.float32)
     found = np.empty((3, out.shape[2]))
@@ -310,6 +319,16 @@ def _pull_cubic(coefficients, known, field, cells, places, start, scale, out):  
                             line += weights[2, c] * value
                         plane += weights[1, b] * line
                     total += weights[0, a] * plane
+                if limits.size:
+                    low = high = limits[taps[0, 1], taps[1, 1], taps[2, 1]]
+                    for corner in range(1, 8):
+                        value = limits[
+                            taps[0, 1 + corner // 4],
+                            taps[1, 1 + corner // 2 % 2],
+                            taps[2, 1 + corner % 2],
+                        ]
+                        low, high = min(low, value), max(high, value)
+                    total = min(max(total, low), high)
                 out[k, j, i] = total
 
 
