@@ -64,8 +64,9 @@ def test_no_drift_in_the_background(shape, block, mask):
     far = tuple(slice(3 * n // 4, None) for n in rest.shape)
     assert rest.max() > 1.0
     assert rest[far].max() < 0.02
-    # A field that folds has one of 1.
-    assert slope < 0.7
+    # 0.45 without noise, and with it, which splines smooth less than linear
+    # interpolation does, 0.61 where the phantom meets the image's corner.
+    assert slope < (0.6 if mask is None else 0.7)
 
 
 @SHAPES
@@ -84,5 +85,4 @@ def test_no_drift_beyond_the_moving_image(shape, block):
     inside = rest[..., : cut // 2 - 4]
     assert rest.max() < 1.2 * inside.max()
     assert rest[..., -4:].max() < 0.25 * inside.max()
-    # A field that folds has one of 1.
-    assert slope < 0.7
+    assert slope < 0.6

@@ -110,15 +110,21 @@ def warp(
         return kernels.warp(image, *geometry, order=1, fill=fill)
     if labels is None:
         return Spline(image, image_grid).warp(*geometry[1:], fill=fill)
-    *axes, scale = per_axis(target, displacement_grid, image_grid)
-    arguments = (lift_field(displacement), *map(tuple, axes), scale)
     source = np.ascontiguousarray(lift(image))
-    shape = (1, *target.shape) if target.ndim == 2 else target.shape
-    out = np.full(shape, fill, source.dtype)
+    out = np.full(target.shape, fill, source.dtype)
     uniform = np.empty((2, *source.shape), np.bool_)
     _find_uniform(source, uniform)
-    _pull_votes(source, uniform[1], labels == "gaussian", *arguments, out)
-    return out.reshape(target.shape)
+    path = _path(*geometry)
+    _pull_votes(source, uniform[1], labels == "gaussian", *path, lift(out))
+    return out
+
+
+def _path(
+    image_grid: Grid, displacement: Array, displacement_grid: Grid, target: Grid
+) -> tuple[Any, ...]:
+    """Return what tells the kernels where every voxel of the target comes from."""
+    *axes, scale = per_axis(target, displacement_grid, image_grid)
+    return (lift_field(displacement), *map(tuple, axes), scale)
 
 
 class Spline:
@@ -139,8 +145,8 @@ class Spline:
         self.grid = grid
         values = np.array(lift(image), np.float32, order="C")
         self._known = np.isfinite(values)
-        self._limits = values if limited else values[:0]
-        self._coefficients = spline_coefficients(values.copy(), self._known)
+        self._limits = values.copy() if limited else np.empty((0, 0, 0), np.float32)
+        self._coefficients = spline_coefficients(values, self._known)
 
     def warp(
         self,
@@ -151,13 +157,11 @@ class Spline:
         fill: float = np.nan,
     ) -> Array:
         """Resample onto a grid through a displacement field, as `warp`."""
-        *axes, scale = per_axis(target, displacement_grid, self.grid)
-        shape = (1, *target.shape) if target.ndim == 2 else target.shape
-        out = np.full(shape, fill, np.float32)
-        field = lift_field(displacement)
+        path = _path(self.grid, displacement, displacement_grid, target)
+        out = np.full(target.shape, fill, np.float32)
         source = self._coefficients, self._known, self._limits
-        _pull_cubic(*source, field, *map(tuple, axes), scale, out)
-        return out.reshape(target.shape)
+        _pull_cubic(*source, *path, lift(out))
+        return out
 
 
 def spline_coefficients(values: Array, known: Array) -> Array:
@@ -166,7 +170,7 @@ def spline_coefficients(values: Array, known: Array) -> Array:
     Parameters
     ----------
     values : (z, y, x) float32
-        Continued by mirroring at the outermost voxels.
+        Continued by mirroring at the outermost voxels. They are overwritten.
     known : (z, y, x) bool
         Voxels that hold a number. Others take that of the nearest that does.
 
