@@ -142,6 +142,25 @@ def test_many_blocks_share_a_task_and_nothing_changes(monkeypatch):
     np.testing.assert_array_equal(alone.displacement, together.displacement)
 
 
+def test_a_block_is_one_task():
+    """A worker would otherwise hold several kilobytes of each till the last block."""
+    pair = xdreg.datasets.phantom_pair((64, 72), amplitude=2.0)
+    graphs = []
+
+    class Watch(dask.callbacks.Callback):
+        def _start(self, graph):
+            graphs.append(graph)
+
+    with Watch():
+        field = pair.fixed.dreg.register(
+            pair.moving, stages=[shift_by_two], block_shape=12, progress=False
+        )
+    blocks = field.block_status.size
+    tasks = [g for g in graphs if any("register_block" in str(key) for key in g)]
+    assert blocks == 36
+    assert [len(graph) <= blocks + 5 for graph in tasks] == [True]
+
+
 def test_it_runs_on_a_distributed_cluster(tmp_path):
     from distributed import Client, LocalCluster
 

@@ -13,6 +13,7 @@ import dask
 import dask.array
 import numpy as np
 import xarray as xr
+from dask.highlevelgraph import HighLevelGraph
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from xdreg.tasks import BlockTask
 
+    Key = tuple[Any, ...]
+    Graph = dict[Key, Any]
     BlockFunction = Callable[[tuple[int, ...], BlockTask], Any]
 
 #: Beyond so many blocks a task runs several: what the scheduler holds stays small. Each
@@ -117,16 +120,17 @@ def map_over_blocks(
     )
     attempt = 0
     while True:
-        step = f"{function.__name__} {attempt}"
+        box = _boxed(shared(task, f"{function.__name__} {attempt}"))
         mapped = xr.map_blocks(
             _each,
             blocks,
-            args=[_boxed(shared(task, step))],
+            args=[xr.DataArray(box)],
             kwargs={"function": function},
             template=template,
         )
+        chunks = _one_task_each(mapped.data, box, function.__name__)
         try:
-            return np.asarray(mapped.compute().values, np.float32)
+            return np.asarray(chunks.compute(), np.float32)
         except Exception as error:
             killers = _killers(error, partition.counts, together)
             if give_up is None or not killers:
@@ -136,16 +140,59 @@ def map_over_blocks(
         attempt += 1
 
 
-def _boxed(node: Any) -> xr.DataArray:
+def _boxed(node: Any) -> dask.array.Array:
     """Return a node's value as an array without dimensions, which xarray passes on."""
     box = dask.delayed(_box, pure=True)(node)
-    return xr.DataArray(dask.array.from_delayed(box, (), dtype=object))
+    return dask.array.from_delayed(box, (), dtype=object)
 
 
 def _box(value: Any) -> NDArray[Any]:
     box = np.empty((), object)
     box[()] = value
     return box
+
+
+def _one_task_each(
+    mapped: dask.array.Array, box: dask.array.Array, name: str
+) -> dask.array.Array:
+    """Return the same array, each chunk of which is one task that depends on the box.
+
+    `xarray.map_blocks` makes five, and scheduler and workers hold kilobytes of each
+    until the last block is done. They are called by ``name`` on a dashboard.
+    """
+    graph = dict(mapped.__dask_graph__())
+    (given,) = dask.core.flatten(box.__dask_keys__())
+    name = f"{name}-{dask.base.tokenize(mapped.name)}"
+    layer = {
+        (name, *key[1:]): (_Chunk(_behind(key, graph, given), key, given), given)
+        for key in dask.core.flatten(mapped.__dask_keys__())
+    }
+    return dask.array.Array(
+        HighLevelGraph.from_collections(name, layer, dependencies=[box]),
+        name,
+        mapped.chunks,
+        mapped.dtype,
+    )
+
+
+def _behind(key: Key, graph: Graph, given: Key) -> Graph:
+    """Return what a graph does for a key, down to one whose value is given."""
+    part, ahead = {}, {key}
+    while ahead:
+        step = ahead.pop()
+        part[step] = graph[step]
+        ahead |= dask.core.get_dependencies(graph, step) - part.keys() - {given}
+    return part
+
+
+class _Chunk:
+    """A part of a graph as a function of the value that is given to it."""
+
+    def __init__(self, graph: Graph, key: Key, given: Key) -> None:
+        self.graph, self.key, self.given = graph, key, given
+
+    def __call__(self, value: Any) -> Any:
+        return dask.get(self.graph | {self.given: value}, self.key)
 
 
 def _killers(

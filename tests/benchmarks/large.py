@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import dask
 import numpy as np
 
 import xdreg
@@ -96,10 +97,10 @@ def _open(folder):
 def memory():
     """Peak of one worker, with equal blocks, over images of several sizes."""
     with _pairs() as folder:
-        for size in SIZES:
-            figures = alone("one_worker", str(_store(folder, size)))
+        for size, profiled in ((512, True), *((size, False) for size in SIZES)):
+            figures = alone("one_worker", str(_store(folder, size)), profiled)
             row(
-                f"one worker, {size}³",
+                f"one worker, {size}³" + ", Dask's profile on" * profiled,
                 blocks=figures["blocks"],
                 peak=f"{figures['peak'] / 1e6:.0f} MB",
                 plan_says=f"{figures['plan'] / 1e6:.0f} MB",
@@ -107,7 +108,7 @@ def memory():
             )
 
 
-def one_worker(folder):
+def one_worker(folder, profiled=False):
     """Run a stage in blocks of 64³, one after the other, beside its scheduler."""
     from dask.distributed import Client, LocalCluster
 
@@ -118,6 +119,8 @@ def one_worker(folder):
     }
     plan = fixed.dreg.plan(moving, **options)
     with (
+        # Dask's profile grows with time: it keeps every second of the last hour.
+        dask.config.set({"distributed.worker.profile.enabled": profiled}),
         LocalCluster(
             n_workers=1, threads_per_worker=1, dashboard_address=None
         ) as local,
