@@ -206,7 +206,7 @@ def test_a_failed_block_is_tried_once_more_with_safer_options(monkeypatch):
             raise RuntimeError(msg)
         return local_correlation(fixed, moving, step=step, **options)
 
-    monkeypatch.setattr(xdreg.planning, "local_correlation", fails_at_full_step)
+    monkeypatch.setattr("xdreg.planning.local_correlation", fails_at_full_step)
     pair = xdreg.datasets.phantom_pair((96, 64), amplitude=2.0, spacing=(1.0, 2.0))
     field = pair.fixed.dreg.register(
         pair.moving,
@@ -217,10 +217,10 @@ def test_a_failed_block_is_tried_once_more_with_safer_options(monkeypatch):
     assert (field.block_status == BlockStatus.SUCCESS).all()
     np.testing.assert_array_equal(field.block_attempts, [[1, 1], [2, 2]])
     assert len(calls) == 6
-    # Three units, and five voxels of the mean spacing, both twice.
+    # Three units, and eight voxels of the mean spacing, both twice.
     for _, field_sigma, update_sigma in (call for call in calls if call[0] == 0.5):
         np.testing.assert_allclose(field_sigma, 6.0)
-        np.testing.assert_allclose(update_sigma, 10.0 * np.sqrt(2.0))
+        np.testing.assert_allclose(update_sigma, 16.0 * np.sqrt(2.0))
 
 
 @pytest.mark.filterwarnings("ignore:no block of stage")

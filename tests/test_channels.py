@@ -113,7 +113,7 @@ def error_of(field, points):
 
 @pytest.mark.parametrize("metric", ["lncc", "mind"])
 def test_channels_together_know_what_none_knows_alone(metric):
-    pair = xdreg.datasets.phantom_pair((96, 128), amplitude=3.0)
+    pair = xdreg.datasets.phantom_pair((192, 256), amplitude=3.0)
     fixed, moving = halves(pair.fixed, 1), halves(pair.moving, 2)
     points = pair.fixed_points, pair.moving_points
     options = {"metric": metric, "block_shape": 64, "progress": False}
@@ -178,10 +178,10 @@ def test_two_stains_by_luminance_and_an_automatic_metric():
         for which in ("fixed", "moving")
     )
     field = fixed.dreg.register(moving, channel="luminance", progress=False)
-    assert field.attrs["metric"].startswith("mind")
+    assert field.attrs["metric"].startswith("lncc")
     points = [landmarks("histology_kidney", which) for which in ("fixed", "moving")]
     mapped = field.dreg.transform_points(points[0])
     error = target_registration_error(mapped, points[1])
-    # Measured 2.9 and 3.7 pixels; other versions of numba may round otherwise.
-    assert np.median(error) < 3.5
-    assert error.mean() < 4.5
+    # Measured 2.2 and 3.6 pixels; other versions of numba may round otherwise.
+    assert np.median(error) < 2.6
+    assert error.mean() < 4.0

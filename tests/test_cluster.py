@@ -76,13 +76,8 @@ def test_a_crash_in_a_process_costs_no_worker(cluster, expected):
 def test_blocks_that_take_workers_down_are_given_up(cluster, expected, tmp_path):
     """The scheduler gives a task up that killed workers; the run does not."""
     field = run("segfault", tmp_path / "run", isolated=False)
-    bad = expected[0].block_status.values == 7
-    crashed = field.block_status.values == 7
-    assert crashed[bad].all()
-    # A block that waited beside one may be given up with it.
-    good = ~crashed
-    found = status_counts(field)
-    assert found["success"] == good.sum() >= 8
+    same(field, expected[0])
+    np.testing.assert_array_equal(field.block_status, expected[0].block_status)
     errors = (tmp_path / "run" / "stage_00" / "errors").glob("*.txt")
     assert "workers died" in next(errors).read_text()
 
@@ -99,7 +94,8 @@ def test_a_worker_that_is_killed_costs_the_blocks_in_flight(
     # Each of the bad blocks kills its worker the first time it runs.
     field = run("kill", isolated=False, **places)
     same(field, expected[1])
-    assert len(list((tmp_path / "log").iterdir())) <= 12 + 4
+    # At each of four deaths a block is in flight on either worker.
+    assert len(list((tmp_path / "log").iterdir())) <= 12 + 4 * 2
 
 
 def command(name, *arguments):

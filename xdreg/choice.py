@@ -58,13 +58,12 @@ LEAST_CONTRAST = 2 * NOISE
 #: Bins of the joint histogram.
 BINS = 32
 
-#: A relation with less linearity than this is not linear; up to the next it is nearly a
-#: tie.
-LINEAR = 0.6
-NEARLY_LINEAR = 0.7
+#: A relation with less linearity than this is not linear.
+LINEAR = 0.7
 
-#: Descriptors see far more where they see more than so many times as much.
+#: How many times as much descriptors must see: of a linear relation, and else.
 FAR_MORE = 2.0
+MORE = 1.5
 
 #: From this share on local correlation has found the alignment.
 FOUND = 0.25
@@ -165,10 +164,10 @@ def _chosen_by(look: _Look) -> Choice:
         reason = "the images show too little in common to tell"
     elif shapes > FAR_MORE * correlation:
         metric, reason = "mind", "shapes agree far better than intensities"
-    elif linearity < LINEAR and shapes > correlation:
+    elif linearity < LINEAR and shapes > MORE * correlation:
         metric, reason = "mind", "the relation of the intensities is not linear"
-    elif linearity < NEARLY_LINEAR:
-        reason = "it is nearly a tie"
+    elif linearity < LINEAR:
+        reason = "descriptors see little more than intensities"
     else:
         reason = "the relation of the intensities is linear"
     return _chosen(metric, reason, linearity, correlation, shapes)

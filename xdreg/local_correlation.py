@@ -38,9 +38,16 @@ RADIUS_VOXELS = {2: 5.0, 3: 3.0}
 MIND_RADIUS_VOXELS = {2: 1.0, 3: 1.0}
 
 #: Smoothing in mean voxels: of an update, and of the total after one voxel's step. In a
-#: plane wider, for fewer voxels lie within reach.
-UPDATE_SIGMA_VOXELS = {2: 5.0, 3: 2.5}
-FIELD_SIGMA_VOXELS = {2: 2.5, 3: 1.0}
+#: plane wider, for fewer voxels lie within reach; wider for descriptors, too, each of
+#: which says less than a box's correlation.
+UPDATE_SIGMA_VOXELS = {
+    "lncc": {2: 8.0, 3: 2.5},
+    "mind": {2: 16.0, 3: 5.0},
+}
+FIELD_SIGMA_VOXELS = {
+    "lncc": {2: 3.0, 3: 1.0},
+    "mind": {2: 6.0, 3: 2.0},
+}
 
 
 def local_correlation(
@@ -74,7 +81,7 @@ def local_correlation(
     update_sigma, field_sigma
         Gaussian smoothing of each update, and of the total after a step of one voxel;
         physical, one number or one per dim. By default 2.5 and 1 mean voxels, in a
-        plane 5 and 2.5.
+        plane 8 and 3; twice as much for descriptors.
     step
         Longest vector of an update, in voxels; halved whenever it brings no more.
     iterations
@@ -133,8 +140,8 @@ def local_correlation(
             force = correlation_force(*images, box, units.squared_steps, spread)
         forces.append(force)
     how = Settings(
-        units.voxels(update_sigma, UPDATE_SIGMA_VOXELS),
-        units.voxels(field_sigma, FIELD_SIGMA_VOXELS),
+        units.voxels(update_sigma, UPDATE_SIGMA_VOXELS[metric]),
+        units.voxels(field_sigma, FIELD_SIGMA_VOXELS[metric]),
         step,
         iterations,
         threads,
@@ -156,7 +163,8 @@ def smoothing(options: Mapping[str, Any], grid: Grid) -> dict[str, list[float]]:
     Parameters
     ----------
     options
-        Keyword arguments of `local_correlation`.
+        Keyword arguments of `local_correlation`; a metric that is still open counts as
+        ``"lncc"``.
     grid
         Grid of the images, by whose voxels what is not among them is chosen.
     """
@@ -166,7 +174,8 @@ def smoothing(options: Mapping[str, Any], grid: Grid) -> dict[str, list[float]]:
         ("update_sigma", UPDATE_SIGMA_VOXELS),
         ("field_sigma", FIELD_SIGMA_VOXELS),
     ):
-        voxels = units.voxels(options.get(name), default)[3 - grid.ndim :]
+        of_metric = default.get(options.get("metric", "lncc"), default["lncc"])
+        voxels = units.voxels(options.get(name), of_metric)[3 - grid.ndim :]
         result[name] = (np.asarray(voxels) * grid.spacing).tolist()
     return result
 

@@ -6,9 +6,14 @@ through the scheduler.
 
 from __future__ import annotations
 
+import functools
 import itertools
+import pickle
+import zlib
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import dask
 import dask.array
 import numpy as np
@@ -16,7 +21,7 @@ import xarray as xr
 from dask.highlevelgraph import HighLevelGraph
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -93,9 +98,10 @@ def map_over_blocks(
     width
         How many numbers.
     give_up
-        Called for a block that took one worker of a cluster after the other down, with
-        what the scheduler says, before all others go on. After it ``function`` must
-        return at once for that block. By default such a block ends the run.
+        Called for a block that takes one worker of a cluster after the other down even
+        when it runs alone, with what the scheduler says, before all others go on. After
+        it ``function`` must return at once for that block. By default such a block ends
+        the run.
     together
         Blocks per axis that one task runs at least: a task costs the scheduler, and
         xarray on the worker, several milliseconds.
@@ -105,39 +111,59 @@ def map_over_blocks(
     (*counts, width) float32
     """
     partition = task.partition
-    dims = tuple(f"block_{dim}" for dim in partition.grid.dims)
     numbers = np.arange(partition.size).reshape(partition.counts)
-    fewest = int(np.ceil((partition.size / MOST_TASKS) ** (1 / len(dims))))
+    fewest = int(np.ceil((partition.size / MOST_TASKS) ** (1 / numbers.ndim)))
     together = max(together, fewest)
+    # Of each attempt the tasks have other names: a scheduler remembers failures.
+    attempts = itertools.count()
+    run = functools.partial(_run, function, task, width)
+    while True:
+        try:
+            return run(numbers, together, next(attempts))
+        except Exception as error:
+            suspects = _suspects(error, numbers, together)
+            if give_up is None or not suspects:
+                raise
+            for number in suspects:
+                # A worker that dies takes what waits there down with it.
+                try:
+                    run(np.full((1,) * numbers.ndim, number), 1, next(attempts))
+                except Exception as again:
+                    if not _killed_workers(again):
+                        raise
+                    index = np.unravel_index(number, partition.counts)
+                    give_up(tuple(map(int, index)), task, str(again))
+
+
+def _run(
+    function: BlockFunction,
+    task: BlockTask,
+    width: int,
+    numbers: NDArray[np.intp],
+    together: int,
+    attempt: int,
+) -> NDArray[np.float32]:
+    """Call a function for some blocks, ``together`` per axis in a task."""
+    dims = tuple(f"block_{dim}" for dim in task.partition.grid.dims)
     blocks = xr.DataArray(dask.array.from_array(numbers, chunks=together), dims=dims)
     template = xr.DataArray(
         dask.array.empty(
-            (*partition.counts, width),
+            (*numbers.shape, width),
             dtype=np.float32,
             chunks=(together,) * len(dims) + (width,),
         ),
         dims=(*dims, "diagnostic"),
     )
-    attempt = 0
-    while True:
-        box = _boxed(shared(task, f"{function.__name__} {attempt}"))
-        mapped = xr.map_blocks(
-            _each,
-            blocks,
-            args=[xr.DataArray(box)],
-            kwargs={"function": function},
-            template=template,
-        )
-        chunks = _one_task_each(mapped.data, box, function.__name__)
-        try:
-            return np.asarray(chunks.compute(), np.float32)
-        except Exception as error:
-            killers = _killers(error, partition.counts, together)
-            if give_up is None or not killers:
-                raise
-            for index in killers:
-                give_up(index, task, str(error))
-        attempt += 1
+    box = _boxed(shared(task, f"{function.__name__} {attempt}"))
+    mapped = xr.map_blocks(
+        _each,
+        blocks,
+        args=[xr.DataArray(box)],
+        kwargs={"function": function},
+        template=template,
+    )
+    chunks = _one_task_each(mapped.data, box, function.__name__)
+    return np.asarray(chunks.compute(), np.float32)
 
 
 def _boxed(node: Any) -> dask.array.Array:
@@ -155,24 +181,38 @@ def _box(value: Any) -> NDArray[Any]:
 def _one_task_each(
     mapped: dask.array.Array, box: dask.array.Array, name: str
 ) -> dask.array.Array:
-    """Return the same array, each chunk of which is one task that depends on the box.
+    """Return the same array, each chunk of which is one task beside what all share.
 
     `xarray.map_blocks` makes five, and scheduler and workers hold kilobytes of each
     until the last block is done. They are called by ``name`` on a dashboard.
     """
     graph = dict(mapped.__dask_graph__())
-    (given,) = dask.core.flatten(box.__dask_keys__())
     name = f"{name}-{dask.base.tokenize(mapped.name)}"
+    # xarray's own function is a closure, which pickles to more than all else.
+    heads = {task[0] for task in graph.values() if isinstance(task, tuple)}
+    closures = [head for head in heads if isinstance(head, FunctionType)]
+    functions = dask.delayed(_Opaque(closures, name), name=f"functions-{name}")
+    (boxed,) = dask.core.flatten(box.__dask_keys__())
+    given = boxed, functions.key
     layer = {
-        (name, *key[1:]): (_Chunk(_behind(key, graph, given), key, given), given)
+        (name, *key[1:]): (_Chunk(_behind(key, graph, boxed), key, given), *given)
         for key in dask.core.flatten(mapped.__dask_keys__())
     }
+    for chunk, *_ in layer.values():
+        for key, task in chunk.graph.items():
+            if isinstance(task, tuple) and task[0] in closures:
+                number = closures.index(task[0])
+                chunk.graph[key] = (_call, functions.key, number, *task[1:])
     return dask.array.Array(
-        HighLevelGraph.from_collections(name, layer, dependencies=[box]),
+        HighLevelGraph.from_collections(name, layer, dependencies=[box, functions]),
         name,
         mapped.chunks,
         mapped.dtype,
     )
+
+
+def _call(functions: _Opaque, number: int, *arguments: Any) -> Any:
+    return functions.value[number](*arguments)
 
 
 def _behind(key: Key, graph: Graph, given: Key) -> Graph:
@@ -186,28 +226,46 @@ def _behind(key: Key, graph: Graph, given: Key) -> Graph:
 
 
 class _Chunk:
-    """A part of a graph as a function of the value that is given to it."""
+    """A part of a graph as a function of the values that are given to it.
 
-    def __init__(self, graph: Graph, key: Key, given: Key) -> None:
+    Once pickled it stays so until it is called: a worker holds every task of a run
+    till the last one is done.
+    """
+
+    def __init__(self, graph: Graph, key: Key, given: tuple[Key, ...]) -> None:
         self.graph, self.key, self.given = graph, key, given
 
-    def __call__(self, value: Any) -> Any:
-        return dask.get(self.graph | {self.given: value}, self.key)
+    def __reduce__(self) -> tuple[Any, ...]:
+        parts = self.graph, self.key, self.given
+        return _PackedChunk, (zlib.compress(cloudpickle.dumps(parts), 1),)
+
+    def __call__(self, *values: Any) -> Any:
+        known = dict(zip(self.given, values, strict=True))
+        return dask.get(self.graph | known, self.key)
 
 
-def _killers(
-    error: Exception, counts: Sequence[int], together: int
-) -> list[tuple[int, ...]]:
+class _PackedChunk:
+    """A chunk, pickled and compressed."""
+
+    def __init__(self, packed: bytes) -> None:
+        self.packed = packed
+
+    def __call__(self, *values: Any) -> Any:
+        return _Chunk(*pickle.loads(zlib.decompress(self.packed)))(*values)
+
+
+def _killed_workers(error: Exception) -> bool:
+    return str(dask.utils.typename(type(error))).endswith(".KilledWorker")
+
+
+def _suspects(error: Exception, numbers: NDArray[np.intp], together: int) -> list[int]:
     """Return the blocks of a task that a cluster gave up, having lost workers to it."""
-    if not dask.utils.typename(type(error)).endswith(".KilledWorker"):
+    if not _killed_workers(error):
         return []
     # A key is a name and where the task stands in the array of blocks.
-    _, *place = error.args[0]
-    ranges = [
-        range(i * together, min((i + 1) * together, n))
-        for i, n in zip(place, counts, strict=False)
-    ]
-    return list(itertools.product(*ranges))
+    place = error.args[0][1 : 1 + numbers.ndim]
+    among = tuple(slice(i * together, (i + 1) * together) for i in place)
+    return [int(number) for number in numbers[among].ravel()]
 
 
 def _each(

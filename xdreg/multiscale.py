@@ -26,7 +26,7 @@ OVERVIEW_VOXELS = 64**3
 
 #: Deformable stages begin at a level of at most so many voxels: there motion of a
 #: quarter of the image is a few voxels, and coarser levels know too little of it.
-START_VOXELS = {2: 2**18, 3: 2**16}
+START_VOXELS = {2: 2**14, 3: 2**16}
 
 #: Levels are made until the longest axis has at most so many voxels.
 COARSEST = {2: 64, 3: 32}

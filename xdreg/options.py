@@ -259,7 +259,7 @@ class LocalCorrelation(Blockwise):
     update_sigma, field_sigma
         Gaussian smoothing in physical units of each update, and of the total after a
         step of one voxel; one number, or one per dim. By default 2.5 and 1 voxels in
-        three dimensions, 5 and 2.5 in two.
+        three dimensions, 8 and 3 in two, and twice as much for ``"mind"``.
     step
         Longest vector of an update, in voxels; halved whenever it brings no more.
 

@@ -54,8 +54,8 @@ BSPLINE_BLOCK_SHAPE = {2: 1024, 3: 64}
 
 #: Overlap per side, unless given, in voxels: about three sigma of what smooths an
 #: update of local correlation. A B-spline reaches with its control points.
-OVERLAP_VOXELS = 8
-BSPLINE_OVERLAP_VOXELS = 16
+OVERLAP_VOXELS = {2: 32, 3: 8}
+BSPLINE_OVERLAP_VOXELS = {2: 16, 3: 16}
 
 #: The process of a block may hold so many times what it is estimated to, unless a
 #: limit is given.
@@ -419,6 +419,6 @@ def _partition(
     if margin is None:
         # Never more than fits.
         bare = Partition.balanced(grid, block_shape=shape, overlap=0, field_step=step)
-        reach = BSPLINE_OVERLAP_VOXELS if by_spline else OVERLAP_VOXELS
+        reach = (BSPLINE_OVERLAP_VOXELS if by_spline else OVERLAP_VOXELS)[grid.ndim]
         margin = [min(reach, size // 2) for size in bare.block_shape]
     return Partition.balanced(grid, block_shape=shape, overlap=margin, field_step=step)
