@@ -186,29 +186,37 @@ def _one_task_each(
     `xarray.map_blocks` makes five, and scheduler and workers hold kilobytes of each
     until the last block is done. They are called by ``name`` on a dashboard.
     """
-    graph = dict(mapped.__dask_graph__())
     name = f"{name}-{dask.base.tokenize(mapped.name)}"
-    # xarray's own function is a closure, which pickles to more than all else.
-    heads = {task[0] for task in graph.values() if isinstance(task, tuple)}
-    closures = [head for head in heads if isinstance(head, FunctionType)]
-    functions = dask.delayed(_Opaque(closures, name), name=f"functions-{name}")
+    graph, functions = _with_shared_functions(dict(mapped.__dask_graph__()), name)
     (boxed,) = dask.core.flatten(box.__dask_keys__())
     given = boxed, functions.key
     layer = {
         (name, *key[1:]): (_Chunk(_behind(key, graph, boxed), key, given), *given)
         for key in dask.core.flatten(mapped.__dask_keys__())
     }
-    for chunk, *_ in layer.values():
-        for key, task in chunk.graph.items():
-            if isinstance(task, tuple) and task[0] in closures:
-                number = closures.index(task[0])
-                chunk.graph[key] = (_call, functions.key, number, *task[1:])
     return dask.array.Array(
         HighLevelGraph.from_collections(name, layer, dependencies=[box, functions]),
         name,
         mapped.chunks,
         mapped.dtype,
     )
+
+
+def _with_shared_functions(graph: Graph, name: str) -> tuple[Graph, Any]:
+    """Return a graph that takes closures from a node, and the node.
+
+    xarray's own function is one, which pickles to more than all else of a task.
+    """
+    calls = {k: task for k, task in graph.items() if isinstance(task, tuple) and task}
+    heads = {task[0] for task in calls.values()}
+    closures = [head for head in heads if isinstance(head, FunctionType)]
+    node = dask.delayed(_Opaque(closures, name), name=f"functions-{name}")
+    lean = {
+        key: (_call, node.key, closures.index(head), *arguments)
+        for key, (head, *arguments) in calls.items()
+        if head in closures
+    }
+    return graph | lean, node
 
 
 def _call(functions: _Opaque, number: int, *arguments: Any) -> Any:
