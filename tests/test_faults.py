@@ -32,7 +32,7 @@ def pair():
 def run(kind, workdir=None, **limits):
     """Register in twelve blocks, of which two do harm."""
     stage = xdreg.Custom(method=hostile, level=0, options={"kind": kind}, **limits)
-    options = {"block_shape": 24, "metric": "ncc", "workdir": workdir}
+    options = {"block_shape": 24, "overlap": 8, "metric": "ncc", "workdir": workdir}
     fixed, moving = pair()
     return fixed.dreg.register(moving, stages=[stage], progress=False, **options)
 

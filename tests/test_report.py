@@ -160,7 +160,7 @@ def test_a_field_that_says_nothing_of_itself_has_a_report(tmp_path):
 
 def test_what_stands_out_is_said(registered):
     pair, moving, field = registered
-    wrong = field.assign(displacement=5 - 4 * field.displacement)
+    wrong = field.assign(displacement=5 - 16 * field.displacement)
     other = {"fixed": grid_of(pair.fixed[:, :80]), "moving": grid_of(moving)}
     text = " ".join(
         report_content.remarks(
