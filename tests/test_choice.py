@@ -198,3 +198,20 @@ def test_real_pairs_of_one_modality(name, level, inverted):
     choice, _ = choose_metric(*images)
     assert choice.metric == "lncc", choice
     assert choice.linearity > 0.8
+
+
+@needs_data
+@pytest.mark.slow
+def test_a_real_pair_in_scrambled_classes_takes_descriptors():
+    images = [
+        xdreg.open_ome_zarr(ROOT / "lung_ct" / f"{which}.ome.zarr", level=1)
+        .astype("float32")
+        .load()
+        for which in ("fixed", "moving")
+    ]
+    values = images[1].values
+    edges = np.quantile(values[values > values.min()], np.linspace(0, 1, 7)[1:-1])
+    order = np.array([3, 0, 5, 1, 4, 2], np.float32)
+    scrambled = images[1].copy(data=order[np.digitize(values, edges)])
+    choice, _ = choose_metric(images[0], scrambled)
+    assert choice.metric == "mind", choice

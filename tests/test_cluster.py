@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 import xarray as xr
 from distributed import Client, LocalCluster
+from distributed.scheduler import KilledWorker
 
 import xdreg
 from tests.hostile import hostile
 from tests.test_faults import pair
 from xdreg.field import status_counts
+from xdreg.mapping import _suspects
 from xdreg.tasks import RECORD
 
 OPTIONS = {"block_shape": 24, "overlap": 8, "metric": "ncc", "progress": False}
@@ -80,6 +82,20 @@ def test_blocks_that_take_workers_down_are_given_up(cluster, expected, tmp_path)
     np.testing.assert_array_equal(field.block_status, expected[0].block_status)
     errors = (tmp_path / "run" / "stage_00" / "errors").glob("*.txt")
     assert "workers died" in next(errors).read_text()
+
+
+@pytest.mark.parametrize(
+    ("key", "blocks"),
+    [
+        (("register_block-1", 1, 2, 0), [6]),
+        (("from-value-1",), []),
+        ("functions-register_block-1", []),
+    ],
+)
+def test_what_all_blocks_share_is_no_block_to_give_up(key, blocks):
+    error = KilledWorker(key, None, 3)
+    numbers = np.arange(12).reshape(3, 4)
+    assert _suspects(error, numbers, 1) == blocks
 
 
 @pytest.mark.slow

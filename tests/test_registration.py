@@ -15,6 +15,7 @@ from xdreg import kernels
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.grid import Grid
 from xdreg.kernels import affine_displacement, grid_points, resample_displacement
+from xdreg.metrics import target_registration_error
 from xdreg.multiscale import OVERVIEW_VOXELS
 from xdreg.readers import ImageReader
 
@@ -402,3 +403,12 @@ def test_motion_far_larger_than_an_overlap_is_found(motion, median, most):
     error = np.linalg.norm(found - truth[:, inside].T, axis=1)
     assert np.median(error) < median
     assert np.percentile(error, 95) < most
+
+
+def test_motion_of_tens_of_pixels_is_found_in_a_plane():
+    pair = xdreg.datasets.phantom_pair((384, 448), amplitude=30.0)
+    field = pair.fixed.dreg.register(pair.moving, metric="lncc", progress=False)
+    mapped = field.dreg.transform_points(pair.fixed_points)
+    error = target_registration_error(mapped, pair.moving_points)
+    # Begun at the finest levels it was 6 in the mean.
+    assert error.mean() < 0.1

@@ -23,11 +23,11 @@ from dask.highlevelgraph import HighLevelGraph
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dask.typing import Key
     from numpy.typing import NDArray
 
     from xdreg.tasks import BlockTask
 
-    Key = tuple[Any, ...]
     Graph = dict[Key, Any]
     BlockFunction = Callable[[tuple[int, ...], BlockTask], Any]
 
@@ -267,11 +267,17 @@ def _killed_workers(error: Exception) -> bool:
 
 
 def _suspects(error: Exception, numbers: NDArray[np.intp], together: int) -> list[int]:
-    """Return the blocks of a task that a cluster gave up, having lost workers to it."""
+    """Return the blocks of a task that a cluster gave up, having lost workers to it.
+
+    None where what all blocks share took the workers down.
+    """
     if not _killed_workers(error):
         return []
-    # A key is a name and where the task stands in the array of blocks.
-    place = error.args[0][1 : 1 + numbers.ndim]
+    # A block's key is a name and where the task stands in the array of blocks.
+    key = error.args[0]
+    if not isinstance(key, tuple) or len(key) <= numbers.ndim:
+        return []
+    place = key[1 : 1 + numbers.ndim]
     among = tuple(slice(i * together, (i + 1) * together) for i in place)
     return [int(number) for number in numbers[among].ravel()]
 

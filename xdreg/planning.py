@@ -52,7 +52,7 @@ LINEAR_VOXELS = {2: 512**2, 3: 400_000}
 BLOCK_SHAPE = {2: 1024, 3: 192}
 BSPLINE_BLOCK_SHAPE = {2: 1024, 3: 64}
 
-#: Overlap per side, unless given, in voxels: about three sigma of what smooths an
+#: Overlap per side, unless given, in voxels: three to four sigma of what smooths an
 #: update of local correlation. A B-spline reaches with its control points.
 OVERLAP_VOXELS = {2: 32, 3: 8}
 BSPLINE_OVERLAP_VOXELS = {2: 16, 3: 16}

@@ -108,7 +108,7 @@ def memory():
             )
 
 
-def one_worker(folder, profiled=False):
+def one_worker(folder, profiled):
     """Run a stage in blocks of 64³, one after the other, beside its scheduler."""
     from dask.distributed import Client, LocalCluster
 
