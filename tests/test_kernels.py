@@ -95,3 +95,29 @@ def test_unfolding_smooths_folds_and_leaves_the_rest():
     assert kernels.jacobian_determinant(unfolded, grid).min() > 0
     np.testing.assert_array_equal(unfolded[:, 25:, 25:], field[:, 25:, 25:])
     np.testing.assert_array_equal(kernels.unfold(unfolded, grid), unfolded)
+
+
+@pytest.mark.parametrize("linear", [np.eye(2), np.diag([-0.3, 0.3])])
+def test_easing_back_keeps_two_fields_from_folding_together(linear):
+    """Whatever the linear part, be it mirrored and shrunk."""
+    grid = Grid(("y", "x"), (60, 60), (1.0, 1.0), (0.0, 0.0))
+    noise = np.random.default_rng(1).normal(0, 1.5, (2, 2, 60, 60)).astype(np.float32)
+    noise[:, :, 40:] = 0
+    first, update = (kernels.unfold(field, grid) for field in noise)
+    for field in (first, update):
+        assert kernels.jacobian_determinant(field, grid).min() > 0
+    points = kernels.grid_points(grid).T
+    moved = linear @ (points + first.reshape(2, -1)) - points
+    before = moved.reshape(2, 60, 60).astype(np.float32)
+    sign = np.sign(np.linalg.det(linear))
+
+    def least(field):
+        total = kernels.compose(field, grid, before, grid)
+        return (sign * kernels.jacobian_determinant(total, grid)).min()
+
+    assert least(update) < 0
+    eased = kernels.ease_back(update, grid, before, grid)
+    assert least(eased) > 0
+    np.testing.assert_array_equal(eased[:, 50:], update[:, 50:])
+    same = np.all(eased == update, axis=0).mean()
+    assert same > 0.5

@@ -459,6 +459,11 @@ UNFOLD_ROUNDS = 30
 #: Smallest Jacobian determinant that `unfold` leaves, where it can.
 LEAST_JACOBIAN = 0.1
 
+#: Times that `ease_back` halves at most, and the share of the usual determinant that it
+#: leaves, where it can.
+EASE_ROUNDS = 10
+LEAST_TOTAL = 0.05
+
 
 def unfold(displacement: Array, grid: Grid) -> Array:
     """Smooth a displacement where it folds, until it does not.
@@ -481,13 +486,46 @@ def unfold(displacement: Array, grid: Grid) -> Array:
         low = jacobian_determinant(displacement, grid) < LEAST_JACOBIAN
         if not low.any():
             break
-        weight = low.astype(np.float32)
-        for _ in range(3):
-            weight = _binomial(weight, 0)
-        weight = np.minimum(weight * 8, 1.0)
         smooth = _binomial(displacement, 1)
-        displacement = displacement + weight * (smooth - displacement)
+        displacement = displacement + _around(low) * (smooth - displacement)
     return displacement
+
+
+def ease_back(update: Array, grid: Grid, before: Array, before_grid: Grid) -> Array:
+    """Take an update back where it folds together with what came before it.
+
+    Two maps of which neither folds do, at points of their grids, where both compress.
+    There the update is halved, again and again, up to zero: an earlier displacement
+    that does not fold is left as it was.
+
+    Parameters
+    ----------
+    update, grid, before, before_grid
+        As for `compose`.
+
+    Returns
+    -------
+    (ndim, *grid.shape) float32
+        The same array where nothing folds.
+    """
+    standing = compose(np.zeros_like(update), grid, before, before_grid)
+    # A linear part may mirror the image, or be of any scale.
+    usual = np.median(jacobian_determinant(standing, grid))
+    for _ in range(EASE_ROUNDS):
+        total = compose(update, grid, before, before_grid)
+        low = jacobian_determinant(total, grid) / usual < LEAST_TOTAL
+        if not low.any():
+            break
+        update = update * (1 - 0.5 * _around(low))
+    return update
+
+
+def _around(points: NDArray[np.bool_]) -> Array:
+    """Return weights of one at and beside some points, that fade around them."""
+    weight = points.astype(np.float32)
+    for _ in range(3):
+        weight = _binomial(weight, 0)
+    return np.minimum(weight * 8, np.float32(1))
 
 
 def _binomial(values: Array, first: int) -> Array:
