@@ -41,7 +41,7 @@ def image(values, spacing=None, mask=None):
 def update_of(fixed, moving, radius):
     """Return the update and totals where nothing is displaced."""
     update = np.zeros((*fixed.shape, 3), np.float32)
-    energy = np.zeros((fixed.shape[0], 4))
+    energy = np.zeros((fixed.shape[0], 2))
     still = np.zeros_like(update)
     for kernel in correlation_force(fixed, moving, radius, ONE, (1.0, 1.0)):
         kernel(0, fixed.shape[0], still, update, energy)
@@ -262,7 +262,8 @@ def test_nothing_folds_even_where_images_have_nothing_in_common(metric, shape, s
     images = [image(noise(shape, sigma, seed)) for seed in (1, 2)]
     field = local_correlation(*images, metric=metric)
     dataset = field.to_dataset(name="displacement")
-    assert np.abs(field.values).max() > 2
+    # It does move: a weak match makes a weak force, but one that goes on.
+    assert np.abs(field.values).max() > 1
     assert float(xdreg.jacobian_determinant(dataset).min()) > 0
 
 
@@ -316,7 +317,7 @@ def test_descriptor_force_is_the_slope_of_the_energy():
     f, m = (descriptor(v, (1, 1, 1)) / mind.SCALE for v in (fixed, moving))
 
     def run(displacement):
-        update, totals = np.zeros((*fixed.shape, 3), np.float32), np.zeros((12, 4))
+        update, totals = np.zeros((*fixed.shape, 3), np.float32), np.zeros((12, 2))
         kernel(0, 12, displacement, update, totals)
         return update, totals[:, 0].sum()
 

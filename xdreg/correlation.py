@@ -56,7 +56,7 @@ def correlation_force(
     radius : (z, y, x), voxels
         Half-width of the box; 0 along an axis of one voxel.
     squared_steps : (z, y, x) float32
-        How far an update goes per axis, for a gradient in voxels.
+        How far an update goes per axis, in voxels, for a gradient per voxel.
     contrast
         Standard deviations that noise is measured against; by default the images' own.
     """
@@ -97,6 +97,38 @@ def correlation_terms(
     return terms
 
 
+def stiffness(
+    image: Array,
+    radius: tuple[int, int, int],
+    squared_steps: Array,
+    contrast: float | None = None,
+) -> float:
+    """Return how steep the energy is beside a perfect match: force per voxel of it.
+
+    The curvature along the update, averaged with itself as the weight. An image that is
+    smooth even within a box has less of it.
+
+    Parameters
+    ----------
+    image : (z, y, x)
+        One image, as if it were matched with itself.
+    radius, squared_steps
+        As for `correlation_force`.
+    contrast
+        Standard deviation that noise is measured against; by default the image's own.
+
+    Returns
+    -------
+    float
+        Zero if nothing in the image has a slope.
+    """
+    same, _ = _standardised(image, image, contrast and (contrast, contrast))
+    tensor = correlation_terms(same, same, radius, (1.0, 1.0)).tensor
+    along = (tensor[..., [0, 3, 5]] * squared_steps).sum(axis=-1, dtype=np.float64)
+    total = along.sum()
+    return float((along**2).sum() / total) if total else 0.0
+
+
 def mean_correlation(
     fixed: Array,
     moving: Array,
@@ -111,7 +143,7 @@ def mean_correlation(
         As for `correlation_force`.
     """
     reference, source = _standardised(fixed, moving, contrast)
-    totals = np.zeros((reference.shape[0], 4))
+    totals = np.zeros((reference.shape[0], 2))
     steps, no_update = np.ones(3, np.float32), np.empty((0, 0, 0, 3), np.float32)
     arrays = no_update, NO_TENSOR, totals
     _force(0, len(totals), reference, source, radius, steps, *arrays)
@@ -270,14 +302,12 @@ def _push(fixed, pulled, k, sums, squared_steps, update, tensor):  # type: ignor
     """Write the update of plane ``k``: the energy's gradient by the displacement.
 
     And, unless it is empty, the curvature of a least-squares fit as a ``tensor``: zz,
-    zy, zx, yy, yx, xx. Return the sums of the curvature along the update, and squared.
+    zy, zx, yy, yx, xx.
     """
     wanted = tensor.size > 0
-    once, twice = np.float64(0), np.float64(0)
     sz, sy, sx = squared_steps
     half = np.float32(0.5)
     for j in range(pulled.shape[1]):
-        row_once, row_twice = np.float32(0), np.float32(0)
         for i in range(pulled.shape[2]):
             f, m = fixed[k, j, i], pulled[k, j, i]
             if not (f == f and m == m):
@@ -296,8 +326,6 @@ def _push(fixed, pulled, k, sums, squared_steps, update, tensor):  # type: ignor
             update[k, j, i, 0] = sz * (g * mz - h * fz)
             update[k, j, i, 1] = sy * (g * my - h * fy)
             update[k, j, i, 2] = sx * (g * mx - h * fx)
-            curvature = b * (sz * mz * mz + sy * my * my + sx * mx * mx)
-            curvature += d * (sz * fz * fz + sy * fy * fy + sx * fx * fx)
             if wanted:
                 tensor[k, j, i, 0] = b * mz * mz + d * fz * fz
                 tensor[k, j, i, 1] = b * mz * my + d * fz * fy
@@ -305,11 +333,6 @@ def _push(fixed, pulled, k, sums, squared_steps, update, tensor):  # type: ignor
                 tensor[k, j, i, 3] = b * my * my + d * fy * fy
                 tensor[k, j, i, 4] = b * my * mx + d * fy * fx
                 tensor[k, j, i, 5] = b * mx * mx + d * fx * fx
-            row_once += curvature
-            row_twice += curvature * curvature
-        once += row_once
-        twice += row_twice
-    return once, twice
 
 
 @compiled
@@ -356,8 +379,4 @@ def _force(start, stop, fixed, pulled, radius, squared_steps, update, tensor, to
         here = centre - rz
         if start <= here < stop:
             sum_ring(coefficients, here - rz, pulls)
-            once, twice = _push(
-                fixed, pulled, here, pulls, squared_steps, update, tensor
-            )
-            totals[here, 2] = once
-            totals[here, 3] = twice
+            _push(fixed, pulled, here, pulls, squared_steps, update, tensor)

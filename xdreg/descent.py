@@ -44,11 +44,6 @@ LEAST_SLOPE = 2e-3
 #: Steps are halved down to this, in voxels.
 LEAST_STEP = 0.2
 
-#: An update is so many times as long as a least-squares fit would make it: beyond, for
-#: smoothing takes most of it away. The scale is the images', not that of the longest
-#: vector, so that a block proceeds as the whole image does.
-OVERSHOOT = 5.0
-
 #: Nothing is left to do when the longest update is below this, in voxels.
 REST = 0.05
 
@@ -93,9 +88,8 @@ def descend(
     force
         Kernels, each run over all planes before the next: ``kernel(start, stop,
         displacement, update, totals)``. The last one writes, for planes from ``start``
-        to ``stop``, the update (z, y, x, 3) in the direction of voxels, and the sums
-        (z, 4) of the energy, to be raised, of the voxels behind it, of the curvature
-        that turns an update into voxels, and of its square.
+        to ``stop``, the update (z, y, x, 3) in voxels, and the sums (z, 2) of the
+        energy, to be raised, and of the voxels behind it.
     how
         Settings.
 
@@ -113,7 +107,7 @@ def descend(
     began = time.perf_counter()
     total = np.zeros((*shape, 3), np.float32)
     update, smooth = np.zeros_like(total), np.zeros_like(total)
-    totals = np.zeros((shape[0], 4))
+    totals = np.zeros((shape[0], 2))
     update_taps = [gaussian_taps(sigma) for sigma in how.update_sigma]
     step, since = how.step, 0
     field_taps = [gaussian_taps(sigma * step**0.5) for sigma in how.field_sigma]
@@ -122,7 +116,7 @@ def descend(
         for iteration in range(how.iterations):
             for kernel in force:
                 slabs.run(kernel, total, update, totals)
-            energy, count, curvature, squared = totals.sum(axis=0)
+            energy, count = totals.sum(axis=0)
             energies.append(float(energy / max(count, 1.0)))
             since += 1
             if since > SLOPE_WINDOW and _slope(energies[-SLOPE_WINDOW:]) < LEAST_SLOPE:
@@ -132,13 +126,9 @@ def descend(
                 field_taps = [gaussian_taps(s * step**0.5) for s in how.field_sigma]
             slabs.run(smooth_planes, update, update_taps[1], update_taps[2])
             longest = max(slabs.run(smooth_across, update, update_taps[0], smooth))
-            if longest == 0:
+            if np.sqrt(longest) < REST:
                 break
-            factor = OVERSHOOT * curvature / squared
-            if factor * np.sqrt(longest) < REST:
-                break
-            bound = np.float32(factor), np.float32(step)
-            slabs.run(_compose, smooth, *bound, total, update)
+            slabs.run(_compose, smooth, np.float32(step), total, update)
             slabs.run(smooth_planes, update, field_taps[1], field_taps[2])
             slabs.run(smooth_across, update, field_taps[0], total)
             spent = time.perf_counter() - began
@@ -172,7 +162,7 @@ def joined(
     """
     if len(forces) == 1:
         return tuple(forces[0])
-    own, sums = np.zeros((*shape, 3), np.float32), np.zeros((shape[0], 4))
+    own, sums = np.zeros((*shape, 3), np.float32), np.zeros((shape[0], 2))
 
     def push(
         start: int,
@@ -186,8 +176,6 @@ def joined(
             last(start, stop, displacement, own, sums)
             update[start:stop] += own[start:stop]
             totals[start:stop] += sums[start:stop]
-        # The square of a sum, as if all were equally stiff.
-        totals[start:stop, 3] *= len(forces)
 
     return (*(kernel for force in forces for kernel in force[:-1]), push)
 
@@ -217,8 +205,8 @@ class _Slabs:
 
 
 @compiled
-def _compose(start, stop, update, factor, step, before, out):  # type: ignore[no-untyped-def]
-    """Apply ``v = factor * update`` first, ``before`` after it: ``v + u(x + v)``.
+def _compose(start, stop, update, step, before, out):  # type: ignore[no-untyped-def]
+    """Apply ``v``, an update, first and ``before`` after it: ``v + u(x + v)``.
 
     A vector longer than ``step`` is shortened to it.
     """
@@ -229,9 +217,9 @@ def _compose(start, stop, update, factor, step, before, out):  # type: ignore[no
     for k in range(start, stop):
         for j in range(ny):
             for i in range(nx):
-                vz = factor * update[k, j, i, 0]
-                vy = factor * update[k, j, i, 1]
-                vx = factor * update[k, j, i, 2]
+                vz = update[k, j, i, 0]
+                vy = update[k, j, i, 1]
+                vx = update[k, j, i, 2]
                 squared = vz * vz + vy * vy + vx * vx
                 if squared > step * step:
                     shorter = step / np.sqrt(squared)

@@ -17,6 +17,7 @@ import xarray as xr
 
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.correlation import correlation_force, mean_correlation
+from xdreg.correlation import stiffness as stiffness_of
 from xdreg.descent import Settings, descend, joined
 from xdreg.errors import InputError
 from xdreg.mind import descriptor_force, mean_likeness
@@ -49,6 +50,16 @@ FIELD_SIGMA_VOXELS = {
     "mind": {2: 6.0, 3: 2.0},
 }
 
+#: Voxels that an update goes for a force of one, much of which smoothing takes away
+#: again; for correlation, over the root of the image's stiffness. A least-squares step
+#: would be over the stiffness itself, but overshoots in what is smooth, and on real
+#: pairs one number for all does as well. It is the same in every block of an image, or
+#: each would proceed in its own way.
+GAIN = {
+    "lncc": {2: 4.0, 3: 2.5},
+    "mind": {2: 16.0, 3: 7.0},
+}
+
 
 def local_correlation(
     fixed: xr.DataArray,
@@ -61,6 +72,7 @@ def local_correlation(
     step: float = 1.0,
     iterations: int = 100,
     contrast: Sequence[tuple[float, float]] | None = None,
+    stiffness: Sequence[float] | None = None,
     threads: int = 1,
     timeout: float | None = None,
 ) -> xr.DataArray:
@@ -89,6 +101,10 @@ def local_correlation(
     contrast
         Standard deviations of fixed and moving that noise is measured against, for
         each channel; by default those of the two arrays.
+    stiffness
+        What `image_stiffness` tells of each channel of fixed, or of the image that it
+        is cut from: the more, the shorter is a step. By default that of the array.
+        Not used for descriptors.
     threads
         How many share the work; the result is the same to the bit.
     timeout : float, second, optional
@@ -128,16 +144,20 @@ def local_correlation(
         raise InputError(msg)
     units = VoxelUnits(grid)
     pairs = list(zip(_channels(fixed), _channels(moving), strict=True))
+    gain = GAIN[metric][3 if units.in_space else 2] / len(pairs)
     forces = []
-    spreads: Sequence[tuple[float, float] | None] = contrast or [None] * len(pairs)
-    for (one, other), spread in zip(pairs, spreads, strict=True):
-        images = counted(one, grid), counted(other, grid)
+    for i, images in enumerate(pairs):
+        fixed_values, moving_values = (counted(v, grid) for v in images)
         if metric == "mind":
             box = units.radius(radius, MIND_RADIUS_VOXELS)
-            force = descriptor_force(*images, box, units.squared_steps)
+            steps = np.float32(gain) * units.squared_steps
+            force = descriptor_force(fixed_values, moving_values, box, steps)
         else:
             box = units.radius(radius, RADIUS_VOXELS)
-            force = correlation_force(*images, box, units.squared_steps, spread)
+            spread = contrast[i] if contrast else None
+            stiff = stiffness[i] if stiffness else image_stiffness(fixed_values, grid)
+            steps = np.float32(gain / ((stiff or 1.0) ** 0.5)) * units.squared_steps
+            force = correlation_force(fixed_values, moving_values, box, steps, spread)
         forces.append(force)
     how = Settings(
         units.voxels(update_sigma, UPDATE_SIGMA_VOXELS[metric]),
@@ -149,6 +169,21 @@ def local_correlation(
     )
     displacement, _ = descend(units.shape, joined(units.shape, forces), how)
     return units.physical(displacement)
+
+
+def image_stiffness(values: NDArray[np.float32], grid: Grid) -> float:
+    """Return how steep the energy of an image is, see `xdreg.correlation.stiffness`.
+
+    Parameters
+    ----------
+    values : ([z], y, x)
+        The image, NaN where it does not count.
+    grid
+        Its geometry.
+    """
+    units = VoxelUnits(grid)
+    box = units.radius(None, RADIUS_VOXELS)
+    return stiffness_of(values.reshape(units.shape), box, units.squared_steps)
 
 
 def _channels(image: xr.DataArray) -> list[xr.DataArray]:
@@ -257,6 +292,11 @@ class VoxelUnits:
         return np.array(self.shape) > 1
 
     @property
+    def in_space(self) -> bool:
+        """Whether the grid extends along three axes, or lies in a plane."""
+        return bool(self._present.all())
+
+    @property
     def _mean_spacing(self) -> float:
         steps = [
             s for s, n in zip(self.grid.spacing, self.grid.shape, strict=True) if n > 1
@@ -268,8 +308,7 @@ class VoxelUnits:
     ) -> tuple[float, ...]:
         """Return physical lengths in voxels; by default so many mean voxels."""
         if lengths is None:
-            extents = 3 if self._present.all() else 2
-            lengths = default[extents] * self._mean_spacing
+            lengths = default[3 if self.in_space else 2] * self._mean_spacing
         given = np.broadcast_to(np.asarray(lengths, float), (self.grid.ndim,))
         padded = np.concatenate([np.zeros(3 - self.grid.ndim), given])
         return tuple(np.where(self._present, padded / self._spacing, 0.0).tolist())

@@ -48,7 +48,7 @@ def descriptor_force(
     radius : (z, y, x), voxels
         Half-width of the patches compared; 0 along an axis of one voxel.
     squared_steps : (z, y, x) float32
-        How far an update goes per axis, for a gradient in voxels.
+        How far an update goes per axis, in voxels, for a gradient per voxel.
     """
     reference, source = descriptor(fixed, radius), descriptor(moving, radius)
 
@@ -275,7 +275,6 @@ def _force(  # type: ignore[no-untyped-def]
         below = ring[(k - 1) % 3] if k > 0 else here
         above = ring[(k + 1) % 3] if k + 1 < nz else here
         energy, count = np.float64(0), np.float64(0)
-        once, twice = np.float64(0), np.float64(0)
         for j in range(ny):
             south, north = here[max(j - 1, 0)], here[min(j + 1, ny - 1)]
             for i in range(nx):
@@ -294,7 +293,7 @@ def _force(  # type: ignore[no-untyped-def]
                 x0, x1 = here[j, max(i - 1, 0)], here[j, min(i + 1, nx - 1)]
                 x0 = centre if np.isnan(x0[0]) else x0
                 x1 = centre if np.isnan(x1[0]) else x1
-                squares, curvature = np.float32(0), np.float32(0)
+                squares = np.float32(0)
                 vz, vy, vx = np.float32(0), np.float32(0), np.float32(0)
                 for c in range(channels):
                     gap = np.float32(fixed[k, j, i, c]) / SCALE - centre[c]
@@ -305,7 +304,6 @@ def _force(  # type: ignore[no-untyped-def]
                     vz += gap * dz
                     vy += gap * dy
                     vx += gap * dx
-                    curvature += sz * dz * dz + sy * dy * dy + sx * dx * dx
                     if wanted:
                         tensor[k, j, i, 0] += dz * dz
                         tensor[k, j, i, 1] += dz * dy
@@ -318,9 +316,5 @@ def _force(  # type: ignore[no-untyped-def]
                 update[k, j, i, 2] = sx * vx
                 energy += 1 - squares / channels
                 count += 1
-                once += curvature
-                twice += curvature * curvature
         totals[k, 0] = energy
         totals[k, 1] = count
-        totals[k, 2] = once
-        totals[k, 3] = twice

@@ -444,9 +444,11 @@ class Run:
             return dict(stage.options.options)
         options = stage.engine_options
         if isinstance(stage.options, LocalCorrelation):
-            # What is noise is measured on the whole images, so that blocks agree.
+            # What is noise, and how long a step may be, is measured on the whole
+            # images, so that blocks agree.
             contrast = self.fixed.contrast, self.moving.contrast
             options["contrast"] = list(zip(*contrast, strict=True))
+            options["stiffness"] = self.fixed.stiffness
             options["threads"] = max(1, CPU_COUNT // stage.partition.size)
         return options
 

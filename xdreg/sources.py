@@ -12,6 +12,7 @@ import numpy as np
 from xdreg.errors import InputError
 from xdreg.foreground import foreground
 from xdreg.inputs import AUTO, mask_reader
+from xdreg.local_correlation import image_stiffness
 from xdreg.multiscale import Pyramid
 from xdreg.pyramid import downsample
 from xdreg.readers import ImageReader, image_reader
@@ -57,6 +58,7 @@ class Source:
     ) -> None:
         self.name = name
         self.contrast: list[float] = []
+        self.stiffness: list[float] = []
         self.foreground_share: float | None = None
         self._pyramid, self._channels, self._mask = pyramid, channels, mask
         self._folder = folder
@@ -64,7 +66,7 @@ class Source:
         self._readers: dict[tuple[int, int], ImageReader] = {}
 
     def check(self) -> None:
-        """Look at the whole image on a coarse level: contrast, NaN, foreground."""
+        """Look at the whole image on a coarse level: what it holds, where it counts."""
         for channel in range(len(self._channels)):
             self._check_channel(channel)
         if self._mask == AUTO:
@@ -126,9 +128,10 @@ class Source:
         return ImageReader(open_array(path, (), (), np.nan), grid, grid.dims)
 
     def _check_channel(self, channel: int) -> None:
-        """Refuse a channel with nothing in it, warn of NaN, note its contrast."""
+        """Refuse a channel with nothing in it, warn of NaN, note what blocks need."""
         level = self._pyramid.overview
-        values = self._reader(level, channel).read_known()
+        reader = self._reader(level, channel)
+        values = reader.read_known()
         finite = np.isfinite(values)
         if not finite.any() or values[finite].min() == values[finite].max():
             what = "no finite value" if not finite.any() else "one and the same value"
@@ -138,6 +141,8 @@ class Source:
             )
             raise InputError(msg)
         self.contrast.append(float(values[finite].std(dtype=np.float64)))
+        known = np.where(finite, values, np.float32(np.nan))
+        self.stiffness.append(image_stiffness(known, reader.grid))
         if not finite.all():
             share = 100 * (1 - finite.mean())
             warnings.warn(

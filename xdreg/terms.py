@@ -24,8 +24,8 @@ class Terms:
         Gradient of the energy by the displacement.
     tensor : (z, y, x, 6) float32
         Its curvature as of a least-squares fit: zz, zy, zx, yy, yx, xx.
-    totals : (z, 4) float64
-        Sums over a plane; the first two are the energy and the voxels behind it.
+    totals : (z, 2) float64
+        Sums over a plane: of the energy, and of the voxels behind it.
     """
 
     force: NDArray[np.float32]
@@ -38,7 +38,7 @@ class Terms:
         return cls(
             np.zeros((*shape, 3), np.float32),
             np.zeros((*shape, 6), np.float32),
-            np.zeros((shape[0], 4)),
+            np.zeros((shape[0], 2)),
         )
 
     @property
