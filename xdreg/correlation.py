@@ -98,10 +98,7 @@ def correlation_terms(
 
 
 def stiffness(
-    image: Array,
-    radius: tuple[int, int, int],
-    squared_steps: Array,
-    contrast: float | None = None,
+    image: Array, radius: tuple[int, int, int], squared_steps: Array
 ) -> float:
     """Return how steep the energy is beside a perfect match: force per voxel of it.
 
@@ -114,15 +111,13 @@ def stiffness(
         One image, as if it were matched with itself.
     radius, squared_steps
         As for `correlation_force`.
-    contrast
-        Standard deviation that noise is measured against; by default the image's own.
 
     Returns
     -------
     float
         Zero if nothing in the image has a slope.
     """
-    same, _ = _standardised(image, image, contrast and (contrast, contrast))
+    same, _ = _standardised(image, image, None)
     tensor = correlation_terms(same, same, radius, (1.0, 1.0)).tensor
     along = (tensor[..., [0, 3, 5]] * squared_steps).sum(axis=-1, dtype=np.float64)
     total = along.sum()
