@@ -97,13 +97,13 @@ def correlation_terms(
     return terms
 
 
-def stiffness(
+def match_stiffness(
     image: Array, radius: tuple[int, int, int], squared_steps: Array
 ) -> float:
-    """Return how steep the energy is beside a perfect match: force per voxel of it.
+    """Return the force beside a perfect match of an image, per voxel away from it.
 
-    The curvature along the update, averaged with itself as the weight. An image that is
-    smooth even within a box has less of it.
+    The energy's curvature along the update, averaged with itself as the weight. An
+    image that is smooth even within a box has less of it.
 
     Parameters
     ----------
@@ -119,9 +119,10 @@ def stiffness(
     """
     same, _ = _standardised(image, image, None)
     tensor = correlation_terms(same, same, radius, (1.0, 1.0)).tensor
-    along = (tensor[..., [0, 3, 5]] * squared_steps).sum(axis=-1, dtype=np.float64)
-    total = along.sum()
-    return float((along**2).sum() / total) if total else 0.0
+    diagonal = (tensor[..., i] for i in (0, 3, 5))
+    along = sum(v * step for v, step in zip(diagonal, squared_steps, strict=True))
+    total = np.sum(along, dtype=np.float64)
+    return float(np.sum(np.square(along), dtype=np.float64) / total) if total else 0.0
 
 
 def mean_correlation(

@@ -16,8 +16,7 @@ import numpy as np
 import xarray as xr
 
 from xdreg.coordinates import coordinates, grid_of
-from xdreg.correlation import correlation_force, mean_correlation
-from xdreg.correlation import stiffness as stiffness_of
+from xdreg.correlation import correlation_force, match_stiffness, mean_correlation
 from xdreg.descent import Settings, descend, joined
 from xdreg.errors import InputError
 from xdreg.mind import descriptor_force, mean_likeness
@@ -103,7 +102,7 @@ def local_correlation(
         each channel; by default those of the two arrays.
     stiffness
         What `image_stiffness` tells of each channel of fixed, or of the image that it
-        is cut from: the more, the shorter is a step. By default that of the array.
+        is cut from: the more, the shorter is an update. By default that of the array.
         Not used for descriptors.
     threads
         How many share the work; the result is the same to the bit.
@@ -172,7 +171,7 @@ def local_correlation(
 
 
 def image_stiffness(values: NDArray[np.float32], grid: Grid) -> float:
-    """Return how steep the energy of an image is, see `xdreg.correlation.stiffness`.
+    """Return an image's stiffness, see `xdreg.correlation.match_stiffness`.
 
     Parameters
     ----------
@@ -183,7 +182,7 @@ def image_stiffness(values: NDArray[np.float32], grid: Grid) -> float:
     """
     units = VoxelUnits(grid)
     box = units.radius(None, RADIUS_VOXELS)
-    return stiffness_of(values.reshape(units.shape), box, units.squared_steps)
+    return match_stiffness(values.reshape(units.shape), box, units.squared_steps)
 
 
 def _channels(image: xr.DataArray) -> list[xr.DataArray]:
