@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 SLOPE_WINDOW = 5
 
 #: A step has done its work when the energy rises by less than this per iteration.
-LEAST_SLOPE = 1.2e-3
+LEAST_SLOPE = 1.5e-3
 
 #: Steps are halved down to this, in voxels.
 LEAST_STEP = 0.2

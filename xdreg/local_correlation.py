@@ -55,7 +55,7 @@ FIELD_SIGMA_VOXELS = {
 #: pairs one number for all does as well. It is the same in every block of an image, or
 #: each would proceed in its own way.
 GAIN = {
-    "lncc": {2: 4.0, 3: 2.5},
+    "lncc": {2: 4.0, 3: 2.6},
     "mind": {2: 16.0, 3: 7.0},
 }
 
