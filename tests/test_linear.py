@@ -236,6 +236,7 @@ def test_the_curvature_turns_the_force_into_voxels():
         (v / v.std()).astype(np.float32)[4:-4, 4:-4, 4:-4] for v in (fixed, other)
     ]
     terms = correlation_terms(*images, (3, 3, 3), (1.0, 1.0))
+    assert (terms.tensor[..., [0, 3, 5]] >= 0).all()
     zz, zy, zx, yy, yx, xx = terms.tensor.sum(axis=(0, 1, 2), dtype=np.float64)
     curvature = np.array([[zz, zy, zx], [zy, yy, yx], [zx, yx, xx]])
     force = terms.force.sum(axis=(0, 1, 2), dtype=np.float64)

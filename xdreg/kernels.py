@@ -508,7 +508,7 @@ def ease_back(update: Array, grid: Grid, before: Array, before_grid: Grid) -> Ar
     (ndim, *grid.shape) float32
         The same array where nothing folds.
     """
-    standing = compose(np.zeros_like(update), grid, before, before_grid)
+    standing = resample_displacement(before, before_grid, grid)
     # A linear part may mirror the image, or be of any scale.
     usual = np.median(jacobian_determinant(standing, grid))
     for _ in range(EASE_ROUNDS):

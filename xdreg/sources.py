@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import dask.array
@@ -58,7 +59,6 @@ class Source:
     ) -> None:
         self.name = name
         self.contrast: list[float] = []
-        self.stiffness: list[float] = []
         self.foreground_share: float | None = None
         self._pyramid, self._channels, self._mask = pyramid, channels, mask
         self._folder = folder
@@ -66,11 +66,17 @@ class Source:
         self._readers: dict[tuple[int, int], ImageReader] = {}
 
     def check(self) -> None:
-        """Look at the whole image on a coarse level: what it holds, where it counts."""
+        """Look at the whole image on a coarse level: contrast, NaN, foreground."""
         for channel in range(len(self._channels)):
             self._check_channel(channel)
         if self._mask == AUTO:
             self._find_foreground()
+
+    @cached_property
+    def stiffness(self) -> list[float]:
+        """Stiffness of every channel, on a coarse level; only own stages need it."""
+        readers = self.readers(self._pyramid.overview)
+        return [image_stiffness(r.read_known(), r.grid) for r in readers]
 
     def readers(self, level: int) -> list[ImageReader]:
         """Return a reader of one level for every channel that is registered."""
@@ -128,10 +134,9 @@ class Source:
         return ImageReader(open_array(path, (), (), np.nan), grid, grid.dims)
 
     def _check_channel(self, channel: int) -> None:
-        """Refuse a channel with nothing in it, warn of NaN, note what blocks need."""
+        """Refuse a channel with nothing in it, warn of NaN, note its contrast."""
         level = self._pyramid.overview
-        reader = self._reader(level, channel)
-        values = reader.read_known()
+        values = self._reader(level, channel).read_known()
         finite = np.isfinite(values)
         if not finite.any() or values[finite].min() == values[finite].max():
             what = "no finite value" if not finite.any() else "one and the same value"
@@ -141,8 +146,6 @@ class Source:
             )
             raise InputError(msg)
         self.contrast.append(float(values[finite].std(dtype=np.float64)))
-        known = np.where(finite, values, np.float32(np.nan))
-        self.stiffness.append(image_stiffness(known, reader.grid))
         if not finite.all():
             share = 100 * (1 - finite.mean())
             warnings.warn(

@@ -493,8 +493,7 @@ def judge(
     """
     patch = kernels.resample_displacement(update, window.grid, patch_grid)
     patch = kernels.unfold(patch, patch_grid)
-    min_jacobian = float(kernels.jacobian_determinant(patch, patch_grid).min())
-    if min_jacobian > 0:
+    if kernels.jacobian_determinant(patch, patch_grid).min() > 0:
         patch = kernels.ease_back(patch, patch_grid, window.before, window.before_grid)
     # What is judged is what will be used: the update between field points.
     update = kernels.resample_displacement(patch, patch_grid, window.grid)
@@ -513,7 +512,7 @@ def judge(
     verdict = {
         "similarity_before": mean_similarity([c.moving for c in channels]),
         "similarity_after": mean_similarity(after),
-        "min_jacobian": min_jacobian,
+        "min_jacobian": float(kernels.jacobian_determinant(patch, patch_grid).min()),
         "max_update": float(np.sqrt((patch**2).sum(axis=0)).max()),
     }
     # Half of a window is the overlap and half of the core: beyond it, most voxels of
@@ -525,7 +524,7 @@ def judge(
         farthest > 0.5 * (upper - lower)
     ).any() or both.sum() < SUPPORTED_SHARE * before:
         status = BlockStatus.REJECTED
-    elif min_jacobian <= 0:
+    elif verdict["min_jacobian"] <= 0:
         status = BlockStatus.FOLDED
     elif not verdict["similarity_after"] >= verdict["similarity_before"]:
         status = BlockStatus.NOT_IMPROVED
