@@ -170,6 +170,29 @@ def test_voxels_outside_the_mask_contribute_nothing():
     assert fields[0].values[0, 8:-8, 8:-8, 6:20].mean() == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize("metric", ["lncc", "mind"])
+def test_a_mask_is_no_narrower_after_a_part_of_a_voxel(metric):
+    """Interpolation between a voxel that counts and one that does not keeps it."""
+    images = noise((12, 14, 16), seed=1), noise((12, 14, 16), seed=2)
+    images[1][:, 4:6, 5] = np.nan
+    images[1][:, :, 11:] = np.nan
+    force = {
+        "lncc": lambda: correlation_force(*images, (1, 1, 1), ONE, (1.0, 1.0)),
+        "mind": lambda: descriptor_force(*images, (1, 1, 1), ONE),
+    }[metric]()
+    energies = []
+    for shift in (0.0, 0.4, -0.4):
+        displacement = np.zeros((*images[0].shape, 3), np.float32)
+        displacement[..., 2] = shift
+        energies.append(np.zeros((len(displacement), 2)))
+        for kernel in force:
+            kernel(0, 12, displacement, np.zeros_like(displacement), energies[-1])
+    counted = [energy[:, 1].tolist() for energy in energies]
+    assert 0 < sum(counted[0]) < images[0].size
+    assert counted[1] == counted[2] == counted[0]
+    assert all(np.isfinite(energy).all() for energy in energies)
+
+
 def test_nothing_moves_where_nothing_counts():
     values = noise((24, 24, 24))
     mask = np.zeros(values.shape, bool)
@@ -424,6 +447,29 @@ def test_stage_registers_in_blocks_like_whole():
         tuple(slice(0, n) for n in inside.shape)
     ]
     assert np.median(length[inside]) < 0.05
+
+
+def test_what_a_mask_leaves_out_sets_no_scale():
+    """Neither noise nor stiffness is measured against it."""
+    pair = xdreg.datasets.phantom_pair((64, 72), amplitude=2.0)
+    fixed, moving = pair.fixed.compute(), pair.moving.compute()
+    mask = pair.foreground
+    mask[:8], mask[-8:] = False, False
+    fields = []
+    for junk in (0.0, 1e5):
+        spoilt = fixed.where(mask, np.float32(junk) * noise(fixed.shape, seed=9))
+        fields.append(
+            spoilt.dreg.register(
+                moving,
+                fixed_mask=mask,
+                initial=np.eye(3),
+                stages=[xdreg.LocalCorrelation(level=0)],
+                progress=False,
+            )
+        )
+    clean, spoilt = (field.displacement.values for field in fields)
+    assert np.abs(clean).max() > 1
+    np.testing.assert_allclose(spoilt, clean, atol=1e-3)
 
 
 def test_metrics_that_a_stage_lacks():

@@ -49,3 +49,33 @@ def between(values, at, steps, place):  # type: ignore[no-untyped-def]
     d += fx * (values[at + dz + dy + dx] - d)
     near, far = a + fy * (b - a), c + fy * (d - c)
     return near + fz * (far - near)
+
+
+@compiled
+def corner(number, at, steps, place):  # type: ignore[no-untyped-def]
+    """Return the offset of one of a cell's eight corners, and its weight."""
+    weight = np.float32(1)
+    for axis in range(3):
+        share = place[axis]
+        if number >> axis & 1:
+            at += steps[axis]
+        else:
+            share = np.float32(1) - share
+        weight *= share
+    return at, weight
+
+
+@compiled
+def between_known(values, at, steps, place):  # type: ignore[no-untyped-def]
+    """Interpolate among the corners that count; NaN if they weigh less than half.
+
+    So a mask is where it was to half a voxel, rather than a voxel narrower.
+    """
+    total, known = np.float32(0), np.float32(0)
+    for number in range(8):
+        there, weight = corner(number, at, steps, place)
+        value = values[there]
+        if value == value:
+            total += weight * value
+            known += weight
+    return total / known if known >= np.float32(0.5) else np.float32(np.nan)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xdreg.cells import between, cell, cell_steps
+from xdreg.cells import between, between_known, cell, cell_steps
 from xdreg.filters import compiled, sum_boxes, sum_ring
 from xdreg.terms import NO_TENSOR, Terms
 
@@ -178,6 +178,8 @@ def _pull(start, stop, displacement, moving, out):  # type: ignore[no-untyped-de
                 x, fx, bx = cell(px, nx)
                 at = np.uintp((z * ny + y) * nx + x)
                 value = between(values, at, steps, (fz, fy, fx))
+                if value != value:
+                    value = between_known(values, at, steps, (fz, fy, fx))
                 # Inside is up to the voxel's edge.
                 inside = bz <= half and by <= half and bx <= half
                 out[k, j, i] = value if inside else np.float32(np.nan)

@@ -20,6 +20,7 @@ from xdreg.readers import ImageReader, image_reader
 from xdreg.workdir import open_array, settle
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -58,7 +59,6 @@ class Source:
         folder: Path,
     ) -> None:
         self.name = name
-        self.contrast: list[float] = []
         self.foreground_share: float | None = None
         self._pyramid, self._channels, self._mask = pyramid, channels, mask
         self._folder = folder
@@ -66,17 +66,35 @@ class Source:
         self._readers: dict[tuple[int, int], ImageReader] = {}
 
     def check(self) -> None:
-        """Look at the whole image on a coarse level: contrast, NaN, foreground."""
+        """Look at the whole image on a coarse level: contents, NaN, foreground."""
         for channel in range(len(self._channels)):
             self._check_channel(channel)
         if self._mask == AUTO:
             self._find_foreground()
 
     @cached_property
+    def contrast(self) -> list[float]:
+        """Standard deviation of every channel where it counts, on a coarse level."""
+        return [
+            float(np.nanstd(values, dtype=np.float64)) for values, _ in self._overviews
+        ]
+
+    @cached_property
     def stiffness(self) -> list[float]:
-        """Stiffness of every channel, on a coarse level; only own stages need it."""
-        readers = self.readers(self._pyramid.overview)
-        return [image_stiffness(r.read_known(), r.grid) for r in readers]
+        """Stiffness of every channel where it counts, on a coarse level."""
+        return [image_stiffness(values, grid) for values, grid in self._overviews]
+
+    @property
+    def _overviews(self) -> Iterator[tuple[NDArray[np.float32], Grid]]:
+        """Every channel on a coarse level, NaN where it does not count."""
+        for reader in self.readers(self._pyramid.overview):
+            values, grid = reader.read_known(), reader.grid
+            mask = self.mask_reader(grid, outlined=False)
+            if mask is not None:
+                counted = np.where(mask.read_mask(grid), values, np.float32(np.nan))
+                # A mask may fall between the voxels of so coarse a level.
+                values = counted if np.isfinite(counted).any() else values
+            yield values, grid
 
     def readers(self, level: int) -> list[ImageReader]:
         """Return a reader of one level for every channel that is registered."""
@@ -134,7 +152,7 @@ class Source:
         return ImageReader(open_array(path, (), (), np.nan), grid, grid.dims)
 
     def _check_channel(self, channel: int) -> None:
-        """Refuse a channel with nothing in it, warn of NaN, note its contrast."""
+        """Refuse a channel with nothing in it, and warn of NaN."""
         level = self._pyramid.overview
         values = self._reader(level, channel).read_known()
         finite = np.isfinite(values)
@@ -145,7 +163,6 @@ class Source:
                 "channel?"
             )
             raise InputError(msg)
-        self.contrast.append(float(values[finite].std(dtype=np.float64)))
         if not finite.all():
             share = 100 * (1 - finite.mean())
             warnings.warn(
