@@ -29,6 +29,7 @@ LAYERS = [
     {
         "inversion",
         "newton",
+        "folding",
         "interpolation",
         "consensus",
         "estimates",
@@ -62,7 +63,9 @@ LAYERS = [
         "agreement",
     },
     {"multiscale", "readers", "preimage", "planning"},
-    {"tasks", "field", "points", "inputs"},
+    {"window_pair", "field", "points", "inputs"},
+    {"verdicts"},
+    {"tasks"},
     {"mapping", "resampling", "sources", "whole", "isolation", "targets", "reductions"},
     {"provenance"},
     {"composition", "inverse_field", "measures", "pyramid_warp", "layers", "itk_dreg"},

@@ -22,7 +22,7 @@ from tests.hostile import hostile
 from tests.test_faults import pair
 from xdreg.field import status_counts
 from xdreg.mapping import _suspects
-from xdreg.tasks import RECORD
+from xdreg.verdicts import RECORD
 
 OPTIONS = {"block_shape": 24, "overlap": 8, "metric": "ncc", "progress": False}
 

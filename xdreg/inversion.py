@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xdreg import kernels, newton
+from xdreg import folding, kernels, newton
 from xdreg.newton import FOLDED, INSIDE, TOLERANCE
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-#: Times that a fold is smoothed (`kernels.unfold`) to fill what has no inverse.
+#: Times that a fold is smoothed (`folding.unfold`) to fill what has no inverse.
 UNFOLDINGS = 8
 
 #: Smallest determinant of an affine part that is factored out.
@@ -86,7 +86,7 @@ class Window:
         lengths = np.ones(3)
         lengths[space] = spacing
         self._scale = bounds, lengths
-        determinant = kernels.jacobian_determinant(displacement, grid)
+        determinant = folding.jacobian_determinant(displacement, grid)
         self._folded = bool((determinant <= 0).any())
         unfolded = self._unfolded() if self._folded else displacement
         self._solvable = (*self._in_cells(unfolded), self._linear, start)
@@ -146,7 +146,7 @@ class Window:
     def _unfolded(self) -> Array:
         values = self._displacement
         for _ in range(UNFOLDINGS):
-            smoothed = kernels.unfold(values, self._grid)
+            smoothed = folding.unfold(values, self._grid)
             if smoothed is values:
                 break
             values = smoothed

@@ -17,7 +17,7 @@ import xarray as xr
 
 from xdreg import processes
 from xdreg.coordinates import coordinates, grid_of
-from xdreg.tasks import as_displacement
+from xdreg.verdicts import as_displacement
 
 if TYPE_CHECKING:
     from collections.abc import Callable

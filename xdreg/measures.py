@@ -9,7 +9,7 @@ import dask.array
 import numpy as np
 import xarray as xr
 
-from xdreg import kernels
+from xdreg import folding, kernels
 from xdreg.blocks import per_axis
 from xdreg.composition import FieldMove
 from xdreg.coordinates import coordinates
@@ -78,7 +78,7 @@ def _jacobian_chunk(
 ) -> NDArray[np.float32]:
     shape = values.shape[1:]
     grid = Grid(dims, shape, spacing, (0.0,) * len(dims))
-    result = kernels.jacobian_determinant(values, grid)
+    result = folding.jacobian_determinant(values, grid)
     position = block_info[None]["chunk-location"]
     inner = tuple(
         slice(1 if i > 0 else 0, (1 if i > 0 else 0) + sizes[i])
@@ -202,7 +202,7 @@ def _statistics_block(blocks: _Blocks, block_info: Any = None) -> NDArray[np.flo
         slice(a.start - b.start, a.stop - b.start)
         for a, b in zip(core, window, strict=True)
     )
-    jacobian = kernels.jacobian_determinant(values, grid)[inner]
+    jacobian = folding.jacobian_determinant(values, grid)[inner]
     length = np.linalg.norm(values[(slice(None), *inner)], axis=0)
     numbers = [
         length.mean(dtype=np.float64),

@@ -18,7 +18,8 @@ from xdreg.blocks import BlockStatus
 from xdreg.consensus import find_consensus, fit_linear
 from xdreg.grid import checked_matrix
 from xdreg.mapping import map_over_blocks
-from xdreg.tasks import RECORD, as_displacement, read_patch
+from xdreg.tasks import read_patch
+from xdreg.verdicts import RECORD, as_displacement
 from xdreg.workdir import read_json, write_json
 
 if TYPE_CHECKING:

@@ -36,7 +36,9 @@ from xdreg.progress import Listener, StageProgress
 from xdreg.readers import FieldReader
 from xdreg.reductions import reduce_blocks
 from xdreg.sources import Source
-from xdreg.tasks import RECORD, BlockTask, Inputs
+from xdreg.tasks import BlockTask
+from xdreg.verdicts import RECORD
+from xdreg.window_pair import Inputs
 from xdreg.workdir import WorkDirectory, open_array, read_json, write_json
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from xdreg.errors import MethodTimeout
 from xdreg.linear import FULL_OVERLAP, linear
 from xdreg.options import OWN_METRICS
 from xdreg.pose import Pose, find_pose
-from xdreg.tasks import RECORD, Inputs, masked_image, read_window, similarity
+from xdreg.verdicts import RECORD, similarity
+from xdreg.window_pair import Inputs, masked_image, read_window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
