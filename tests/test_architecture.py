@@ -75,6 +75,7 @@ LAYERS = [
     {"field_layers", "neuroglancer"},
     {"joining"},
     {"bridges"},
+    {"outcome"},
     {"run"},
     {"registration"},
     {"planes", "judging"},

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 #: block is still kept as it finishes.
 MOST_TASKS = 10_000
 
+#: Blocks per axis that one task compares or blends, which takes milliseconds each.
+TOGETHER = 2
+
 
 class _Opaque:
     """Hides a value from Dask, which would take dataclasses apart.

@@ -18,17 +18,15 @@ import numpy as np
 import xarray as xr
 from dask.system import CPU_COUNT
 
-from xdreg import kernels, processes, tasks, whole
-from xdreg.agreement import outliers, tolerance
+from xdreg import kernels, outcome, processes, tasks, whole
 from xdreg.block_array import BlockArray
 from xdreg.blocks import BlockStatus
 from xdreg.choice import Choice
-from xdreg.errors import MethodError
 from xdreg.field import assemble_field, open_displacement
 from xdreg.inputs import describe_stage
 from xdreg.isolation import Isolated
 from xdreg.local_correlation import safer
-from xdreg.mapping import has_workers, map_over_blocks, shared
+from xdreg.mapping import TOGETHER, has_workers, map_over_blocks, shared
 from xdreg.options import Custom, Linear, LocalCorrelation
 from xdreg.planning import Plan, PlannedStage
 from xdreg.pose import DOUBTFUL, Pose, pose_text
@@ -43,7 +41,6 @@ from xdreg.workdir import WorkDirectory, open_array, read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -52,9 +49,6 @@ if TYPE_CHECKING:
     from xdreg.readers import Selection
 
 _log = logging.getLogger(__name__)
-
-#: Blocks per axis that one task compares or blends, which takes milliseconds each.
-TOGETHER = 2
 
 
 @dataclass
@@ -303,7 +297,7 @@ class Run:
             disagreement=BlockArray(folder / "disagreement", counts, (), np.inf),
             errors=folder / "errors",
         )
-        self._try_unreadable_again(task, folder / "agreement.json")
+        outcome.forget_unreadable(task, folder / "agreement.json")
         label = f"{number} {stage.options.name} level {stage.fixed_level}"
         task.stopped.unlink(missing_ok=True)
         with lines.watch(
@@ -312,9 +306,11 @@ class Run:
             records = map_over_blocks(
                 tasks.register_block, task, len(RECORD), tasks.give_up_block
             )
-        self._tell_unreadable(records, number, stage, folder / "errors")
-        difference = self._reject_outliers(records, task, folder / "agreement.json")
-        self._check_any(records, number, stage, folder / "errors")
+        name = f"stage {number} ({stage.options.name})"
+        outcome.tell_unreadable(records, name, task.errors)
+        difference = outcome.reject_outliers(records, task, folder / "agreement.json")
+        last = number == len(self.plan.stages) - 1
+        outcome.check_any(records, name, task.errors, last=last)
         if stage.reduction is not None:
             state, records, disagreement = self._reduced(
                 number, stage, state, task, records
@@ -363,78 +359,6 @@ class Run:
         return _State(FieldReader(task.field, grid), None), records, found.residual
 
     @staticmethod
-    def _try_unreadable_again(task: BlockTask, verdict: Path) -> None:
-        """Forget what could not be read in a stage that was not finished."""
-        if verdict.exists():
-            return
-        for index in tasks.unreadable(task.errors):
-            task.records.forget(index)
-            name = ".".join(map(str, index))
-            (task.errors / f"{name}.txt").unlink()
-
-    @staticmethod
-    def _tell_unreadable(
-        records: NDArray[np.float32], number: int, stage: PlannedStage, errors: Path
-    ) -> None:
-        """Name the blocks of a stage that could not be read."""
-        found = [
-            tuple(map(int, index))
-            for index in np.argwhere(records[..., 0] == BlockStatus.UNREADABLE)
-        ]
-        if not found:
-            return
-        first = errors / f"{'.'.join(map(str, found[0]))}.txt"
-        text = first.read_text() if first.exists() else "no message was left"
-        listed = ", ".join(map(str, found[:10])) + (" …" if len(found) > 10 else "")
-        warnings.warn(
-            f"{len(found)} of {stage.partition.size} blocks of stage {number} "
-            f"({stage.options.name}) could not be read: {listed}. The first: "
-            f"{text.removeprefix(tasks.UNREADABLE).strip()}",
-            stacklevel=6,
-        )
-
-    @staticmethod
-    def _reject_outliers(
-        records: NDArray[np.float32], task: BlockTask, verdict: Path
-    ) -> NDArray[np.float32]:
-        """Mark the blocks that their neighbours contradict; return the differences.
-
-        The verdict is stored before the records that it changes, so that a run which
-        ends in between finds the same blocks again.
-        """
-        partition, most = task.partition, tolerance(task.partition)
-        stored = read_json(verdict)
-        if stored is None:
-            for index in map(
-                tuple, np.argwhere(records[..., 0] == BlockStatus.REJECTED)
-            ):
-                # By an earlier verdict, which is gone: else it would have no patch.
-                if task.patches.read(index) is not None:
-                    records[index][0] = BlockStatus.SUCCESS
-                    task.records[index] = records[index]
-            difference = np.full(partition.counts, np.nan, np.float32)
-            rejected = np.zeros(partition.counts, bool)
-            if most > 0:
-                width = 3**partition.grid.ndim
-                gaps = map_over_blocks(
-                    tasks.compare_block, task.remembering(), width, together=TOGETHER
-                )
-                status, before, after = (
-                    records[..., RECORD.index(name)]
-                    for name in ("status", "similarity_before", "similarity_after")
-                )
-                rejected, difference = outliers(status, gaps, after - before, most)
-            stored = {
-                "rejected": np.argwhere(rejected).tolist(),
-                "difference": difference.tolist(),
-            }
-            write_json(verdict, stored)
-        for index in map(tuple, stored["rejected"]):
-            records[index][RECORD.index("status")] = BlockStatus.REJECTED
-            task.records[index] = records[index]
-        return np.array(stored["difference"], np.float32)
-
-    @staticmethod
     def _linear_options(stage: PlannedStage) -> dict[str, Any]:
         options = stage.options.engine_options()
         if stage.by_elastix:
@@ -453,46 +377,6 @@ class Run:
             options["stiffness"] = self.fixed.stiffness
             options["threads"] = max(1, CPU_COUNT // stage.partition.size)
         return options
-
-    def _check_any(
-        self,
-        records: NDArray[np.float32],
-        number: int,
-        stage: PlannedStage,
-        errors: Path,
-    ) -> None:
-        """Stop where blocks failed in the method and none succeeded; else warn.
-
-        A coarse stage that has nothing to improve is none to worry about.
-        """
-        status = records[..., 0]
-        failed = np.isin(status, (BlockStatus.CRASHED, BlockStatus.TIMEOUT))
-        if (status == BlockStatus.SUCCESS).any():
-            return
-        label = f"stage {number} ({stage.options.name})"
-        if failed.any():
-            first = next(iter(sorted(errors.glob("*.txt"))), None)
-            text = first.read_text().strip() if first else "no message was left"
-            # The last line but notes says what happened.
-            lines = [v for v in text.splitlines() if not v.startswith("block ")]
-            reason = lines[-1] if lines else text
-            msg = (
-                f"all {int(failed.sum())} blocks of {label} failed; the first said: "
-                f"{reason}"
-            )
-            error = MethodError(msg)
-            error.add_note(text)
-            raise error
-        coarse = number < len(self.plan.stages) - 1
-        if coarse and (status == BlockStatus.NOT_IMPROVED).all():
-            _log.info("no block of %s improves on the stage before", label)
-            return
-        found = sorted({BlockStatus(int(v)).meaning for v in status.ravel()})
-        warnings.warn(
-            f"no block of {label} contributes, they are {', '.join(found)}; the field "
-            "is that of the stage before. Check the images' positions and masks",
-            stacklevel=6,
-        )
 
     def _result(
         self, state: _State, records: list[dict[str, NDArray[np.float32]]]
