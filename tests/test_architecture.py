@@ -62,6 +62,7 @@ LAYERS = [
         "block_array",
         "agreement",
     },
+    {"channels"},
     {"multiscale", "readers", "preimage", "planning"},
     {"window_pair", "field", "points", "inputs"},
     {"verdicts"},

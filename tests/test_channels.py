@@ -9,12 +9,9 @@ import xarray as xr
 
 import xdreg
 from tests.data import ROOT, landmarks, needs_data
+from xdreg.channels import LUMINANCE_WEIGHTS, channel_selection
 from xdreg.metrics import target_registration_error
-from xdreg.readers import (
-    LUMINANCE_WEIGHTS,
-    channel_selection,
-    image_reader,
-)
+from xdreg.readers import image_reader
 
 PAIR = xdreg.datasets.phantom_pair((64, 80), amplitude=2.0)
 WEIGHTS = tuple(LUMINANCE_WEIGHTS.values())

@@ -170,7 +170,7 @@ def named_channel(image: xr.DataArray, given: int | str) -> int | str:
 
     The name comes first: channels are often called by a wavelength.
     """
-    from xdreg.readers import has_channel
+    from xdreg.channels import has_channel
 
     if not isinstance(given, str) or not given.isdigit() or has_channel(image, given):
         return given

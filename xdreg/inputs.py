@@ -19,6 +19,7 @@ import numpy as np
 import xarray as xr
 
 from xdreg.blocks import BlockStatus
+from xdreg.channels import channel_selection, has_channel
 from xdreg.errors import InputError
 from xdreg.field import (
     field_grid,
@@ -30,20 +31,14 @@ from xdreg.multiscale import Pyramid, build_pyramid, image_levels
 from xdreg.options import Custom, Linear, LocalCorrelation
 from xdreg.planning import Plan, PlannedStage
 from xdreg.points import transform_points
-from xdreg.readers import (
-    ImageReader,
-    channel_selection,
-    has_channel,
-    image_reader,
-    source_of,
-)
+from xdreg.readers import ImageReader, image_reader, source_of
 from xdreg.workdir import LIMITS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from xdreg.channels import Selection
     from xdreg.grid import Grid
-    from xdreg.readers import Selection
 
 #: Asks for all channels of an image.
 ALL = "all"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from xdreg.readers import Selection
+    from xdreg.channels import Selection
 
 #: Statuses of blocks that had nothing to register: none of them is a failure.
 HARMLESS = (BlockStatus.EMPTY, BlockStatus.NO_OVERLAP)

@@ -16,6 +16,7 @@ import xarray as xr
 from dask.base import normalize_token
 
 from xdreg import kernels
+from xdreg.channels import ChannelMix, source_identity
 from xdreg.coordinates import grid_of, spatial_dims
 from xdreg.errors import InputError, UnreadableError
 from xdreg.grid import Grid
@@ -27,19 +28,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from xdreg.channels import Selection
 
-#: What a user may ask for beside the channels of an RGB image.
-LUMINANCE = "luminance"
-
-#: Weights of ITU-R BT.709, whose primaries are those of sRGB.
-LUMINANCE_WEIGHTS = {"red": 0.2126, "green": 0.7152, "blue": 0.0722}
 
 #: A source that does not say its chunks is looked at in pieces of so many voxels per
 #: axis, to find the ones that are unreadable.
 UNKNOWN_CHUNK = 32
-
-#: A channel or time point, or a weight per channel.
-Selection = int | tuple[float, ...]
 
 
 class LazyArray:
@@ -59,52 +53,6 @@ class LazyArray:
     def __dask_tokenize__(self) -> object:
         """Identify by the Dask array's own name."""
         return ("xdreg.LazyArray", self._array.name)
-
-
-class ChannelMix:
-    """The weighted sum of an array's channels, window by window.
-
-    Parameters
-    ----------
-    source
-        Anything that numpy-style slicing reads.
-    axis
-        That of the channels.
-    weights
-        One per channel; channels of weight zero do not matter.
-    """
-
-    def __init__(self, source: Any, axis: int, weights: Sequence[float]) -> None:
-        self._source, self._axis = source, axis
-        if hasattr(source, "store"):
-            self.store, self.path = source.store, source.path
-        self._weights = tuple(float(w) for w in weights)
-        self.dtype = np.dtype(np.float32)
-
-    def __getitem__(self, index: tuple[int | slice, ...]) -> NDArray[np.float32]:
-        """Read one window; ``index`` leaves the channel axis out."""
-        axis = self._axis
-        stored = self._source[(*index[:axis], slice(None), *index[axis:])]
-        before = sum(isinstance(part, slice) for part in index[:axis])
-        channels = np.moveaxis(np.asarray(stored), before, 0)
-        # One by one in float32, so that the bits do not depend on the window.
-        mixed = np.zeros(channels.shape[1:], np.float32)
-        for weight, channel in zip(self._weights, channels, strict=True):
-            if weight:
-                mixed += np.float32(weight) * channel.astype(np.float32)
-        return mixed
-
-    def __dask_tokenize__(self) -> object:
-        """Identify by the array and the weights."""
-        return ("xdreg.ChannelMix", _identity(self._source), self._axis, self._weights)
-
-
-def _identity(source: Any) -> object:
-    """Return a source's content or address, for tokens."""
-    if hasattr(source, "metadata"):
-        metadata = source.metadata.to_dict()
-        source = (str(source.store), source.path, metadata, modified(source))
-    return normalize_token(source)
 
 
 class ImageReader:
@@ -127,7 +75,7 @@ class ImageReader:
     def __dask_tokenize__(self) -> object:
         """Identify by the source's content or address."""
         geometry = normalize_token((self.grid, self.axes))
-        return ("xdreg.ImageReader", _identity(self.source), geometry)
+        return ("xdreg.ImageReader", source_identity(self.source), geometry)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -429,69 +377,3 @@ def image_reader(
             continue
         axes.append(index)
     return ImageReader(source, grid, tuple(axes))
-
-
-def has_channel(array: xr.DataArray, name: str) -> bool:
-    """Tell whether an image has a channel of a name."""
-    return name in _channel_names(array)
-
-
-def _channel_names(array: xr.DataArray) -> list[str]:
-    return [str(v) for v in array["c"].values] if "c" in array.coords else []
-
-
-def channel_selection(array: xr.DataArray, channel: int | str, name: str) -> Selection:
-    """Return a channel's position, or for ``"luminance"`` the weight of each.
-
-    Raises
-    ------
-    InputError
-        If the image has no such channel, or is no RGB image.
-    """
-    own = channel != LUMINANCE or has_channel(array, LUMINANCE)
-    if own or "c" not in array.dims:
-        return channel_index(array, channel, name)
-    labels = _channel_names(array)
-    if array.sizes["c"] not in (3, 4):
-        msg = (
-            f"channel='luminance' needs an RGB or RGBA image, and {name} has "
-            f"{array.sizes['c']} channels; choose one by number or name"
-        )
-        raise InputError(msg)
-    order = [label.lower() for label in labels] or list(LUMINANCE_WEIGHTS)
-    for names in (tuple(LUMINANCE_WEIGHTS), ("r", "g", "b")):
-        if set(names) <= set(order):
-            weights = dict(zip(names, LUMINANCE_WEIGHTS.values(), strict=True))
-            return tuple(weights.get(label, 0.0) for label in order) + (0.0,) * (
-                array.sizes["c"] - len(order)
-            )
-    msg = (
-        f"channel='luminance' needs channels red, green and blue, and those of {name} "
-        f"are named {labels}; choose one of them, or drop the names with "
-        f"{name}.drop_vars('c')"
-    )
-    raise InputError(msg)
-
-
-def channel_index(array: xr.DataArray, channel: int | str, name: str) -> int:
-    """Return the position of a channel given by index or by name.
-
-    Raises
-    ------
-    InputError
-        If the image has no such channel; the message lists those that it has.
-    """
-    if "c" not in array.dims:
-        msg = f"channel={channel!r} was given, but {name} has no channel axis 'c'"
-        raise InputError(msg)
-    count = array.sizes["c"]
-    labels = _channel_names(array)
-    if isinstance(channel, str) and channel in labels:
-        return labels.index(channel)
-    whole = isinstance(channel, int | np.integer) and not isinstance(channel, bool)
-    if whole and -count <= int(channel) < count:
-        return int(channel) % count
-    msg = f"{name} has no channel {channel!r}; it has {count}" + (
-        f", named {labels}" if labels else ", numbered from 0"
-    )
-    raise InputError(msg)

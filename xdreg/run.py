@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from xdreg.channels import Selection
     from xdreg.grid import Grid
     from xdreg.inputs import Mask
-    from xdreg.readers import Selection
 
 _log = logging.getLogger(__name__)
 

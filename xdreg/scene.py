@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from xdreg.channels import channel_selection
 from xdreg.errors import InputError
 from xdreg.field import field_grid, fixed_grid, open_displacement
 from xdreg.multiscale import Pyramid, build_pyramid, image_levels
 from xdreg.provenance import registered_channels, selects
 from xdreg.pyramid import pyramid_factors
-from xdreg.readers import ImageReader, channel_selection, image_reader
+from xdreg.readers import ImageReader, image_reader
 from xdreg.windows import WarpedReader
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
+    from xdreg.channels import Selection
     from xdreg.grid import Grid
-    from xdreg.readers import Selection
 
 
 @dataclass(frozen=True)

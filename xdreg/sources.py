@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from xdreg.channels import Selection
     from xdreg.grid import Grid
     from xdreg.inputs import Mask
-    from xdreg.readers import Selection
 
 #: An automatic mask that leaves a smaller share of an image is doubted.
 LEAST_FOREGROUND = 0.01

@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 
 from xdreg import kernels
+from xdreg.channels import channel_selection
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError, UnreadableError
 from xdreg.field import field_grid
@@ -23,7 +24,7 @@ from xdreg.multiscale import image_levels
 from xdreg.pictures import intensity_range
 from xdreg.planes import Plane, checked_cut, cut_at
 from xdreg.provenance import registered_channels, selects
-from xdreg.readers import FieldReader, channel_selection, image_reader
+from xdreg.readers import FieldReader, image_reader
 from xdreg.resampling import How, pull
 
 if TYPE_CHECKING:
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from xdreg.channels import Selection
     from xdreg.grid import Grid
-    from xdreg.readers import ImageReader, Selection
+    from xdreg.readers import ImageReader
 
 #: A picture has at least so many pixels along its longest axis, where the image has
 #: them, and less than twice as many.
