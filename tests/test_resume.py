@@ -454,6 +454,26 @@ def test_a_changed_method_or_option_is_refused(tmp_path):
         start(one, np.arange(5000))
 
 
+def test_an_address_may_be_written_in_another_way(tmp_path, monkeypatch):
+    """Relative or absolute, it is the same image; another image is another."""
+    monkeypatch.chdir(tmp_path)
+    pair = xdreg.datasets.phantom_pair((48, 56), amplitude=1.0)
+    for name, image in (("f", pair.fixed), ("m", pair.moving), ("n", pair.moving + 1)):
+        xdreg.save(image, f"{name}.ome.zarr")
+
+    def run(folder, moving="m"):
+        fixed, other = (
+            xdreg.open_ome_zarr(f"{folder}{name}.ome.zarr") for name in ("f", moving)
+        )
+        stages = [xdreg.Translation()]
+        fixed.dreg.register(other, stages=stages, workdir="run", progress=False)
+
+    run("")
+    run(f"{tmp_path}/")
+    with pytest.raises(xdreg.InputError, match="another registration"):
+        run("", "n")
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_the_size_of_a_work_directory_is_known(kept, tmp_path, monkeypatch):
     phantom = xdreg.datasets.phantom_pair((230, 250), amplitude=2.0)
