@@ -13,11 +13,13 @@ import xarray as xr
 import xdreg
 from xdreg import kernels
 from xdreg.coordinates import coordinates, grid_of
+from xdreg.field import make_field
 from xdreg.grid import Grid
+from xdreg.joining import in_units
 from xdreg.kernels import affine_displacement, grid_points, resample_displacement
 from xdreg.metrics import target_registration_error
 from xdreg.multiscale import OVERVIEW_VOXELS
-from xdreg.readers import ImageReader
+from xdreg.readers import FieldReader, ImageReader
 
 STAGES = [xdreg.BSpline(level=0, iterations=60)]
 
@@ -342,6 +344,61 @@ def test_only_an_overview_is_read_whole(monkeypatch):
         image, stages=[shift_by_two], block_shape=64, overlap=4, progress=False
     )
     assert max(largest) <= OVERVIEW_VOXELS < image.size
+
+
+def half_way(fixed, moving):
+    """Return half of the shift."""
+    return shift_by_two(fixed, moving) / 2
+
+
+@pytest.mark.filterwarnings("ignore:no block of stage")
+@pytest.mark.parametrize("consensus", [False, True])
+def test_a_field_to_start_from_is_read_by_windows(consensus, monkeypatch, tmp_path):
+    """One in another unit, and one with a linear transform before it, too."""
+    fixed = xdreg.datasets.phantom_pair((240, 256), noise=0.0).moving.compute()
+    moving = fixed.shift(x=3, fill_value=0)
+    grid = grid_of(fixed)
+    start = np.eye(3)
+    start[1, 2] = 1.0
+    values = resample_displacement(*affine_displacement(start, grid), grid)
+    # One half bends, which a matrix cannot say.
+    values[0, :, 128:] = 0.01 * np.arange(128)
+    field = make_field(values, grid)
+    largest = []
+    read = FieldReader.read
+
+    def watched(self, window):
+        values, part = read(self, window)
+        largest.append(values.size)
+        return values, part
+
+    stage = xdreg.Custom(method=half_way, block_shape=48, overlap=4)
+    stages = [xdreg.Consensus(level=0, block_shape=80), stage] if consensus else [stage]
+    options = {"stages": stages, "metric": "lncc", "progress": False}
+    plain = fixed.dreg.register(moving, initial=field, **options)
+    path = tmp_path / "start.ome.zarr"
+    xdreg.save(in_units(field, "millimeter"), path)
+    monkeypatch.setattr(FieldReader, "read", watched)
+    scaled = fixed.dreg.register(moving, initial=xdreg.open_field(path), **options)
+    np.testing.assert_allclose(scaled.displacement, plain.displacement, atol=1e-4)
+    assert max(largest) < 0.5 * values.size
+
+
+@pytest.mark.parametrize("origin", [0.0, 3.2, 41.0, 44.0])
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_field_is_read_no_finer_than_it_is_wanted(origin, size):
+    """At the same points whatever the window, which it covers."""
+    fine = Grid(("y", "x"), (103, 103), (0.5, 0.5), (0.0, 0.0))
+    matrix = np.array([[1.1, 0.2, 3.0], [-0.1, 0.9, 1.0], [0.0, 0.0, 1.0]])
+    values = resample_displacement(*affine_displacement(matrix, fine), fine)
+    target = Grid(("y", "x"), (size, size), (2.0, 1.6), (origin, origin))
+    read, grid = FieldReader(values, fine).read_around(target)
+    assert read.size <= 2 * (size + 2) ** 2
+    assert grid.spacing == (2.0, 1.5)
+    assert [o % s for o, s in zip(grid.origin, grid.spacing, strict=True)] == [0, 0]
+    expected = resample_displacement(*affine_displacement(matrix, target), target)
+    found = resample_displacement(read, grid, target)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:no block of stage")

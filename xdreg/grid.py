@@ -254,17 +254,18 @@ class Grid:
         )
 
     def window(self, window: Sequence[slice]) -> Grid:
-        """Return the grid of a rectangular part, given as index slices."""
+        """Return the grid of a rectangular part, given as index slices, with steps."""
         starts = [0 if part.start is None else part.start for part in window]
         stops = [
             size if part.stop is None else part.stop
             for part, size in zip(window, self.shape, strict=True)
         ]
-        return replace(
+        part = replace(
             self,
             shape=tuple(b - a for a, b in zip(starts, stops, strict=True)),
             origin=tuple(float(v) for v in self.index_to_physical(starts)),
         )
+        return part.strided([index.step or 1 for index in window])
 
     def coarsen(self, factors: Sequence[int]) -> Grid:
         """Return the grid of means over ``factors`` voxels; a remainder is dropped."""

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from xdreg.channels import Selection
 
 
+#: A field that is composed where it is read is so in pieces of so many points per axis.
+PIECE = 64
+
 #: A source that does not say its chunks is looked at in pieces of so many voxels per
 #: axis, to find the ones that are unreadable.
 UNKNOWN_CHUNK = 32
@@ -178,25 +181,15 @@ class ImageReader:
         window = self.grid.covering(lower, upper, margin=1)
         if window is None:
             return np.zeros(target.shape, bool)
-        strides = [
-            max(int(t / s + 1e-6), 1)
-            for t, s in zip(target.spacing, self.grid.spacing, strict=True)
+        strides = _strides(self.grid, target)
+        every = [
+            slice(w.start, w.stop, k) for w, k in zip(window, strides, strict=True)
         ]
-        part = self.grid.window(window)
-        strided = Grid(
-            part.dims,
-            tuple(-(-n // k) for n, k in zip(part.shape, strides, strict=True)),
-            tuple(s * k for s, k in zip(part.spacing, strides, strict=True)),
-            part.origin,
-            part.units,
-        )
-        values = self.read(
-            [slice(w.start, w.stop, k) for w, k in zip(window, strides, strict=True)]
-        )
+        values = self.read(every)
         # NaN is no foreground.
         return kernels.warp(
             ((values != 0) & (values == values)).astype(np.uint8),
-            strided,
+            self.grid.window(every),
             displacement,
             displacement_grid,
             target,
@@ -248,6 +241,9 @@ class FieldReader:
     ) -> tuple[NDArray[np.float32], Grid]:
         """Read the part of the field needed to interpolate it over a grid.
 
+        Of a field finer than that, every so many points, so that memory is bounded by
+        the target; the same ones whatever the target's origin.
+
         Parameters
         ----------
         target
@@ -264,7 +260,9 @@ class FieldReader:
         lower, upper = _corners(target)
         if reach is not None:
             lower, upper = lower - np.asarray(reach), upper + np.asarray(reach)
-        return self.read(self.window(lower, upper))
+        window = self.window(lower, upper)
+        sizes, strides = self.grid.shape, _strides(self.grid, target)
+        return self.read([_every(*v) for v in zip(window, sizes, strides, strict=True)])
 
     def window(self, lower: ArrayLike, upper: ArrayLike) -> tuple[slice, ...]:
         """Return the window of field points needed to interpolate within a box.
@@ -297,6 +295,55 @@ class FieldReader:
             return np.asarray(self.source.vindex[each], np.float32)
         single = [[slice(i, i + 1) for i in row] for row in index.tolist()]
         return np.stack([self.read(window)[0].reshape(-1) for window in single])
+
+
+class PrecededField:
+    """A field after a linear transform, composed where it is read.
+
+    Parameters
+    ----------
+    field : FieldReader
+        What is applied second.
+    matrix : (ndim + 1, ndim + 1)
+        What is applied first: homogeneous, in dims order, physical units.
+    """
+
+    def __init__(self, field: FieldReader, matrix: NDArray[np.float64]) -> None:
+        self._field, self._matrix = field, matrix
+        self.shape = (field.grid.ndim, *field.grid.shape)
+        self.ndim, self.dtype = len(self.shape), np.dtype(np.float32)
+        self.chunks = tuple(min(PIECE, n) for n in self.shape)
+
+    def __getitem__(self, index: Sequence[slice]) -> NDArray[np.float32]:
+        """Read a window, of all components or of some."""
+        components, *window = index
+        grid = self._field.grid.window(window)
+        update, corners = kernels.affine_displacement(self._matrix, grid)
+        reach = np.abs(update).reshape(grid.ndim, -1).max(axis=1)
+        update = kernels.resample_displacement(update, corners, grid)
+        before = self._field.read_around(grid, reach)
+        return np.asarray(kernels.compose(update, grid, *before)[components])
+
+    def __dask_tokenize__(self) -> object:
+        """Identify by what is composed."""
+        return ("xdreg.PrecededField", normalize_token((self._field, self._matrix)))
+
+
+def _strides(grid: Grid, target: Grid) -> list[int]:
+    """Return how many points of a grid, per axis, a step of another one spans."""
+    pairs = zip(target.spacing, grid.spacing, strict=True)
+    return [max(int(wide / step + 1e-6), 1) for wide, step in pairs]
+
+
+def _every(window: slice, size: int, stride: int) -> slice:
+    """Return a slice of multiples of a stride around a window, two at least."""
+    stride = min(stride, max(size - 1, 1))
+    if stride == 1:
+        return window
+    most = (size - 1) // stride
+    first = min(window.start // stride, most - 1)
+    last = min(max(-(-(window.stop - 1) // stride), first + 1), most)
+    return slice(first * stride, last * stride + 1, stride)
 
 
 def _corners(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

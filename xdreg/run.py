@@ -25,13 +25,14 @@ from xdreg.choice import Choice
 from xdreg.field import assemble_field, open_displacement
 from xdreg.inputs import describe_stage
 from xdreg.isolation import Isolated
+from xdreg.joining import in_units
 from xdreg.local_correlation import safer
 from xdreg.mapping import TOGETHER, has_workers, map_over_blocks, shared
 from xdreg.options import Custom, Linear, LocalCorrelation
 from xdreg.planning import Plan, PlannedStage
 from xdreg.pose import DOUBTFUL, Pose, pose_text
 from xdreg.progress import Listener, StageProgress
-from xdreg.readers import FieldReader
+from xdreg.readers import FieldReader, PrecededField
 from xdreg.reductions import reduce_blocks
 from xdreg.sources import Source
 from xdreg.tasks import BlockTask
@@ -141,12 +142,7 @@ class Run:
 
     def _initial_field(self, grid: Grid) -> FieldReader:
         if isinstance(self.start, xr.Dataset):
-            reader = open_displacement(self.start)
-            scaled = reader.grid.to_units(grid.units)
-            if scaled == reader.grid:
-                return reader
-            ratio = scaled.spacing[0] / reader.grid.spacing[0]
-            return FieldReader(np.asarray(reader.source[:]) * ratio, scaled)
+            return open_displacement(in_units(self.start, grid.units))
         from xdreg.itk_bridge import displacement_from_itk
 
         coarse = self.plan.stages[0].partition.field_grid
@@ -247,13 +243,8 @@ class Run:
             matrix = state.matrix @ update
             corners = kernels.affine_displacement(matrix, self.plan.fixed.grids[0])
             return _State(FieldReader(*corners), matrix)
-        before = state.reader
-        displacement, _ = before.read_around(before.grid)
-        values = kernels.resample_displacement(
-            *kernels.affine_displacement(update, before.grid), before.grid
-        )
-        total = kernels.compose(values, before.grid, displacement, before.grid)
-        return _State(FieldReader(total, before.grid), None)
+        both = PrecededField(state.reader, update)
+        return _State(FieldReader(both, state.reader.grid), None)
 
     def _tell_pose(self, pose: dict[str, Any], units: str | None) -> None:
         """Keep the pose for the field, log it, and warn where another fits as well."""
