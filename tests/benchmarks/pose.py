@@ -37,9 +37,6 @@ WITHIN = 0.1
 
 PEERS = ("elastix_affine", "greedy_affine")
 
-#: Every so many cases the whole default pipeline runs, too.
-PIPELINE_EVERY = 8
-
 
 @dataclass(frozen=True)
 class Case:
@@ -226,8 +223,6 @@ def pose():
         tally = Tally(name, judge)
         for number, case in enumerate(cases(name, count)):
             for what, options in runs.items():
-                if what == "default" and number % PIPELINE_EVERY:
-                    continue
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always")
                     mapping, seconds = run(case.moving, **options)
