@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xdreg.cells import cell, cell_steps, corner
 from xdreg.filters import compiled, sum_boxes, sum_ring
 from xdreg.terms import NO_TENSOR, Terms
 
@@ -198,36 +197,79 @@ def _describe(image, known, pairs, radius, least, out):  # type: ignore[no-untyp
 
 
 @compiled
+def _counting(descriptor, weight):  # type: ignore[no-untyped-def]
+    """Return a corner's weight, or zero where it does not count."""
+    return weight if descriptor[0] != NOT_COUNTED else np.float32(0)
+
+
+@compiled
 def _pull_plane(k, displacement, source, out):  # type: ignore[no-untyped-def]
     """Sample descriptors at a plane's displaced voxels; NaN where they do not count."""
     nz, ny, nx, channels = source.shape
-    values = source.reshape(-1)
-    steps = cell_steps(source.shape[:3], channels)
-    corners, weights = np.empty(8, np.uintp), np.empty(8, np.float32)
-    half = np.float32(0.5)
     for j in range(ny):
         for i in range(nx):
-            z, fz, bz = cell(np.float32(k) + displacement[k, j, i, 0], nz)
-            y, fy, by = cell(np.float32(j) + displacement[k, j, i, 1], ny)
-            x, fx, bx = cell(np.float32(i) + displacement[k, j, i, 2], nx)
-            at = np.uintp(((z * ny + y) * nx + x) * channels)
-            known = np.float32(0)
-            for n in range(8):
-                there, weight = corner(n, at, steps, (fz, fy, fx))
-                if values[there] == NOT_COUNTED:
-                    weight = np.float32(0)
-                corners[n], weights[n] = there, weight
-                known += weight
-            inside = bz <= half and by <= half and bx <= half
-            if not inside or known < half:
+            pz = np.float32(k) + displacement[k, j, i, 0]
+            py = np.float32(j) + displacement[k, j, i, 1]
+            px = np.float32(i) + displacement[k, j, i, 2]
+            if not (
+                -0.5 <= pz <= nz - 0.5
+                and -0.5 <= py <= ny - 0.5
+                and -0.5 <= px <= nx - 0.5
+            ):
                 out[j, i, 0] = np.nan
                 continue
-            out[j, i] = 0
-            for n in range(8):
-                weight = weights[n] / (SCALE * known)
-                for c in range(channels):
-                    value = np.float32(values[corners[n] + np.uintp(c)])
-                    out[j, i, c] += weight * value
+            pz = min(max(pz, np.float32(0)), np.float32(nz - 1))
+            py = min(max(py, np.float32(0)), np.float32(ny - 1))
+            px = min(max(px, np.float32(0)), np.float32(nx - 1))
+            z, y, x = int(pz), int(py), int(px)
+            fz, fy, fx = np.float32(pz - z), np.float32(py - y), np.float32(px - x)
+            z1, y1, x1 = min(z + 1, nz - 1), min(y + 1, ny - 1), min(x + 1, nx - 1)
+            gz, gy, gx = 1 - fz, 1 - fy, 1 - fx
+            w000, w001, w010, w011 = (
+                gz * gy * gx,
+                gz * gy * fx,
+                gz * fy * gx,
+                gz * fy * fx,
+            )
+            w100, w101, w110, w111 = (
+                fz * gy * gx,
+                fz * gy * fx,
+                fz * fy * gx,
+                fz * fy * fx,
+            )
+            w000, w001 = (
+                _counting(source[z, y, x], w000),
+                _counting(source[z, y, x1], w001),
+            )
+            w010, w011 = (
+                _counting(source[z, y1, x], w010),
+                _counting(source[z, y1, x1], w011),
+            )
+            w100, w101 = (
+                _counting(source[z1, y, x], w100),
+                _counting(source[z1, y, x1], w101),
+            )
+            w110, w111 = (
+                _counting(source[z1, y1, x], w110),
+                _counting(source[z1, y1, x1], w111),
+            )
+            known = w000 + w001 + w010 + w011 + w100 + w101 + w110 + w111
+            if known < np.float32(0.5):
+                out[j, i, 0] = np.nan
+                continue
+            scale = np.float32(1) / (np.float32(SCALE) * known)
+            for c in range(channels):
+                value = (
+                    w000 * np.float32(source[z, y, x, c])
+                    + w001 * np.float32(source[z, y, x1, c])
+                    + w010 * np.float32(source[z, y1, x, c])
+                    + w011 * np.float32(source[z, y1, x1, c])
+                    + w100 * np.float32(source[z1, y, x, c])
+                    + w101 * np.float32(source[z1, y, x1, c])
+                    + w110 * np.float32(source[z1, y1, x, c])
+                    + w111 * np.float32(source[z1, y1, x1, c])
+                )
+                out[j, i, c] = scale * value
 
 
 @compiled
