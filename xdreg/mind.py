@@ -225,34 +225,14 @@ def _pull_plane(k, displacement, source, out):  # type: ignore[no-untyped-def]
             fz, fy, fx = np.float32(pz - z), np.float32(py - y), np.float32(px - x)
             z1, y1, x1 = min(z + 1, nz - 1), min(y + 1, ny - 1), min(x + 1, nx - 1)
             gz, gy, gx = 1 - fz, 1 - fy, 1 - fx
-            w000, w001, w010, w011 = (
-                gz * gy * gx,
-                gz * gy * fx,
-                gz * fy * gx,
-                gz * fy * fx,
-            )
-            w100, w101, w110, w111 = (
-                fz * gy * gx,
-                fz * gy * fx,
-                fz * fy * gx,
-                fz * fy * fx,
-            )
-            w000, w001 = (
-                _counting(source[z, y, x], w000),
-                _counting(source[z, y, x1], w001),
-            )
-            w010, w011 = (
-                _counting(source[z, y1, x], w010),
-                _counting(source[z, y1, x1], w011),
-            )
-            w100, w101 = (
-                _counting(source[z1, y, x], w100),
-                _counting(source[z1, y, x1], w101),
-            )
-            w110, w111 = (
-                _counting(source[z1, y1, x], w110),
-                _counting(source[z1, y1, x1], w111),
-            )
+            w000 = _counting(source[z, y, x], gz * gy * gx)
+            w001 = _counting(source[z, y, x1], gz * gy * fx)
+            w010 = _counting(source[z, y1, x], gz * fy * gx)
+            w011 = _counting(source[z, y1, x1], gz * fy * fx)
+            w100 = _counting(source[z1, y, x], fz * gy * gx)
+            w101 = _counting(source[z1, y, x1], fz * gy * fx)
+            w110 = _counting(source[z1, y1, x], fz * fy * gx)
+            w111 = _counting(source[z1, y1, x1], fz * fy * fx)
             known = w000 + w001 + w010 + w011 + w100 + w101 + w110 + w111
             if known < np.float32(0.5):
                 out[j, i, 0] = np.nan

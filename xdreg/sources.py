@@ -20,7 +20,6 @@ from xdreg.readers import ImageReader, image_reader
 from xdreg.workdir import open_array, settle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -84,9 +83,10 @@ class Source:
         """Stiffness of every channel where it counts, on a coarse level."""
         return [image_stiffness(values, grid) for values, grid in self._overviews]
 
-    @property
-    def _overviews(self) -> Iterator[tuple[NDArray[np.float32], Grid]]:
+    @cached_property
+    def _overviews(self) -> list[tuple[NDArray[np.float32], Grid]]:
         """Every channel on a coarse level, NaN where it does not count."""
+        found = []
         for reader in self.readers(self._pyramid.overview):
             values, grid = reader.read_known(), reader.grid
             mask = self.mask_reader(grid, outlined=False)
@@ -94,7 +94,8 @@ class Source:
                 counted = np.where(mask.read_mask(grid), values, np.float32(np.nan))
                 # A mask may fall between the voxels of so coarse a level.
                 values = counted if np.isfinite(counted).any() else values
-            yield values, grid
+            found.append((values, grid))
+        return found
 
     def readers(self, level: int) -> list[ImageReader]:
         """Return a reader of one level for every channel that is registered."""
