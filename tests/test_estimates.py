@@ -78,8 +78,8 @@ def test_a_plan_tells_what_was_derived():
     ]
     rows = image.dreg.plan(image, stages=stages).table()
     assert [row["iterations"] for row in rows] == ["70", "100", "100"]
-    # Six voxels; two and a half mean voxels, of (4 · 2 · 2)^(1/3), and what was given.
-    assert [row["smoothing"] for row in rows] == ["", "24", "6.3 / 3"]
+    # Six voxels; two mean voxels, of (4 · 2 · 2)^(1/3), at the finest; what was given.
+    assert [row["smoothing"] for row in rows] == ["", "24", "5.04 / 3"]
 
 
 def test_a_b_spline_has_smaller_blocks():

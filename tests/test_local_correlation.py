@@ -17,7 +17,12 @@ from xdreg.coordinates import coordinates
 from xdreg.correlation import correlation_force, mean_correlation
 from xdreg.filters import gaussian_taps, smooth_across, smooth_planes
 from xdreg.grid import Grid
-from xdreg.local_correlation import VoxelUnits, image_stiffness, local_correlation
+from xdreg.local_correlation import (
+    GAIN,
+    VoxelUnits,
+    image_stiffness,
+    local_correlation,
+)
 from xdreg.mind import descriptor, descriptor_force
 
 ONE = np.ones(3, np.float32)
@@ -110,15 +115,16 @@ def test_energy_against_scipy():
 def test_smoothing_against_scipy(sigma):
     field = np.stack([noise((11, 13, 12), 0.5, seed=s) for s in range(3)], axis=-1)
     taps = [gaussian_taps(s) for s in sigma]
-    planes, out = field.copy(), np.empty_like(field)
-    smooth_planes(0, 11, planes, taps[1], taps[2])
-    longest = smooth_across(0, 11, planes, taps[0], out)
+    resistance = 1 + noise((11, 13, 12), 0.5, seed=3) ** 2
+    out = field.copy()
+    smooth_planes(0, 11, out, taps[1], taps[2])
+    longest = smooth_across(0, 13, out, taps[0], resistance)
     expected, weight = field.astype(float), np.ones(field.shape[:3])
     for axis, t in enumerate(taps):
         t = t.astype(float)
         expected = scipy.ndimage.correlate1d(expected, t, axis, mode="constant")
         weight = scipy.ndimage.correlate1d(weight, t, axis, mode="constant")
-    expected /= weight[..., None]
+    expected /= (weight * resistance)[..., None]
     np.testing.assert_allclose(out, expected, atol=2e-6)
     assert longest == pytest.approx((expected**2).sum(axis=-1).max(), rel=1e-4)
 
@@ -284,8 +290,23 @@ def test_the_stiffness_is_that_of_the_whole_image():
     measured = [image_stiffness(images[0].values, grid)]
     same = local_correlation(*images, **options, stiffness=measured).values
     np.testing.assert_array_equal(same, plain)
-    stiffer = local_correlation(*images, **options, stiffness=[100 * measured[0]])
+    stiffer = local_correlation(*images, **options, stiffness=[200 * measured[0]])
     assert 0 < np.abs(stiffer).max() < 0.2 * np.abs(plain).max()
+
+
+def test_an_update_goes_as_far_where_contrast_is_low_or_shapes_are_smooth():
+    """By the motion, that is: a least-squares step is as long, whatever the slopes.
+
+    The slopes along all three axes resist, one of which moved: a third of the gain.
+    """
+    shape = (32, 36, 64)
+    left, right = noise(shape, 1.5, seed=1), noise(shape, 3.0, seed=2)
+    values = np.concatenate([left / left.std(), 0.5 * right / right.std()], axis=2)
+    moved = scipy.ndimage.shift(values, (0.3, 0, 0), order=3, mode="nearest")
+    options = {"iterations": 1, "field_sigma": 0.0}
+    field = local_correlation(image(values), image(moved), **options).values[0]
+    along = [np.median(part[8:-8, 8:-8, 8:-8]) for part in np.split(field, 2, axis=2)]
+    np.testing.assert_allclose(along, 0.3 * GAIN[3] / 3, rtol=0.4)
 
 
 def test_two_grids_are_refused():
@@ -299,7 +320,7 @@ def test_two_grids_are_refused():
 def test_nothing_folds_even_where_images_have_nothing_in_common(metric, shape, sigma):
     images = [image(noise(shape, sigma, seed)) for seed in (1, 2)]
     # Smoothed less than by default, that there be something to fold.
-    field = local_correlation(*images, metric=metric, update_sigma=2.5)
+    field = local_correlation(*images, metric=metric, update_sigma=2.0)
     dataset = field.to_dataset(name="displacement")
     assert np.abs(field.values).max() > 2
     assert float(xdreg.jacobian_determinant(dataset).min()) > 0

@@ -79,7 +79,7 @@ def correlation_terms(
     fixed: Array,
     pulled: Array,
     radius: tuple[int, int, int],
-    contrast: tuple[float, float],
+    contrast: tuple[float, float] | None = None,
 ) -> Terms:
     """Return what a linear fit needs: the force on every voxel, and its curvature.
 
@@ -98,12 +98,15 @@ def correlation_terms(
 
 
 def match_stiffness(
-    image: Array, radius: tuple[int, int, int], squared_steps: Array
-) -> float:
+    image: Array,
+    radius: tuple[int, int, int],
+    squared_steps: Array,
+    contrast: float | None = None,
+) -> Array:
     """Return the force beside a perfect match of an image, per voxel away from it.
 
-    The energy's curvature along the update, averaged with itself as the weight. An
-    image that is smooth even within a box has less of it.
+    The energy's curvature along the update. Where an image is smooth even within a box
+    there is less of it.
 
     Parameters
     ----------
@@ -111,18 +114,19 @@ def match_stiffness(
         One image, as if it were matched with itself.
     radius, squared_steps
         As for `correlation_force`.
+    contrast
+        Standard deviation that noise is measured against; by default the image's own.
 
     Returns
     -------
-    float
-        Zero if nothing in the image has a slope.
+    (z, y, x) float32
+        Zero where nothing has a slope.
     """
-    same, _ = _standardised(image, image, None)
-    tensor = correlation_terms(same, same, radius, (1.0, 1.0)).tensor
+    alone = image, image, radius, (contrast, contrast) if contrast else None
+    tensor = correlation_terms(*alone).tensor
     diagonal = (tensor[..., i] for i in (0, 3, 5))
     along = sum(v * step for v, step in zip(diagonal, squared_steps, strict=True))
-    total = np.sum(along, dtype=np.float64)
-    return float(np.sum(np.square(along), dtype=np.float64) / total) if total else 0.0
+    return np.asarray(along, np.float32)
 
 
 def mean_correlation(

@@ -5,8 +5,8 @@ displacement (``φ ← φ ∘ (id + v)``) and smooths the total.
 
 Displacements here are ``(z, y, x, 3)`` float32 in voxels: the components of a voxel lie
 together, so that every axis is smoothed along contiguous rows. Kernels work on a slab
-of planes and write each plane from inputs that no slab changes, so the bits do not
-depend on how many threads share the work.
+of planes, or of rows across them, and write each from inputs that no other slab
+changes, so the bits do not depend on how many threads share the work.
 
 Sources: Yushkevich et al., Automated volumetry and regional thickness analysis of
 hippocampal subfields, Human Brain Mapping 2015 (greedy); Vercauteren et al.,
@@ -77,7 +77,10 @@ class Settings:
 
 
 def descend(
-    shape: tuple[int, int, int], force: Sequence[Kernel], how: Settings
+    shape: tuple[int, int, int],
+    force: Sequence[Kernel],
+    how: Settings,
+    resistance: Array | None = None,
 ) -> tuple[Array, list[float]]:
     """Find the displacement along which a force no longer pulls.
 
@@ -92,6 +95,9 @@ def descend(
         energy, to be raised, and of the voxels behind it.
     how
         Settings.
+    resistance : (z, y, x) float32
+        What an update is divided by, both smoothed alike: the force against it per
+        voxel that it goes. By default 1. It is smoothed in place.
 
     Returns
     -------
@@ -105,14 +111,20 @@ def descend(
         If the time is up.
     """
     began = time.perf_counter()
-    total = np.zeros((*shape, 3), np.float32)
-    update, smooth = np.zeros_like(total), np.zeros_like(total)
+    total, update = (np.zeros((*shape, 3), np.float32) for _ in range(2))
     totals = np.zeros((shape[0], 2))
     update_taps = [gaussian_taps(sigma) for sigma in how.update_sigma]
     step, since = how.step, 0
     field_taps = [gaussian_taps(sigma * step**0.5) for sigma in how.field_sigma]
     energies: list[float] = []
-    with _Slabs(shape[0], how.threads) as slabs:
+    one = np.ones((1, 1, 1), np.float32)
+    with _Slabs(shape, how.threads) as slabs:
+        if resistance is None:
+            resistance = one
+        else:
+            update[...] = resistance[..., np.newaxis]
+            slabs.smooth(update, update_taps, one)
+            resistance[...] = update[..., 0]
         for iteration in range(how.iterations):
             for kernel in force:
                 slabs.run(kernel, total, update, totals)
@@ -124,13 +136,11 @@ def descend(
                 if step < LEAST_STEP:
                     break
                 field_taps = [gaussian_taps(s * step**0.5) for s in how.field_sigma]
-            slabs.run(smooth_planes, update, update_taps[1], update_taps[2])
-            longest = max(slabs.run(smooth_across, update, update_taps[0], smooth))
-            if np.sqrt(longest) < REST:
+            if slabs.smooth(update, update_taps, resistance) < REST:
                 break
-            slabs.run(_compose, smooth, np.float32(step), total, update)
-            slabs.run(smooth_planes, update, field_taps[1], field_taps[2])
-            slabs.run(smooth_across, update, field_taps[0], total)
+            slabs.run(_compose, np.float32(step), total, update)
+            total, update = update, total
+            slabs.smooth(total, field_taps, one)
             spent = time.perf_counter() - began
             if how.timeout is not None and spent > how.timeout:
                 msg = (
@@ -181,13 +191,15 @@ def joined(
 
 
 class _Slabs:
-    """Runs kernels on slabs of planes, in threads where there are several."""
+    """Runs kernels on slabs of planes or rows, in threads where there are several."""
 
-    def __init__(self, planes: int, threads: int) -> None:
-        count = max(1, min(threads, planes // 4))
-        edges = np.linspace(0, planes, count + 1).astype(int).tolist()
-        self._slabs = list(itertools.pairwise(edges))
-        self._pool = ThreadPoolExecutor(count) if count > 1 else None
+    def __init__(self, shape: tuple[int, int, int], threads: int) -> None:
+        self._slabs = []
+        for size in shape[:2]:
+            edges = np.linspace(0, size, max(1, min(threads, size // 4)) + 1)
+            self._slabs.append(list(itertools.pairwise(edges.astype(int).tolist())))
+        most = max(map(len, self._slabs))
+        self._pool = ThreadPoolExecutor(most) if most > 1 else None
 
     def __enter__(self) -> _Slabs:
         return self
@@ -196,17 +208,26 @@ class _Slabs:
         if self._pool is not None:
             self._pool.shutdown()
 
-    def run(self, kernel: Callable[..., Any], *arguments: Any) -> list[Any]:
+    def run(
+        self, kernel: Callable[..., Any], *arguments: Any, axis: int = 0
+    ) -> list[Any]:
         """Call ``kernel(start, stop, *arguments)`` for every slab."""
-        if self._pool is None:
-            return [kernel(*self._slabs[0], *arguments)]
-        calls = [self._pool.submit(kernel, *slab, *arguments) for slab in self._slabs]
+        slabs = self._slabs[axis]
+        if self._pool is None or len(slabs) == 1:
+            return [kernel(*slab, *arguments) for slab in slabs]
+        calls = [self._pool.submit(kernel, *slab, *arguments) for slab in slabs]
         return [call.result() for call in calls]
+
+    def smooth(self, field: Array, taps: Sequence[Array], resistance: Array) -> float:
+        """Smooth a field in place and divide it; return the longest vector's length."""
+        self.run(smooth_planes, field, taps[1], taps[2])
+        squares = self.run(smooth_across, field, taps[0], resistance, axis=1)
+        return float(np.sqrt(max(squares)))
 
 
 @compiled
-def _compose(start, stop, update, step, before, out):  # type: ignore[no-untyped-def]
-    """Apply ``v``, an update, first and ``before`` after it: ``v + u(x + v)``.
+def _compose(start, stop, step, before, update):  # type: ignore[no-untyped-def]
+    """Turn ``v``, an update, into the total that has it first: ``v + before(x + v)``.
 
     A vector longer than ``step`` is shortened to it.
     """
@@ -241,6 +262,6 @@ def _compose(start, stop, update, step, before, out):  # type: ignore[no-untyped
                     vz += left * values[a] + right * values[b]
                     vy += left * values[a + second] + right * values[b + second]
                     vx += left * values[a + third] + right * values[b + third]
-                out[k, j, i, 0] = vz
-                out[k, j, i, 1] = vy
-                out[k, j, i, 2] = vx
+                update[k, j, i, 0] = vz
+                update[k, j, i, 1] = vy
+                update[k, j, i, 2] = vx

@@ -3,8 +3,9 @@
 Everything is one weighted sum of shifted copies of an array laid out flat, padded with
 zeros so that no shift needs a test: long loops without branches run as vectors.
 
-Kernels release the GIL. Each plane is written from inputs that no slab changes and
-summed in one order, so the bits do not depend on how many threads share the work.
+Kernels release the GIL. Each plane or row is written from inputs that no other slab
+changes and summed in one order, so the bits do not depend on how many threads share the
+work.
 """
 
 from __future__ import annotations
@@ -120,25 +121,29 @@ def smooth_planes(start, stop, field, taps_y, taps_x):  # type: ignore[no-untype
 
 
 @compiled
-def smooth_across(start, stop, field, taps, out):  # type: ignore[no-untyped-def]
-    """Smooth along z, into ``out``; return the square of the longest vector."""
-    nz, ny, nx = field.shape[:3]
+def smooth_across(start, stop, field, taps, resistance):  # type: ignore[no-untyped-def]
+    """Smooth rows ``start`` to ``stop`` of y along z, in place, and divide.
+
+    By ``resistance`` (z, y, x), or by one number for all (1, 1, 1). Return the square
+    of the longest vector that results.
+    """
+    nz, _, nx = field.shape[:3]
     radius, width = taps.size // 2, 3 * nx
-    first, last = max(0, start - radius), min(nz, stop + radius)
-    padded = np.zeros((stop - start + 2 * radius, width), np.float32)
-    sums = np.empty((stop - start, width), np.float32)
+    padded = np.zeros((nz + 2 * radius, width), np.float32)
+    sums = np.empty((nz, width), np.float32)
     down, scale = width * np.arange(taps.size), _inverse_weights(taps, nz)
     longest = np.float32(0)
-    for y in range(ny):
-        for z in range(first, last):
-            padded[radius + z - start] = field[z, y].reshape(-1)
+    for y in range(start, stop):
+        for z in range(nz):
+            padded[radius + z] = field[z, y].reshape(-1)
         weighted_sums(padded.reshape(-1), down, taps, sums.reshape(-1))
-        for z in range(start, stop):
+        for z in range(nz):
+            against = resistance[z % resistance.shape[0], y % resistance.shape[1]]
             for x in range(nx):
-                a, b = sums[z - start, 3 * x], sums[z - start, 3 * x + 1]
-                c = sums[z - start, 3 * x + 2]
-                a, b, c = scale[z] * a, scale[z] * b, scale[z] * c
-                out[z, y, x, 0], out[z, y, x, 1], out[z, y, x, 2] = a, b, c
+                factor = scale[z] / against[x if against.size > 1 else 0]
+                a, b, c = sums[z, 3 * x], sums[z, 3 * x + 1], sums[z, 3 * x + 2]
+                a, b, c = factor * a, factor * b, factor * c
+                field[z, y, x, 0], field[z, y, x, 1], field[z, y, x, 2] = a, b, c
                 longest = max(longest, a * a + b * b + c * c)
     return longest
 

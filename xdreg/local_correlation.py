@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from xdreg.descent import Array
+    from xdreg.descent import Array, Kernel
     from xdreg.grid import Grid
     from xdreg.options import OwnMetric
 
@@ -49,15 +49,26 @@ FIELD_SIGMA_VOXELS = {
     "mind": {2: 6.0, 3: 2.0},
 }
 
-#: Voxels that an update goes for a force of one, much of which smoothing takes away
-#: again; for correlation, over the root of the image's stiffness. A least-squares step
-#: would be over the stiffness itself, but overshoots in what is smooth, and on real
-#: pairs one number for all does as well. It is the same in every block of an image, or
-#: each would proceed in its own way.
-GAIN = {
-    "lncc": {2: 4.0, 3: 2.6},
-    "mind": {2: 16.0, 3: 7.0},
+#: Share of that smoothing at the finest level of a run. What a coarse level gets wrong
+#: costs more than a voxel, and is not mended later; at the finest all detail is there.
+FINEST_SHARE = {
+    "update_sigma": {2: 1.0, 3: 0.8},
+    "field_sigma": {2: 1.0, 3: 0.7},
 }
+
+#: What an update is of the force over the curvature against it, that of all axes
+#: together: at an edge a least-squares step, in a texture a third of it. It may be
+#: longer, for a match is never perfect, and the curvature then less.
+GAIN = {2: 18.0, 3: 1.6}
+
+#: What is added to the curvature everywhere, as a share of the image's stiffness, or
+#: noise would be pushed hardest where there is least to see. In a plane it outweighs
+#: the rest: for two stains, which agree in few places, one length for all did better.
+LEAST_STIFFNESS = {2: 2.0, 3: 0.02}
+
+#: Voxels that an update by descriptors goes for a force of one, much of which smoothing
+#: takes away again.
+MIND_GAIN = {2: 16.0, 3: 7.0}
 
 
 def local_correlation(
@@ -92,7 +103,8 @@ def local_correlation(
     update_sigma, field_sigma
         Gaussian smoothing of each update, and of the total after a step of one voxel;
         physical, one number or one per dim. By default 2.5 and 1 mean voxels, in a
-        plane 8 and 3; twice as much for descriptors.
+        plane 8 and 3; twice as much for descriptors. The finest stage of a run is given
+        less, see `smoothing`.
     step
         Longest vector of an update, in voxels; halved whenever it brings no more.
     iterations
@@ -102,8 +114,8 @@ def local_correlation(
         each channel; by default those of the two arrays.
     stiffness
         What `image_stiffness` tells of each channel of fixed, or of the image that it
-        is cut from: the more, the shorter is an update. By default that of the array.
-        Not used for descriptors.
+        is cut from: an update is short where there is far less of it. By default that
+        of the array. Not used for descriptors.
     threads
         How many share the work; the result is the same to the bit.
     timeout : float, second, optional
@@ -143,19 +155,23 @@ def local_correlation(
         raise InputError(msg)
     units = VoxelUnits(grid)
     pairs = list(zip(_channels(fixed), _channels(moving), strict=True))
-    gain = GAIN[metric][3 if units.in_space else 2] / len(pairs)
-    forces = []
+    ndim = 3 if units.in_space else 2
+    forces: list[tuple[Kernel, ...]] = []
+    resistance: Array | None = None
     for i, images in enumerate(pairs):
         fixed_values, moving_values = (counted(v, grid) for v in images)
         if metric == "mind":
             box = units.radius(radius, MIND_RADIUS_VOXELS)
-            steps = np.float32(gain) * units.squared_steps
+            steps = np.float32(MIND_GAIN[ndim] / len(pairs)) * units.squared_steps
             force = descriptor_force(fixed_values, moving_values, box, steps)
         else:
-            box = units.radius(radius, RADIUS_VOXELS)
+            box, steps = units.radius(radius, RADIUS_VOXELS), units.squared_steps
             spread = contrast[i] if contrast else None
-            stiff = stiffness[i] if stiffness else image_stiffness(fixed_values, grid)
-            steps = np.float32(gain / ((stiff or 1.0) ** 0.5)) * units.squared_steps
+            typical = stiffness[i] if stiffness else image_stiffness(fixed_values, grid)
+            local = match_stiffness(fixed_values, box, steps, spread and spread[0])
+            least = LEAST_STIFFNESS[ndim] * (typical or 1.0)
+            local = (local + np.float32(least)) / np.float32(GAIN[ndim])
+            resistance = local if resistance is None else resistance + local
             force = correlation_force(fixed_values, moving_values, box, steps, spread)
         forces.append(force)
     how = Settings(
@@ -166,12 +182,14 @@ def local_correlation(
         threads,
         timeout,
     )
-    displacement, _ = descend(units.shape, joined(units.shape, forces), how)
+    displacement, _ = descend(units.shape, joined(units.shape, forces), how, resistance)
     return units.physical(displacement)
 
 
 def image_stiffness(values: NDArray[np.float32], grid: Grid) -> float:
-    """Return an image's stiffness, see `xdreg.correlation.match_stiffness`.
+    """Return an image's stiffness: its local one, averaged with itself as the weight.
+
+    See `xdreg.correlation.match_stiffness`.
 
     Parameters
     ----------
@@ -182,7 +200,9 @@ def image_stiffness(values: NDArray[np.float32], grid: Grid) -> float:
     """
     units = VoxelUnits(grid)
     box = units.radius(None, RADIUS_VOXELS)
-    return match_stiffness(values.reshape(units.shape), box, units.squared_steps)
+    local = match_stiffness(values.reshape(units.shape), box, units.squared_steps)
+    total = np.sum(local, dtype=np.float64)
+    return float(np.sum(np.square(local), dtype=np.float64) / total) if total else 0.0
 
 
 def _channels(image: xr.DataArray) -> list[xr.DataArray]:
@@ -191,7 +211,9 @@ def _channels(image: xr.DataArray) -> list[xr.DataArray]:
     return [image.isel(c=i, drop=True) for i in range(image.sizes["c"])]
 
 
-def smoothing(options: Mapping[str, Any], grid: Grid) -> dict[str, list[float]]:
+def smoothing(
+    options: Mapping[str, Any], grid: Grid, *, finest: bool = False
+) -> dict[str, list[float]]:
     """Return the smoothing of updates and of the total, in physical units per dim.
 
     Parameters
@@ -201,6 +223,8 @@ def smoothing(options: Mapping[str, Any], grid: Grid) -> dict[str, list[float]]:
         ``"lncc"``.
     grid
         Grid of the images, by whose voxels what is not among them is chosen.
+    finest
+        Whether no level of the run is finer, so that less smoothing is chosen.
     """
     units = VoxelUnits(grid)
     result = {}
@@ -209,6 +233,9 @@ def smoothing(options: Mapping[str, Any], grid: Grid) -> dict[str, list[float]]:
         ("field_sigma", FIELD_SIGMA_VOXELS),
     ):
         of_metric = default.get(options.get("metric", "lncc"), default["lncc"])
+        if finest:
+            share = FINEST_SHARE[name]
+            of_metric = {ndim: share[ndim] * of_metric[ndim] for ndim in share}
         voxels = units.voxels(options.get(name), of_metric)[3 - grid.ndim :]
         result[name] = (np.asarray(voxels) * grid.spacing).tolist()
     return result
@@ -335,8 +362,10 @@ class VoxelUnits:
         grid = self.grid
         values = np.moveaxis(displacement, -1, 0)[3 - grid.ndim :]
         scale = np.array(grid.spacing, np.float32).reshape((-1,) + (1,) * grid.ndim)
+        result = np.empty((grid.ndim, *grid.shape), np.float32)
+        np.multiply(values.reshape(result.shape), scale, out=result)
         return xr.DataArray(
-            np.ascontiguousarray(values.reshape((grid.ndim, *grid.shape)) * scale),
+            result,
             dims=("component", *grid.dims),
             coords=coordinates(grid),
         )

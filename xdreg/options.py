@@ -259,7 +259,8 @@ class LocalCorrelation(Blockwise):
     update_sigma, field_sigma
         Gaussian smoothing in physical units of each update, and of the total after a
         step of one voxel; one number, or one per dim. By default 2.5 and 1 voxels in
-        three dimensions, 8 and 3 in two, and twice as much for ``"mind"``.
+        three dimensions, but 2 and 0.7 at the finest level of the registration; 8 and 3
+        in two; and twice as much for ``"mind"``.
     step
         Longest vector of an update, in voxels; halved whenever it brings no more.
 

@@ -77,12 +77,15 @@ class PlannedStage:
         Levels of the two pyramids.
     partition
         Blocks; a linear stage has a single one, the whole image.
+    finest
+        Whether no stage has a finer level.
     """
 
     options: Stage
     fixed_level: int
     moving_level: int
     partition: Partition
+    finest: bool
 
     @property
     def metric(self) -> MetricOrAuto:
@@ -145,7 +148,8 @@ class PlannedStage:
         """What keeps the field smooth, as text: lengths in the units of the grid."""
         lengths: list[Any] = []
         if isinstance(self.options, LocalCorrelation):
-            lengths += smoothing(self.engine_options, self.partition.grid).values()
+            names = ("update_sigma", "field_sigma")
+            lengths += [self.engine_options[name] for name in names]
         elif isinstance(self.options, BSpline):
             lengths.append(self.engine_options["grid_spacing"])
         texts = []
@@ -171,10 +175,12 @@ class PlannedStage:
         options["metric"] = self.metric
         if self.by_elastix:
             options["memory_limit"] = self.memory_limit
+        grid = self.partition.grid
+        if isinstance(self.options, LocalCorrelation):
+            options |= smoothing(options, grid, finest=self.finest)
         if isinstance(self.options, BSpline):
             spacing = self.options.grid_spacing
             if spacing is None:
-                grid = self.partition.grid
                 voxels = BSPLINE_SPACING_VOXELS[grid.ndim]
                 spacing = [voxels * step for step in grid.spacing]
             options["grid_spacing"] = spacing
@@ -389,14 +395,16 @@ def make_plan(
     for stage, level in zip(chosen, levels, strict=True):
         level_grid = fixed_pyramid.grids[level]
         stage.check_axes(grid.ndim)
+        finest = level == min(levels)
         if isinstance(stage, Blockwise) and stage.field_step is None:
-            stage = replace(stage, field_step=2 if level == min(levels) else 1)
+            stage = replace(stage, field_step=2 if finest else 1)
         planned.append(
             PlannedStage(
                 replace(stage.with_metric(metric), level=level),
                 level,
                 moving_pyramid.level_like(level_grid),
                 _partition(stage, level_grid, block_shape, overlap),
+                finest,
             )
         )
     return Plan(tuple(planned), fixed_pyramid, moving_pyramid)
