@@ -469,3 +469,22 @@ def test_motion_of_tens_of_pixels_is_found_in_a_plane():
     error = target_registration_error(mapped, pair.moving_points)
     # Begun at the finest levels it was 6 in the mean.
     assert error.mean() < 0.1
+
+
+def test_blocks_find_the_field_that_one_block_finds():
+    pair = xdreg.datasets.phantom_pair((96, 96, 96), amplitude=3.0)
+    fixed, moving = pair.fixed.compute(), pair.moving.compute()
+    truth, inside = pair.displacement.values, pair.foreground.values
+    stages = [xdreg.LocalCorrelation(level=0, field_step=1)]
+    fields = [
+        fixed.dreg.register(
+            moving, stages=stages, metric="lncc", block_shape=block, progress=False
+        )["displacement"].values
+        for block in (96, 48)
+    ]
+    apart = np.linalg.norm(fields[1] - fields[0], axis=0)
+    assert 0 < np.median(apart) < 0.05
+    whole, blocks = (
+        np.median(np.linalg.norm(field - truth, axis=0)[inside]) for field in fields
+    )
+    assert blocks < 1.02 * whole < 0.5

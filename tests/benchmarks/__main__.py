@@ -6,6 +6,7 @@ import numpy as np
 
 import xdreg
 from tests.benchmarks.accuracy import accuracy
+from tests.benchmarks.brains import brains
 from tests.benchmarks.common import (
     BLOCK,
     pair,
@@ -99,6 +100,7 @@ BENCHMARKS = {
         determinism,
         engine,
         pose,
+        brains,
         machinery,
         memory,
         scale,
