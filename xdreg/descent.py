@@ -38,8 +38,12 @@ if TYPE_CHECKING:
 #: Iterations over which the slope of the energy is taken.
 SLOPE_WINDOW = 5
 
-#: A step has done its work when the energy rises by less than this per iteration.
-LEAST_SLOPE = 1.5e-3
+#: A step has done its work when the energy rises by less than this share of it per
+#: iteration: a block full of content then stops when an image half of background does.
+LEAST_SLOPE = 6e-3
+
+#: The energy counts as at least so much. Of noise there is less, and it always rises.
+LEAST_ENERGY = 0.1
 
 #: Steps are halved down to this, in voxels.
 LEAST_STEP = 0.2
@@ -131,7 +135,8 @@ def descend(
             energy, count = totals.sum(axis=0)
             energies.append(float(energy / max(count, 1.0)))
             since += 1
-            if since > SLOPE_WINDOW and _slope(energies[-SLOPE_WINDOW:]) < LEAST_SLOPE:
+            least = LEAST_SLOPE * max(energies[-1], LEAST_ENERGY)
+            if since > SLOPE_WINDOW and _slope(energies[-SLOPE_WINDOW:]) < least:
                 step, since = step / 2, 0
                 if step < LEAST_STEP:
                     break

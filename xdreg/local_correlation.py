@@ -59,7 +59,7 @@ FINEST_SHARE = {
 #: What an update is of the force over the curvature against it, that of all axes
 #: together: at an edge a least-squares step, in a texture a third of it. It may be
 #: longer, for a match is never perfect, and the curvature then less.
-GAIN = {2: 18.0, 3: 1.6}
+GAIN = {2: 18.0, 3: 2.0}
 
 #: What is added to the curvature everywhere, as a share of the image's stiffness, or
 #: noise would be pushed hardest where there is least to see. In a plane it outweighs
