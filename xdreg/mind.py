@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xdreg.cells import cell
 from xdreg.filters import compiled, sum_boxes, sum_ring
 from xdreg.terms import NO_TENSOR, Terms
 
@@ -206,23 +207,15 @@ def _counting(descriptor, weight):  # type: ignore[no-untyped-def]
 def _pull_plane(k, displacement, source, out):  # type: ignore[no-untyped-def]
     """Sample descriptors at a plane's displaced voxels; NaN where they do not count."""
     nz, ny, nx, channels = source.shape
+    half = np.float32(0.5)
     for j in range(ny):
         for i in range(nx):
-            pz = np.float32(k) + displacement[k, j, i, 0]
-            py = np.float32(j) + displacement[k, j, i, 1]
-            px = np.float32(i) + displacement[k, j, i, 2]
-            if not (
-                -0.5 <= pz <= nz - 0.5
-                and -0.5 <= py <= ny - 0.5
-                and -0.5 <= px <= nx - 0.5
-            ):
+            z, fz, bz = cell(np.float32(k) + displacement[k, j, i, 0], nz)
+            y, fy, by = cell(np.float32(j) + displacement[k, j, i, 1], ny)
+            x, fx, bx = cell(np.float32(i) + displacement[k, j, i, 2], nx)
+            if not (bz <= half and by <= half and bx <= half):
                 out[j, i, 0] = np.nan
                 continue
-            pz = min(max(pz, np.float32(0)), np.float32(nz - 1))
-            py = min(max(py, np.float32(0)), np.float32(ny - 1))
-            px = min(max(px, np.float32(0)), np.float32(nx - 1))
-            z, y, x = int(pz), int(py), int(px)
-            fz, fy, fx = np.float32(pz - z), np.float32(py - y), np.float32(px - x)
             z1, y1, x1 = min(z + 1, nz - 1), min(y + 1, ny - 1), min(x + 1, nx - 1)
             gz, gy, gx = 1 - fz, 1 - fy, 1 - fx
             w000 = _counting(source[z, y, x], gz * gy * gx)
@@ -234,7 +227,7 @@ def _pull_plane(k, displacement, source, out):  # type: ignore[no-untyped-def]
             w110 = _counting(source[z1, y1, x], fz * fy * gx)
             w111 = _counting(source[z1, y1, x1], fz * fy * fx)
             known = w000 + w001 + w010 + w011 + w100 + w101 + w110 + w111
-            if known < np.float32(0.5):
+            if known < half:
                 out[j, i, 0] = np.nan
                 continue
             scale = np.float32(1) / (np.float32(SCALE) * known)
