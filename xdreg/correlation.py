@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 #: What differs by less than this share of an image's contrast is noise.
 NOISE = 0.05
 
-#: Share of a full box that must count.
+#: Share of a box that must count; of one that has room in the image.
 LEAST_SHARE = 0.2
 
 
@@ -346,7 +346,8 @@ def _force(start, stop, fixed, pulled, radius, squared_steps, update, tensor, to
     nz, ny, nx = fixed.shape
     rz, ry, rx = radius
     depth = 2 * rz + 1
-    least = np.float32(LEAST_SHARE * depth * (2 * ry + 1) * (2 * rx + 1))
+    room = min(depth, nz) * min(2 * ry + 1, ny) * min(2 * rx + 1, nx)
+    least = np.float32(LEAST_SHARE * room)
     high, wide = ny + 2 * ry, nx + 2 * rx
     padded = np.zeros((6, high, wide), np.float32)
     weights = np.zeros((5, high, wide), np.float32)

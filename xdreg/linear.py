@@ -23,8 +23,8 @@ from xdreg.coordinates import coordinates, grid_of
 from xdreg.correlation import correlation_terms
 from xdreg.errors import MethodTimeout
 from xdreg.local_correlation import (
+    COARSE_RADIUS_VOXELS,
     MIND_RADIUS_VOXELS,
-    RADIUS_VOXELS,
     VoxelUnits,
     counted,
 )
@@ -292,7 +292,7 @@ class _Problem:
             self._radius = self._units.radius(None, MIND_RADIUS_VOXELS)
             self._reference = descriptor(self._lifted, self._radius)
         else:
-            self._radius = self._units.radius(None, RADIUS_VOXELS)
+            self._radius = self._units.radius(None, COARSE_RADIUS_VOXELS)
 
     def terms(self, matrix: Matrix) -> tuple[Terms, float]:
         """Return the linearised energy at a transform, and the score."""

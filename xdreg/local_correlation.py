@@ -31,8 +31,12 @@ if TYPE_CHECKING:
     from xdreg.grid import Grid
     from xdreg.options import OwnMetric
 
-#: Half-width of the box in mean voxels: boxes of 343 voxels in space, 121 in a plane.
-RADIUS_VOXELS = {2: 5.0, 3: 3.0}
+#: Half-width of the box in mean voxels: boxes of 2197 voxels in space, 121 in a plane.
+RADIUS_VOXELS = {2: 5.0, 3: 6.0}
+
+#: The same where the image is coarse and must not be smaller than the box: for linear
+#: transforms, and to judge how similar two images are.
+COARSE_RADIUS_VOXELS = {2: 5.0, 3: 3.0}
 
 #: Half-width of the patches that descriptors compare, in mean voxels.
 MIND_RADIUS_VOXELS = {2: 1.0, 3: 1.0}
@@ -41,19 +45,19 @@ MIND_RADIUS_VOXELS = {2: 1.0, 3: 1.0}
 #: plane wider, for fewer voxels lie within reach; wider for descriptors, too, each of
 #: which says less than a box's correlation.
 UPDATE_SIGMA_VOXELS = {
-    "lncc": {2: 8.0, 3: 2.5},
-    "mind": {2: 16.0, 3: 5.0},
+    "lncc": {2: 8.0, 3: 3.0},
+    "mind": {2: 16.0, 3: 6.0},
 }
 FIELD_SIGMA_VOXELS = {
-    "lncc": {2: 3.0, 3: 1.0},
-    "mind": {2: 6.0, 3: 2.0},
+    "lncc": {2: 3.0, 3: 1.2},
+    "mind": {2: 6.0, 3: 2.4},
 }
 
 #: Share of that smoothing at the finest level of a run. What a coarse level gets wrong
 #: costs more than a voxel, and is not mended later; at the finest all detail is there.
 FINEST_SHARE = {
-    "update_sigma": {2: 1.0, 3: 0.8},
-    "field_sigma": {2: 1.0, 3: 0.7},
+    "update_sigma": {2: 1.0, 3: 2 / 3},
+    "field_sigma": {2: 1.0, 3: 0.6},
 }
 
 #: What an update is of the force over the curvature against it, that of all axes
@@ -64,7 +68,7 @@ GAIN = {2: 18.0, 3: 2.0}
 #: What is added to the curvature everywhere, as a share of the image's stiffness, or
 #: noise would be pushed hardest where there is least to see. In a plane it outweighs
 #: the rest: for two stains, which agree in few places, one length for all did better.
-LEAST_STIFFNESS = {2: 2.0, 3: 0.02}
+LEAST_STIFFNESS = {2: 2.0, 3: 0.05}
 
 #: Voxels that an update by descriptors goes for a force of one, much of which smoothing
 #: takes away again.
@@ -97,12 +101,12 @@ def local_correlation(
         ``"lncc"`` squared local normalised correlation; ``"mind"`` descriptors of
         self-similarity, for images that share shapes but no intensities.
     radius
-        Half-width of the box, physical; one number, or one per dim. By default three
+        Half-width of the box, physical; one number, or one per dim. By default six
         voxels in three dimensions, five in two, the voxel's mean extent taken; for
         descriptors that of the patches compared, one voxel.
     update_sigma, field_sigma
         Gaussian smoothing of each update, and of the total after a step of one voxel;
-        physical, one number or one per dim. By default 2.5 and 1 mean voxels, in a
+        physical, one number or one per dim. By default 3 and 1.2 mean voxels, in a
         plane 8 and 3; twice as much for descriptors. The finest stage of a run is given
         less, see `smoothing`.
     step
@@ -282,7 +286,7 @@ def local_similarity(
     )
     if metric == "mind":
         return mean_likeness(*images, units.radius(None, MIND_RADIUS_VOXELS))
-    return mean_correlation(*images, units.radius(None, RADIUS_VOXELS))
+    return mean_correlation(*images, units.radius(None, COARSE_RADIUS_VOXELS))
 
 
 def counted(image: xr.DataArray, grid: Grid) -> Array:

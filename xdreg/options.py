@@ -254,11 +254,11 @@ class LocalCorrelation(Blockwise):
     ----------
     radius
         Half-width of the box in physical units; one number, or one per dim. By default
-        3 voxels of the stage's level in three dimensions, 5 in two. For ``"mind"`` that
+        6 voxels of the stage's level in three dimensions, 5 in two. For ``"mind"`` that
         of the patches compared, by default 1 voxel.
     update_sigma, field_sigma
         Gaussian smoothing in physical units of each update, and of the total after a
-        step of one voxel; one number, or one per dim. By default 2.5 and 1 voxels in
+        step of one voxel; one number, or one per dim. By default 3 and 1.2 voxels in
         three dimensions, but 2 and 0.7 at the finest level of the registration; 8 and 3
         in two; and twice as much for ``"mind"``.
     step
