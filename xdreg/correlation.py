@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xdreg.cells import between, between_known, cell, cell_steps
-from xdreg.filters import compiled, sum_boxes, sum_ring
+from xdreg.filters import close_plane, compiled, ring_of, sum_boxes, sum_ring
 from xdreg.terms import NO_TENSOR, Terms
 
 if TYPE_CHECKING:
@@ -351,35 +351,39 @@ def _force(start, stop, fixed, pulled, radius, squared_steps, update, tensor, to
     high, wide = ny + 2 * ry, nx + 2 * rx
     padded = np.zeros((6, high, wide), np.float32)
     weights = np.zeros((5, high, wide), np.float32)
-    rows = np.zeros((high, wide), np.float32)
+    scratch = np.zeros((3, high, wide), np.float32)
     sums = np.zeros((6, ny, wide), np.float32)
     pulls = np.zeros((5, ny, wide), np.float32)
-    products = np.zeros((depth, 6, ny, wide), np.float32)
-    coefficients = np.zeros((depth, 5, ny, wide), np.float32)
+    products = ring_of(depth, 6, ny, wide)
+    coefficients = ring_of(depth, 5, ny, wide)
     for p in range(max(0, start - 2 * rz), stop + 2 * rz):
+        here = products[p % 3]
         if p < nz:
             _products(fixed[p], pulled[p], ry, rx, padded)
             for q in range(6):
-                sum_boxes(padded[q], ry, rx, rows, products[p % depth, q])
+                sum_boxes(padded[q], ry, rx, scratch, here[q])
         else:
-            products[p % depth] = 0
+            here[:] = 0
+        close_plane(products, p)
         centre = p - rz
         if centre < 0 or centre < start - rz:
             continue
         if centre < nz:
-            sum_ring(products, centre - rz, sums)
+            sum_ring(products, p, depth, sums)
             raised, count = _coefficients(sums, least, ry, rx, weights)
             if start <= centre < stop:
                 totals[centre, 0] = raised
                 totals[centre, 1] = count
         if update.size == 0:
             continue
+        here = coefficients[centre % 3]
         if centre < nz:
             for q in range(5):
-                sum_boxes(weights[q], ry, rx, rows, coefficients[centre % depth, q])
+                sum_boxes(weights[q], ry, rx, scratch, here[q])
         else:
-            coefficients[centre % depth] = 0
-        here = centre - rz
-        if start <= here < stop:
-            sum_ring(coefficients, here - rz, pulls)
-            _push(fixed, pulled, here, pulls, squared_steps, update, tensor)
+            here[:] = 0
+        close_plane(coefficients, centre)
+        k = centre - rz
+        if start <= k < stop:
+            sum_ring(coefficients, centre, depth, pulls)
+            _push(fixed, pulled, k, pulls, squared_steps, update, tensor)

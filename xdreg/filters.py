@@ -149,31 +149,80 @@ def smooth_across(start, stop, field, taps, resistance):  # type: ignore[no-unty
 
 
 @compiled
-def sum_boxes(padded, ry, rx, rows, out):  # type: ignore[no-untyped-def]
+def _ones(count):  # type: ignore[no-untyped-def]
+    return np.ones(count, np.float32)
+
+
+@compiled
+def _sum_runs(numbers, at, triples_at, step, length, out):  # type: ignore[no-untyped-def]
+    """Write ``out[i]``, the sum of ``length`` numbers from ``at + i``, ``step`` apart.
+
+    First threes, written from ``triples_at`` on, and then threes of those.
+    """
+    count = length // 3 if length > 3 else 0
+    if count:
+        size = out.size + 3 * step * (count - 1)
+        triples = numbers[triples_at : triples_at + size]
+        weighted_sums(numbers, at + step * np.arange(3), _ones(3), triples)
+    offsets = np.empty(count + length - 3 * count, np.int64)
+    offsets[:count] = triples_at + 3 * step * np.arange(count)
+    offsets[count:] = at + step * np.arange(3 * count, length)
+    weighted_sums(numbers, offsets, _ones(offsets.size), out)
+
+
+@compiled
+def sum_boxes(padded, ry, rx, scratch, out):  # type: ignore[no-untyped-def]
     """Sum over the boxes of a plane, into ``out``.
 
     Parameters
     ----------
     padded : (ry + y + ry, rx + x + rx)
         A plane amid zeros.
-    rows
-        Scratch like ``padded``, zeros at first.
+    scratch : (3, *padded.shape)
+        Zeros at first.
     out : (y, x + 2 rx)
         The sums, in the first columns; the others hold nothing of meaning.
     """
-    ones = np.ones(2 * max(ry, rx) + 1, np.float32)
-    along, down = np.arange(2 * rx + 1), padded.shape[1] * np.arange(2 * ry + 1)
-    flat = rows.reshape(-1)
-    inner = flat[: flat.size - 2 * rx]
-    weighted_sums(padded.reshape(-1), along, ones[: along.size], inner)
-    weighted_sums(flat, down, ones[: down.size], out.reshape(-1))
+    scratch[0] = padded
+    flat, size = scratch.reshape(-1), padded.size
+    # Where a row ends the next begins: sums there are of no meaning and not read.
+    rows = flat[2 * size : 3 * size - 2 * rx]
+    _sum_runs(flat, 0, size, 1, 2 * rx + 1, rows)
+    width = padded.shape[1]
+    _sum_runs(flat, 2 * size, 0, width, 2 * ry + 1, out.reshape(-1))
 
 
 @compiled
-def sum_ring(ring, first, out):  # type: ignore[no-untyped-def]
-    """Sum all planes of a ring, from plane ``first`` on, in this order."""
-    depth = ring.shape[0]
-    offsets = out.size * ((first + np.arange(depth)) % depth)
+def ring_of(depth, quantities, ny, nx):  # type: ignore[no-untyped-def]
+    """Return room for the planes of a box of this depth, as zeros.
+
+    For the last three planes, and where it is deeper than that for sums of three.
+    """
+    return np.zeros(
+        (3 + max(0, depth - 2) * (depth > 3), quantities, ny, nx), np.float32
+    )
+
+
+@compiled
+def close_plane(ring, plane):  # type: ignore[no-untyped-def]
+    """Say that a plane stands in its place, ``ring[plane % 3]``, as did those before."""
+    size, slots = ring[0].size, ring.shape[0] - 3
+    if slots:
+        offsets = size * ((plane + np.arange(1, 4)) % 3)
+        triple = ring[3 + plane % slots].reshape(-1)
+        weighted_sums(ring.reshape(-1), offsets, _ones(3), triple)
+
+
+@compiled
+def sum_ring(ring, plane, depth, out):  # type: ignore[no-untyped-def]
+    """Sum as many planes as a box is deep, the last of them ``plane``."""
+    slots = ring.shape[0] - 3
+    count = depth // 3 if slots else 0
+    single = depth - 3 * count
+    offsets = np.empty(single + count, np.int64)
+    offsets[:single] = (plane - np.arange(single)) % 3
+    if count:
+        offsets[single:] = 3 + (plane - single - 3 * np.arange(count)) % slots
     weighted_sums(
-        ring.reshape(-1), offsets, np.ones(depth, np.float32), out.reshape(-1)
+        ring.reshape(-1), out.size * offsets, _ones(offsets.size), out.reshape(-1)
     )

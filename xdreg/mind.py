@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xdreg.cells import cell
-from xdreg.filters import compiled, sum_boxes, sum_ring
+from xdreg.filters import close_plane, compiled, ring_of, sum_boxes, sum_ring
 from xdreg.terms import NO_TENSOR, Terms
 
 if TYPE_CHECKING:
@@ -164,21 +164,22 @@ def _describe(image, known, pairs, radius, least, out):  # type: ignore[no-untyp
     rz, ry, rx = radius
     channels, depth = pairs.shape[0], 2 * rz + 1
     padded = np.zeros((ny + 2 * ry, nx + 2 * rx), np.float32)
-    rows = np.zeros_like(padded)
-    ring = np.zeros((depth, channels, ny, nx + 2 * rx), np.float32)
+    scratch = np.zeros((3, *padded.shape), np.float32)
+    ring = ring_of(depth, channels, ny, nx + 2 * rx)
     sums = np.zeros((channels, ny, nx + 2 * rx), np.float32)
     total = np.float64(0)
     for p in range(nz + rz):
         if p < nz:
             for c in range(channels):
                 _differences(image, known, pairs[c], p, ry, rx, padded)
-                sum_boxes(padded, ry, rx, rows, ring[p % depth, c])
+                sum_boxes(padded, ry, rx, scratch, ring[p % 3, c])
         else:
-            ring[p % depth] = 0
+            ring[p % 3] = 0
+        close_plane(ring, p)
         o = p - rz
         if o < 0:
             continue
-        sum_ring(ring, o - rz, sums)
+        sum_ring(ring, p, depth, sums)
         for j in range(ny):
             for i in range(nx):
                 mean, smallest = np.float32(0), sums[0, j, i]
