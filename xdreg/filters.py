@@ -205,7 +205,7 @@ def ring_of(depth, quantities, ny, nx):  # type: ignore[no-untyped-def]
 
 @compiled
 def close_plane(ring, plane):  # type: ignore[no-untyped-def]
-    """Say that a plane stands in its place, ``ring[plane % 3]``, as did those before."""
+    """Say that a plane is in its place, ``ring[plane % 3]``, as are those before."""
     size, slots = ring[0].size, ring.shape[0] - 3
     if slots:
         offsets = size * ((plane + np.arange(1, 4)) % 3)
