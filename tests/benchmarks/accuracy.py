@@ -5,6 +5,8 @@ images, see ``engine``; turned and cropped images are in ``pose``, bad blocks in
 ``failures``.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from tests.benchmarks.common import (
@@ -19,6 +21,7 @@ from tests.benchmarks.common import (
     timed,
 )
 from xdreg.field import status_counts
+from xdreg.local_correlation import smoothing
 from xdreg.metrics import normalised_correlation
 
 #: Blocks and overlaps that are compared, in voxels.
@@ -70,29 +73,36 @@ def _compare(label, options, judge):
 def _shapes(name, judge):
     """Print the last stage with blocks and overlaps of several sizes."""
     fixed, moving = pair(name)
-    *coarse, finest = (stage.options for stage in fixed.dreg.plan(moving).stages)
+    affine, *coarse, last = fixed.dreg.plan(moving).stages
     options = {"progress": False, "metric": "lncc"}
-    before = fixed.dreg.register(moving, stages=coarse, **options)
+    # By themselves the last of them would be taken for the finest, and smooth less.
+    stages = [affine.options, *(_smoothed_as_planned(stage) for stage in coarse)]
+    before = fixed.dreg.register(moving, stages=stages, **options)
 
-    def last(block, overlap):
+    def finest(block, overlap):
         return timed(
             fixed.dreg.register,
             moving,
             initial=before,
-            stages=[finest],
+            stages=[last.options],
             block_shape=block,
             overlap=overlap,
             **options,
         )
 
-    whole, alone = last(WHOLE, 0)
+    whole, alone = finest(WHOLE, 0)
     row(f"{name} whole", **judge(whole, name), seconds=alone)
     for block in SHAPES:
         for overlap in OVERLAPS:
-            field, seconds = last(block, overlap)
+            field, seconds = finest(block, overlap)
             row(
                 f"{name} {block} / {overlap}",
                 **judge(field, name),
                 **border_ratios(field, whole),
                 time=f"{seconds / alone:.2f} x",
             )
+
+
+def _smoothed_as_planned(stage):
+    lengths = smoothing(stage.engine_options, stage.partition.grid)
+    return replace(stage.options, **lengths)
