@@ -179,7 +179,7 @@ def sum_boxes(padded, ry, rx, scratch, out):  # type: ignore[no-untyped-def]
     padded : (ry + y + ry, rx + x + rx)
         A plane amid zeros.
     scratch : (3, *padded.shape)
-        Zeros at first.
+        Zeros at first: room for the plane, sums of three, and sums along x.
     out : (y, x + 2 rx)
         The sums, in the first columns; the others hold nothing of meaning.
     """
@@ -194,13 +194,13 @@ def sum_boxes(padded, ry, rx, scratch, out):  # type: ignore[no-untyped-def]
 
 @compiled
 def ring_of(depth, quantities, ny, nx):  # type: ignore[no-untyped-def]
-    """Return room for the planes of a box of this depth, as zeros.
+    """Return room for the planes of boxes so deep, zeros as before the first plane.
 
-    For the last three planes, and where it is deeper than that for sums of three.
+    For the last three planes, and where boxes are deeper for sums of three, each in the
+    place of its last plane.
     """
-    return np.zeros(
-        (3 + max(0, depth - 2) * (depth > 3), quantities, ny, nx), np.float32
-    )
+    triples = depth - 2 if depth > 3 else 0
+    return np.zeros((3 + triples, quantities, ny, nx), np.float32)
 
 
 @compiled
@@ -215,7 +215,11 @@ def close_plane(ring, plane):  # type: ignore[no-untyped-def]
 
 @compiled
 def sum_ring(ring, plane, depth, out):  # type: ignore[no-untyped-def]
-    """Sum as many planes as a box is deep, the last of them ``plane``."""
+    """Sum as many planes as a box is deep, the last of them ``plane``.
+
+    Singly what is left over, and then by threes; in one order, from wherever on planes
+    were filled in.
+    """
     slots = ring.shape[0] - 3
     count = depth // 3 if slots else 0
     single = depth - 3 * count

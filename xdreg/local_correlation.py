@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 #: Half-width of the box in mean voxels: boxes of 2197 voxels in space, 121 in a plane.
 RADIUS_VOXELS = {2: 5.0, 3: 6.0}
 
-#: The same where the image is coarse and must not be smaller than the box: for linear
-#: transforms, and to judge how similar two images are.
+#: The same for linear transforms, which are found on images of few voxels, and to judge
+#: how similar two images are.
 COARSE_RADIUS_VOXELS = {2: 5.0, 3: 3.0}
 
 #: Half-width of the patches that descriptors compare, in mean voxels.
