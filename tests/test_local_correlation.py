@@ -18,6 +18,7 @@ from xdreg.correlation import correlation_force, mean_correlation
 from xdreg.filters import (
     close_plane,
     gaussian_taps,
+    place_in,
     ring_of,
     smooth_across,
     smooth_planes,
@@ -155,10 +156,11 @@ def test_box_sums_are_sums(radius):
         scratch = np.zeros((3, *padded.shape[1:]), np.float32)
         out = np.zeros(ring.shape[1:], np.float32)
         for plane in range(max(0, start - rz), nz + rz):
+            here = ring[place_in(ring, plane)]
             if plane < nz:
-                sum_boxes(padded[plane], ry, rx, scratch, ring[plane % 3, 0])
+                sum_boxes(padded[plane], ry, rx, scratch, here[0])
             else:
-                ring[plane % 3] = 0
+                here[:] = 0
             close_plane(ring, plane)
             if plane >= start + rz:
                 sum_ring(ring, plane, depth, out)

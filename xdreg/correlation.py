@@ -25,7 +25,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xdreg.cells import between, between_known, cell, cell_steps
-from xdreg.filters import close_plane, compiled, ring_of, sum_boxes, sum_ring
+from xdreg.filters import (
+    close_plane,
+    compiled,
+    place_in,
+    ring_of,
+    sum_boxes,
+    sum_ring,
+)
 from xdreg.terms import NO_TENSOR, Terms
 
 if TYPE_CHECKING:
@@ -357,7 +364,7 @@ def _force(start, stop, fixed, pulled, radius, squared_steps, update, tensor, to
     products = ring_of(depth, 6, ny, wide)
     coefficients = ring_of(depth, 5, ny, wide)
     for p in range(max(0, start - 2 * rz), stop + 2 * rz):
-        here = products[p % 3]
+        here = products[place_in(products, p)]
         if p < nz:
             _products(fixed[p], pulled[p], ry, rx, padded)
             for q in range(6):
@@ -376,7 +383,7 @@ def _force(start, stop, fixed, pulled, radius, squared_steps, update, tensor, to
                 totals[centre, 1] = count
         if update.size == 0:
             continue
-        here = coefficients[centre % 3]
+        here = coefficients[place_in(coefficients, centre)]
         if centre < nz:
             for q in range(5):
                 sum_boxes(weights[q], ry, rx, scratch, here[q])

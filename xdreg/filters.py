@@ -27,6 +27,10 @@ compiled: Callable[..., Any] = numba.njit(
     cache=True, nogil=True, fastmath=FAST, error_model="numpy"
 )
 
+#: Up to so many numbers are summed one by one; more by threes, which takes fewer steps
+#: but one more pass.
+FEW = 7
+
 #: Sums are completed over so many numbers at a time, which stay in the nearest cache.
 CHUNK = 1024
 
@@ -159,7 +163,7 @@ def _sum_runs(numbers, at, triples_at, step, length, out):  # type: ignore[no-un
 
     First threes, written from ``triples_at`` on, and then threes of those.
     """
-    count = length // 3 if length > 3 else 0
+    count = length // 3 if length > FEW else 0
     if count:
         size = out.size + 3 * step * (count - 1)
         triples = numbers[triples_at : triples_at + size]
@@ -183,11 +187,13 @@ def sum_boxes(padded, ry, rx, scratch, out):  # type: ignore[no-untyped-def]
     out : (y, x + 2 rx)
         The sums, in the first columns; the others hold nothing of meaning.
     """
-    scratch[0] = padded
-    flat, size = scratch.reshape(-1), padded.size
+    flat, size, values = scratch.reshape(-1), padded.size, padded.reshape(-1)
     # Where a row ends the next begins: sums there are of no meaning and not read.
     rows = flat[2 * size : 3 * size - 2 * rx]
-    _sum_runs(flat, 0, size, 1, 2 * rx + 1, rows)
+    if 2 * rx + 1 > FEW:
+        flat[:size] = values
+        values = flat
+    _sum_runs(values, 0, size, 1, 2 * rx + 1, rows)
     width = padded.shape[1]
     _sum_runs(flat, 2 * size, 0, width, 2 * ry + 1, out.reshape(-1))
 
@@ -196,20 +202,25 @@ def sum_boxes(padded, ry, rx, scratch, out):  # type: ignore[no-untyped-def]
 def ring_of(depth, quantities, ny, nx):  # type: ignore[no-untyped-def]
     """Return room for the planes of boxes so deep, zeros as before the first plane.
 
-    For the last three planes, and where boxes are deeper for sums of three, each in the
-    place of its last plane.
+    For all that a box holds; if those are more than a few for the last three planes,
+    and for sums of three, each in the place of its last plane.
     """
-    triples = depth - 2 if depth > 3 else 0
-    return np.zeros((3 + triples, quantities, ny, nx), np.float32)
+    places = depth if depth <= FEW else 3 + depth - 2
+    return np.zeros((places, quantities, ny, nx), np.float32)
+
+
+@compiled
+def place_in(ring, plane):  # type: ignore[no-untyped-def]
+    """Return where a plane belongs in a ring."""
+    return plane % (ring.shape[0] if ring.shape[0] <= FEW else 3)
 
 
 @compiled
 def close_plane(ring, plane):  # type: ignore[no-untyped-def]
-    """Say that a plane is in its place, ``ring[plane % 3]``, as are those before."""
-    size, slots = ring[0].size, ring.shape[0] - 3
-    if slots:
-        offsets = size * ((plane + np.arange(1, 4)) % 3)
-        triple = ring[3 + plane % slots].reshape(-1)
+    """Say that a plane is in its place, as are those before."""
+    if ring.shape[0] > FEW:
+        offsets = ring[0].size * ((plane + np.arange(1, 4)) % 3)
+        triple = ring[3 + plane % (ring.shape[0] - 3)].reshape(-1)
         weighted_sums(ring.reshape(-1), offsets, _ones(3), triple)
 
 
@@ -220,13 +231,12 @@ def sum_ring(ring, plane, depth, out):  # type: ignore[no-untyped-def]
     Singly what is left over, and then by threes; in one order, from wherever on planes
     were filled in.
     """
-    slots = ring.shape[0] - 3
-    count = depth // 3 if slots else 0
+    count = depth // 3 if depth > FEW else 0
     single = depth - 3 * count
-    offsets = np.empty(single + count, np.int64)
-    offsets[:single] = (plane - np.arange(single)) % 3
-    if count:
-        offsets[single:] = 3 + (plane - single - 3 * np.arange(count)) % slots
-    weighted_sums(
-        ring.reshape(-1), out.size * offsets, _ones(offsets.size), out.reshape(-1)
-    )
+    places = np.empty(single + count, np.int64)
+    for n in range(single):
+        places[n] = place_in(ring, plane - n)
+    for n in range(count):
+        places[single + n] = 3 + (plane - single - 3 * n) % (ring.shape[0] - 3)
+    ones = _ones(places.size)
+    weighted_sums(ring.reshape(-1), out.size * places, ones, out.reshape(-1))

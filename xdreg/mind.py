@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xdreg.cells import cell
-from xdreg.filters import close_plane, compiled, ring_of, sum_boxes, sum_ring
+from xdreg.filters import (
+    close_plane,
+    compiled,
+    place_in,
+    ring_of,
+    sum_boxes,
+    sum_ring,
+)
 from xdreg.terms import NO_TENSOR, Terms
 
 if TYPE_CHECKING:
@@ -169,12 +176,13 @@ def _describe(image, known, pairs, radius, least, out):  # type: ignore[no-untyp
     sums = np.zeros((channels, ny, nx + 2 * rx), np.float32)
     total = np.float64(0)
     for p in range(nz + rz):
+        here = ring[place_in(ring, p)]
         if p < nz:
             for c in range(channels):
                 _differences(image, known, pairs[c], p, ry, rx, padded)
-                sum_boxes(padded, ry, rx, scratch, ring[p % 3, c])
+                sum_boxes(padded, ry, rx, scratch, here[c])
         else:
-            ring[p % 3] = 0
+            here[:] = 0
         close_plane(ring, p)
         o = p - rz
         if o < 0:
