@@ -376,7 +376,7 @@ def _force(start, stop, fixed, pulled, radius, squared_steps, update, tensor, to
         if centre < 0 or centre < start - rz:
             continue
         if centre < nz:
-            sum_ring(products, p, depth, sums)
+            sum_ring(products, p, sums)
             raised, count = _coefficients(sums, least, ry, rx, weights)
             if start <= centre < stop:
                 totals[centre, 0] = raised
@@ -392,5 +392,5 @@ def _force(start, stop, fixed, pulled, radius, squared_steps, update, tensor, to
         close_plane(coefficients, centre)
         k = centre - rz
         if start <= k < stop:
-            sum_ring(coefficients, centre, depth, pulls)
+            sum_ring(coefficients, centre, pulls)
             _push(fixed, pulled, k, pulls, squared_steps, update, tensor)

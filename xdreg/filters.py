@@ -203,9 +203,9 @@ def ring_of(depth, quantities, ny, nx):  # type: ignore[no-untyped-def]
     """Return room for the planes of boxes so deep, zeros as before the first plane.
 
     For all that a box holds; if those are more than a few for the last three planes,
-    and for sums of three, each in the place of its last plane.
+    and for the ``depth - 2`` sums of three among them.
     """
-    places = depth if depth <= FEW else 3 + depth - 2
+    places = depth if depth <= FEW else depth + 1
     return np.zeros((places, quantities, ny, nx), np.float32)
 
 
@@ -225,13 +225,15 @@ def close_plane(ring, plane):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def sum_ring(ring, plane, depth, out):  # type: ignore[no-untyped-def]
+def sum_ring(ring, plane, out):  # type: ignore[no-untyped-def]
     """Sum as many planes as a box is deep, the last of them ``plane``.
 
     Singly what is left over, and then by threes; in one order, from wherever on planes
     were filled in.
     """
-    count = depth // 3 if depth > FEW else 0
+    many = ring.shape[0] > FEW
+    depth = ring.shape[0] - 1 if many else ring.shape[0]
+    count = depth // 3 if many else 0
     single = depth - 3 * count
     places = np.empty(single + count, np.int64)
     for n in range(single):

@@ -187,7 +187,7 @@ def _describe(image, known, pairs, radius, least, out):  # type: ignore[no-untyp
         o = p - rz
         if o < 0:
             continue
-        sum_ring(ring, p, depth, sums)
+        sum_ring(ring, p, sums)
         for j in range(ny):
             for i in range(nx):
                 mean, smallest = np.float32(0), sums[0, j, i]

@@ -1,6 +1,6 @@
 """People's brains and templates, beside the peers.
 
-They had no part in choosing constants but the smoothing of the finest level.
+They were in view when smoothing and boxes were chosen.
 ``XDREG_BRAINS`` names a folder with the files in `FILES`, which are part of wheels on
 PyPI. No one has drawn structures in them, so overlap is that of three classes of
 intensity within the brain: fluid, grey and white matter. It flatters loose fields.

@@ -254,8 +254,8 @@ class Tally:
         errors = self._judge.errors(lambda p: case.back(mapping(p)), case)
         own = self._judge.errors(reference, case)
         passed = {by: passes(self._name, e, own[by]) for by, e in errors.items()}
-        row = passed, doubtful, errors["passed"], seconds
-        self._rows.setdefault(what, []).append(row)
+        verdict = passed, doubtful, errors["passed"], seconds
+        self._rows.setdefault(what, []).append(verdict)
 
     def show(self):
         """Print a row for everything that ran."""
