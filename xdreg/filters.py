@@ -89,6 +89,16 @@ def weighted_sums(source, offsets, weights, out):  # type: ignore[no-untyped-def
 
 
 @compiled
+def copy(source, out):  # type: ignore[no-untyped-def]
+    """Copy numbers one by one: assigning a slice takes seconds to compile.
+
+    For what that may raise, and how it would say so.
+    """
+    for i in range(out.size):
+        out[i] = source[i]
+
+
+@compiled
 def _inverse_weights(taps, size):  # type: ignore[no-untyped-def]
     """Return what makes the weights that stay on an axis sum to one, place by place."""
     radius = taps.size // 2
@@ -114,7 +124,7 @@ def smooth_planes(start, stop, field, taps_y, taps_x):  # type: ignore[no-untype
     scale_y, scale_x = _inverse_weights(taps_y, ny), _inverse_weights(taps_x, nx)
     for z in range(start, stop):
         for y in range(ny):
-            padded[ry + y, 3 * rx : 3 * (rx + nx)] = field[z, y].reshape(-1)
+            copy(field[z, y].reshape(-1), padded[ry + y, 3 * rx : 3 * (rx + nx)])
         weighted_sums(padded.reshape(-1), along, taps_x, inner)
         weighted_sums(flat_rows, down, taps_y, flat_out)
         for y in range(ny):
@@ -139,7 +149,7 @@ def smooth_across(start, stop, field, taps, resistance):  # type: ignore[no-unty
     longest = np.float32(0)
     for y in range(start, stop):
         for z in range(nz):
-            padded[radius + z] = field[z, y].reshape(-1)
+            copy(field[z, y].reshape(-1), padded[radius + z])
         weighted_sums(padded.reshape(-1), down, taps, sums.reshape(-1))
         for z in range(nz):
             against = resistance[z % resistance.shape[0], y % resistance.shape[1]]
@@ -169,8 +179,10 @@ def _sum_runs(numbers, at, triples_at, step, length, out):  # type: ignore[no-un
         triples = numbers[triples_at : triples_at + size]
         weighted_sums(numbers, at + step * np.arange(3), _ones(3), triples)
     offsets = np.empty(count + length - 3 * count, np.int64)
-    offsets[:count] = triples_at + 3 * step * np.arange(count)
-    offsets[count:] = at + step * np.arange(3 * count, length)
+    for n in range(count):
+        offsets[n] = triples_at + 3 * step * n
+    for n in range(count, offsets.size):
+        offsets[n] = at + step * (n + 2 * count)
     weighted_sums(numbers, offsets, _ones(offsets.size), out)
 
 
@@ -191,7 +203,7 @@ def sum_boxes(padded, ry, rx, scratch, out):  # type: ignore[no-untyped-def]
     # Where a row ends the next begins: sums there are of no meaning and not read.
     rows = flat[2 * size : 3 * size - 2 * rx]
     if 2 * rx + 1 > FEW:
-        flat[:size] = values
+        copy(values, flat[:size])
         values = flat
     _sum_runs(values, 0, size, 1, 2 * rx + 1, rows)
     width = padded.shape[1]

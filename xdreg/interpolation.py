@@ -196,30 +196,32 @@ def spline_coefficients(values: Array, known: Array) -> Array:
 def _filter_planes(values):  # type: ignore[no-untyped-def]
     """Filter along the first axis, there and back, in place."""
     size = values.shape[0]
+    planes = values.reshape(size, -1)
+    width = planes.shape[1]
     pole = np.float32(POLE)
     gain = np.float32((1 - POLE) * (1 - 1 / POLE))
     # The sum over the image mirrored at its end, as far as it matters; a short line's
     # repeats within that.
     short = size <= 2 * HALO
     count = 2 * size - 2 if short else 2 * HALO
-    start = np.zeros(values.shape[1:])
+    start = np.zeros(width)
     power = 1.0
     for n in range(count):
-        start += power * values[n if n < size else 2 * size - 2 - n]
+        plane = planes[n if n < size else 2 * size - 2 - n]
+        for i in range(width):
+            start[i] += power * plane[i]
         power *= POLE
-    values[0] = gain * (start / (1 - power) if short else start)
+    for i in range(width):
+        planes[0, i] = gain * (start[i] / (1 - power) if short else start[i])
     for k in range(1, size):
-        for j in range(values.shape[1]):
-            for i in range(values.shape[2]):
-                values[k, j, i] = gain * values[k, j, i] + pole * values[k - 1, j, i]
+        for i in range(width):
+            planes[k, i] = gain * planes[k, i] + pole * planes[k - 1, i]
     last = np.float32(POLE / (POLE * POLE - 1))
-    for j in range(values.shape[1]):
-        for i in range(values.shape[2]):
-            values[-1, j, i] = last * (values[-1, j, i] + pole * values[-2, j, i])
+    for i in range(width):
+        planes[-1, i] = last * (planes[-1, i] + pole * planes[-2, i])
     for k in range(size - 2, -1, -1):
-        for j in range(values.shape[1]):
-            for i in range(values.shape[2]):
-                values[k, j, i] = pole * (values[k + 1, j, i] - values[k, j, i])
+        for i in range(width):
+            planes[k, i] = pole * (planes[k + 1, i] - planes[k, i])
 
 
 @_compiled
