@@ -43,6 +43,7 @@ LAYERS = [
     },
     {
         "local_correlation",
+        "search",
         "choice",
         "linear",
         "pose",

@@ -77,7 +77,7 @@ def test_a_plan_tells_what_was_derived():
         xdreg.LocalCorrelation(level=0, field_sigma=3.0),
     ]
     rows = image.dreg.plan(image, stages=stages).table()
-    assert [row["iterations"] for row in rows] == ["70", "100", "100"]
+    assert [row["iterations"] for row in rows] == ["70", "100", "300"]
     # Six voxels; two mean voxels, of (4 · 2 · 2)^(1/3), at the finest; what was given.
     assert [row["smoothing"] for row in rows] == ["", "24", "5.04 / 3"]
 

@@ -38,10 +38,6 @@ if TYPE_CHECKING:
 #: Iterations over which the slope of the energy is taken.
 SLOPE_WINDOW = 5
 
-#: A step has done its work when the energy rises by less than this share of it per
-#: iteration: a block full of content then stops when an image half of background does.
-LEAST_SLOPE = 6e-3
-
 #: The energy counts as at least so much. Of noise there is less, and it always rises.
 LEAST_ENERGY = 0.1
 
@@ -66,6 +62,10 @@ class Settings:
         Longest vector of an update, in voxels; halved whenever it brings no more.
     iterations
         At most so many.
+    convergence
+        A step has done its work when the energy rises by less than this share of it per
+        iteration: a block full of content then stops when an image half of background
+        does.
     threads
         How many share the work; the result is the same.
     timeout
@@ -75,7 +75,8 @@ class Settings:
     update_sigma: tuple[float, ...]
     field_sigma: tuple[float, ...]
     step: float = 1.0
-    iterations: int = 100
+    iterations: int = 300
+    convergence: float = 6e-3
     threads: int = 1
     timeout: float | None = None
 
@@ -85,6 +86,7 @@ def descend(
     force: Sequence[Kernel],
     how: Settings,
     resistance: Array | None = None,
+    start: Array | None = None,
 ) -> tuple[Array, list[float]]:
     """Find the displacement along which a force no longer pulls.
 
@@ -102,6 +104,8 @@ def descend(
     resistance : (z, y, x) float32
         What an update is divided by, both smoothed alike: the force against it per
         voxel that it goes. By default 1. It is smoothed in place.
+    start : (z, y, x, 3) float32, voxels
+        The displacement to begin with; by default none.
 
     Returns
     -------
@@ -116,6 +120,8 @@ def descend(
     """
     began = time.perf_counter()
     total, update = (np.zeros((*shape, 3), np.float32) for _ in range(2))
+    if start is not None:
+        total[...] = start
     totals = np.zeros((shape[0], 2))
     update_taps = [gaussian_taps(sigma) for sigma in how.update_sigma]
     step, since = how.step, 0
@@ -135,7 +141,7 @@ def descend(
             energy, count = totals.sum(axis=0)
             energies.append(float(energy / max(count, 1.0)))
             since += 1
-            least = LEAST_SLOPE * max(energies[-1], LEAST_ENERGY)
+            least = how.convergence * max(energies[-1], LEAST_ENERGY)
             if since > SLOPE_WINDOW and _slope(energies[-SLOPE_WINDOW:]) < least:
                 step, since = step / 2, 0
                 if step < LEAST_STEP:

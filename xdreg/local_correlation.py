@@ -9,7 +9,9 @@ Kernels release the GIL, so blocks run side by side in threads of one process.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +22,7 @@ from xdreg.correlation import correlation_force, match_stiffness, mean_correlati
 from xdreg.descent import Settings, descend, joined
 from xdreg.errors import InputError
 from xdreg.mind import descriptor_force, mean_likeness
+from xdreg.search import large_motion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,6 +40,10 @@ RADIUS_VOXELS = {2: 5.0, 3: 6.0}
 #: The same for linear transforms, which are found on images of few voxels, and to judge
 #: how similar two images are.
 COARSE_RADIUS_VOXELS = {2: 5.0, 3: 3.0}
+
+#: On a coarse level a box takes at most this share of the image's mean extent on either
+#: side: one that sees half the image does not see a part that moves by itself.
+LARGEST_RADIUS = 1 / 8
 
 #: Half-width of the patches that descriptors compare, in mean voxels.
 MIND_RADIUS_VOXELS = {2: 1.0, 3: 1.0}
@@ -59,6 +66,20 @@ FINEST_SHARE = {
     "update_sigma": {2: 1.0, 3: 2 / 3},
     "field_sigma": {2: 1.0, 3: 0.6},
 }
+
+#: See `xdreg.descent.Settings`: at the finest level of a run, and before. Motion of
+#: many voxels is for the coarse levels; where little of the image moves so far, the
+#: energy rises slowly until it is found, that of descriptors yet more slowly, and
+#: iterations cost little there.
+FINEST_CONVERGENCE = 6e-3
+COARSE_CONVERGENCE = {
+    "lncc": {2: 3e-4, 3: 1e-4},
+    "mind": {2: 3e-5, 3: 3e-5},
+}
+
+#: What comes of a second start is kept if it explains so large a share of what that of
+#: the first leaves unexplained.
+LEAST_MARGIN = 0.05
 
 #: What an update is of the force over the curvature against it, that of all axes
 #: together: at an edge a least-squares step, in a texture a third of it. It may be
@@ -84,7 +105,9 @@ def local_correlation(
     update_sigma: float | Sequence[float] | None = None,
     field_sigma: float | Sequence[float] | None = None,
     step: float = 1.0,
-    iterations: int = 100,
+    iterations: int = 300,
+    convergence: float = FINEST_CONVERGENCE,
+    search: bool = False,
     contrast: Sequence[tuple[float, float]] | None = None,
     stiffness: Sequence[float] | None = None,
     threads: int = 1,
@@ -107,12 +130,18 @@ def local_correlation(
     update_sigma, field_sigma
         Gaussian smoothing of each update, and of the total after a step of one voxel;
         physical, one number or one per dim. By default 3 and 1.2 mean voxels, in a
-        plane 8 and 3; twice as much for descriptors. The finest stage of a run is given
-        less, see `smoothing`.
+        plane 8 and 3; twice as much for descriptors. What the stages of a run are given
+        says `by_level`.
     step
         Longest vector of an update, in voxels; halved whenever it brings no more.
     iterations
         At most so many.
+    convergence
+        A step brings no more when the energy rises by less than this share of it per
+        iteration.
+    search
+        Whether to begin a second time, where `xdreg.search` finds large motion in the
+        first channel, and keep what comes of that if it fits clearly better.
     contrast
         Standard deviations of fixed and moving that noise is measured against, for
         each channel; by default those of the two arrays.
@@ -183,10 +212,21 @@ def local_correlation(
         units.voxels(field_sigma, FIELD_SIGMA_VOXELS[metric]),
         step,
         iterations,
+        convergence,
         threads,
         timeout,
     )
-    displacement, _ = descend(units.shape, joined(units.shape, forces), how, resistance)
+    force, began = joined(units.shape, forces), time.perf_counter()
+    against = resistance.copy() if search and resistance is not None else resistance
+    displacement, energies = descend(units.shape, force, how, against)
+    if search:
+        start = large_motion(*(counted(image, grid) for image in pairs[0]))
+        if timeout is not None:
+            left = timeout - (time.perf_counter() - began)
+            how = replace(how, timeout=max(left, 0.0))
+        other, others = descend(units.shape, force, how, resistance, start)
+        if 1 - others[-1] < (1 - LEAST_MARGIN) * (1 - energies[-1]):
+            displacement = other
     return units.physical(displacement)
 
 
@@ -243,6 +283,29 @@ def smoothing(
         voxels = units.voxels(options.get(name), of_metric)[3 - grid.ndim :]
         result[name] = (np.asarray(voxels) * grid.spacing).tolist()
     return result
+
+
+def by_level(options: Mapping[str, Any], grid: Grid, *, finest: bool) -> dict[str, Any]:
+    """Return options with those filled in that hang on the level of a run.
+
+    Parameters
+    ----------
+    options, grid, finest
+        As for `smoothing`.
+    """
+    units, metric = VoxelUnits(grid), options.get("metric")
+    ndim = 3 if units.in_space else 2
+    result = dict(options)
+    if finest or metric not in COARSE_CONVERGENCE:
+        result.setdefault("convergence", FINEST_CONVERGENCE)
+    else:
+        result.setdefault("convergence", COARSE_CONVERGENCE[metric][ndim])
+    if metric == "lncc" and not finest:
+        widest = LARGEST_RADIUS * math.prod(units.shape) ** (1 / ndim)
+        voxels = units.voxels(None, {ndim: min(RADIUS_VOXELS[ndim], widest)})
+        lengths = np.asarray(voxels[3 - grid.ndim :]) * grid.spacing
+        result.setdefault("radius", lengths.tolist())
+    return result | smoothing(options, grid, finest=finest)
 
 
 def safer(options: Mapping[str, Any], grid: Grid) -> dict[str, Any]:

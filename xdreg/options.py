@@ -254,7 +254,8 @@ class LocalCorrelation(Blockwise):
     ----------
     radius
         Half-width of the box in physical units; one number, or one per dim. By default
-        6 voxels of the stage's level in three dimensions, 5 in two. For ``"mind"`` that
+        6 voxels of the stage's level in three dimensions, 5 in two, but before the
+        finest level at most an eighth of the image's mean extent. For ``"mind"`` that
         of the patches compared, by default 1 voxel.
     update_sigma, field_sigma
         Gaussian smoothing in physical units of each update, and of the total after a
@@ -263,13 +264,21 @@ class LocalCorrelation(Blockwise):
         in two; and twice as much for ``"mind"``.
     step
         Longest vector of an update, in voxels; halved whenever it brings no more.
+    convergence
+        A step brings no more when the energy rises by less than this share of it per
+        iteration. By default 0.006 at the finest level of the registration; before,
+        0.0001 in three dimensions, 0.0003 in two, and 0.00003 for ``"mind"``.
+    search
+        Whether a block looks for motion of up to a quarter of its window by a discrete
+        search, as a second place to descend from. By default where one block of few
+        voxels holds the whole image.
 
     References
     ----------
     Avants et al., Symmetric diffeomorphic image registration with cross-correlation,
     Medical Image Analysis 2008; Yushkevich et al., Human Brain Mapping 2015 (greedy);
     Vercauteren et al., Diffeomorphic demons, NeuroImage 2009; Heinrich et al., MICCAI
-    2013 (MIND-SSC).
+    2013 (MIND-SSC) and WBIR 2014 (the search).
     """
 
     nearest_metric: ClassVar[Mapping[str, Metric]] = {
@@ -279,6 +288,7 @@ class LocalCorrelation(Blockwise):
     }
     passed_on: ClassVar[tuple[str, ...]] = (
         "iterations", "timeout", "radius", "update_sigma", "field_sigma", "step",
+        "convergence", "search",
     )  # fmt: skip
 
     per_axis: ClassVar[tuple[str, ...]] = ("radius", "update_sigma", "field_sigma")
@@ -287,12 +297,17 @@ class LocalCorrelation(Blockwise):
     update_sigma: PerAxis | None = None
     field_sigma: PerAxis | None = None
     step: float | None = None
+    convergence: float | None = None
+    search: bool | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        for name in ("radius", "update_sigma", "field_sigma", "step"):
+        for name in ("radius", "update_sigma", "field_sigma", "step", "convergence"):
             _check_set(self, name)
+        if self.search is not None and not isinstance(self.search, bool):
+            msg = f"search must be True or False, got {self.search!r}"
+            raise InputError(msg)
 
     @property
     def name(self) -> str:

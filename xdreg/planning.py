@@ -21,8 +21,8 @@ from xdreg.estimates import (
     readable,
 )
 from xdreg.linear import linear, linear_displacement
-from xdreg.local_correlation import local_correlation, smoothing
-from xdreg.multiscale import Pyramid, build_pyramid, image_levels
+from xdreg.local_correlation import by_level, local_correlation
+from xdreg.multiscale import START_VOXELS, Pyramid, build_pyramid, image_levels
 from xdreg.options import (
     OWN_METRICS,
     Affine,
@@ -37,6 +37,7 @@ from xdreg.options import (
     as_stage,
     check_metric,
 )
+from xdreg.search import SEARCH_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -124,14 +125,25 @@ class PlannedStage:
         return own or self.by_elastix
 
     @property
+    def searches(self) -> bool:
+        """Whether a block looks for large motion by a discrete search."""
+        if not isinstance(self.options, LocalCorrelation):
+            return False
+        if self.options.search is not None:
+            return self.options.search
+        grid = self.partition.grid
+        return self.partition.size == 1 and grid.size <= START_VOXELS[grid.ndim]
+
+    @property
     def memory(self) -> int:
         """The peak memory of one block, in bytes."""
-        return block_memory(
+        memory = block_memory(
             self.partition,
             self.metric,
             elastix=self.by_elastix,
             isolated=self.isolated,
         )
+        return memory + (SEARCH_BYTES if self.searches else 0)
 
     @property
     def memory_limit(self) -> int | None:
@@ -177,7 +189,8 @@ class PlannedStage:
             options["memory_limit"] = self.memory_limit
         grid = self.partition.grid
         if isinstance(self.options, LocalCorrelation):
-            options |= smoothing(options, grid, finest=self.finest)
+            options = by_level(options, grid, finest=self.finest)
+            options.setdefault("search", self.searches)
         if isinstance(self.options, BSpline):
             spacing = self.options.grid_spacing
             if spacing is None:

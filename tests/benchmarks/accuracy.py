@@ -21,7 +21,6 @@ from tests.benchmarks.common import (
     timed,
 )
 from xdreg.field import status_counts
-from xdreg.local_correlation import smoothing
 from xdreg.metrics import normalised_correlation
 
 #: Blocks and overlaps that are compared, in voxels.
@@ -73,10 +72,10 @@ def _compare(label, options, judge):
 def _shapes(name, judge):
     """Print the last stage with blocks and overlaps of several sizes."""
     fixed, moving = pair(name)
-    affine, *coarse, last = fixed.dreg.plan(moving).stages
+    affine, *coarse, last = fixed.dreg.plan(moving, metric="lncc").stages
     options = {"progress": False, "metric": "lncc"}
-    # By themselves the last of them would be taken for the finest, and smooth less.
-    stages = [affine.options, *(_smoothed_as_planned(stage) for stage in coarse)]
+    # By themselves the last of them would be taken for the finest.
+    stages = [affine.options, *(_as_planned(stage) for stage in coarse)]
     before = fixed.dreg.register(moving, stages=stages, **options)
 
     def finest(block, overlap):
@@ -103,6 +102,5 @@ def _shapes(name, judge):
             )
 
 
-def _smoothed_as_planned(stage):
-    lengths = smoothing(stage.engine_options, stage.partition.grid)
-    return replace(stage.options, **lengths)
+def _as_planned(stage):
+    return replace(stage.options, **stage.engine_options)
