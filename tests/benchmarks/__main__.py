@@ -20,6 +20,7 @@ from tests.benchmarks.faults import faults
 from tests.benchmarks.field import field
 from tests.benchmarks.large import large, memory
 from tests.benchmarks.machinery import machinery
+from tests.benchmarks.motion import motion
 from tests.benchmarks.paper import paper
 from tests.benchmarks.pose import pose
 from tests.benchmarks.scale import scale
@@ -102,6 +103,7 @@ BENCHMARKS = {
         pose,
         brains,
         machinery,
+        motion,
         memory,
         scale,
         large,
