@@ -73,13 +73,16 @@ FINEST_SHARE = {
 #: iterations cost little there.
 FINEST_CONVERGENCE = 6e-3
 COARSE_CONVERGENCE = {
-    "lncc": {2: 3e-4, 3: 1e-4},
+    "lncc": {2: 2e-3, 3: 1e-4},
     "mind": {2: 3e-5, 3: 3e-5},
 }
 
 #: What comes of a second start is kept if it explains so large a share of what that of
 #: the first leaves unexplained.
-LEAST_MARGIN = 0.05
+LEAST_MARGIN = 0.02
+
+#: The second goes on at least so long, for where it wins motion is large.
+SECOND_CONVERGENCE = 1e-4
 
 #: What an update is of the force over the curvature against it, that of all axes
 #: together: at an edge a least-squares step, in a texture a third of it. It may be
@@ -221,6 +224,7 @@ def local_correlation(
     displacement, energies = descend(units.shape, force, how, against)
     if search:
         start = large_motion(*(counted(image, grid) for image in pairs[0]))
+        how = replace(how, convergence=min(convergence, SECOND_CONVERGENCE))
         if timeout is not None:
             left = timeout - (time.perf_counter() - began)
             how = replace(how, timeout=max(left, 0.0))

@@ -267,7 +267,7 @@ class LocalCorrelation(Blockwise):
     convergence
         A step brings no more when the energy rises by less than this share of it per
         iteration. By default 0.006 at the finest level of the registration; before,
-        0.0001 in three dimensions, 0.0003 in two, and 0.00003 for ``"mind"``.
+        0.0001 in three dimensions, 0.002 in two, and 0.00003 for ``"mind"``.
     search
         Whether a block looks for motion of up to a quarter of its window by a discrete
         search, as a second place to descend from. By default where one block of few
