@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 #: Displacements go up to this share of the image's extent.
 REACH = 0.25
 
-#: The copy that is searched has as many voxels as that there are at most so many costs,
-#: one for every displacement at every voxel: about 20³, or 80² in a plane.
+#: At most so many costs, one for every displacement at every voxel of the copy: it then
+#: has about 20³ voxels, or 80² in a plane.
 MOST_COSTS = 12_000_000
 
 #: Bytes that a search takes at most.
@@ -122,9 +122,8 @@ def _moves(shape: tuple[int, ...]) -> NDArray[np.int64]:
     """Return the displacements (n, 3) to try, shortest first: of equals it is taken."""
     reach = _reach(shape)
     every = np.indices([2 * n + 1 for n in reach]).reshape(3, -1).T - np.array(reach)
-    return np.ascontiguousarray(
-        every[np.argsort((every**2).sum(axis=1), kind="stable")]
-    )
+    order = np.argsort((every**2).sum(axis=1), kind="stable")
+    return np.ascontiguousarray(every[order])
 
 
 def _enlarged(field: Array, factors: tuple[int, ...], shape: tuple[int, ...]) -> Array:
