@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from xdreg.filters import compiled
+from xdreg.filters import CHUNK, compiled
 from xdreg.folding import unfold
 from xdreg.grid import SPATIAL_DIMS, Grid
 from xdreg.kernels import resample_displacement
@@ -50,9 +50,6 @@ PATCH_RADIUS = 1
 #: difference of descriptors; and the smoothing of the field. Both in voxels.
 COUPLINGS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 SIGMA = 1.0
-
-#: Costs are averaged over so many displacements at a time.
-_CHUNK = 512
 
 
 def large_motion(fixed: Array, moving: Array) -> Array:
@@ -177,10 +174,10 @@ def _costs(fixed, moving, moves, out):  # type: ignore[no-untyped-def]
 def _average(costs):  # type: ignore[no-untyped-def]
     """Average costs (before, axis, after) along an axis, as far as the image goes."""
     before, size, after = costs.shape
-    line = np.empty((size, _CHUNK), np.float32)
+    line = np.empty((size, CHUNK), np.float32)
     for b in range(before):
-        for start in range(0, after, _CHUNK):
-            width = min(_CHUNK, after - start)
+        for start in range(0, after, CHUNK):
+            width = min(CHUNK, after - start)
             for k in range(size):
                 for n in range(width):
                     line[k, n] = costs[b, k, start + n]
