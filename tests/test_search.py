@@ -82,10 +82,11 @@ def band(y):
     return lower - upper
 
 
-def error_where_a_band_moves(metric, **options):
+def where_a_band_moves(metric, **options):
     """Move a third of a plane by a tenth of it, ten times its texture's grain.
 
-    Options are those of the coarsest level. Returns the 95th percentile, in pixels.
+    Options are those of the coarsest level. Returns the 95th percentile of the errors,
+    in pixels, and the field.
     """
     grid = Grid(("y", "x"), (320, 320), (1.0, 1.0), (0.0, 0.0), "micrometer")
     values = texture(grid.shape, sigma=3)
@@ -104,12 +105,38 @@ def error_where_a_band_moves(metric, **options):
     points = np.argwhere(np.ones(grid.shape, bool)[:, 40:-40]) + np.array([0.0, 40.0])
     found = field.dreg.transform_points(points) - points
     error = np.linalg.norm(found - truth[:, :, 40:-40].reshape(2, -1).T, axis=1)
-    return np.percentile(error, 95)
+    return np.percentile(error, 95), field
 
 
 def test_a_part_that_moves_by_itself_is_found_where_descent_fails():
-    assert error_where_a_band_moves("mind", search=False) > 10
-    assert error_where_a_band_moves("mind") < 1
+    error, field = where_a_band_moves("mind", search=False)
+    assert error > 10
+    assert np.isnan(field.stage0_block_from_search).all()
+    error, field = where_a_band_moves("mind")
+    assert error < 1
+    assert (field.stage0_block_from_search == 1).all()
+    assert np.isnan(field.block_from_search).all()
+
+
+def test_each_of_several_blocks_searches_if_told():
+    blocks = {"block_shape": (80, 40), "overlap": 16}
+    error, field = where_a_band_moves("mind", **blocks)
+    assert error > 10
+    assert np.isnan(field.stage0_block_from_search).all()
+    error, field = where_a_band_moves("mind", **blocks, search=True)
+    assert error < 1
+    np.testing.assert_array_equal(field.stage0_block_from_search, [[1, 1]])
+
+
+def test_a_second_attempt_that_is_no_better_is_dropped():
+    pair = xdreg.datasets.phantom_pair((48, 56), amplitude=2.0)
+    once, twice = (
+        local_correlation(pair.fixed, pair.moving, search=search)
+        for search in (False, True)
+    )
+    assert once.attrs == {}
+    assert twice.attrs == {"from_search": False}
+    np.testing.assert_array_equal(once, twice)
 
 
 def test_descent_goes_on_while_a_small_part_still_moves():

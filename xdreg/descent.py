@@ -69,16 +69,16 @@ class Settings:
     threads
         How many share the work; the result is the same.
     timeout
-        Seconds after which to give up.
+        Seconds after which to give up, if ever.
     """
 
     update_sigma: tuple[float, ...]
     field_sigma: tuple[float, ...]
-    step: float = 1.0
-    iterations: int = 300
-    convergence: float = 6e-3
-    threads: int = 1
-    timeout: float | None = None
+    step: float
+    iterations: int
+    convergence: float
+    threads: int
+    timeout: float | None
 
 
 def descend(

@@ -160,7 +160,8 @@ def local_correlation(
     Returns
     -------
     DataArray (component, [z], y, x) float32
-        The displacement on fixed's grid, in its units.
+        The displacement on fixed's grid, in its units. After a search the attribute
+        ``from_search`` says whether what began there was kept.
 
     Raises
     ------
@@ -229,8 +230,9 @@ def local_correlation(
             left = timeout - (time.perf_counter() - began)
             how = replace(how, timeout=max(left, 0.0))
         other, others = descend(units.shape, force, how, resistance, start)
-        if 1 - others[-1] < (1 - LEAST_MARGIN) * (1 - energies[-1]):
-            displacement = other
+        better = 1 - others[-1] < (1 - LEAST_MARGIN) * (1 - energies[-1])
+        result = units.physical(other if better else displacement)
+        return result.assign_attrs(from_search=better)
     return units.physical(displacement)
 
 

@@ -30,6 +30,7 @@ _MEASURES: dict[str, tuple[str, str, str]] = {
     "min_jacobian": ("smallest Jacobian determinant of the update", "viridis", "low"),
     "max_update": ("largest update", "magma", "high"),
     "attempts": ("attempts", "magma", "high"),
+    "from_search": ("begun at the search's result", "magma", "high"),
     "disagreement": ("disagreement with the blend", "magma", "high"),
     "neighbour_difference": ("difference from neighbours / voxels", "magma", "high"),
     "seconds": ("time / s", "magma", "high"),

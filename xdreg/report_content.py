@@ -283,6 +283,7 @@ _FACTS = {
     "max_update": "largest update",
     "neighbour_difference": "difference from neighbours / voxels",
     "attempts": "attempts",
+    "from_search": "begun at the search's result",
     "seconds": "time / s",
 }
 

@@ -204,9 +204,10 @@ def _attempts(
     for number, options in enumerate(attempts, start=1):
         patch: NDArray[np.float32] | None = None
         verdict: dict[str, float] = {}
-        status, update = _run_method(window, task, options, index)
+        status, update, told = _run_method(window, task, options, index)
         if update is not None:
             status, patch, verdict = judge(window, update, patch_grid, task.metric)
+        verdict |= told
         verdict["attempts"] = float(number)
         if status not in TRIED_AGAIN:
             break
@@ -218,7 +219,8 @@ def _run_method(
     task: BlockTask,
     options: Mapping[str, Any],
     index: tuple[int, ...],
-) -> tuple[BlockStatus, NDArray[np.float32] | None]:
+) -> tuple[BlockStatus, NDArray[np.float32] | None, dict[str, float]]:
+    """Return what a method found, and what it tells of how, by names in ``RECORD``."""
     fixed_values, moving_values = window.fixed, window.moving
     if window.others:
         fixed_values = np.stack([fixed_values, *(c.fixed for c in window.others)])
@@ -227,7 +229,7 @@ def _run_method(
     moving = masked_image(moving_values, window.moving_mask, window.grid)
     try:
         result = task.method(fixed, moving, **options)
-        return BlockStatus.SUCCESS, as_displacement(result, window.grid)
+        update = as_displacement(result, window.grid)
     except Interrupted:
         raise
     except MethodTimeout as error:
@@ -235,8 +237,11 @@ def _run_method(
     except Exception as error:
         error.add_note(f"block {index}")
         status, text = BlockStatus.CRASHED, "".join(traceback.format_exception(error))
+    else:
+        told = getattr(result, "attrs", {}).get("from_search", np.nan)
+        return BlockStatus.SUCCESS, update, {"from_search": float(told)}
     _keep_error(index, task, text)
-    return status, None
+    return status, None, {}
 
 
 def _keep_error(index: tuple[int, ...], task: BlockTask, text: str) -> None:

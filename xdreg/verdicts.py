@@ -30,6 +30,7 @@ RECORD = (
     "min_jacobian",
     "max_update",
     "attempts",
+    "from_search",
     "seconds",
 )
 
