@@ -38,6 +38,7 @@ LAYERS = [
         "progress",
         "processes",
         "descent",
+        "voxel_units",
         "correlation",
         "mind",
     },

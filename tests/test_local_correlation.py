@@ -28,11 +28,11 @@ from xdreg.filters import (
 from xdreg.grid import Grid
 from xdreg.local_correlation import (
     GAIN,
-    VoxelUnits,
     image_stiffness,
     local_correlation,
 )
 from xdreg.mind import descriptor, descriptor_force
+from xdreg.voxel_units import VoxelUnits
 
 ONE = np.ones(3, np.float32)
 THREADS = (1, 2, 3)

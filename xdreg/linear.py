@@ -22,14 +22,10 @@ from xdreg import kernels
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.correlation import correlation_terms
 from xdreg.errors import MethodTimeout
-from xdreg.local_correlation import (
-    COARSE_RADIUS_VOXELS,
-    MIND_RADIUS_VOXELS,
-    VoxelUnits,
-    counted,
-)
+from xdreg.local_correlation import COARSE_RADIUS_VOXELS, MIND_RADIUS_VOXELS
 from xdreg.mind import descriptor, descriptor_terms
 from xdreg.pyramid import pyramid_factors
+from xdreg.voxel_units import VoxelUnits, counted
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

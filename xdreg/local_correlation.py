@@ -11,28 +11,31 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
-from xdreg.coordinates import coordinates, grid_of
+from xdreg.coordinates import grid_of
 from xdreg.correlation import correlation_force, match_stiffness, mean_correlation
 from xdreg.descent import Settings, descend, joined
 from xdreg.errors import InputError
 from xdreg.mind import descriptor_force, mean_likeness
 from xdreg.search import large_motion
+from xdreg.voxel_units import VoxelUnits, counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
+    import xarray as xr
     from numpy.typing import NDArray
 
     from xdreg.descent import Array, Kernel
     from xdreg.grid import Grid
     from xdreg.options import OwnMetric
+
+    Pairs = list[tuple[xr.DataArray, xr.DataArray]]
 
 #: Half-width of the box in mean voxels: boxes of 2197 voxels in space, 121 in a plane.
 RADIUS_VOXELS = {2: 5.0, 3: 6.0}
@@ -192,25 +195,10 @@ def local_correlation(
         raise InputError(msg)
     units = VoxelUnits(grid)
     pairs = list(zip(_channels(fixed), _channels(moving), strict=True))
-    ndim = 3 if units.in_space else 2
-    forces: list[tuple[Kernel, ...]] = []
-    resistance: Array | None = None
-    for i, images in enumerate(pairs):
-        fixed_values, moving_values = (counted(v, grid) for v in images)
-        if metric == "mind":
-            box = units.radius(radius, MIND_RADIUS_VOXELS)
-            steps = np.float32(MIND_GAIN[ndim] / len(pairs)) * units.squared_steps
-            force = descriptor_force(fixed_values, moving_values, box, steps)
-        else:
-            box, steps = units.radius(radius, RADIUS_VOXELS), units.squared_steps
-            spread = contrast[i] if contrast else None
-            typical = stiffness[i] if stiffness else image_stiffness(fixed_values, grid)
-            local = match_stiffness(fixed_values, box, steps, spread and spread[0])
-            least = LEAST_STIFFNESS[ndim] * (typical or 1.0)
-            local = (local + np.float32(least)) / np.float32(GAIN[ndim])
-            resistance = local if resistance is None else resistance + local
-            force = correlation_force(fixed_values, moving_values, box, steps, spread)
-        forces.append(force)
+    if metric == "mind":
+        force, resistance = _by_descriptors(pairs, grid, radius), None
+    else:
+        force, resistance = _by_correlation(pairs, grid, radius, contrast, stiffness)
     how = Settings(
         units.voxels(update_sigma, UPDATE_SIGMA_VOXELS[metric]),
         units.voxels(field_sigma, FIELD_SIGMA_VOXELS[metric]),
@@ -220,20 +208,59 @@ def local_correlation(
         threads,
         timeout,
     )
-    force, began = joined(units.shape, forces), time.perf_counter()
+    began = time.perf_counter()
     against = resistance.copy() if search and resistance is not None else resistance
-    displacement, energies = descend(units.shape, force, how, against)
-    if search:
-        start = large_motion(*(counted(image, grid) for image in pairs[0]))
-        how = replace(how, convergence=min(convergence, SECOND_CONVERGENCE))
-        if timeout is not None:
-            left = timeout - (time.perf_counter() - began)
-            how = replace(how, timeout=max(left, 0.0))
-        other, others = descend(units.shape, force, how, resistance, start)
-        better = 1 - others[-1] < (1 - LEAST_MARGIN) * (1 - energies[-1])
-        result = units.physical(other if better else displacement)
-        return result.assign_attrs(from_search=better)
-    return units.physical(displacement)
+    first, energies = descend(units.shape, force, how, against)
+    if not search:
+        return units.physical(first)
+    start = large_motion(*(counted(image, grid) for image in pairs[0]))
+    how = replace(how, convergence=min(convergence, SECOND_CONVERGENCE))
+    if timeout is not None:
+        left = timeout - (time.perf_counter() - began)
+        how = replace(how, timeout=max(left, 0.0))
+    second, others = descend(units.shape, force, how, resistance, start)
+    better = 1 - others[-1] < (1 - LEAST_MARGIN) * (1 - energies[-1])
+    result = units.physical(second if better else first)
+    return result.assign_attrs(from_search=better)
+
+
+def _by_descriptors(
+    pairs: Pairs, grid: Grid, radius: float | Sequence[float] | None
+) -> tuple[Kernel, ...]:
+    """Return the force of descriptors on all channels."""
+    units = VoxelUnits(grid)
+    gain = MIND_GAIN[3 if units.in_space else 2] / len(pairs)
+    box = units.radius(radius, MIND_RADIUS_VOXELS)
+    steps = np.float32(gain) * units.squared_steps
+    forces = [
+        descriptor_force(counted(fixed, grid), counted(moving, grid), box, steps)
+        for fixed, moving in pairs
+    ]
+    return joined(units.shape, forces)
+
+
+def _by_correlation(
+    pairs: Pairs,
+    grid: Grid,
+    radius: float | Sequence[float] | None,
+    contrast: Sequence[tuple[float, float]] | None,
+    stiffness: Sequence[float] | None,
+) -> tuple[tuple[Kernel, ...], Array]:
+    """Return the force of correlation on all channels, and what is against it."""
+    units = VoxelUnits(grid)
+    ndim = 3 if units.in_space else 2
+    box, steps = units.radius(radius, RADIUS_VOXELS), units.squared_steps
+    forces, resistance = [], np.zeros(units.shape, np.float32)
+    for i, (fixed, moving) in enumerate(pairs):
+        values = counted(fixed, grid)
+        spread = contrast[i] if contrast else None
+        typical = stiffness[i] if stiffness else image_stiffness(values, grid)
+        least = LEAST_STIFFNESS[ndim] * (typical or 1.0)
+        local = match_stiffness(values, box, steps, spread and spread[0])
+        resistance += (local + np.float32(least)) / np.float32(GAIN[ndim])
+        other = counted(moving, grid)
+        forces.append(correlation_force(values, other, box, steps, spread))
+    return joined(units.shape, forces), resistance
 
 
 def image_stiffness(values: NDArray[np.float32], grid: Grid) -> float:
@@ -356,89 +383,3 @@ def local_similarity(
     if metric == "mind":
         return mean_likeness(*images, units.radius(None, MIND_RADIUS_VOXELS))
     return mean_correlation(*images, units.radius(None, COARSE_RADIUS_VOXELS))
-
-
-def counted(image: xr.DataArray, grid: Grid) -> Array:
-    """Return an image (z, y, x) with NaN where its mask says that it does not count."""
-    values = np.asarray(image.transpose(*grid.dims).values, np.float32)
-    if "mask" in image.coords:
-        mask = image["mask"].transpose(*grid.dims).values
-        values = np.where(mask, values, np.float32(np.nan))
-    return np.ascontiguousarray(values.reshape((1,) * (3 - grid.ndim) + grid.shape))
-
-
-@dataclass(frozen=True)
-class VoxelUnits:
-    """Turns physical lengths into voxels of a grid, always in (z, y, x), and back.
-
-    Axes of a single voxel have no extent: nothing is smoothed or moved along them.
-    """
-
-    grid: Grid
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """The grid's shape (z, y, x)."""
-        z, y, x = (1,) * (3 - self.grid.ndim) + self.grid.shape
-        return z, y, x
-
-    @property
-    def _spacing(self) -> NDArray[np.float64]:
-        return np.array((np.inf,) * (3 - self.grid.ndim) + self.grid.spacing)
-
-    @property
-    def _present(self) -> NDArray[np.bool_]:
-        return np.array(self.shape) > 1
-
-    @property
-    def in_space(self) -> bool:
-        """Whether the grid extends along three axes, or lies in a plane."""
-        return bool(self._present.all())
-
-    @property
-    def _mean_spacing(self) -> float:
-        steps = [
-            s for s, n in zip(self.grid.spacing, self.grid.shape, strict=True) if n > 1
-        ]
-        return float(np.exp(np.mean(np.log(steps)))) if steps else 1.0
-
-    def voxels(
-        self, lengths: float | Sequence[float] | None, default: dict[int, float]
-    ) -> tuple[float, ...]:
-        """Return physical lengths in voxels; by default so many mean voxels."""
-        if lengths is None:
-            lengths = default[3 if self.in_space else 2] * self._mean_spacing
-        given = np.broadcast_to(np.asarray(lengths, float), (self.grid.ndim,))
-        padded = np.concatenate([np.zeros(3 - self.grid.ndim), given])
-        return tuple(np.where(self._present, padded / self._spacing, 0.0).tolist())
-
-    def radius(
-        self, lengths: float | Sequence[float] | None, default: dict[int, float]
-    ) -> tuple[int, int, int]:
-        """Return a box's half-width in whole voxels, at least one where there are."""
-        voxels = self.voxels(lengths, default)
-        z, y, x = (max(1, round(v)) if v else 0 for v in voxels)
-        return z, y, x
-
-    @property
-    def squared_steps(self) -> Array:
-        """How far a gradient in voxels moves a voxel, per axis.
-
-        A physical gradient is one in voxels over the spacing, and a physical step
-        another spacing shorter in voxels.
-        """
-        steps = np.where(self._present, (self._mean_spacing / self._spacing) ** 2, 0)
-        return steps.astype(np.float32)
-
-    def physical(self, displacement: Array) -> xr.DataArray:
-        """Return a displacement (z, y, x, 3) in voxels as one in physical units."""
-        grid = self.grid
-        values = np.moveaxis(displacement, -1, 0)[3 - grid.ndim :]
-        scale = np.array(grid.spacing, np.float32).reshape((-1,) + (1,) * grid.ndim)
-        result = np.empty((grid.ndim, *grid.shape), np.float32)
-        np.multiply(values.reshape(result.shape), scale, out=result)
-        return xr.DataArray(
-            result,
-            dims=("component", *grid.dims),
-            coords=coordinates(grid),
-        )
