@@ -1,6 +1,7 @@
 """Motion far too large to descend to: a discrete search, and what comes of it."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -136,6 +137,18 @@ def test_a_second_attempt_that_is_no_better_is_dropped():
     )
     assert once.attrs == {}
     assert twice.attrs == {"from_search": False}
+    np.testing.assert_array_equal(once, twice)
+
+
+def test_a_second_attempt_that_takes_too_long_leaves_the_first(monkeypatch):
+    def slow(*arguments):
+        time.sleep(1.1)
+        return large_motion(*arguments)
+
+    pair = xdreg.datasets.phantom_pair((48, 56), amplitude=2.0)
+    once = local_correlation(pair.fixed, pair.moving)
+    monkeypatch.setattr("xdreg.local_correlation.large_motion", slow)
+    twice = local_correlation(pair.fixed, pair.moving, search=True, timeout=1.0)
     np.testing.assert_array_equal(once, twice)
 
 

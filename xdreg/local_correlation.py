@@ -9,6 +9,7 @@ Kernels release the GIL, so blocks run side by side in threads of one process.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from dataclasses import replace
@@ -19,7 +20,7 @@ import numpy as np
 from xdreg.coordinates import grid_of
 from xdreg.correlation import correlation_force, match_stiffness, mean_correlation
 from xdreg.descent import Settings, descend, joined
-from xdreg.errors import InputError
+from xdreg.errors import InputError, MethodTimeout
 from xdreg.mind import descriptor_force, mean_likeness
 from xdreg.search import large_motion
 from xdreg.voxel_units import VoxelUnits, counted
@@ -158,7 +159,7 @@ def local_correlation(
     threads
         How many share the work; the result is the same to the bit.
     timeout : float, second, optional
-        Give up after this long.
+        Give up after this long; where that is during a second attempt, on that only.
 
     Returns
     -------
@@ -218,8 +219,10 @@ def local_correlation(
     if timeout is not None:
         left = timeout - (time.perf_counter() - began)
         how = replace(how, timeout=max(left, 0.0))
-    second, others = descend(units.shape, force, how, resistance, start)
-    better = 1 - others[-1] < (1 - LEAST_MARGIN) * (1 - energies[-1])
+    better = False
+    with contextlib.suppress(MethodTimeout):
+        second, others = descend(units.shape, force, how, resistance, start)
+        better = 1 - others[-1] < (1 - LEAST_MARGIN) * (1 - energies[-1])
     result = units.physical(second if better else first)
     return result.assign_attrs(from_search=better)
 
