@@ -266,12 +266,14 @@ class LocalCorrelation(Blockwise):
         Longest vector of an update, in voxels; halved whenever it brings no more.
     convergence
         A step brings no more when the energy rises by less than this share of it per
-        iteration. By default 0.006 at the finest level of the registration; before,
-        0.0001 in three dimensions, 0.002 in two, and 0.00003 for ``"mind"``.
+        iteration. By default 0.006 at the finest level of the registration; before, in
+        three dimensions 0.001, or 0.0001 with ``search``; in two 0.002; and 0.00003 for
+        ``"mind"``.
     search
-        Whether a block looks for motion of up to a quarter of its window by a discrete
-        search, as a second place to descend from. By default where one block of few
-        voxels holds the whole image.
+        Whether a block looks for large motion: with narrower boxes in between, in three
+        dimensions, and by a discrete search over a quarter of its window, as a second
+        place to descend from. By default where one block of few voxels holds the whole
+        image.
 
     References
     ----------

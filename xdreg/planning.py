@@ -189,8 +189,8 @@ class PlannedStage:
             options["memory_limit"] = self.memory_limit
         grid = self.partition.grid
         if isinstance(self.options, LocalCorrelation):
+            options["search"] = self.searches
             options = by_level(options, grid, finest=self.finest)
-            options.setdefault("search", self.searches)
         if isinstance(self.options, BSpline):
             spacing = self.options.grid_spacing
             if spacing is None:

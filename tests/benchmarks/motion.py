@@ -11,6 +11,7 @@ import xarray as xr
 from tests.benchmarks.common import opened, peer_field, row, timed
 from xdreg import kernels
 from xdreg.coordinates import coordinates, grid_of
+from xdreg.field import fixed_grid
 
 #: Standard deviation of the noise, as a share of the image's.
 NOISE = 0.05
@@ -20,19 +21,15 @@ def motion():
     """Errors where a part of an image goes far, beside the peers."""
     for name, image in _images():
         grid = grid_of(image)
-        for label, truth in _motions(grid):
-            fixed, moving, inside = _pair(image, truth)
-            points = np.argwhere(inside)[::50]
-            expected = truth[(slice(None), *points.T)].T
-            points = points * grid.spacing + np.array(grid.origin)
+        for label, truth in motions(grid):
+            fixed, moving, inside = moved_pair(image, truth)
             runs = {"xdreg": timed(fixed.dreg.register, moving, progress=False)}
             for tool in ("greedy", "syn") if grid.ndim == 3 else ():
                 if (found := peer_field(tool, fixed, moving)) is not None:
                     runs[tool] = found[0], float(found[1][0, 0])
             voxel = np.exp(np.mean(np.log(grid.spacing)))
             for tool, (field, seconds) in runs.items():
-                off = field.dreg.transform_points(points) - points - expected
-                error = np.linalg.norm(off, axis=1) / voxel
+                error = errors(field, truth, inside)
                 row(
                     f"{name} {label} {tool}",
                     largest_motion=float(np.abs(truth).max() / voxel),
@@ -54,7 +51,7 @@ def _images():
     yield "histology_kidney", 255 - image.mean("c")
 
 
-def _motions(grid):
+def motions(grid):
     """Yield displacements (ndim, *shape) along the last axis, in physical units."""
     extent = np.multiply(grid.shape, grid.spacing)
     place = np.moveaxis(np.indices(grid.shape), 0, -1) * grid.spacing
@@ -79,7 +76,17 @@ def _along(lengths, grid):
     return truth
 
 
-def _pair(image, truth):
+def errors(field, truth, inside):
+    """Return how far a field is from the truth, in voxels, at some places inside."""
+    grid = fixed_grid(field)
+    voxels = np.argwhere(inside)[::50]
+    expected = truth[(slice(None), *voxels.T)].T
+    points = voxels * grid.spacing + np.array(grid.origin)
+    off = field.dreg.transform_points(points) - points - expected
+    return np.linalg.norm(off, axis=1) / np.exp(np.mean(np.log(grid.spacing)))
+
+
+def moved_pair(image, truth):
     """Return the image pulled through a field, itself, and where the first shines."""
     grid, values = grid_of(image), image.values.astype(float)
     least = float(values.min())
