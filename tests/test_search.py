@@ -11,7 +11,7 @@ from scipy import ndimage
 import xdreg
 from xdreg import kernels
 from xdreg.coordinates import coordinates
-from xdreg.errors import InputError
+from xdreg.errors import InputError, MethodError
 from xdreg.folding import jacobian_determinant
 from xdreg.grid import SPATIAL_DIMS, Grid
 from xdreg.local_correlation import local_correlation
@@ -150,6 +150,17 @@ def test_a_second_attempt_that_takes_too_long_leaves_the_first(monkeypatch):
     monkeypatch.setattr("xdreg.local_correlation.large_motion", slow)
     twice = local_correlation(pair.fixed, pair.moving, search=True, timeout=1.0)
     np.testing.assert_array_equal(once, twice)
+
+
+def test_a_method_that_tells_nonsense_of_a_search_is_a_failed_block():
+    def odd(fixed, moving):
+        found = local_correlation(fixed, moving)
+        return found.assign_attrs(from_search="perhaps")
+
+    pair = xdreg.datasets.phantom_pair((48, 56), amplitude=2.0)
+    stage = xdreg.Custom(method=odd, isolated=False)
+    with pytest.raises(MethodError, match="all 1 blocks of stage 0 .* 'perhaps'"):
+        pair.fixed.dreg.register(pair.moving, stages=stage, progress=False)
 
 
 def test_descent_goes_on_while_a_small_part_still_moves():

@@ -230,6 +230,7 @@ def _run_method(
     try:
         result = task.method(fixed, moving, **options)
         update = as_displacement(result, window.grid)
+        began = float(getattr(result, "attrs", {}).get("from_search", np.nan))
     except Interrupted:
         raise
     except MethodTimeout as error:
@@ -238,8 +239,7 @@ def _run_method(
         error.add_note(f"block {index}")
         status, text = BlockStatus.CRASHED, "".join(traceback.format_exception(error))
     else:
-        told = getattr(result, "attrs", {}).get("from_search", np.nan)
-        return BlockStatus.SUCCESS, update, {"from_search": float(told)}
+        return BlockStatus.SUCCESS, update, {"from_search": began}
     _keep_error(index, task, text)
     return status, None, {}
 
