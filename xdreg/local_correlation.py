@@ -71,19 +71,18 @@ FINEST_SHARE = {
     "field_sigma": {2: 1.0, 3: 0.6},
 }
 
-#: See `xdreg.descent.Settings`: at the finest level of a run, before, and where large
-#: motion is looked for. There, where little of the image moves so far, the energy rises
-#: slowly until it is found, that of descriptors yet more slowly, and iterations cost
-#: little.
+#: See `xdreg.descent.Settings`: at the finest level of a run, and before. The energy of
+#: descriptors rises more slowly.
 FINEST_CONVERGENCE = 6e-3
 COARSE_CONVERGENCE = {
     "lncc": {2: 2e-3, 3: 1e-3},
     "mind": {2: 3e-5, 3: 3e-5},
 }
-SEARCH_CONVERGENCE = {
-    "lncc": {2: 2e-3, 3: 1e-4},
-    "mind": {2: 3e-5, 3: 3e-5},
-}
+
+#: At least so long where large motion is looked for: if little of the image moves so
+#: far, the energy rises slowly until it is found, and iterations cost little. In a
+#: plane only after the search: two stains agree in too few places to wait before.
+SEARCH_CONVERGENCE = 1e-4
 
 #: Share of the box's half-width with which descent goes on amid looking for large
 #: motion: narrow boxes see a part that moves where a wide one sees more of the rest.
@@ -93,9 +92,6 @@ NARROW = 0.5
 #: What comes of a second start is kept if it explains so large a share of what that of
 #: the first leaves unexplained.
 LEAST_MARGIN = 0.02
-
-#: The second goes on at least so long, for where it wins motion is large.
-SECOND_CONVERGENCE = 1e-4
 
 #: What an update is of the force over the curvature against it, that of all axes
 #: together: at an edge a least-squares step, in a texture a third of it. It may be
@@ -231,7 +227,7 @@ def local_correlation(
         first, _ = _descend(units.shape, finer, how, stiff, end, first)
         first, energies = _descend(units.shape, force, how, resistance, end, first)
     start = large_motion(*(counted(image, grid) for image in pairs[0]))
-    how = replace(how, convergence=min(convergence, SECOND_CONVERGENCE))
+    how = replace(how, convergence=min(convergence, SEARCH_CONVERGENCE))
     better = False
     with contextlib.suppress(MethodTimeout):
         second, others = _descend(units.shape, force, how, resistance, end, start)
@@ -362,8 +358,10 @@ def by_level(options: Mapping[str, Any], grid: Grid, *, finest: bool) -> dict[st
     if finest or metric not in COARSE_CONVERGENCE:
         result.setdefault("convergence", FINEST_CONVERGENCE)
     else:
-        among = SEARCH_CONVERGENCE if options["search"] else COARSE_CONVERGENCE
-        result.setdefault("convergence", among[metric][ndim])
+        share = COARSE_CONVERGENCE[metric][ndim]
+        if options["search"] and units.in_space:
+            share = min(share, SEARCH_CONVERGENCE)
+        result.setdefault("convergence", share)
     if metric == "lncc" and not finest:
         widest = LARGEST_RADIUS * math.prod(units.shape) ** (1 / ndim)
         voxels = units.voxels(None, {ndim: min(RADIUS_VOXELS[ndim], widest)})

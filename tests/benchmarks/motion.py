@@ -27,12 +27,12 @@ def motion():
             for tool in ("greedy", "syn") if grid.ndim == 3 else ():
                 if (found := peer_field(tool, fixed, moving)) is not None:
                     runs[tool] = found[0], float(found[1][0, 0])
-            voxel = np.exp(np.mean(np.log(grid.spacing)))
+            largest = float(np.abs(truth).max() / _voxel(grid))
             for tool, (field, seconds) in runs.items():
                 error = errors(field, truth, inside)
                 row(
                     f"{name} {label} {tool}",
-                    largest_motion=float(np.abs(truth).max() / voxel),
+                    largest_motion=largest,
                     median=float(np.median(error)),
                     p95=float(np.percentile(error, 95)),
                     largest=float(error.max()),
@@ -83,7 +83,11 @@ def errors(field, truth, inside):
     expected = truth[(slice(None), *voxels.T)].T
     points = voxels * grid.spacing + np.array(grid.origin)
     off = field.dreg.transform_points(points) - points - expected
-    return np.linalg.norm(off, axis=1) / np.exp(np.mean(np.log(grid.spacing)))
+    return np.linalg.norm(off, axis=1) / _voxel(grid)
+
+
+def _voxel(grid):
+    return np.exp(np.mean(np.log(grid.spacing)))
 
 
 def moved_pair(image, truth):
