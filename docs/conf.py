@@ -54,7 +54,7 @@ def _tutorials() -> None:
 
 def _command_line() -> None:
     """Write down what the command itself says of its arguments."""
-    arguments = ["xdreg.cli", "utils", "docs", "--name", "xdreg"]
+    arguments = ["xdreg.cli.main", "utils", "docs", "--name", "xdreg"]
     command = [sys.executable, "-m", "typer", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     target = HERE / "generated" / "command_line.inc"

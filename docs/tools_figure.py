@@ -16,7 +16,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 import xdreg
 from xdreg import bridges
 from xdreg.bridges.matrices import from_pixels
-from xdreg.field import make_field
+from xdreg.fields.field import make_field
 
 VOXEL = 2.0
 FIXED = xdreg.Grid(("y", "x"), (3, 6), (VOXEL, VOXEL), (10.0, 20.0), "micrometer")

@@ -13,7 +13,7 @@ settings.load_profile("xdreg")
 @pytest.fixture
 def xdreg_command(monkeypatch, capsys):
     """Run the command in this process; return its exit code, stdout and stderr."""
-    from xdreg.cli import main
+    from xdreg.cli.main import main
 
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     monkeypatch.setenv("COLUMNS", "200")

@@ -1,157 +1,87 @@
-"""Imports point downward only, through the layers that the package is built in."""
+"""Every import goes down the order of the wings or stays in one; no circle of files."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import xdreg
 
-LAYERS = [
-    {"errors"},
-    {
-        "grid",
-        "options",
-        "blocks",
-        "kernels",
-        "metrics",
-        "bspline",
-        "cells",
-        "pyramid",
-        "filters",
-        "foreground",
-        "terms",
-        "scratch",
-        "serving",
-        "paths",
-        "point_files",
-        "patience",
-        "pictures",
-    },
-    {
-        "inversion",
-        "newton",
-        "folding",
-        "interpolation",
-        "consensus",
-        "estimates",
-        "coordinates",
-        "diagnostics",
-        "progress",
-        "processes",
-        "descent",
-        "voxel_units",
-        "correlation",
-        "mind",
-    },
-    {
-        "local_correlation",
-        "search",
-        "choice",
-        "linear",
-        "pose",
-        "shifts",
-        "elastix",
-        "itk_bridge",
-        "ome_checks",
-        "ome_fields",
-        "ome_metadata",
-        "ome_scenes",
-        "ome_vectors",
-        "ome_zarr",
-        "ome_zarr_writer",
-        "outputs",
-        "resumable",
-        "workdir",
-        "block_array",
-        "agreement",
-    },
-    {"channels"},
-    {"multiscale", "readers", "preimage", "planning"},
-    {"window_pair", "field", "points", "inputs"},
-    {"verdicts"},
-    {"tasks"},
-    {"mapping", "resampling", "sources", "whole", "isolation", "targets", "reductions"},
-    {"provenance"},
-    {"composition", "inverse_field", "measures", "pyramid_warp", "layers", "itk_dreg"},
-    {"windows"},
-    {"scene"},
-    {"image_layers", "web"},
-    {"field_layers", "neuroglancer"},
-    {"joining"},
-    {"bridges"},
-    {"outcome"},
-    {"run"},
-    {"registration"},
-    {"planes", "judging"},
-    {"views"},
-    {"field_planes", "plot_axes"},
-    {"plot_field", "plot_blocks"},
-    {"summary", "plot"},
-    {"report_content", "report_figures"},
-    {"reporting"},
-    {
-        "accessor",
-        "datasets",
-        "cli",
-        "cli_common",
-        "cli_convert",
-        "cli_demo",
-        "cli_fields",
-        "cli_images",
-        "cli_inputs",
-        "cli_options",
-        "cli_register",
-        "cli_report",
-        "cli_summary",
-        "cli_view",
-        "cli_warp",
-    },
-    {"napari_plugin", "napari_widget"},
-    {"__init__"},
-]
-LEVEL = {module: i for i, layer in enumerate(LAYERS) for module in layer}
 FOLDER = Path(xdreg.__file__).parent
 
+#: Which wings each wing may import, next to itself. Files at the root are the words.
+BELOW = {
+    "words": [],
+    "numerics": ["words"],
+    "stores": ["words", "numerics"],
+    "engines": ["words", "numerics", "stores"],
+    "fields": ["words", "numerics", "stores"],
+    "registration": ["words", "numerics", "stores", "engines", "fields"],
+    "bridges": ["words", "numerics", "stores", "engines", "fields", "registration"],
+    "views": ["words", "numerics", "stores", "engines", "fields", "registration"],
+}
+BELOW["cli"] = list(BELOW)
 
-def imported(path, *, deferred):
-    """Yield the modules of xdreg that a file imports, at its top or anywhere."""
-    tree = ast.parse(path.read_text())
-    nodes = ast.walk(tree) if deferred else tree.body
-    for node in nodes:
-        if isinstance(node, ast.ImportFrom) and node.module:
-            if node.module == "xdreg":
-                yield from (alias.name for alias in node.names)
-            elif node.module.startswith("xdreg."):
-                yield node.module.split(".")[1]
-
-
-def part(path):
-    """Return what a file is part of: a folder of modules is one."""
-    return path.relative_to(FOLDER).parts[0].removesuffix(".py")
-
-
-def test_every_module_has_a_layer():
-    assert {part(path) for path in FOLDER.rglob("*.py")} == set(LEVEL)
+#: Doors import all wings, and no wing imports them.
+DOORS = {"__init__", "__main__", "accessor", "itk_dreg", "plot"}
 
 
-def test_imports_point_downward():
-    for path in FOLDER.rglob("*.py"):
-        for name in imported(path, deferred=False):
-            if name in LEVEL:
-                assert LEVEL[name] <= LEVEL[part(path)], f"{path} imports {name}"
+def module_of(path):
+    """Return the dotted name of a file below the package."""
+    return ".".join(path.relative_to(FOLDER).with_suffix("").parts)
 
 
-def test_kernels_know_no_dask():
-    for name in (
-        "kernels",
-        "descent",
-        "correlation",
-        "inversion",
-        "newton",
-        "preimage",
-        "grid",
-        "blocks",
-        "metrics",
-        "bspline",
-        "interpolation",
-    ):
-        assert "dask" not in (FOLDER / f"{name}.py").read_text().replace("Dask", "")
+MODULES = {module_of(path): path for path in FOLDER.rglob("*.py")}
+
+
+def wing_of(module):
+    """Return the wing of a module."""
+    if module == "datasets":
+        return "registration"
+    return module.split(".")[0] if "." in module else "words"
+
+
+def imports_of(path):
+    """Return the modules that a file imports: at its top, in functions, for types."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names.append(str(node.module))
+        else:
+            continue
+        found |= {name.removeprefix("xdreg.") for name in names}
+    return found & MODULES.keys()
+
+
+IMPORTS = {module: imports_of(path) for module, path in MODULES.items()}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - DOORS))
+def test_imports_go_down_or_stay_in_the_wing(module):
+    wing = wing_of(module)
+    for name in IMPORTS[module]:
+        assert name not in DOORS, f"{module} imports the door {name}"
+        assert wing_of(name) in [wing, *BELOW[wing]], f"{module} imports {name}"
+
+
+def test_no_circle_of_files():
+    TopologicalSorter(IMPORTS).prepare()
+
+
+def test_numerics_know_neither_dask_nor_zarr():
+    for path in (FOLDER / "numerics").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names]
+                names.append(getattr(node, "module", None) or "")
+                assert not {name.split(".")[0] for name in names} & {"dask", "zarr"}
+
+
+def test_a_wing_says_its_purpose_and_exports_nothing():
+    for wing in BELOW.keys() - {"words", "bridges"}:
+        (only,) = ast.parse((FOLDER / wing / "__init__.py").read_text()).body
+        assert isinstance(only, ast.Expr)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import xdreg
-from xdreg import folding, kernels
 from xdreg.coordinates import grid_of
+from xdreg.numerics import folding, kernels
 
 
 @pytest.mark.parametrize("shape", [(40, 50), (24, 40, 50)])

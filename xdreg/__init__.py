@@ -21,7 +21,7 @@ from xdreg.errors import (
     XdregError,
 )
 from xdreg.grid import Grid
-from xdreg.options import (
+from xdreg.stages import (
     Affine,
     BSpline,
     Consensus,
@@ -35,63 +35,116 @@ from xdreg.options import (
 if TYPE_CHECKING:
     from xdreg import bridges, datasets, itk_dreg, plot
     from xdreg.bridges import from_itk_transform, open_transform, write_transform
-    from xdreg.composition import compose
-    from xdreg.field import open_field, save
-    from xdreg.inverse_field import inverse
-    from xdreg.itk_bridge import from_itk_image, open_image, to_itk_image
-    from xdreg.layers import transform_layer
-    from xdreg.measures import (
+    from xdreg.fields.accuracy import LandmarkErrors, label_overlaps, landmark_errors
+    from xdreg.fields.composition import compose
+    from xdreg.fields.field import identity, make_field
+    from xdreg.fields.inverse import inverse
+    from xdreg.fields.measures import (
         consistency,
         folded_share,
         jacobian_determinant,
         statistics,
     )
-    from xdreg.ome_zarr import open_ome_zarr
-    from xdreg.points import transform_points
-    from xdreg.pyramid_warp import warp_to
-    from xdreg.registration import plan, register
-    from xdreg.reporting import report
-    from xdreg.resampling import warp
+    from xdreg.fields.points import transform_points
+    from xdreg.fields.provenance import status_counts
+    from xdreg.fields.store import open_field, save
+    from xdreg.fields.warp import warp
+    from xdreg.fields.warp_to import warp_to
+    from xdreg.numerics.metrics import dice, target_registration_error
+    from xdreg.partition import Partition
+    from xdreg.registration.consensus import find_consensus
+    from xdreg.registration.planned_stage import PlannedStage
+    from xdreg.registration.planning import Plan
+    from xdreg.registration.progress import Advance
+    from xdreg.registration.reductions import BlockResult
+    from xdreg.registration.register import plan, register
+    from xdreg.stores.itk_images import from_itk_image, open_image, to_itk_image
+    from xdreg.stores.ome_zarr import open_ome_zarr
+    from xdreg.stores.pyramid import image_levels
+    from xdreg.views.napari_plugin import open_viewer
+    from xdreg.views.napari_transform import transform_layer
+    from xdreg.views.report import report
+    from xdreg.views.scene import make_scene
 
     __version__: str
 
-#: Where the public functions live; each module loads when it is first asked for.
+#: The modules of the public functions; each loads when it is first used.
 _LAZY = {
-    "register": "registration",
-    "plan": "registration",
-    "warp": "resampling",
-    "warp_to": "pyramid_warp",
-    "transform_points": "points",
-    "transform_layer": "layers",
-    "inverse": "inverse_field",
-    "compose": "composition",
-    "jacobian_determinant": "measures",
-    "folded_share": "measures",
-    "statistics": "measures",
-    "consistency": "measures",
-    "open_field": "field",
-    "open_ome_zarr": "ome_zarr",
-    "open_image": "itk_bridge",
-    "from_itk_image": "itk_bridge",
-    "to_itk_image": "itk_bridge",
-    "from_itk_transform": "bridges",
-    "open_transform": "bridges",
-    "write_transform": "bridges",
-    "save": "field",
-    "report": "reporting",
+    "bridges": (
+        "from_itk_transform",
+        "open_transform",
+        "write_transform",
+    ),
+    "fields.accuracy": (
+        "LandmarkErrors",
+        "label_overlaps",
+        "landmark_errors",
+    ),
+    "fields.composition": ("compose",),
+    "fields.field": (
+        "identity",
+        "make_field",
+    ),
+    "fields.inverse": ("inverse",),
+    "fields.measures": (
+        "consistency",
+        "folded_share",
+        "jacobian_determinant",
+        "statistics",
+    ),
+    "fields.points": ("transform_points",),
+    "fields.provenance": ("status_counts",),
+    "fields.store": (
+        "open_field",
+        "save",
+    ),
+    "fields.warp": ("warp",),
+    "fields.warp_to": ("warp_to",),
+    "numerics.metrics": (
+        "dice",
+        "target_registration_error",
+    ),
+    "partition": ("Partition",),
+    "registration.consensus": ("find_consensus",),
+    "registration.planned_stage": ("PlannedStage",),
+    "registration.planning": ("Plan",),
+    "registration.progress": ("Advance",),
+    "registration.reductions": ("BlockResult",),
+    "registration.register": (
+        "plan",
+        "register",
+    ),
+    "stores.itk_images": (
+        "from_itk_image",
+        "open_image",
+        "to_itk_image",
+    ),
+    "stores.ome_zarr": ("open_ome_zarr",),
+    "stores.pyramid": ("image_levels",),
+    "views.napari_plugin": ("open_viewer",),
+    "views.napari_transform": ("transform_layer",),
+    "views.report": ("report",),
+    "views.scene": ("make_scene",),
 }
+_MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
 
 __all__ = [
+    "Advance",
     "Affine",
     "BSpline",
+    "BlockResult",
     "Consensus",
     "Custom",
     "Grid",
     "InputError",
+    "LandmarkErrors",
     "LocalCorrelation",
     "MethodCrash",
     "MethodError",
     "MethodTimeout",
+    "Partition",
+    "Plan",
+    "PlannedStage",
     "Rigid",
     "Similarity",
     "StoreError",
@@ -102,22 +155,33 @@ __all__ = [
     "compose",
     "consistency",
     "datasets",
+    "dice",
+    "find_consensus",
     "folded_share",
     "from_itk_image",
     "from_itk_transform",
+    "identity",
+    "image_levels",
     "inverse",
     "itk_dreg",
     "jacobian_determinant",
+    "label_overlaps",
+    "landmark_errors",
+    "make_field",
+    "make_scene",
     "open_field",
     "open_image",
     "open_ome_zarr",
     "open_transform",
+    "open_viewer",
     "plan",
     "plot",
     "register",
     "report",
     "save",
     "statistics",
+    "status_counts",
+    "target_registration_error",
     "to_itk_image",
     "transform_layer",
     "transform_points",
@@ -138,8 +202,8 @@ def __getattr__(name: str) -> Any:
         return version("xdreg")
     if name in ("bridges", "datasets", "itk_dreg", "plot"):
         return importlib.import_module(f"xdreg.{name}")
-    if name in _LAZY:
-        value = getattr(importlib.import_module(f"xdreg.{_LAZY[name]}"), name)
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(f"xdreg.{_MODULE_OF[name]}"), name)
         globals()[name] = value
         return value
     msg = f"module 'xdreg' has no attribute {name!r}"

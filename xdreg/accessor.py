@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import os
     from pathlib import Path
 
-    from xdreg.planning import Plan
+    from xdreg.registration.planning import Plan
 
 
 class ImageAccessor:
@@ -24,27 +24,27 @@ class ImageAccessor:
 
     def register(self, moving: Any, **options: Any) -> xr.Dataset:
         """Register this fixed image to a moving one; see `xdreg.register`."""
-        from xdreg.registration import register
+        from xdreg.registration.register import register
 
         return register(self._image, moving, **options)
 
     def plan(self, moving: Any, **options: Any) -> Plan:
         """Return what `register` would do; see `xdreg.plan`."""
-        from xdreg.registration import plan
+        from xdreg.registration.register import plan
 
         return plan(self._image, moving, **options)
 
     def to_itk_image(self) -> Any:
         """Return the image, a tree's finest level, as an ITK image in memory."""
-        from xdreg.itk_bridge import to_itk_image
-        from xdreg.multiscale import image_levels
+        from xdreg.stores.itk_images import to_itk_image
+        from xdreg.stores.pyramid import image_levels
 
         return to_itk_image(image_levels(self._image, "image")[0])
 
     def to_ome_zarr(self, path: str | os.PathLike[str], **options: Any) -> None:
         """Write the image with its pyramid; see `xdreg.save`."""
-        from xdreg.multiscale import image_levels
-        from xdreg.ome_zarr_writer import write_ome_zarr
+        from xdreg.stores.ome_writer import write_ome_zarr
+        from xdreg.stores.pyramid import image_levels
 
         write_ome_zarr(image_levels(self._image, "image")[0], path, **options)
 
@@ -57,7 +57,7 @@ class FieldAccessor:
 
     def warp(self, moving: Any, **options: Any) -> xr.DataArray:
         """Resample the moving image onto the fixed grid, lazily; see `xdreg.warp`."""
-        from xdreg.resampling import warp
+        from xdreg.fields.warp import warp
 
         return warp(self._field, moving, **options)
 
@@ -65,55 +65,55 @@ class FieldAccessor:
         self, moving: Any, path: str | os.PathLike[str], **options: Any
     ) -> None:
         """Resample the moving image into an OME-Zarr; see `xdreg.warp_to`."""
-        from xdreg.pyramid_warp import warp_to
+        from xdreg.fields.warp_to import warp_to
 
         warp_to(self._field, moving, path, **options)
 
     def transform_points(self, points: Any, *, inverse: bool = False) -> Any:
         """Map fixed points into the moving image; see `xdreg.transform_points`."""
-        from xdreg.points import transform_points
+        from xdreg.fields.points import transform_points
 
         return transform_points(self._field, points, inverse=inverse)
 
     def transform_layer(self, layer: Any, *, inverse: bool = False) -> Any:
         """Map a layer as napari has it; see `xdreg.transform_layer`."""
-        from xdreg.layers import transform_layer
+        from xdreg.views.napari_transform import transform_layer
 
         return transform_layer(self._field, layer, inverse=inverse)
 
     def inverse(self, like: Any = None, **options: Any) -> xr.Dataset:
         """Return the field moving → fixed, lazily; see `xdreg.inverse`."""
-        from xdreg.inverse_field import inverse
+        from xdreg.fields.inverse import inverse
 
         return inverse(self._field, like, **options)
 
     def compose(self, *others: Any, **options: Any) -> xr.Dataset:
         """Return this field with others after it, lazily; see `xdreg.compose`."""
-        from xdreg.composition import compose
+        from xdreg.fields.composition import compose
 
         return compose(self._field, *others, **options)
 
     def jacobian_determinant(self) -> xr.DataArray:
         """Return the field's Jacobian determinant; see `xdreg.jacobian_determinant`."""
-        from xdreg.measures import jacobian_determinant
+        from xdreg.fields.measures import jacobian_determinant
 
         return jacobian_determinant(self._field)
 
     def folded_share(self) -> xr.DataArray:
         """Return the share of points where it folds; see `xdreg.folded_share`."""
-        from xdreg.measures import folded_share
+        from xdreg.fields.measures import folded_share
 
         return folded_share(self._field)
 
     def statistics(self, **options: Any) -> xr.Dataset:
         """Return measures per block, lazily; see `xdreg.statistics`."""
-        from xdreg.measures import statistics
+        from xdreg.fields.measures import statistics
 
         return statistics(self._field, **options)
 
     def consistency(self, inverse: xr.Dataset) -> xr.DataArray:
         """Return the error of there and back again; see `xdreg.consistency`."""
-        from xdreg.measures import consistency
+        from xdreg.fields.measures import consistency
 
         return consistency(self._field, inverse)
 
@@ -131,13 +131,13 @@ class FieldAccessor:
 
     def to_ome_zarr(self, path: str | os.PathLike[str], **options: Any) -> None:
         """Write the field as OME-Zarr 0.6; see `xdreg.save`."""
-        from xdreg.field import save_field
+        from xdreg.fields.store import save_field
 
         save_field(self._field, path, **options)
 
     def plot(self, fixed: Any = None, moving: Any = None, **options: Any) -> Any:
         """Draw the pair, the field and its blocks; see `xdreg.plot.overview`."""
-        from xdreg.plot import overview
+        from xdreg.views.plot import overview
 
         return overview(self._field, fixed, moving, **options)
 
@@ -145,19 +145,19 @@ class FieldAccessor:
         self, path: str | os.PathLike[str], fixed: Any, moving: Any, **options: Any
     ) -> Path:
         """Write a page that tells how it went; see `xdreg.report`."""
-        from xdreg.reporting import report
+        from xdreg.views.report import report
 
         return report(self._field, path, fixed, moving, **options)
 
     def __repr__(self) -> str:
         """Tell what the field is, in lines."""
-        from xdreg.summary import summary_text
+        from xdreg.views.summary import summary_text
 
         return summary_text(self._field)
 
     def _repr_html_(self) -> str:
         """Tell what the field is, for a notebook."""
-        from xdreg.summary import summary_html
+        from xdreg.views.summary import summary_html
 
         return summary_html(self._field)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from xdreg.ome_zarr_writer import Version
+    from xdreg.stores.ome_writer import Version
 
 #: Pitch of the texture's random lattices, in voxels, and their weights.
 _OCTAVES = ((20.0, 1.0), (10.0, 0.6), (5.0, 0.3))
@@ -180,8 +180,8 @@ def write_phantom_pair(
     -------
     fixed, moving : Path
     """
-    from xdreg.ome_zarr_writer import write_ome_zarr
-    from xdreg.outputs import check_target
+    from xdreg.stores.ome_writer import write_ome_zarr
+    from xdreg.stores.outputs import check_target
 
     pair = phantom_pair(shape, **options)
     target = Path(folder)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+
 SPATIAL_DIMS = ("z", "y", "x")
 
 _METRIC_PREFIXES = {
@@ -369,3 +370,47 @@ class Grid:
             origin=tuple(float(v) for v in values["origin"]),  # type: ignore[attr-defined]
             units=values["units"],  # type: ignore[arg-type]
         )
+
+
+#: A pyramid ends with the level whose longest axis has at most so many voxels.
+SMALLEST = 64
+
+#: An axis is halved while its spacing is below this multiple of the finest one.
+ANISOTROPY = 1.5
+
+
+def pyramid_factors(grid: Grid, smallest: int = SMALLEST) -> list[tuple[int, ...]]:
+    """Return, level by level, by how much each axis is to be coarsened.
+
+    An axis that is coarser than the others already waits until they have caught up.
+
+    Parameters
+    ----------
+    grid
+        The finest level.
+    smallest
+        Largest axis of the coarsest level.
+
+    Examples
+    --------
+    >>> from xdreg.grid import Grid
+    >>> dims, origin = ("z", "y", "x"), (0.0, 0.0, 0.0)
+    >>> pyramid_factors(Grid(dims, (40, 256, 256), (4.0, 1.0, 1.0), origin))
+    [(1, 2, 2), (1, 2, 2)]
+    """
+    factors = []
+    while max(grid.shape) > smallest:
+        finest = min(s for s, n in zip(grid.spacing, grid.shape, strict=True) if n > 1)
+        step = tuple(
+            2 if n > 1 and s < ANISOTROPY * finest else 1
+            for s, n in zip(grid.spacing, grid.shape, strict=True)
+        )
+        factors.append(step)
+        grid = grid.coarsen(step)
+    return factors
+
+
+def _strides(grid: Grid, target: Grid) -> list[int]:
+    """Return how many points of a grid, per axis, a step of another one spans."""
+    pairs = zip(target.spacing, grid.spacing, strict=True)
+    return [max(int(wide / step + 1e-6), 1) for wide, step in pairs]

@@ -20,8 +20,8 @@ from tests.benchmarks.common import (
     row,
     timed,
 )
-from xdreg.field import status_counts
-from xdreg.metrics import normalised_correlation
+from xdreg.fields.provenance import status_counts
+from xdreg.numerics.metrics import normalised_correlation
 
 #: Blocks and overlaps that are compared, in voxels.
 SHAPES = (48, 64, 96)

@@ -14,7 +14,7 @@ import scipy.ndimage
 
 import xdreg
 from tests.benchmarks.common import peer_field, row, timed
-from xdreg.metrics import dice
+from xdreg.numerics.metrics import dice
 
 #: The files, and every how manieth voxel is taken, which comes to 2 mm.
 FILES = {

@@ -14,10 +14,10 @@ import psutil
 import xarray as xr
 
 import xdreg
-from tests.data import ROOT, landmarks
+from tests.helpers.data import ROOT, landmarks
 from xdreg.coordinates import coordinates, grid_of
-from xdreg.field import field_grid
-from xdreg.metrics import dice, target_registration_error
+from xdreg.fields.field import field_grid
+from xdreg.numerics.metrics import dice, target_registration_error
 
 #: Voxels of a block per axis, in a plane and in space, and of one that is never cut.
 BLOCK = {2: 256, 3: 64}

@@ -28,12 +28,13 @@ from tests.benchmarks.common import (
     row,
     timed,
 )
-from xdreg import kernels
 from xdreg.coordinates import coordinates, grid_of
-from xdreg.field import field_grid, make_field, status_counts
+from xdreg.engines.local_correlation import local_correlation
+from xdreg.fields.field import field_grid, make_field
+from xdreg.fields.provenance import status_counts
 from xdreg.grid import Grid
-from xdreg.local_correlation import local_correlation
-from xdreg.metrics import normalised_correlation
+from xdreg.numerics import kernels
+from xdreg.numerics.metrics import normalised_correlation
 
 REPEATS = 3
 
@@ -54,7 +55,7 @@ def compile_time():
     """Seconds of a first call, without and with compiled kernels on disk."""
     code = (
         "import time; from xdreg.datasets import phantom_pair; "
-        "from xdreg.local_correlation import local_correlation as f; "
+        "from xdreg.engines.local_correlation import local_correlation as f; "
         "p = phantom_pair((24, 24, 24)); a, b = p.fixed.load(), p.moving.load(); "
         "t = time.perf_counter(); f(a, b, iterations=1); "
         "print(time.perf_counter() - t)"

@@ -10,8 +10,8 @@ import numpy as np
 
 import xdreg
 from tests.benchmarks.common import landmark_error, pair, row
-from tests.faulty import faulty
-from xdreg.field import status_counts
+from tests.helpers.faulty import faulty
+from xdreg.fields.provenance import status_counts
 
 KINDS = ("zero", "noise", "nan", "raise", "shift", "wave")
 

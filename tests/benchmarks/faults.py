@@ -22,11 +22,11 @@ from distributed import Client, LocalCluster
 import xdreg
 from tests import test_resume
 from tests.benchmarks.common import row
-from tests.hostile import hostile
-from tests.test_faults import pair
-from xdreg import tasks
-from xdreg.blocks import BlockStatus
-from xdreg.local_correlation import local_correlation
+from tests.end_to_end.test_faults import pair
+from tests.helpers.hostile import hostile
+from xdreg.engines.local_correlation import local_correlation
+from xdreg.partition import BlockStatus
+from xdreg.registration import register_block as tasks
 
 #: Faults within a block's process, and the limits that meet them.
 CONTAINED = {

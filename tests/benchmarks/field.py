@@ -13,16 +13,16 @@ import numpy as np
 import xdreg
 from tests.benchmarks.common import pair, row
 from tests.benchmarks.warped import peaks, throughput
-from tests.data import landmarks
+from tests.helpers.data import landmarks
 from xdreg.coordinates import grid_of
-from xdreg.field import (
+from xdreg.fields.field import (
     field_grid,
     fixed_grid,
     make_field,
     moving_grid,
     open_displacement,
 )
-from xdreg.preimage import Preimage, affine_part
+from xdreg.fields.preimage import Preimage, affine_part
 
 PAIRS = ("lung_ct", "mouse_brain", "exm_lowres")
 

@@ -21,8 +21,8 @@ import numpy as np
 
 import xdreg
 from tests.benchmarks.common import row
-from xdreg.blocks import MOVING_MARGIN
-from xdreg.field import status_counts
+from xdreg.fields.provenance import status_counts
+from xdreg.partition import MOVING_MARGIN
 
 AMPLITUDE = 10.0
 

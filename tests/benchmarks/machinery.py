@@ -16,10 +16,11 @@ import xarray as xr
 
 import xdreg
 from tests.benchmarks.common import row
-from xdreg import kernels, tasks
 from xdreg.coordinates import coordinates
-from xdreg.field import make_field
+from xdreg.fields.field import make_field
 from xdreg.grid import Grid
+from xdreg.numerics import kernels
+from xdreg.registration import register_block as tasks
 
 REPEATS = 3
 
@@ -113,7 +114,7 @@ def warp_stores():
 
 
 class _Clock:
-    """Adds up the thread's own time inside functions of `xdreg.tasks`."""
+    """Adds up the thread's own time inside functions of `register_block`."""
 
     names = ("register_block", "_run_method", "compare_block", "blend_block")
 

@@ -9,9 +9,9 @@ import scipy.ndimage
 import xarray as xr
 
 from tests.benchmarks.common import opened, peer_field, row, timed
-from xdreg import kernels
 from xdreg.coordinates import coordinates, grid_of
-from xdreg.field import fixed_grid
+from xdreg.fields.field import fixed_grid
+from xdreg.numerics import kernels
 
 #: Standard deviation of the noise, as a share of the image's.
 NOISE = 0.05

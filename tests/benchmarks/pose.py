@@ -26,11 +26,11 @@ import xarray as xr
 
 import xdreg
 from tests.benchmarks.common import opened, pair, peer_field, row, timed
-from tests.data import landmarks
-from xdreg import kernels
+from tests.helpers.data import landmarks
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.grid import Grid
-from xdreg.metrics import dice, target_registration_error
+from xdreg.numerics import kernels
+from xdreg.numerics.metrics import dice, target_registration_error
 
 CASES = 40
 KEPT_VOLUME = 0.6

@@ -16,7 +16,7 @@ from tests.benchmarks.common import (
     pair,
     row,
 )
-from xdreg.local_correlation import smoothing
+from xdreg.engines.local_correlation import smoothing
 
 PAIRS = {
     "lung_ct": landmark_error,

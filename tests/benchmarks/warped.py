@@ -20,9 +20,9 @@ import xdreg
 from tests.benchmarks.common import row, timed
 from tests.benchmarks.large import alone, peak_memory
 from xdreg.coordinates import coordinates, grid_of
-from xdreg.field import make_field
+from xdreg.fields.field import make_field
 from xdreg.grid import Grid
-from xdreg.multiscale import image_levels
+from xdreg.stores.pyramid import image_levels
 
 TILE = 128
 FIELD_STEP = 4

@@ -22,14 +22,13 @@ import dask.array
 import numpy as np
 import xarray as xr
 
-from xdreg.bridges.frames import for_tool
-from xdreg.composition import split_affine
+from xdreg.bridges.prepare import for_tool
 from xdreg.errors import InputError, StoreError
-from xdreg.field import field_grid, make_field, ordered_displacement
+from xdreg.fields.composition import joined, split_affine
+from xdreg.fields.field import field_grid, make_field, ordered_displacement
+from xdreg.fields.ome_scene_writer import store_chunks
 from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
-from xdreg.joining import joined
-from xdreg.ome_fields import store_chunks
-from xdreg.outputs import new_store
+from xdreg.stores.outputs import new_store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

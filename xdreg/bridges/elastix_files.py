@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xdreg.bridges import itk_images
-from xdreg.bridges.frames import MILLIMETRES, for_tool
+from xdreg.bridges import vector_images as itk_images
+from xdreg.bridges.prepare import MILLIMETRES, for_tool
 from xdreg.errors import InputError, StoreError
-from xdreg.field import field_grid
+from xdreg.fields.composition import joined
+from xdreg.fields.field import field_grid
 from xdreg.grid import SPATIAL_DIMS, Grid
-from xdreg.itk_bridge import itk_parameters
-from xdreg.joining import joined
-from xdreg.outputs import check_file, new_file
+from xdreg.numerics.itk_transforms import itk_parameters
+from xdreg.stores.outputs import check_file, new_file
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -18,13 +18,23 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from xdreg.bridges import bigwarp, elastix_files, itk_files, itk_images
-from xdreg.bridges.frames import for_tool
+from xdreg.bridges import (
+    bigwarp,
+    elastix_files,
+)
+from xdreg.bridges import (
+    transform_files as itk_files,
+)
+from xdreg.bridges import (
+    vector_images as itk_images,
+)
+from xdreg.bridges.prepare import for_tool
 from xdreg.errors import InputError, StoreError
-from xdreg.field import field_grid, open_field, save_field
+from xdreg.fields.field import field_grid
+from xdreg.fields.store import open_field, save_field
 from xdreg.grid import normalise_units
-from xdreg.outputs import check_file
-from xdreg.paths import as_address, is_remote
+from xdreg.stores.outputs import check_file
+from xdreg.stores.paths import as_address, is_remote
 
 if TYPE_CHECKING:
     import os
@@ -90,7 +100,7 @@ def write_transform(
     --------
     >>> import tempfile
     >>> import numpy as np
-    >>> from xdreg.field import make_field
+    >>> from xdreg.fields.field import make_field
     >>> from xdreg.grid import Grid
     >>> grid = Grid(("y", "x"), (4, 5), (20.0, 10.0), (0.0, 0.0), "micrometer")
     >>> field = make_field(np.full((2, 4, 5), 5.0, np.float32), grid)

@@ -13,17 +13,17 @@ import dask.array
 import numpy as np
 import xarray as xr
 
-from xdreg.composition import compose
 from xdreg.errors import InputError
-from xdreg.field import (
+from xdreg.fields.composition import compose
+from xdreg.fields.field import (
     field_grid,
     moving_grid,
     open_displacement,
     ordered_displacement,
 )
+from xdreg.fields.preimage import affine_part
+from xdreg.fields.targets import grid_like
 from xdreg.grid import Grid, checked_matrix
-from xdreg.joining import target_grid
-from xdreg.preimage import affine_part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -197,7 +197,7 @@ def from_pixels(grid: Grid) -> Matrix:
 
 
 def _moving(field: Any, moving: Any) -> Grid:
-    grid = target_grid(moving)
+    grid = grid_like(moving)
     if isinstance(field, xr.Dataset):
         if grid is None:
             grid = moving_grid(field)
@@ -210,7 +210,7 @@ def _moving(field: Any, moving: Any) -> Grid:
 
 
 def _target(like: Any) -> Grid:
-    grid = target_grid(like)
+    grid = grid_like(like)
     if grid is None:
         msg = "pass an image, a field or a Grid: where the field is wanted"
         raise InputError(msg)

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xdreg.bridges.frames import MILLIMETRES, coarsened, whole
-from xdreg.bridges.itk_files import as_itk, flat, from_parts, read
-from xdreg.composition import split_affine
+from xdreg.bridges.prepare import MILLIMETRES, coarsened, whole
+from xdreg.bridges.transform_files import as_itk, flat, from_parts, read
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
-from xdreg.field import make_field
+from xdreg.fields.composition import split_affine
+from xdreg.fields.field import make_field
+from xdreg.fields.targets import grid_like
 from xdreg.grid import Grid
-from xdreg.itk_bridge import displacement_from_itk
-from xdreg.joining import target_grid
+from xdreg.numerics.itk_transforms import displacement_from_itk
 
 
 def to_itk_transform(field: xr.Dataset, *, affine: bool = False, step: int = 1) -> Any:
@@ -220,7 +220,7 @@ def _itkwasm() -> Any:
 def _units(units: str | None, like: Any) -> str | None:
     if units is not None:
         return units
-    grid = target_grid(like)
+    grid = grid_like(like)
     return MILLIMETRES if grid is None else grid.units
 
 

@@ -1,0 +1,200 @@
+"""elastix's parameter files: transformix applies what is written, and what is read."""
+
+import itk
+import numpy as np
+import pytest
+
+import xdreg
+from tests.helpers.fields import Known, moving_like
+from xdreg.coordinates import grid_of
+from xdreg.fields.field import field_grid
+from xdreg.grid import Grid
+
+RNG = np.random.default_rng(3)
+
+
+def parameters(kind, ndim, numbers, grid, direction=None, **more):
+    """Return the text of a parameter file."""
+    direction = np.eye(ndim) if direction is None else np.array(direction, float)
+    entries = {
+        "Transform": f'"{kind}"',
+        "NumberOfParameters": len(numbers),
+        "TransformParameters": " ".join(map(repr, map(float, numbers))),
+        "InitialTransformParameterFileName": '"NoInitialTransform"',
+        "HowToCombineTransforms": '"Compose"',
+        "FixedImageDimension": ndim,
+        "MovingImageDimension": ndim,
+        "FixedInternalImagePixelType": '"float"',
+        "MovingInternalImagePixelType": '"float"',
+        "Size": " ".join(map(str, grid.shape[::-1])),
+        "Index": " ".join("0" * ndim),
+        "Spacing": " ".join(map(repr, grid.spacing[::-1])),
+        "Origin": " ".join(map(repr, grid.origin[::-1])),
+        "Direction": " ".join(map(str, direction.T.ravel())),
+        "UseDirectionCosines": '"true"',
+        "ResampleInterpolator": '"FinalBSplineInterpolator"',
+        "FinalBSplineInterpolationOrder": 1,
+        "Resampler": '"DefaultResampler"',
+        "DefaultPixelValue": 0,
+        "ResultImageFormat": '"mha"',
+        "ResultImagePixelType": '"float"',
+    }
+    return "\n".join(f"({key} {value})" for key, value in (entries | more).items())
+
+
+def centre(values):
+    return {"CenterOfRotationPoint": " ".join(map(str, values))}
+
+
+def spline(grid, control=6):
+    """Return entries of a B-spline over a grid, and how many numbers it takes."""
+    extent = np.multiply(grid.spacing, grid.shape)[::-1]
+    spacing = extent / (control - 4)
+    origin = np.array(grid.origin)[::-1] - 1.5 * spacing
+    ndim = grid.ndim
+    return control**ndim * ndim, {
+        "GridSize": " ".join([str(control)] * ndim),
+        "GridIndex": " ".join("0" * ndim),
+        "GridSpacing": " ".join(map(repr, spacing.tolist())),
+        "GridOrigin": " ".join(map(repr, origin.tolist())),
+        "GridDirection": " ".join(map(str, np.eye(ndim).ravel())),
+        "BSplineTransformSplineOrder": 3,
+        "UseCyclicTransform": '"false"',
+    }
+
+
+def by_transformix(path, ndim):
+    """Return the deformation that transformix makes of a file, (ndim, *shape)."""
+    maps = itk.ParameterObject.New()
+    maps.ReadParameterFile(str(path))
+    image = itk.image_from_array(np.zeros((4,) * ndim, np.float32))
+    image = itk.transformix_deformation_field(
+        image, maps, output_directory=str(path.parent)
+    )
+    return image, np.moveaxis(np.array(itk.array_from_image(image)), -1, 0)[::-1]
+
+
+CASES = {
+    "translation": ("TranslationTransform", 2, [3.0, -2.0], {}),
+    "euler 2-D": ("EulerTransform", 2, [0.2, 3.0, -2.0], centre([5.0, 6.0])),
+    "euler": (
+        "EulerTransform", 3, [0.1, -0.2, 0.3, 4.0, 5.0, 6.0],
+        centre([1.0, 2.0, 3.0]) | {"ComputeZYX": '"false"'},
+    ),
+    "euler zyx": (
+        "EulerTransform", 3, [0.1, -0.2, 0.3, 4.0, 5.0, 6.0],
+        centre([1.0, 2.0, 3.0]) | {"ComputeZYX": '"true"'},
+    ),
+    "similarity 2-D": ("SimilarityTransform", 2, [1.1, 0.2, 3.0, -2.0], centre([5, 6])),
+    "similarity": (
+        "SimilarityTransform", 3, [0.1, 0.05, -0.1, 4.0, 5.0, 6.0, 1.2],
+        centre([1.0, 2.0, 3.0]),
+    ),
+    "affine": (
+        "AffineTransform", 2, [1.1, 0.2, -0.1, 0.9, 3.0, 4.0], centre([7.0, 8.0])
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_linear_transforms_are_what_transformix_makes_of_them(tmp_path, case):
+    kind, ndim, numbers, more = CASES[case]
+    grid = Grid(
+        ("z", "y", "x")[-ndim:], (3, 4, 5)[-ndim:], (2.0, 1.0, 0.5)[-ndim:],
+        (1.0, 2.0, 3.0)[-ndim:], "millimeter",
+    )  # fmt: skip
+    path = tmp_path / "TransformParameters.0.txt"
+    path.write_text(parameters(kind, ndim, numbers, grid, **more))
+    field = xdreg.open_transform(path)
+    assert field_grid(field) == grid
+    _, expected = by_transformix(path, ndim)
+    np.testing.assert_allclose(field.displacement, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("direction", [[[1, 0], [0, 1]], [[0, -1], [1, 0]]])
+def test_a_spline_after_an_affine_on_a_turned_grid(tmp_path, direction):
+    grid = Grid(("y", "x"), (7, 9), (1.0, 0.5), (2.0, 3.0), "millimeter")
+    first, second = tmp_path / "first.txt", tmp_path / "second.txt"
+    numbers = [1.02, 0.05, -0.03, 0.98, 0.1, 0.2]
+    first.write_text(
+        parameters("AffineTransform", 2, numbers, grid, direction, **centre([4.0, 5.0]))
+    )
+    # Wide enough for a turned grid as well.
+    wide = Grid(("y", "x"), (40, 40), (1.0, 1.0), (-15.0, -15.0))
+    count, more = spline(wide, 12)
+    chain = {"InitialTransformParameterFileName": f'"{first}"'}
+    second.write_text(
+        parameters(
+            "BSplineTransform", 2, RNG.normal(size=count), grid, direction,
+            **more, **chain,
+        )
+    )  # fmt: skip
+    field = xdreg.open_transform(second)
+    image, _ = by_transformix(second, 2)
+    expected = xdreg.from_itk_image(image)
+    assert grid_of(expected).shape == field_grid(field).shape
+    np.testing.assert_allclose(
+        grid_of(expected).origin, field_grid(field).origin, atol=1e-6
+    )
+    found = field.displacement.values
+    np.testing.assert_allclose(found, expected.values[::-1], atol=1e-4)
+    (tmp_path / "moved").mkdir()
+    for path in (first, second):
+        path.rename(tmp_path / "moved" / path.name)
+    again = xdreg.open_transform(tmp_path / "moved" / "second.txt")
+    np.testing.assert_array_equal(again.displacement, found)
+    first = tmp_path / "moved" / "first.txt"
+    first.unlink()
+    with pytest.raises(xdreg.StoreError, match="put it beside"):
+        xdreg.open_transform(tmp_path / "moved" / "second.txt")
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_transformix_warps_by_what_is_written(tmp_path, ndim):
+    known = Known(ndim, 5.0)
+    target = moving_like(known)
+    moving = target.copy(data=RNG.random(target.shape).astype(np.float32))
+    path = tmp_path / "TransformParameters.0.txt"
+    known.field.dreg.to_file(path, units="micrometer")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "TransformParameters.0.mha",
+        "TransformParameters.0.txt",
+    ]
+    maps = itk.ParameterObject.New()
+    maps.ReadParameterFile(str(path))
+    theirs = itk.transformix_filter(moving.dreg.to_itk_image(), maps)
+    own = field_grid(known.field)
+    ours = known.field.dreg.warp(moving, like=known.field.displacement[0])
+    inside = (slice(2, -2),) * ndim
+    np.testing.assert_allclose(
+        itk.array_from_image(theirs)[inside], ours.values[inside], atol=1e-3
+    )
+    again = xdreg.open_transform(path, units="micrometer")
+    assert field_grid(again) == own
+    np.testing.assert_array_equal(again.displacement, known.field.displacement)
+    in_millimetres = tmp_path / "in_mm.txt"
+    known.field.dreg.to_file(in_millimetres)
+    scaled = xdreg.open_transform(in_millimetres, like=known.field)
+    np.testing.assert_allclose(scaled.displacement, known.field.displacement, atol=1e-4)
+
+
+def test_what_is_added_or_refers_to_itself_is_refused(tmp_path):
+    grid = Grid(("y", "x"), (3, 4), (1.0, 1.0), (0.0, 0.0))
+    path = tmp_path / "a.txt"
+    loop = {"InitialTransformParameterFileName": '"a.txt"'}
+    path.write_text(parameters("TranslationTransform", 2, [1.0, 2.0], grid, **loop))
+    with pytest.raises(xdreg.StoreError, match="chain"):
+        xdreg.open_transform(path)
+    added = loop | {"HowToCombineTransforms": '"Add"'}
+    path.write_text(parameters("TranslationTransform", 2, [1.0, 2.0], grid, **added))
+    with pytest.raises(xdreg.InputError, match="transformix -def all"):
+        xdreg.open_transform(path)
+    short = parameters("TranslationTransform", 2, [1.0], grid)
+    path.write_text(short)
+    with pytest.raises(xdreg.StoreError, match="expected 2 finite numbers"):
+        xdreg.open_transform(path)
+    count, more = spline(grid)
+    more["BSplineTransformSplineOrder"] = 2
+    path.write_text(parameters("BSplineTransform", 2, [0.0] * count, grid, **more))
+    with pytest.raises(xdreg.InputError, match="B-spline of order 2; expected 3"):
+        xdreg.open_transform(path)

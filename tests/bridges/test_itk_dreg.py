@@ -1,0 +1,154 @@
+"""Methods and reductions of itk-dreg's interface, run by xdreg."""
+
+import importlib
+import subprocess
+import sys
+
+import itk
+import numpy as np
+import pytest
+
+import xdreg
+from tests.registration.test_consensus import corners_error, matrix_of, textured, turn
+from xdreg.bridges.itk_dreg import BlockMethod, Reduction
+from xdreg.engines.linear import linear
+from xdreg.grid import Grid
+from xdreg.numerics.itk_transforms import matrix_from_itk
+from xdreg.registration.reductions import BlockResult
+
+try:
+    from itk_dreg.base.image_block_interface import (
+        BlockPairRegistrationResult,
+        BlockRegStatus,
+        RegistrationTransformResult,
+    )
+    from itk_dreg.base.registration_interface import (
+        BlockPairRegistrationMethod,
+        ReduceResultsMethod,
+    )
+except ImportError:
+    BlockPairRegistrationMethod = ReduceResultsMethod = object
+    installed = False
+else:
+    installed = True
+
+needs_itk_dreg = pytest.mark.skipif(not installed, reason="itk-dreg is not installed")
+
+
+def test_the_adapter_loads_without_itk_dreg():
+    code = (
+        "import sys; sys.modules['itk_dreg'] = None; import xdreg; "
+        "xdreg.itk_dreg.BlockMethod(print); xdreg.itk_dreg.Reduction(print); "
+        "print('itk' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
+
+
+def test_what_is_no_method_is_refused():
+    with pytest.raises(xdreg.InputError, match="BlockPairRegistrationMethod"):
+        BlockMethod("elastix")
+    with pytest.raises(xdreg.InputError, match="ReduceResultsMethod"):
+        Reduction(None)
+    with pytest.raises(xdreg.InputError, match="blocks must be"):
+        Reduction(print, blocks="affine")
+
+
+class Shift(BlockPairRegistrationMethod):
+    """Finds a translation; fails where a block is dark."""
+
+    def __init__(self, least):
+        self.least = least
+
+    def __call__(
+        self, fixed_subimage, moving_subimage, initial_transform, block_info, **options
+    ):
+        assert options == {"extra": 3}
+        assert initial_transform.IsLinear()
+        assert block_info.shape == list(itk.array_view_from_image(fixed_subimage).shape)
+        if np.mean(itk.array_view_from_image(fixed_subimage)) < self.least:
+            return BlockPairRegistrationResult(status=BlockRegStatus.FAILURE)
+        images = map(xdreg.from_itk_image, (fixed_subimage, moving_subimage))
+        matrix = linear(*images, kind="translation")
+        transform = itk.TranslationTransform[itk.D, 2].New()
+        transform.SetOffset([float(v) for v in matrix[1::-1, 2]])
+        return BlockPairRegistrationResult(
+            status=BlockRegStatus.SUCCESS,
+            transform=transform,
+            transform_domain=fixed_subimage,
+        )
+
+
+class MedianShift(ReduceResultsMethod):
+    """The median of the blocks' own shifts, where they begin."""
+
+    def __call__(self, block_results, fixed_reader_ctor, initial_transform, **options):
+        image = fixed_reader_ctor().GetOutput()
+        shifts = []
+        for located in block_results:
+            start = [part.start for part in located.fixed_info.array_slice]
+            if located.result.status != BlockRegStatus.SUCCESS:
+                continue
+            point = image.TransformIndexToPhysicalPoint([int(v) for v in start[::-1]])
+            moved = located.result.transform.TransformPoint(point)
+            shifts.append(np.subtract(list(moved), list(point)))
+        transform = itk.TranslationTransform[itk.D, 2].New()
+        transform.SetOffset(np.median(shifts, axis=0).tolist())
+        return RegistrationTransformResult(transform=transform, inv_transform=None)
+
+
+@needs_itk_dreg
+@pytest.mark.parametrize("blocks", ["rigid", "displacement"])
+def test_a_method_and_a_reduction_of_itk_dreg(blocks, tmp_path):
+    fixed, moving, truth = textured()
+    dark = fixed.copy()
+    dark[:76, :86] = dark[:76, :86] / 100
+    stage = xdreg.Custom(
+        method=BlockMethod(Shift(least=0.02), extra=3), isolated=False,
+        reduction=Reduction(MedianShift(), blocks=blocks),
+        level=0, block_shape=(76, 86), overlap=0,
+    )  # fmt: skip
+    assert stage.name == "Shift"
+    field = dark.dreg.register(
+        moving, stages=[stage], metric="lncc", progress=False, workdir=tmp_path / "run"
+    )
+    assert "crashed" in xdreg.fields.field.status_counts(field)
+    (text,) = (
+        path.read_text() for path in (tmp_path / "run").glob("stage_00/errors/0.0.txt")
+    )
+    assert "Shift reports FAILURE" in text
+    assert corners_error(matrix_of(field), truth, fixed.shape) < 0.1
+
+
+@needs_itk_dreg
+def test_its_own_consensus_takes_rigid_blocks():
+    module = importlib.import_module("itk_dreg.reduce_dfield.dreg")
+    grid = Grid(("z", "y", "x"), (8, 8, 8), (1.0, 1.0, 2.0), (3.0, 4.0, 5.0))
+    matrix = turn(3, 5)
+    points = np.stack(np.meshgrid(*map(grid.axis, grid.dims), indexing="ij"), -1)
+    moved = points @ matrix[:3, :3].T + matrix[:3, 3]
+    values = np.moveaxis(moved - points, -1, 0).astype(np.float32)
+    results = [
+        BlockResult((0, 0, i), "success", grid, grid, grid, values, 1.0)
+        for i in range(3)
+    ]
+    results.append(BlockResult((0, 0, 3), "crashed", grid, grid, grid, None, np.nan))
+    euler = module.EulerConsensusReduceResultsMethod()
+    found = matrix_from_itk(Reduction(euler, blocks="rigid")(iter(results)))
+    # It counts an identity as one of the rotations.
+    angle = np.rad2deg(np.arcsin(found[2, 1]))
+    assert 3 < angle < 5.01
+    np.testing.assert_allclose(found[:3, 3], matrix[:3, 3], atol=1e-4)
+
+
+def test_methods_are_told_apart():
+    def token(value):
+        return value.__dask_tokenize__()
+
+    one, other = Shift(0.1), Shift(0.2)
+    assert token(BlockMethod(one)) == token(BlockMethod(Shift(0.1)))
+    assert token(BlockMethod(one)) != token(BlockMethod(other))
+    assert token(BlockMethod(one, a=1)) != token(BlockMethod(one))
+    assert token(Reduction(one, blocks="rigid")) != token(Reduction(one))

@@ -1,0 +1,141 @@
+"""What the command says: help, versions, remedies, and how it stops."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import typer
+
+import xdreg
+from xdreg.cli.main import app, in_terms_of_options, option_flags
+
+COMMANDS = typer.main.get_command(app).commands
+
+#: Registers, slowly enough to be stopped in the midst of it.
+SLOW = """
+import sys, time
+import xdreg.engines.local_correlation, xdreg.registration.register_block
+from xdreg.cli import main
+
+done = xdreg.registration.register_block.register_block
+def slowly(*arguments):
+    time.sleep(0.5)
+    return done(*arguments)
+
+xdreg.registration.register_block.register_block = slowly
+main()
+"""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_an_example_that_names_its_arguments(name, xdreg_command):
+    code, out, _ = xdreg_command(name, "--help")
+    assert code == 0
+    assert re.search(rf"Example: xdreg {name}\b", out)
+    for parameter in COMMANDS[name].params:
+        assert getattr(parameter, "help", None), f"{name} {parameter.name}"
+
+
+def test_version(xdreg_command):
+    assert xdreg_command("--version")[1].strip() == f"xdreg {xdreg.__version__}"
+
+
+def test_completion_can_be_installed(xdreg_command):
+    assert "--install-completion" in xdreg_command("--help")[1]
+
+
+def test_remedies_name_options_not_arguments():
+    assert in_terms_of_options("overwrite it: overwrite=True") == (
+        "overwrite it: --overwrite"
+    )
+    assert in_terms_of_options("moving_channel=[...], metric='ncc'") == (
+        "--moving-channel, --metric ncc"
+    )
+    # Options of stages stand in a file, by their names in Python.
+    assert in_terms_of_options("options={...} or memory_limit='2 GB'") == (
+        "options={...} or memory_limit='2 GB'"
+    )
+    assert option_flags()["block_shape"] == "--block-shape"
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Make images that do not go together, and what is no image."""
+    folder = tmp_path_factory.mktemp("places")
+    image = xdreg.datasets.phantom_pair((40, 48)).fixed
+    xdreg.save(image, folder / "fixed.zarr")
+    far = image.assign_coords(y=("y", image.y.values + 1000, image.y.attrs))
+    xdreg.save(far, folder / "far.zarr")
+    for name, units in (("metres", "meter"), ("bare", None)):
+        other = xdreg.datasets.phantom_pair((40, 48), origin=900, units=units).fixed
+        xdreg.save(other, folder / f"{name}.zarr")
+    (folder / "text.txt").write_text("no image")
+    (folder / "empty").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["info", "no.zarr"], ["no.zarr does not exist"]),
+        (["info", "text.txt"], ["ITK cannot read"]),
+        (["info", "empty"], ["not a Zarr store"]),
+        (
+            ["register", "fixed.zarr", "far.zarr", "-o", "out"],
+            ["overlap", "--initial,"],
+        ),
+        (["register", "fixed.zarr", "metres.zarr", "-o", "out"], ["overlap", "units"]),
+        (["register", "fixed.zarr", "bare.zarr", "-o", "out"], ["unit"]),
+        (
+            ["register", "fixed.zarr", "fixed.zarr", "-o", "out", "--retry", "crashed"],
+            ["name its directory with --workdir"],
+        ),
+        (
+            ["register", "fixed.zarr", "fixed.zarr", "-o", "out", "--block-shape", "a"],
+            ["--block-shape takes whole numbers"],
+        ),
+        (
+            ["register", "fixed.zarr", "fixed.zarr", "-o", "fixed.zarr/zarr.json"],
+            ["choose"],
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_remedy(
+    monkeypatch, xdreg_command, places, arguments, words
+):
+    monkeypatch.chdir(places)
+    code, out, err = xdreg_command(*arguments)
+    assert code == 1
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1
+    for word in words:
+        assert word in err
+    flags = "|".join(option_flags())
+    assert not re.search(rf"\b({flags})=", err)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are those of POSIX")
+def test_an_interrupt_says_how_to_go_on(tmp_path):
+    paths = xdreg.datasets.write_phantom_pair(tmp_path, (96, 96), amplitude=2.0)
+    run = tmp_path / "run"
+    arguments = ["register", *paths, "-o", tmp_path / "out", "--workdir", run]
+    arguments += ["--block-shape", "24", "--metric", "lncc"]
+    command = [sys.executable, "-c", SLOW, *map(str, arguments)]
+    # In a group of its own, as a shell would start it.
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not list(run.glob("stage_*/records/*.0")) and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        _, err = process.communicate()
+        took = time.monotonic() - began
+    assert process.returncode == 130, err
+    assert took < 5
+    assert err.strip() == (
+        f"xdreg: stopped; what is done is kept in {run}: the same command goes on"
+    )
+    assert not (tmp_path / "out" / "field.ome.zarr").exists()

@@ -1,0 +1,1 @@
+"""Tests of whole runs, the way a user goes."""

@@ -1,0 +1,277 @@
+"""Dask distributed: clusters of several kinds, workers that die, come and go."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cloudpickle
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+from distributed import Client, LocalCluster
+from distributed.scheduler import KilledWorker
+
+import xdreg
+from tests.end_to_end.test_faults import pair
+from tests.helpers.hostile import hostile
+from xdreg.fields.provenance import status_counts
+from xdreg.registration.judge import RECORD
+from xdreg.registration.mapping import _suspects
+
+OPTIONS = {"block_shape": 24, "overlap": 8, "metric": "ncc", "progress": False}
+
+
+def run(kind, workdir=None, *, isolated=True, **options):
+    """Register in twelve blocks; two of them do harm."""
+    stage = xdreg.Custom(
+        method=hostile, level=0, options={"kind": kind, **options}, isolated=isolated
+    )
+    fixed, moving = pair()
+    return fixed.dreg.register(moving, stages=[stage], workdir=workdir, **OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Return the result with bad blocks that raise, and without bad blocks."""
+    return run("raise"), run("none")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Start two workers, each a process of one thread."""
+    settings = {
+        "distributed.scheduler.allowed-failures": 1,
+        # Dask gives a worker up that happens to be restarting so long after it died.
+        "distributed.deploy.lost-worker-timeout": "10 minutes",
+    }
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None
+        ) as local,
+        Client(local),
+    ):
+        yield local
+
+
+def same(field, other):
+    """Check that two fields agree to the bit."""
+    np.testing.assert_array_equal(field.displacement, other.displacement)
+
+
+@pytest.mark.slow
+def test_a_crash_in_a_process_costs_no_worker(cluster, expected):
+    workers = set(cluster.scheduler_info["workers"])
+    field = run("segfault")
+    same(field, expected[0])
+    np.testing.assert_array_equal(field.block_status, expected[0].block_status)
+    assert set(cluster.scheduler_info["workers"]) == workers
+
+
+@pytest.mark.slow
+def test_blocks_that_take_workers_down_are_given_up(cluster, expected, tmp_path):
+    """The scheduler gives a task up that killed workers; the run does not."""
+    field = run("segfault", tmp_path / "run", isolated=False)
+    same(field, expected[0])
+    np.testing.assert_array_equal(field.block_status, expected[0].block_status)
+    errors = (tmp_path / "run" / "stage_00" / "errors").glob("*.txt")
+    assert "workers died" in next(errors).read_text()
+
+
+@pytest.mark.parametrize(
+    ("key", "blocks"),
+    [
+        (("register_block-1", 1, 2, 0), [6]),
+        (("from-value-1",), []),
+        ("functions-register_block-1", []),
+    ],
+)
+def test_what_all_blocks_share_is_no_block_to_give_up(key, blocks):
+    error = KilledWorker(key, None, 3)
+    numbers = np.arange(12).reshape(3, 4)
+    assert _suspects(error, numbers, 1) == blocks
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_costs_the_blocks_in_flight(
+    cluster, expected, tmp_path
+):
+    for name in ("once", "log"):
+        (tmp_path / name).mkdir()
+    places = {"once": str(tmp_path / "once"), "log": str(tmp_path / "log")}
+    # As by default: a block may be beside two bad ones when they take a worker down.
+    cluster.scheduler.allowed_failures = 3
+    # Each of the bad blocks kills its worker the first time it runs.
+    field = run("kill", isolated=False, **places)
+    same(field, expected[1])
+    assert len(list((tmp_path / "log").iterdir())) <= 12 + 4
+
+
+def command(name, *arguments):
+    """Start a part of a cluster by the command line."""
+    program = Path(sys.executable).with_name("dask")
+    assert program.exists() or shutil.which("dask")
+    return subprocess.Popen(
+        [str(program) if program.exists() else "dask", name, *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(Path(xdreg.__file__).parent.parent)},
+    )
+
+
+def worker(file, *arguments):
+    """Start a worker."""
+    return command(
+        "worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard",
+        "--death-timeout", "30", *arguments,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_separate_processes_that_come_go_and_die(tmp_path, expected):
+    """A scheduler and workers by the command line; one joins, one leaves.
+
+    Then the scheduler is killed: the same call on another one goes on.
+    """
+    for name in ("once", "log"):
+        (tmp_path / name).mkdir()
+    places = {"once": str(tmp_path / "once"), "log": str(tmp_path / "log")}
+
+    def scheduler(name):
+        file = tmp_path / name
+        started = command(
+            "scheduler", "--scheduler-file", str(file), "--port", "0",
+            "--dashboard-address", ":0",
+        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while not file.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return started, file
+
+    processes = []
+    try:
+        first, file = scheduler("first.json")
+        processes.append(first)
+        leaver = worker(file, "--memory-limit", "1GB")
+        processes.append(leaver)
+        joiner = None
+        with Client(scheduler_file=str(file)) as client:
+            client.wait_for_workers(1, timeout=60)
+            done = _in_thread(run, "nap", tmp_path / "run", share=1, **places)
+            _until(lambda: len(list((tmp_path / "log").iterdir())) >= 2)
+            joiner = worker(file, "--memory-limit", "1GB")
+            processes.append(joiner)
+            client.wait_for_workers(2, timeout=60)
+            leaver.terminate()
+            _until(lambda: len(list((tmp_path / "log").iterdir())) >= 5)
+            first.kill()
+            with pytest.raises(Exception, match="") as info:
+                done.result(timeout=60)
+            assert not isinstance(info.value, AssertionError)
+        _until(lambda: not _locked(tmp_path / "run"))
+        second, file = scheduler("second.json")
+        processes += [second, worker(file, "--memory-limit", "1GB")]
+        before = len(list((tmp_path / "log").iterdir()))
+        with Client(scheduler_file=str(file)):
+            field = run("nap", tmp_path / "run", share=1, **places)
+        same(field, expected[1])
+        assert len(list((tmp_path / "log").iterdir())) - before < 12
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _in_thread(function, *arguments, **options):
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(function, *arguments, **options)
+    pool.shutdown(wait=False)
+    return future
+
+
+def _until(condition, limit=60):
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _locked(folder):
+    from xdreg.stores.locks import Lock
+
+    try:
+        with Lock(folder):
+            return False
+    except xdreg.InputError:
+        return True
+
+
+@pytest.mark.slow
+def test_a_worker_of_one_gigabyte(tmp_path):
+    """An image whose blocks take what a plan says, on a worker that has just that."""
+    paths = xdreg.datasets.write_phantom_pair(tmp_path, (96, 128, 128), amplitude=2.0)
+    fixed, moving = (xdreg.open_ome_zarr(path) for path in paths)
+    options = {
+        "stages": [xdreg.LocalCorrelation(level=0, iterations=3, metric="lncc")],
+        "block_shape": 64,
+        "progress": False,
+    }
+    plan = fixed.dreg.plan(moving, **{k: options[k] for k in ("stages", "block_shape")})
+    assert plan.worker_memory() < 1e9
+    local = fixed.dreg.register(moving, **options)
+    with (
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            memory_limit="1GB",
+            dashboard_address=None,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        before = set(client.scheduler_info()["workers"])
+        same(fixed.dreg.register(moving, **options), local)
+        assert set(client.scheduler_info()["workers"]) == before
+    assert status_counts(local)["success"] > 0
+
+
+def test_a_cluster_without_workers_is_told_of(expected):
+    """The run waits, and goes on with the first one that comes."""
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster,
+        Client(cluster),
+    ):
+        comes = threading.Timer(1.0, cluster.scale, [1])
+        comes.start()
+        with pytest.warns(UserWarning, match="the cluster has no workers yet"):
+            field = run("none", isolated=False)
+        comes.join()
+    same(field, expected[1])
+
+
+def test_what_lies_in_memory_is_one_node_of_a_graph(monkeypatch):
+    """Blocks of images in memory do not each carry the images."""
+    fixed, _ = pair()
+    graphs = []
+    mapped = xr.map_blocks
+    monkeypatch.setattr(
+        xr, "map_blocks", lambda *a, **k: graphs.append(mapped(*a, **k)) or graphs[-1]
+    )
+    field = run("none")
+    assert graphs[0].size == 12 * len(RECORD)
+    graphs.append(field.dreg.statistics(block_shape=8)["max_displacement"])
+    for graph in graphs:
+        nodes = dict(graph.__dask_graph__()).values()
+        sizes = [len(cloudpickle.dumps(node)) for node in nodes]
+        assert sum(size > fixed.nbytes / 2 for size in sizes) <= 1, graph

@@ -1,0 +1,156 @@
+"""The same bits whatever runs a registration, and nothing left behind by its blocks."""
+
+import gc
+import hashlib
+import multiprocessing
+import random
+from concurrent.futures import ProcessPoolExecutor
+
+import dask
+import numpy as np
+import psutil
+import pytest
+from distributed import Client, LocalCluster
+
+import xdreg
+from tests.helpers.hostile import shift
+from xdreg.engines import processes
+from xdreg.registration import register_block as tasks
+from xdreg.registration.mapping import map_over_blocks
+from xdreg.stores import locks as scratch
+
+STAGES = [
+    xdreg.Affine(metric="lncc", iterations=3),
+    xdreg.LocalCorrelation(level=1, iterations=4, metric="lncc"),
+    xdreg.Custom(method=shift, level=1, options={"voxels": 0.1}),
+    xdreg.LocalCorrelation(level=0, iterations=4, metric="mind"),
+]
+
+
+def pair():
+    """Return a small phantom, lazily."""
+    phantom = xdreg.datasets.phantom_pair((28, 72, 80), amplitude=2.0)
+    return phantom.fixed, phantom.moving
+
+
+def digest(chunk=None, **options):
+    """Register, and return a hash of the field and of what blocks tell."""
+    fixed, moving = pair()
+    if chunk is None:
+        images = fixed.compute(), moving.compute()
+    else:
+        images = fixed.chunk(chunk), moving.chunk(chunk)
+    field = images[0].dreg.register(
+        images[1], stages=STAGES, block_shape=28, progress=False, **options
+    )
+    assert field.block_status.size > 8
+    told = hashlib.sha256()
+    for name in sorted(field.data_vars):
+        if "seconds" not in str(name):
+            told.update(field[name].values.tobytes())
+    return told.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """Return the hash of one worker, one block after the other."""
+    with dask.config.set(scheduler="synchronous"):
+        return digest()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_threads(workers, alone):
+    with dask.config.set(scheduler="threads", num_workers=workers):
+        assert digest() == alone
+
+
+@pytest.mark.slow
+def test_processes(alone):
+    # Of one pool, or every computation would start, and import, processes of its own.
+    context = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(2, mp_context=context) as pool,
+        dask.config.set(scheduler="processes", pool=pool),
+    ):
+        assert digest() == alone
+
+
+@pytest.mark.slow
+def test_a_cluster(alone):
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None
+        ) as cluster,
+        Client(cluster),
+    ):
+        assert digest() == alone
+
+
+@pytest.mark.parametrize("chunk", [7, {"z": 28, "y": 5, "x": 80}])
+def test_chunks_of_the_input(chunk, alone):
+    assert digest(chunk) == alone
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_order_of_blocks(seed, alone, monkeypatch):
+    def shuffled(function, task, *arguments, **options):
+        blocks = list(task.partition)
+        random.Random(seed).shuffle(blocks)
+        for index in blocks:
+            function(index, task)
+        return map_over_blocks(function, task, *arguments, **options)
+
+    monkeypatch.setattr("xdreg.registration.run.map_over_blocks", shuffled)
+    assert digest() == alone
+
+
+def test_a_run_that_was_resumed(alone, tmp_path):
+    assert digest(workdir=tmp_path) == alone
+    rng = random.Random(0)
+    for path in sorted(tmp_path.rglob("*")):
+        inside = path.is_file() and path.parent.name[:2] in ("re", "pa", "fi", "di")
+        if inside and path.name[0].isdigit() and rng.random() < 0.5:
+            path.unlink()
+    assert digest(workdir=tmp_path) == alone
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_three_hundred_blocks_leave_nothing_behind(kind, monkeypatch):
+    """Memory, file handles, threads and temporary files are those of block 100."""
+    image = xdreg.datasets.phantom_pair((15 * 40, 20 * 40), amplitude=1.0)
+    images = image.fixed.compute(), image.moving.compute()
+    stage = xdreg.LocalCorrelation(level=0, iterations=2, metric="lncc")
+    if kind == "processes":
+        stage = xdreg.Custom(method=shift, level=0, options={"voxels": 0.0})
+    samples = []
+    register_block = tasks.register_block
+
+    def watched(index, task):
+        result = register_block(index, task)
+        if len(samples) % 100 == 99:
+            gc.collect()
+        own = psutil.Process()
+        everyone = [own, *own.children(recursive=True)]
+        samples.append(
+            (
+                sum(p.memory_info().rss for p in everyone),
+                sum(p.num_fds() for p in everyone),
+                sum(p.num_threads() for p in everyone),
+                len(list(scratch._root().glob("*"))),
+                len(list(scratch._root().glob("engine-*/*"))),
+            )
+        )
+        return result
+
+    monkeypatch.setattr(tasks, "register_block", watched)
+    with dask.config.set(scheduler="synchronous"):
+        images[0].dreg.register(
+            images[1], stages=[stage], block_shape=40, overlap=8, progress=False
+        )
+    assert len(samples) == 300
+    memory, *others = np.array(samples).T
+    assert memory[250:].min() - memory[100:150].min() < 4e6
+    for values in others:
+        assert values[99] == values[299]
+    processes.shutdown()
+    assert not list(scratch._root().glob("engine-*"))

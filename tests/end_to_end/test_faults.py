@@ -1,0 +1,149 @@
+"""Blocks that do real harm: each costs itself, neither the run nor another block."""
+
+import threading
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import xdreg
+from tests.helpers.hostile import hostile, shift
+from xdreg import partition as blocks
+from xdreg.coordinates import coordinates, grid_of
+from xdreg.engines import elastix, processes
+from xdreg.engines.isolated import Isolated
+from xdreg.errors import Interrupted
+from xdreg.fields.provenance import status_counts
+from xdreg.grid import Grid
+
+SHAPE = (72, 96)
+
+
+def pair():
+    """Return images that lie two voxels apart along x."""
+    rng = np.random.default_rng(0)
+    values = rng.random((SHAPE[0], SHAPE[1] + 2)).astype(np.float32)
+    grid = Grid(("y", "x"), SHAPE, (1.0, 1.0), (0.0, 0.0))
+    return [
+        xr.DataArray(part, dims=grid.dims, coords=coordinates(grid))
+        for part in (values[:, 2:], values[:, :-2])
+    ]
+
+
+def run(kind, workdir=None, **limits):
+    """Register in twelve blocks, of which two do harm."""
+    stage = xdreg.Custom(method=hostile, level=0, options={"kind": kind}, **limits)
+    options = {"block_shape": 24, "overlap": 8, "metric": "ncc", "workdir": workdir}
+    fixed, moving = pair()
+    return fixed.dreg.register(moving, stages=[stage], progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Return what a run gives whose bad blocks raise an exception."""
+    field = run("raise")
+    assert status_counts(field) == {"success": 10, "crashed": 2}
+    return field
+
+
+def check(field, expected, status):
+    """Check that bad blocks have a status, and that the rest is as without harm."""
+    code = blocks.BlockStatus[status.upper()]
+    bad = expected.block_status == 7
+    assert (field.block_status.values[bad] == code).all()
+    assert (field.block_status.values[~bad] == 0).all()
+    np.testing.assert_array_equal(field.displacement, expected.displacement)
+
+
+@pytest.mark.parametrize(
+    ("kind", "limits", "status", "text"),
+    [
+        ("segfault", {}, "crashed", "SIGSEGV"),
+        ("abort", {}, "crashed", "SIGABRT"),
+        ("kill", {}, "crashed", "SIGKILL, perhaps for lack of memory"),
+        ("sleep", {"timeout": 1}, "timeout", "after 1 s"),
+        ("hang", {"timeout": 1}, "timeout", "after 1 s"),
+        ("memory", {"memory_limit": "500 MB"}, "crashed", "memory limit of 500 MB"),
+    ],
+)
+def test_harm_costs_its_block_only(kind, limits, status, text, expected, tmp_path):
+    field = run(kind, workdir=tmp_path / "run", **limits)
+    check(field, expected, status)
+    errors = list((tmp_path / "run" / "stage_00" / "errors").glob("*.txt"))
+    assert len(errors) == 2
+    assert all(text in file.read_text() for file in errors)
+
+
+@pytest.mark.slow
+def test_elastix_on_an_image_that_it_cannot_bear():
+    """Mutual information of an all but constant image: elastix crashes."""
+    image = pair()[0]
+    flat = xr.zeros_like(image)
+    flat.values[0, 0] = 1e-30
+    with pytest.raises(xdreg.MethodCrash, match="SIGSEGV"):
+        elastix.bspline(image, flat, metric="mi", grid_spacing=20, iterations=20)
+    found = elastix.bspline(image, image, metric="mi", grid_spacing=20, iterations=20)
+    assert np.isfinite(found).all()
+
+
+def test_elastix_has_a_memory_limit():
+    fixed, moving = pair()
+    stage = xdreg.BSpline(level=0, iterations=20, memory_limit="10 MB")
+    with pytest.raises(xdreg.MethodError, match="memory limit of 10 MB"):
+        fixed.dreg.register(moving, stages=[stage], progress=False)
+    plan = fixed.dreg.plan(moving, stages=[xdreg.BSpline(level=0)])
+    assert plan.stages[0].memory_limit == 3 * plan.stages[0].memory
+
+
+def test_functions_of_a_script_and_itk_transforms_travel():
+    import itk
+
+    amount = 2.0
+
+    def local(fixed, moving):
+        transform = itk.TranslationTransform[itk.D, 2].New()
+        transform.SetOffset([amount, 0.0])
+        return transform
+
+    grid = grid_of(pair()[0])
+    found = Isolated.of(local, None, None)(*pair())
+    assert grid_of(found.isel(component=0)) == grid
+    np.testing.assert_allclose(found.sel(component=1), 2.0)
+
+
+def test_a_method_in_threads_sees_what_it_changes():
+    seen = []
+
+    def look(fixed, moving):
+        seen.append(fixed.shape)
+        return shift(fixed, moving)
+
+    fixed, moving = pair()
+    stage = xdreg.Custom(method=look, isolated=False)
+    fixed.dreg.register(moving, stages=[stage], metric="ncc", progress=False)
+    assert seen == [SHAPE]
+    for limit in ({"timeout": 1.0}, {"memory_limit": "1 GB"}):
+        with pytest.raises(xdreg.InputError, match="thread"):
+            xdreg.Custom(method=look, isolated=False, **limit)
+    for limit in ("much", "", " ", "1e400 GB", -1):
+        with pytest.raises(xdreg.InputError, match="memory_limit"):
+            xdreg.Custom(method=look, memory_limit=limit)
+
+
+def test_a_process_stopped_with_its_owner_leaves_no_record(tmp_path):
+    """A worker that leaves kills its processes; their blocks are not to blame."""
+    fixed, moving = pair()
+
+    stage = xdreg.Custom(method=hostile, level=0, options={"kind": "sleep", "share": 1})
+    timer = threading.Timer(4.0, processes.shutdown)
+    timer.start()
+    with pytest.raises(Interrupted):
+        fixed.dreg.register(
+            moving,
+            stages=[stage],
+            metric="ncc",
+            workdir=tmp_path / "run",
+            progress=False,
+        )
+    assert not list((tmp_path / "run" / "stage_00" / "records").glob("[0-9]*"))
+    assert not list((tmp_path / "run" / "stage_00" / "errors").glob("*"))

@@ -1,0 +1,514 @@
+"""Runs that end early, work directories that were damaged, and two runs at once."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import dask
+import numpy as np
+import psutil
+import pytest
+import zarr.storage._local
+
+import xdreg
+from tests.end_to_end.test_faults import pair as shifted_pair
+from tests.helpers.hostile import hostile, shift
+from xdreg.fields.provenance import status_counts
+from xdreg.partition import BlockStatus
+from xdreg.registration import run, workdir
+from xdreg.registration.mapping import map_over_blocks
+from xdreg.stores import locks as scratch
+
+TWICE = [
+    xdreg.Affine(level=0, metric="lncc", iterations=3),
+    xdreg.LocalCorrelation(level=1, iterations=3, metric="lncc"),
+    xdreg.LocalCorrelation(level=0, iterations=3, metric="lncc"),
+]
+OPTIONS = {"block_shape": 36, "progress": False}
+
+
+def pair():
+    """Return a small phantom, in memory."""
+    phantom = xdreg.datasets.phantom_pair((72, 80), amplitude=2.0)
+    return phantom.fixed.compute(), phantom.moving.compute()
+
+
+def register(where, **more):
+    """Register in blocks, one after the other, so that writes have an order."""
+    fixed, moving = pair()
+    with dask.config.set(scheduler="synchronous"):
+        return fixed.dreg.register(
+            moving, workdir=where, **{"stages": TWICE, **OPTIONS, **more}
+        )
+
+
+def bits(field):
+    """Return all that a run finds, but for times."""
+    kept = field.drop_vars([n for n in field if "seconds" in n], errors="ignore")
+    return {name: kept[name].values.tobytes() for name in kept.data_vars}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Return a whole run: its directory and its result."""
+    where = tmp_path_factory.mktemp("undisturbed") / "run"
+    return where, bits(register(where))
+
+
+class PowerCut(BaseException):
+    """Ends a run between two writes."""
+
+
+class Writes:
+    """Counts what a run writes, and ends it at a write; that one may be cut short."""
+
+    def __init__(self, monkeypatch):
+        self.count, self.last, self.cut = 0, None, None
+        put, replace = zarr.storage._local._put, Path.replace
+        self._wrap(monkeypatch, put, replace)
+
+    def _wrap(self, monkeypatch, put, replace):
+        def counted_put(path, *arguments, **named):
+            number = self.before()
+            result = put(path, *arguments, **named)
+            self.after(number, path)
+            return result
+
+        def counted_replace(path, target):
+            # Zarr's own renames are part of its writes.
+            if path.suffix == ".partial":
+                return replace(path, target)
+            number = self.before()
+            result = replace(path, target)
+            self.after(number, target)
+            return result
+
+        monkeypatch.setattr(zarr.storage._local, "_put", counted_put)
+        monkeypatch.setattr(Path, "replace", counted_replace)
+
+    def before(self):
+        if self.last is not None and self.count == self.last and self.cut is None:
+            raise PowerCut
+        self.count += 1
+        return self.count
+
+    def after(self, number, path):
+        if number != self.last or self.cut is None:
+            return
+        # What a file may be after a power cut: short, empty, or zeros.
+        content = path.read_bytes()
+        kept = {"short": content[: len(content) // 2], "empty": b""}
+        path.write_bytes(kept.get(self.cut, bytes(len(content))))
+        raise PowerCut
+
+
+def test_a_power_cut_between_any_two_writes(tmp_path, monkeypatch, undisturbed):
+    writes = Writes(monkeypatch)
+    register(tmp_path / "whole")
+    total = writes.count
+    assert total > 40
+    rng = np.random.default_rng(0)
+    for number, last in enumerate(rng.permutation(np.arange(1, total))[:16]):
+        where = tmp_path / str(number)
+        writes.count, writes.last, writes.cut = 0, int(last), None
+        with pytest.raises(PowerCut):
+            register(where)
+        writes.last = None
+        assert bits(register(where)) == undisturbed[1]
+        # What was there was not written again.
+        assert writes.count <= total + 2
+
+
+@pytest.mark.parametrize("cut", ["short", "empty", "zeros"])
+def test_a_power_cut_amid_a_write(cut, tmp_path, monkeypatch, undisturbed):
+    writes = Writes(monkeypatch)
+    register(tmp_path / "whole")
+    total = writes.count
+    rng = np.random.default_rng(len(cut))
+    # The first write is the manifest, which is synced before it gets its name.
+    for number, last in enumerate(rng.permutation(np.arange(2, total))[:6]):
+        where = tmp_path / str(number)
+        writes.count, writes.last, writes.cut = 0, int(last), cut
+        with pytest.raises(PowerCut):
+            register(where)
+        writes.last = None
+        assert bits(register(where)) == undisturbed[1]
+
+
+@pytest.mark.parametrize("cut", ["short", "empty", "zeros", "gone"])
+def test_damaged_files_are_made_again(cut, tmp_path, undisturbed):
+    where = tmp_path / "run"
+    shutil.copytree(undisturbed[0], where)
+    files = [p for p in where.rglob("*") if p.is_file() and p.name != "run.json"]
+    kinds = {(p.parent.parent.name, p.parent.name, p.suffix): p for p in files}
+    kinds = {k: p for k, p in kinds.items() if "levels" not in str(p)}
+    assert len(kinds) > 10
+    for path in kinds.values():
+        content = path.read_bytes()
+        if cut == "gone":
+            path.unlink()
+            continue
+        kept = {"short": content[: len(content) // 2], "empty": b""}
+        path.write_bytes(kept.get(cut, bytes(len(content))))
+    assert bits(register(where)) == undisturbed[1]
+    patches = zarr.open_array(where / "stage_02" / "patches")
+    assert np.isfinite(patches[:]).all()
+
+
+def test_a_damaged_manifest_is_said(tmp_path, undisturbed):
+    where = tmp_path / "run"
+    where.mkdir()
+    (where / "run.json").write_text('{"fixed": ')
+    with pytest.raises(xdreg.StoreError, match="is damaged"):
+        register(where)
+
+
+DRIVER = """
+    import sys
+    from tests.end_to_end.test_resume import harm_in_a_run
+    print(harm_in_a_run(*sys.argv[1:]), flush=True)
+"""
+
+
+def harm_in_a_run(kind, folder):
+    """Register in sixteen blocks; half of them do harm the first time they run."""
+    options = {"kind": kind, "share": 0.5}
+    options |= {name: str(Path(folder) / name) for name in ("once", "log")}
+    stage = xdreg.Custom(
+        method=hostile, level=0, options=options, isolated=kind != "kill"
+    )
+    fixed, moving = pair()
+    field = fixed.dreg.register(
+        moving,
+        stages=[stage],
+        block_shape=20,
+        metric="ncc",
+        workdir=Path(folder) / "run",
+        progress=False,
+    )
+    return field.displacement.values.tobytes().hex()
+
+
+def driver(kind, folder):
+    """Start a Python that does so."""
+    for name in ("once", "log"):
+        (folder / name).mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(DRIVER), kind, str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def calls(folder):
+    """Return how often each block ran."""
+    names = [p.name.rsplit("-", 1)[0] for p in (folder / "log").iterdir()]
+    return {name: names.count(name) for name in names}
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory):
+    """Return the result without harm."""
+    folder = tmp_path_factory.mktemp("calm")
+    for name in ("once", "log"):
+        (folder / name).mkdir()
+    found = harm_in_a_run("none", folder)
+    assert len(calls(folder)) == 16
+    return found
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_again_and_again(tmp_path, calm):
+    """The process dies by SIGKILL in one block after the other; each run goes on."""
+    ends = []
+    while not ends or ends[-1] != 0:
+        one = driver("kill", tmp_path)
+        out, error = one.communicate(timeout=120)
+        ends.append(one.returncode)
+        assert len(ends) < 9, error
+    assert set(ends) == {0, -signal.SIGKILL}
+    assert out.strip() == calm
+    # Each death costs at most the blocks that ran at that moment.
+    again = sum(calls(tmp_path).values()) - 16
+    assert len(ends) - 1 <= again <= os.cpu_count() * (len(ends) - 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_interrupted_goes_on(how, tmp_path, calm):
+    """Blocks in flight hang in native code; nothing of the run survives it."""
+    first = driver("hang", tmp_path)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "once").iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1.0)
+    children = psutil.Process(first.pid).children(recursive=True)
+    assert children
+    os.kill(first.pid, how)
+    first.communicate(timeout=20)
+    assert first.returncode != 0
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    (tmp_path / "once" / "calm").touch()
+    second = driver("hang", tmp_path)
+    out, error = second.communicate(timeout=120)
+    assert second.returncode == 0, error
+    assert out.strip() == calm
+    ran = calls(tmp_path)
+    assert len(ran) == 16
+    assert sum(ran.values()) - 16 <= os.cpu_count()
+
+
+def test_a_second_run_is_refused(tmp_path):
+    fixed, moving = pair()
+    inside, leave = threading.Event(), threading.Event()
+
+    def wait(fixed, moving):
+        inside.set()
+        leave.wait(60)
+        return shift(fixed, moving)
+
+    stage = xdreg.Custom(method=wait, isolated=False)
+    options = {"stages": [stage], "metric": "ncc", "progress": False}
+    options["workdir"] = tmp_path / "run"
+    first = threading.Thread(target=fixed.dreg.register, args=(moving,), kwargs=options)
+    first.start()
+    try:
+        assert inside.wait(60)
+        with pytest.raises(xdreg.InputError, match=f"in use by process {os.getpid()}"):
+            fixed.dreg.register(moving, **options)
+    finally:
+        leave.set()
+        first.join()
+    fixed.dreg.register(moving, **options)
+
+
+HOLDER = """
+    import sys, time
+    from pathlib import Path
+    from xdreg.scratch import Lock, temporary_directory
+    print(temporary_directory("run-"), flush=True)
+    with Lock(Path(sys.argv[1])):
+        print("held", flush=True)
+        time.sleep(60)
+"""
+
+
+def holder(folder):
+    """Start a Python that holds a lock, and return it with its temporary directory."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HOLDER), str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    temporary = Path(process.stdout.readline().strip())
+    assert process.stdout.readline() == "held\n"
+    return process, temporary
+
+
+def test_a_lock_ends_with_its_process_and_temporary_directories_are_swept(
+    tmp_path, monkeypatch
+):
+    process, temporary = holder(tmp_path)
+    try:
+        with (
+            pytest.raises(xdreg.InputError, match="in use by process"),
+            scratch.Lock(tmp_path),
+        ):
+            pass
+        scratch._sweep()
+        assert temporary.exists()
+    finally:
+        process.kill()
+        process.communicate()
+    with scratch.Lock(tmp_path):
+        pass
+    assert temporary.exists()
+    scratch._sweep()
+    assert not temporary.parent.exists()
+
+
+@pytest.mark.parametrize("locks", ["work", "are missing"])
+def test_an_owner_on_another_host_counts_while_it_gives_signs(
+    locks, tmp_path, monkeypatch
+):
+    if locks == "are missing":
+        monkeypatch.setattr(scratch, "_lock", lambda fd: None)
+    file = tmp_path / scratch.LOCK
+    owner = {"host": "elsewhere", "pid": 1, "started": 0.0}
+    file.write_text(json.dumps(owner))
+    with (
+        pytest.raises(xdreg.InputError, match="process 1 on elsewhere"),
+        scratch.Lock(tmp_path),
+    ):
+        pass
+    os.utime(file, (0, time.time() - 2 * scratch.SILENCE))
+    with scratch.Lock(tmp_path):
+        # What a live owner looks like to a second one.
+        if locks == "are missing":
+            with (
+                pytest.raises(xdreg.InputError, match="in use"),
+                scratch.Lock(tmp_path),
+            ):
+                pass
+    gone = owner | {"host": socket.gethostname(), "pid": 2**22 + 1}
+    file.write_text(json.dumps(gone))
+    with scratch.Lock(tmp_path):
+        pass
+
+
+def test_signs_of_life_are_given(tmp_path, monkeypatch):
+    with scratch.Lock(tmp_path) as lock:
+        os.utime(lock.path, (0, 0))
+        lock.beat()
+        assert time.time() - lock.path.stat().st_mtime < 60
+        assert lock in scratch._beating._held
+    assert lock not in scratch._beating._held
+
+
+def run_with_failures(folder, **more):
+    """Register in blocks of which some fail, in a second stage again."""
+    fixed, moving = shifted_pair()
+    limit = more.pop("timeout", None)
+    stages = []
+    for number, voxels in enumerate((2.0, 0.0)):
+        options = {"kind": "raise", "once": str(folder / f"once{number}")}
+        options["voxels"] = voxels
+        stages.append(
+            xdreg.Custom(method=hostile, level=0, options=options, timeout=limit)
+        )
+    return fixed.dreg.register(
+        moving,
+        stages=stages,
+        metric="ncc",
+        block_shape=24,
+        workdir=folder / "run",
+        progress=False,
+        **more,
+    )
+
+
+def test_failed_blocks_run_again_when_asked(tmp_path):
+    for number in range(2):
+        (tmp_path / f"once{number}").mkdir()
+    first = run_with_failures(tmp_path)
+    bad = int((first["stage0_block_status"] == BlockStatus.CRASHED).sum())
+    assert bad > 0
+    before = bits(first)
+    assert bits(run_with_failures(tmp_path)) == before
+    stage = tmp_path / "run" / "stage_00"
+    stamps = {p: p.stat().st_mtime_ns for p in (stage / "records").glob("[0-9]*")}
+    again = run_with_failures(tmp_path, retry=("crashed", "timeout"), timeout=100.0)
+    changed = [p for p in stamps if stamps[p] != p.stat().st_mtime_ns]
+    assert len(changed) == bad
+    assert not list((stage / "errors").iterdir())
+    # The second stage ran anew; its blocks that failed had done their harm before.
+    assert "crashed" not in status_counts(again)
+    for number in range(2):
+        (tmp_path / f"once{number}" / "calm").touch()
+    (tmp_path / "run").rename(tmp_path / "old")
+    assert bits(run_with_failures(tmp_path)) == bits(again)
+
+
+def test_what_may_be_retried():
+    fixed, moving = pair()
+    with pytest.raises(xdreg.InputError, match="workdir="):
+        fixed.dreg.register(moving, retry="crashed")
+    with pytest.raises(xdreg.InputError, match="names a status"):
+        fixed.dreg.register(moving, retry="success", workdir="nowhere")
+
+
+def test_a_changed_method_or_option_is_refused(tmp_path):
+    fixed, moving = pair()
+
+    def one(fixed, moving, value):
+        return shift(fixed, moving)
+
+    def start(method, value):
+        stage = xdreg.Custom(method=method, options={"value": value})
+        return fixed.dreg.register(
+            moving, stages=[stage], metric="ncc", workdir=tmp_path, progress=False
+        )
+
+    start(one, np.arange(5000))
+    start(one, np.arange(5000))
+    changed = np.arange(5000)
+    changed[2500] = 7
+    with pytest.raises(xdreg.InputError, match="What differs: stages"):
+        start(one, changed)
+
+    def one(fixed, moving, value):
+        return shift(fixed, moving, voxels=1.0)
+
+    with pytest.raises(xdreg.InputError, match="What differs: stages"):
+        start(one, np.arange(5000))
+
+
+def test_an_address_may_be_written_in_another_way(tmp_path, monkeypatch):
+    """Relative or absolute, it is the same image; another image is another."""
+    monkeypatch.chdir(tmp_path)
+    pair = xdreg.datasets.phantom_pair((48, 56), amplitude=1.0)
+    for name, image in (("f", pair.fixed), ("m", pair.moving), ("n", pair.moving + 1)):
+        xdreg.save(image, f"{name}.ome.zarr")
+
+    def run(folder, moving="m"):
+        fixed, other = (
+            xdreg.open_ome_zarr(f"{folder}{name}.ome.zarr") for name in ("f", moving)
+        )
+        stages = [xdreg.Translation()]
+        fixed.dreg.register(other, stages=stages, workdir="run", progress=False)
+
+    run("")
+    run(f"{tmp_path}/")
+    with pytest.raises(xdreg.InputError, match="another registration"):
+        run("", "n")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_size_of_a_work_directory_is_known(kept, tmp_path, monkeypatch):
+    phantom = xdreg.datasets.phantom_pair((230, 250), amplitude=2.0)
+    images = phantom.fixed.compute(), phantom.moving.compute()
+    options = {"block_shape": 64, "metric": "lncc"}
+    options["stages"] = [
+        xdreg.LocalCorrelation(level=level, iterations=2) for level in (1, 0)
+    ]
+    plan = images[0].dreg.plan(images[1], **options)
+    directory = tmp_path / "run"
+    made = workdir.WorkDirectory.__init__
+
+    def init(self, path):
+        made(self, path)
+        self.temporary = not kept
+
+    monkeypatch.setattr(workdir.WorkDirectory, "__init__", init)
+    images[0].dreg.register(images[1], workdir=directory, progress=False, **options)
+    arrays = [p for p in directory.rglob("*") if p.is_file() and p.suffix != ".json"]
+    size = sum(p.stat().st_size for p in arrays)
+    assert size < plan.workdir_bytes(kept=kept)
+    if kept:
+        assert size > 0.7 * plan.workdir_bytes()
+    assert "work directory takes" in str(plan)
+
+
+def test_a_worker_must_see_the_work_directory(tmp_path, monkeypatch):
+    gone = tmp_path / "gone" / "errors"
+    monkeypatch.setattr(
+        run,
+        "map_over_blocks",
+        lambda function, task, *rest, **options: map_over_blocks(
+            function, replace(task, errors=gone), *rest, **options
+        ),
+    )
+    with pytest.raises(xdreg.StoreError, match="all workers see"):
+        register(tmp_path / "run")

@@ -1,0 +1,1 @@
+"""Tests of the displacement field and what it can do."""

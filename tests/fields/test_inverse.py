@@ -1,0 +1,285 @@
+"""The inverse field, and points back, against inverses known in closed form."""
+
+import dask
+import dask.array
+import numpy as np
+import pytest
+import xarray as xr
+
+import xdreg
+from tests.helpers.fields import Known, Watched, folding, image, moving_like, unreadable
+from xdreg.fields import inverse as inverse_field
+from xdreg.fields.field import (
+    field_grid,
+    fixed_grid,
+    make_field,
+    moving_grid,
+    open_displacement,
+)
+from xdreg.fields.preimage import Preimage, affine_part
+from xdreg.fields.provenance import status_counts
+from xdreg.fields.reader import FieldReader
+from xdreg.grid import Grid
+from xdreg.numerics import kernels
+from xdreg.numerics.inversion import fit_affine
+
+CASES = [(2, 0), (2, 60), (3, 0), (3, 60), (3, 150)]
+
+
+@pytest.mark.parametrize(("ndim", "degrees"), CASES)
+def test_the_inverse_is_that_in_closed_form(ndim, degrees):
+    known = Known(ndim, degrees)
+    inverse = known.field.dreg.inverse(like=moving_like(known), step=1).compute()
+    points = kernels.grid_points(field_grid(inverse))
+    truth = known.back(points)
+    inside = known.holds(truth)
+    assert 0.05 < inside.mean() < 1
+    found = points + inverse.displacement.values.reshape(ndim, -1).T
+    # What interpolating the field costs.
+    assert np.abs(found - truth)[inside].max() < 0.06
+    tolerance = 1.01e-4 * max(known.grid.spacing)
+    assert float(inverse.block_max_residual.max()) < tolerance
+    assert set(status_counts(inverse)) <= {"success", "no_overlap"}
+    share = float(inverse.block_outside.mean())
+    if inverse.block_outside.size == 1:
+        assert share == pytest.approx(1 - inside.mean(), abs=0.02)
+
+
+@pytest.mark.parametrize(("ndim", "degrees"), CASES)
+def test_points_go_there_and_back(ndim, degrees):
+    known = Known(ndim, degrees)
+    lower, upper = known.fixed.bounds
+    points = np.random.default_rng(0).uniform(lower, upper, (200, ndim))
+    there = known.field.dreg.transform_points(points)
+    back = known.field.dreg.transform_points(there, inverse=True)
+    assert np.abs(back - points).max() < 1e-3
+    assert np.abs(known.back(there) - back).max() < 0.06
+    labelled = xr.DataArray(there, dims=("point", "dim"), coords={"dim": range(ndim)})
+    again = known.field.dreg.transform_points(labelled, inverse=True)
+    assert again.dims == labelled.dims
+    np.testing.assert_array_equal(again, back)
+
+
+def test_points_from_outside_are_nan_both_ways():
+    known = Known(3, 30)
+    far = [[1e6, 0, 0], [np.nan, 1, 1], [np.inf, 1, 1]]
+    for inverse in (False, True):
+        assert np.isnan(known.field.dreg.transform_points(far, inverse=inverse)).all()
+    lower, _ = known.fixed.bounds
+    edge = known.forth(np.array([lower + 0.1, lower - 0.5]))
+    found = known.field.dreg.transform_points(edge, inverse=True)
+    assert np.isfinite(found).all(axis=1).tolist() == [True, False]
+    assert known.field.dreg.transform_points(np.empty((0, 3)), inverse=True).size == 0
+
+
+def test_a_fold_is_said_and_filled_smoothly():
+    field = folding()
+    assert float(field.dreg.folded_share()) > 0
+    inverse = field.dreg.inverse(like=image(field_grid(field))).compute()
+    assert inverse.block_status.values.ravel().tolist() == [5, 0]
+    assert status_counts(inverse) == {"success": 1, "folded": 1}
+    assert 0 < float(inverse.block_folded[0, 0]) < 0.1
+    assert float(inverse.block_max_residual[0, 0]) > 0.5
+    assert float(inverse.block_max_residual[1, 0]) < 1e-3
+    values = inverse.displacement.values
+    assert np.isfinite(values).all()
+    # It is steep, for the field is squeezed there, but does not jump; elsewhere it
+    # undoes the field.
+    assert max(np.abs(np.diff(values, axis=axis)).max() for axis in (1, 2)) < 8
+    assert float(inverse.dreg.jacobian_determinant().min()) > 0
+    assert np.abs(values[:, 100:]).max() < 1e-4
+    with pytest.warns(UserWarning, match="have no inverse"):
+        found = field.dreg.transform_points([[52.7, 45.0], [300.0, 45.0]], inverse=True)
+    assert np.isnan(found[0]).all()
+    np.testing.assert_allclose(found[1], [300, 45], atol=1e-3)
+
+
+def test_a_field_that_turns_space_inside_out_has_no_inverse():
+    grid = Grid(("y", "x"), (20, 20), (1.0, 1.0), (0.0, 0.0))
+    points = kernels.grid_points(grid).T.reshape(2, 20, 20)
+    values = np.zeros((2, 20, 20), np.float32)
+    values[1] = 19 - 2 * points[1]
+    inverse = make_field(values, grid).dreg.inverse(like=image(grid)).compute()
+    assert status_counts(inverse) == {"folded": 1}
+    assert np.isfinite(inverse.displacement).all()
+
+
+def test_bits_do_not_depend_on_chunks_scheduler_or_store(tmp_path, monkeypatch):
+    monkeypatch.setitem(inverse_field.FIELD_CHUNK, 3, 24)
+    known = Known(3, 20)
+    like = moving_like(known)
+    whole = known.field.dreg.inverse(like=like, step=2).compute(scheduler="synchronous")
+    assert whole.block_status.size == 12
+    chunked = known.field.chunk(z=5, y=7, x=6)
+    known.field.dreg.to_ome_zarr(tmp_path / "field.ome.zarr")
+    stored = xdreg.open_field(tmp_path / "field.ome.zarr")
+    for field in (chunked, stored):
+        with dask.config.set(scheduler="threads", num_workers=3):
+            other = field.dreg.inverse(like=like.chunk(z=9, y=8, x=7), step=2).compute()
+        xr.testing.assert_identical(other, whole)
+
+
+def test_graphs_read_nothing_and_blocks_read_what_they_need(monkeypatch):
+    monkeypatch.setitem(inverse_field.FIELD_CHUNK, 3, 16)
+    known = Known(3, 10)
+    like = moving_like(known)
+    unreadable(known.field).dreg.inverse(like=like)
+    source = Watched(known.field.displacement.values)
+    task = inverse_field._Task(FieldReader(source, known.grid), known.fixed, known.grid)
+    displacement, _ = inverse_field._solved_blocks(task)
+    assert not source.windows
+    displacement[:, :4, :4, :4].compute(scheduler="synchronous")
+    assert max(np.prod(w) for w in source.windows) < 0.9 * known.grid.size * 3
+    source.windows.clear()
+    displacement[:, 16:, 16:, 16:].compute(scheduler="synchronous")
+    assert source.windows
+
+
+def test_points_back_read_what_they_need():
+    grid = Grid(("y", "x"), (2000, 2000), (1.0, 1.0), (0.0, 0.0))
+    wave = 5 * np.sin(np.arange(2000) / 30)
+    values = np.broadcast_to(wave.astype(np.float32), (2, 2000, 2000))
+    source = Watched(values)
+    reader = FieldReader(source, grid)
+    preimage = Preimage(reader, grid, affine_part(reader))
+    solution = preimage.window((500.0, 500.0), (510.0, 510.0)).solve_points(
+        np.array([[500.0, 500.0], [510.0, 510.0]])
+    )
+    assert (solution.flags == 0).all()
+    assert max(np.prod(w) for w in source.windows) < 2 * 100**2
+
+
+def test_what_saves_an_inverse_solves_each_block_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(inverse_field.FIELD_CHUNK, 3, 24)
+    calls = []
+    solve = Preimage.window
+    monkeypatch.setattr(
+        Preimage, "window", lambda *args: calls.append(1) or solve(*args)
+    )
+    known = Known(3)
+    inverse = known.field.dreg.inverse(like=moving_like(known))
+    inverse.dreg.to_ome_zarr(tmp_path / "inverse.ome.zarr")
+    assert len(calls) == inverse.block_status.size > 1
+    again = xdreg.open_field(tmp_path / "inverse.ome.zarr")
+    xr.testing.assert_identical(again.load(), inverse.load())
+
+
+def test_an_inverse_is_saved_by_other_processes(tmp_path):
+    known = Known(2)
+    inverse = known.field.dreg.inverse(like=moving_like(known))
+    with dask.config.set(scheduler="processes", num_workers=1):
+        inverse.dreg.to_ome_zarr(tmp_path / "inverse.ome.zarr")
+    again = xdreg.open_field(tmp_path / "inverse.ome.zarr")
+    xr.testing.assert_identical(again.load(), inverse.load())
+
+
+def test_a_field_of_one_plane_and_one_of_two_points_per_axis():
+    plane = Grid(("z", "y", "x"), (1, 20, 20), (2.0, 1.0, 1.0), (5.0, 0.0, 0.0))
+    values = np.zeros((3, *plane.shape), np.float32)
+    values[0], values[2] = 0.5, np.linspace(-3, 3, 20)
+    few = Grid(("y", "x"), (2, 2), (30.0, 30.0), (0.0, 0.0))
+    corners = 3 + 0.1 * kernels.grid_points(few).T.reshape(2, 2, 2)
+    for field in (make_field(values, plane), make_field(corners, few)):
+        ndim = len(field_grid(field).dims)
+        point = [[5.0, 9.3, 4.2]]
+        there = field.dreg.transform_points(np.array(point)[:, -ndim:])
+        back = field.dreg.transform_points(there, inverse=True)
+        np.testing.assert_allclose(back, np.array(point)[:, -ndim:], atol=1e-3)
+        like = image(field_grid(field))
+        inverse = field.dreg.inverse(like=like).compute()
+        assert float(inverse.block_max_residual.max()) < 0.01
+
+
+def test_a_field_with_nan_is_named():
+    known = Known(2)
+    broken = known.field.copy(deep=True)
+    broken.displacement[0, 10, 10] = np.nan
+    with pytest.raises(xdreg.InputError, match="NaN"):
+        broken.dreg.inverse(like=moving_like(known)).compute()
+
+
+def test_outside_the_fixed_image_the_affine_part_goes_on():
+    known = Known(2, 60, amplitude=0.0)
+    far = image(Grid(("y", "x"), (9, 9), (1.0, 1.0), (900.0, -700.0), "micrometer"))
+    inverse = known.field.dreg.inverse(like=far).compute()
+    assert status_counts(inverse) == {"no_overlap": 1}
+    points = kernels.grid_points(field_grid(inverse))
+    found = points + inverse.displacement.values.reshape(2, -1).T
+    np.testing.assert_allclose(found, known.back(points), rtol=1e-4)
+
+
+def test_the_grid_is_that_of_the_moving_image_in_the_units_of_the_field():
+    known = Known(3)
+    like = moving_like(known)
+    inverse = known.field.dreg.inverse(like=like, step=(3, 2, 3))
+    # Voxels of the moving image are 1.2, 0.9 and 1 apart.
+    np.testing.assert_allclose(field_grid(inverse).spacing, (3.6, 1.8, 3.0))
+    assert fixed_grid(inverse).shape == like.shape
+    assert moving_grid(inverse) == known.fixed
+    millimetres = like.assign_coords(
+        {d: (d, like[d].values / 1000, {"units": "millimeter"}) for d in like.dims}
+    )
+    other = known.field.dreg.inverse(like=millimetres, step=(3, 2, 3))
+    assert other.displacement.attrs["units"] == "micrometer"
+    np.testing.assert_allclose(other.displacement, inverse.displacement, atol=1e-3)
+    again = inverse.dreg.inverse(step=2).compute()
+    assert field_grid(again) == known.grid
+    difference = (again.displacement - known.field.displacement).values
+    assert np.abs(difference).mean() < 0.1
+
+
+def test_points_between_those_of_the_image_undo_a_bend_better(tmp_path):
+    known = Known(3)
+    points = np.random.default_rng(0).uniform(*known.fixed.bounds, (2000, 3))
+    there = known.field.dreg.transform_points(points)
+    errors = []
+    for step in (2, 1, 0.5):
+        inverse = known.field.dreg.inverse(like=moving_like(known), step=step)
+        path = tmp_path / f"{step}.ome.zarr"
+        inverse.dreg.to_ome_zarr(path)
+        back = xdreg.open_field(path).dreg.transform_points(there)
+        errors.append(np.nanmean(np.linalg.norm(back - points, axis=1)))
+    # Straight lines miss a curve by the square of their length.
+    assert errors[0] > 3 * errors[1] > 9 * errors[2]
+
+
+def test_mistakes_are_named():
+    known = Known(3)
+    with pytest.raises(xdreg.InputError, match="pass like=moving"):
+        known.field.dreg.inverse()
+    for step in (0, -1, (1, 2), "2", float("nan")):
+        with pytest.raises(xdreg.InputError, match="step must be a number above zero"):
+            known.field.dreg.inverse(moving_like(known), step=step)
+    with pytest.raises(xdreg.InputError, match="dimensions"):
+        known.field.dreg.inverse(moving_like(Known(2)))
+
+
+def test_the_affine_part_of_flat_or_flipped_points():
+    flat = np.array([[1.0, 0, 0], [1, 2, 0], [1, 0, 3], [1, 4, 4]])
+    moved = flat * [1, 2, 3] + [5, 0, 0]
+    matrix = fit_affine(flat, moved)
+    np.testing.assert_allclose(matrix[:3, :3], np.diag([1.0, 2, 3]), atol=1e-9)
+    flipped = fit_affine(flat[:, 1:], -flat[:, 1:] * [1, -1])
+    np.testing.assert_array_equal(flipped[:2, :2], np.eye(2))
+
+
+def test_registering_tells_the_moving_grid():
+    pair = xdreg.datasets.phantom_pair((48, 56), amplitude=2.0)
+    field = pair.fixed.dreg.register(pair.moving, progress=False)
+    assert moving_grid(field).shape == pair.moving.shape
+    inverse = field.dreg.inverse()
+    moved = inverse.dreg.warp(pair.fixed)
+    assert moved.shape == pair.moving.shape
+
+
+def test_points_of_a_field_are_the_same_wherever_it_lies(tmp_path):
+    known = Known(3, 20)
+    known.field.dreg.to_ome_zarr(tmp_path / "field.zarr")
+    stored = xdreg.open_field(tmp_path / "field.zarr")
+    fields = (known.field.load(), stored, stored.map(lambda v: v + 0))
+    readers = [open_displacement(field) for field in fields]
+    assert len({type(reader.source) for reader in readers}) == 3
+    index = np.array([[0, 0, 0], [3, 1, 4], np.array(known.grid.shape) - 1])
+    expected = known.field.displacement.values[:, *index.T].T
+    for reader in readers:
+        np.testing.assert_array_equal(reader.read_points(index), expected)

@@ -1,0 +1,349 @@
+"""Pyramids warped into stores: every level, every grid, in one go or in several."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+
+import xdreg
+from tests.helpers.fields import Known, moving_like
+from xdreg.coordinates import grid_of
+from xdreg.fields import warp as resampling
+from xdreg.fields import warp_to as pyramid_warp
+from xdreg.fields.field import make_field
+from xdreg.grid import Grid
+from xdreg.stores.outputs import MARK, partial_of
+from xdreg.stores.pyramid import image_levels
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Regions of two by two chunks, so that a small image has many."""
+    monkeypatch.setitem(resampling.CHUNK, 3, 32)
+    monkeypatch.setitem(resampling.CHUNK, 2, 32)
+
+
+def pair(ndim=3, channels=None, dtype="uint16"):
+    """Return a known field and a moving image that is smooth."""
+    known = Known(ndim, 12)
+    like = moving_like(known)
+    axes = np.meshgrid(*(like[d].values / 7 for d in like.dims), indexing="ij")
+    values = 1000 + 900 * np.prod([np.sin(a) for a in axes], axis=0)
+    moving = like.copy(data=values.astype(dtype))
+    if channels:
+        moving = xr.concat([moving // (i + 1) for i in range(channels)], "c")
+        moving = moving.assign_coords(c=[f"dye {i}" for i in range(channels)])
+    return known.field, moving
+
+
+def levels_of(path):
+    return image_levels(xdreg.open_ome_zarr(path), "image")
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_the_finest_level_is_that_of_warp_and_the_rest_those_of_save(
+    tmp_path, small, version
+):
+    field, moving = pair(channels=2)
+    options = {"chunks": 16, "levels": 3, "version": version}
+    field.dreg.warp_to(moving, tmp_path / "a.zarr", levels_from="finest", **options)
+    expected = field.dreg.warp(moving)
+    xdreg.save(expected, tmp_path / "b.zarr", **options)
+    ours, theirs = levels_of(tmp_path / "a.zarr"), levels_of(tmp_path / "b.zarr")
+    assert len(ours) == len(theirs) == 3
+    for one, other in zip(ours, theirs, strict=True):
+        drop = {"source": None, "name": None}
+        xr.testing.assert_identical(one.assign_attrs(drop), other.assign_attrs(drop))
+    assert ours[0].dtype == np.uint16
+    assert ours[0].c.values.tolist() == ["dye 0", "dye 1"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_levels_come_from_the_matching_levels_of_the_moving_image(tmp_path, small):
+    field, moving = pair()
+    xdreg.save(moving, tmp_path / "moving.zarr", levels=2)
+    tree = xdreg.open_ome_zarr(tmp_path / "moving.zarr")
+    like = moving.isel(z=slice(2, 50), y=slice(1, 49), x=slice(0, 48))
+    field.dreg.warp_to(tree, tmp_path / "a.zarr", like=like, levels=3, chunks=16)
+    ours = levels_of(tmp_path / "a.zarr")
+    fine, coarse = image_levels(tree, "moving")
+    np.testing.assert_array_equal(ours[0], field.dreg.warp(fine, like=like))
+    np.testing.assert_array_equal(ours[1], field.dreg.warp(coarse, like=ours[1]))
+    means = ours[1].coarsen(z=2, y=2, x=2).mean()
+    np.testing.assert_array_equal(ours[2], np.rint(means))
+    # A coarse target is made of the level that is nowhere coarser, not of the finest.
+    spacing = 2 * np.array(grid_of(moving).spacing)
+    field.dreg.warp_to(tree, tmp_path / "b.zarr", spacing=spacing, levels=1)
+    found = levels_of(tmp_path / "b.zarr")[0]
+    np.testing.assert_array_equal(found, field.dreg.warp(coarse, spacing=spacing))
+
+
+def within(image, region):
+    """Return the part of an image whose coordinates lie in slices."""
+    for dim, part in region.items():
+        low = -np.inf if part.start is None else part.start
+        high = np.inf if part.stop is None else part.stop
+        inside = (image[dim].values >= low) & (image[dim].values <= high)
+        image = image.isel({dim: np.flatnonzero(inside)})
+    return image
+
+
+def test_a_region_is_the_part_of_the_whole(tmp_path):
+    field, moving = pair()
+    whole = field.dreg.warp(moving, spacing=(1.5, 1.0, 2.0))
+    region = {"z": slice(10.0, 40.0), "x": slice(None, 60)}
+    part = field.dreg.warp(moving, spacing=(1.5, 1.0, 2.0), region=region)
+    xr.testing.assert_allclose(part, within(whole, region), atol=1)
+    lower, upper = Known(3).fixed.bounds
+    found_lower, found_upper = grid_of(whole).bounds
+    np.testing.assert_allclose(found_lower, lower)
+    assert (found_upper >= upper - 1e-9).all()
+    assert (found_upper - upper < grid_of(whole).spacing).all()
+    region = {"y": slice(40, 50)}
+    field.dreg.warp_to(moving, tmp_path / "a.zarr", region=region)
+    found = levels_of(tmp_path / "a.zarr")[0]
+    expected = within(field.dreg.warp(moving), region)
+    assert found.y.values.tolist() == expected.y.values.tolist()
+    np.testing.assert_allclose(found, expected, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"order": 2}, "order must be"), ({"labels": "mean"}, "labels must be"),
+     ({"labels": "majority", "order": 3}, "not interpolated"),
+     ({"spacing": 0}, "spacing must be"), ({"spacing": (1, 2)}, "spacing must be"),
+     ({"region": {"z": 3}}, "region of z"), ({"region": {"t": slice(1)}}, "map dims"),
+     ({"region": {"x": slice(1e6, None)}}, "holds no voxel"),
+     ({"levels_from": "both"}, "levels_from"), ({"fill_value": -1}, "fill_value"),
+     ({"chunks": 0}, "chunks"), ({"levels": 0}, "levels")],
+)  # fmt: skip
+def test_mistakes_are_named_before_anything_is_written(tmp_path, options, message):
+    field, moving = pair()
+    with pytest.raises(xdreg.InputError, match=message):
+        field.dreg.warp_to(moving, tmp_path / "a.zarr", **options)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(xdreg.InputError, match="moving has dimensions"):
+        field.dreg.warp_to(moving.isel(z=0, drop=True), tmp_path / "a.zarr")
+
+
+def test_what_is_pressed_together_is_made_in_halves(monkeypatch):
+    field, moving = pair(dtype="float32")
+    for options in ({}, {"spacing": 20.0}, {"order": 3}):
+        whole = field.dreg.warp(moving, **options).compute(scheduler="synchronous")
+        with monkeypatch.context() as patch:
+            patch.setattr(resampling, "MOST_VOXELS", 60_000)
+            patch.setattr(resampling, "MOST_POINTS", 5_000)
+            halves = field.dreg.warp(moving, **options).compute()
+        np.testing.assert_allclose(halves, whole, atol=2e-2)
+
+
+def test_regions_made_together_have_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setitem(resampling.CHUNK, 3, 16)
+    field, moving = pair()
+    made = counted(monkeypatch)
+    counts, results = [], []
+    for most in (1, 2**22):
+        monkeypatch.setattr(pyramid_warp, "MOST_TOGETHER", most)
+        made.clear()
+        field.dreg.warp_to(moving, tmp_path / f"{most}.zarr", chunks=16, levels=1)
+        counts.append(len(made))
+        results += levels_of(tmp_path / f"{most}.zarr")
+    assert pyramid_warp.FEWEST <= counts[1] < counts[0]
+    np.testing.assert_array_equal(*results)
+
+
+KILLED = """
+import os, sys, time
+import xdreg
+from xdreg import pyramid_warp, resampling
+
+resampling.CHUNK[3], pyramid_warp.MOST_TOGETHER = 16, 16**3
+make = pyramid_warp._Level.make
+
+def slowly(self, window):
+    os.write(1, b"writing" + os.linesep.encode())
+    time.sleep(0.05)
+    return make(self, window)
+
+pyramid_warp._Level.make = slowly
+field, moving = xdreg.open_field(sys.argv[1]), xdreg.open_ome_zarr(sys.argv[2])
+field.dreg.warp_to(moving, sys.argv[3], chunks=16)
+print("written", flush=True)
+"""
+
+
+def counted(monkeypatch):
+    made = []
+    make = pyramid_warp._Level.make
+
+    def watched(self, window):
+        made.append((self.number, window))
+        return make(self, window)
+
+    monkeypatch.setattr(pyramid_warp._Level, "make", watched)
+    return made
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setitem(resampling.CHUNK, 3, 16)
+    monkeypatch.setattr(pyramid_warp, "MOST_TOGETHER", 16**3)
+    field, moving = pair()
+    paths = [tmp_path / f"{name}.zarr" for name in ("field", "moving", "moved")]
+    field.dreg.to_ome_zarr(paths[0])
+    xdreg.save(moving, paths[1])
+    field, moving = xdreg.open_field(paths[0]), xdreg.open_ome_zarr(paths[1])
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, *map(str, paths)],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for _ in range(12):
+        assert process.stdout.readline().strip() == "writing"
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not paths[2].exists()
+    journal = partial_of(paths[2]) / MARK
+    entries = [p for p in journal.iterdir() if "-" in p.name]
+    assert entries
+    # One region is lost, as by a power cut: it is made again.
+    lost = min(entries)
+    lost.rename(lost.with_name(lost.name.rpartition("-")[0] + "-00000000"))
+    made = counted(monkeypatch)
+    field.dreg.warp_to(moving, paths[2], chunks=16)
+    again = len(made)
+    assert not partial_of(paths[2]).exists()
+    assert not (paths[2] / MARK).exists()
+    made.clear()
+    field.dreg.warp_to(moving, tmp_path / "whole.zarr", chunks=16)
+    assert again == len(made) - len(entries) + 1
+    for one, other in zip(
+        levels_of(paths[2]), levels_of(tmp_path / "whole.zarr"), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    # Another call begins anew where something else was left.
+    made.clear()
+    monkeypatch.setattr(pyramid_warp, "_write_level", _stopped)
+    with pytest.raises(KeyboardInterrupt):
+        field.dreg.warp_to(moving, tmp_path / "other.zarr", order=0)
+    assert (partial_of(tmp_path / "other.zarr") / MARK).exists()
+    monkeypatch.undo()
+    field.dreg.warp_to(moving, tmp_path / "other.zarr")
+    np.testing.assert_array_equal(
+        levels_of(tmp_path / "other.zarr")[0], levels_of(paths[2])[0]
+    )
+
+
+def _stopped(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_store_at_a_url_goes_on_as_well(monkeypatch, small):
+    field, moving = pair(2)
+    url = "memory://warped/moved.ome.zarr"
+    write = pyramid_warp._write_level
+    calls = []
+
+    def interrupted(task, done):
+        calls.append(len(done))
+        if task.number == 1 and len(calls) == 2:
+            raise KeyboardInterrupt
+        write(task, done)
+
+    monkeypatch.setattr(pyramid_warp, "_write_level", interrupted)
+    options = {"levels": 2, "chunks": 16}
+    with pytest.raises(KeyboardInterrupt):
+        field.dreg.warp_to(moving, url, **options)
+    with pytest.raises(xdreg.StoreError):
+        xdreg.open_ome_zarr(url)
+    made = counted(monkeypatch)
+    field.dreg.warp_to(moving, url, **options)
+    assert made
+    assert {number for number, _ in made} == {1}
+    assert calls[-1] > 0
+    found = xdreg.open_ome_zarr(url, level=0)
+    np.testing.assert_array_equal(found, field.dreg.warp(moving))
+    with pytest.raises(xdreg.StoreError, match="overwrite"):
+        field.dreg.warp_to(moving, url, **options)
+    field.dreg.warp_to(moving, url, overwrite=True, **options)
+
+
+def test_no_more_than_a_window_is_read(tmp_path, small):
+    field, moving = pair()
+    seen = []
+
+    def watch(block):
+        seen.append(block.size)
+        return block
+
+    lazy = moving.chunk(8)
+    lazy = lazy.copy(data=lazy.data.map_blocks(watch, dtype=lazy.dtype))
+    with dask.config.set(scheduler="synchronous"):
+        field.dreg.warp_to(lazy, tmp_path / "a.zarr", chunks=16, levels=1)
+    assert max(seen) <= 8**3
+    np.testing.assert_allclose(
+        levels_of(tmp_path / "a.zarr")[0], field.dreg.warp(moving), atol=1
+    )
+
+
+def test_time_points_keep_their_axis(tmp_path):
+    field, moving = pair(2)
+    movie = xr.concat([moving, moving + 1, moving + 2], "t").assign_coords(t=[0, 2, 4])
+    field.dreg.warp_to(movie, tmp_path / "a.zarr")
+    found = levels_of(tmp_path / "a.zarr")[0]
+    assert found.dims == ("t", "y", "x")
+    assert found.t.values.tolist() == [0, 2, 4]
+    np.testing.assert_array_equal(found, field.dreg.warp(movie))
+    # Channels before time, as some arrays have them, are stored after it.
+    both = xr.concat([movie, movie + 100], "c")
+    field.dreg.warp_to(both, tmp_path / "b.zarr")
+    found = levels_of(tmp_path / "b.zarr")[0]
+    assert found.dims == ("t", "c", "y", "x")
+    np.testing.assert_array_equal(found, field.dreg.warp(both).transpose("t", ...))
+
+
+def test_the_description_knows_every_option(tmp_path, monkeypatch):
+    field, moving = pair(2)
+    seen = set()
+
+    def stop(path, description, **_):
+        seen.add(description)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pyramid_warp, "resumable_store", stop)
+    shifted = field.assign(displacement=field.displacement + 1)
+    calls = [(field, moving, {}), (shifted, moving, {}), (field, moving + 1, {})]
+    calls += [
+        (field, moving, options)
+        for options in (
+            {"order": 0}, {"order": 3}, {"labels": "majority"}, {"spacing": 2.0},
+            {"region": {"x": slice(20, 60)}}, {"fill_value": 7}, {"levels": 2},
+            {"chunks": 16}, {"version": "0.4"}, {"name": "else"},
+            {"like": moving.isel(y=slice(0, 20))},
+        )
+    ]  # fmt: skip
+    for one, image, options in calls:
+        with pytest.raises(KeyboardInterrupt):
+            one.dreg.warp_to(image, tmp_path / "a.zarr", **options)
+    assert len(seen) == len(calls)
+
+
+def test_a_grid_is_covered_by_any_spacing():
+    field, _ = pair(2)
+    for step in (0.7, 3.0, 1e4):
+        grid = xdreg.warp(field, pair(2)[1], spacing=step)
+        assert isinstance(grid_of(grid), Grid)
+        assert grid_of(grid).bounds[1][0] >= Known(2).fixed.bounds[1][0] - 1e-6
+
+
+def test_a_field_in_memory_is_stored_in_chunks(tmp_path):
+    grid = Grid(("y", "x"), (900, 40), (1.0, 1.0), (0.0, 0.0))
+    values = np.random.default_rng(0).normal(size=(2, 900, 40)).astype(np.float32)
+    field = make_field(values, grid)
+    field.dreg.to_ome_zarr(tmp_path / "field.zarr")
+    found = xdreg.open_field(tmp_path / "field.zarr").displacement
+    assert found.data.chunksize == (2, 512, 40)
+    np.testing.assert_array_equal(found, values)

@@ -1,0 +1,142 @@
+"""Fields with a known inverse, and sources that tell what is read of them."""
+
+import dask.array
+import numpy as np
+import xarray as xr
+
+from xdreg.coordinates import coordinates
+from xdreg.fields.field import make_field
+from xdreg.grid import Grid
+from xdreg.numerics import kernels
+
+DIMS = ("z", "y", "x")
+
+
+def rotation(degrees, ndim):
+    """Return a rotation in the last two axes, with some shear and scale."""
+    angle = np.deg2rad(degrees)
+    linear = np.eye(ndim)
+    linear[-2:, -2:] = [
+        [np.cos(angle), -np.sin(angle)],
+        [np.sin(angle), np.cos(angle)],
+    ]
+    linear[0, -1] += 0.1
+    linear[-2] *= 1.1
+    return linear
+
+
+class Known:
+    """``A (S(x) - c) + c + b``, where S shifts each axis by a wave along the next.
+
+    The last axis stays, so that S is undone axis by axis.
+
+    Parameters
+    ----------
+    ndim
+        2 or 3.
+    degrees
+        By how much it turns.
+    """
+
+    def __init__(self, ndim, degrees=0.0, amplitude=1.5):
+        self.fixed = Grid(
+            DIMS[-ndim:],
+            (41, 52, 47)[-ndim:],
+            (2.0, 1.0, 1.5)[-ndim:],
+            (-7.0, 30.0, 11.0)[-ndim:],
+            "micrometer",
+        )
+        self.linear, self.shift = rotation(degrees, ndim), np.arange(ndim) + 2.5
+        self.amplitude = amplitude
+        self.grid = self.fixed.every((2,) * ndim)
+        points = kernels.grid_points(self.grid)
+        values = (self.forth(points) - points).T.reshape(-1, *self.grid.shape)
+        self.field = make_field(values.astype(np.float32), self.grid, self.fixed)
+
+    def _wave(self, values):
+        return self.amplitude * np.sin(values / 9)
+
+    def forth(self, points):
+        """Map fixed points."""
+        result = points.copy()
+        result[:, :-1] += self._wave(points[:, 1:])
+        return (result - self.fixed.centre) @ self.linear.T + (
+            self.fixed.centre + self.shift
+        )
+
+    def back(self, points):
+        """Map moving points."""
+        turned = np.linalg.solve(
+            self.linear, (points - self.shift - self.fixed.centre).T
+        )
+        result = turned.T + self.fixed.centre
+        for axis in range(result.shape[1] - 2, -1, -1):
+            result[:, axis] -= self._wave(result[:, axis + 1])
+        return result
+
+    def holds(self, points):
+        """Tell which points lie in the fixed image."""
+        lower, upper = self.fixed.bounds
+        return ((points >= lower) & (points <= upper)).all(axis=1)
+
+
+class Watched:
+    """An array that notes the windows read of it."""
+
+    def __init__(self, values):
+        self._values, self.windows = values, []
+        self.shape, self.dtype, self.ndim = values.shape, values.dtype, values.ndim
+
+    def __getitem__(self, index):
+        """Read and note."""
+        part = self._values[index]
+        self.windows.append(part.shape)
+        return part
+
+
+def image(grid):
+    """Return an image on a grid."""
+    values = np.zeros(grid.shape, np.uint8)
+    return xr.DataArray(values, dims=grid.dims, coords=coordinates(grid))
+
+
+def moving_like(known, spacing=(1.2, 0.9, 1.0)):
+    """Return an image that covers what the fixed one is mapped onto."""
+    ndim = known.fixed.ndim
+    reached = known.forth(kernels.grid_points(known.grid))
+    lower, upper = reached.min(axis=0) - 5, reached.max(axis=0) + 5
+    spacing = spacing[-ndim:]
+    shape = np.ceil((upper - lower) / spacing).astype(int)
+    return image(
+        Grid(
+            known.fixed.dims,
+            tuple(shape.tolist()),
+            spacing,
+            tuple(lower.tolist()),
+            known.fixed.units,
+        )
+    )
+
+
+def folding(shape=(600, 90), where=(40, 45)):
+    """Return a field that folds at one place."""
+    grid = Grid(("y", "x"), shape, (1.0, 1.0), (0.0, 0.0))
+    points = kernels.grid_points(grid).T.reshape(2, *shape)
+    distance = np.square(points - np.reshape(where, (2, 1, 1))).sum(axis=0)
+    values = np.zeros((2, *shape), np.float32)
+    values[0] = 12 * np.exp(-distance / 60)
+    return make_field(values, grid)
+
+
+def unreadable(field):
+    """Return a field of the same layout, of which nothing can be read."""
+    data = field["displacement"].data
+    lazy = dask.array.map_blocks(
+        _refuse, dtype=np.float32, chunks=dask.array.asarray(data).chunks,
+        meta=np.empty((0,) * data.ndim, np.float32),
+    )  # fmt: skip
+    return field.assign(displacement=field["displacement"].copy(data=lazy))
+
+
+def _refuse():
+    raise AssertionError

@@ -1,0 +1,73 @@
+"""Methods that do real harm in some blocks: crash, hang, take memory, kill a worker."""
+
+import ctypes
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from tests.helpers.faulty import chosen
+from xdreg.coordinates import grid_of
+
+
+def shift(fixed, moving, *, voxels=2.0):
+    """Return a shift along x, as a method that works."""
+    grid = grid_of(fixed)
+    values = np.zeros((grid.ndim, *grid.shape), np.float32)
+    values[-1] = voxels
+    return xr.DataArray(values, dims=("component", *grid.dims))
+
+
+def harm(kind):
+    """Do it."""
+    if kind in ("segfault", "always"):
+        ctypes.string_at(0)
+    if kind == "abort":
+        os.abort()
+    if kind == "hang":
+        # PyDLL keeps the GIL, as native code does.
+        ctypes.PyDLL(None).sleep(600)
+    if kind == "sleep":
+        time.sleep(600)
+    if kind == "nap":
+        time.sleep(1.0)
+    if kind == "memory":
+        held = []
+        while sum(map(len, held)) < 8e9:
+            held.append(np.ones(4_000_000, np.uint8))
+    if kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "raise":
+        msg = "deliberate"
+        raise RuntimeError(msg)
+
+
+def hostile(
+    fixed, moving, *, kind, share=0.25, seed=0, once=None, log=None, voxels=2.0
+):
+    """Do harm in a share of the blocks, and shift the others.
+
+    Parameters
+    ----------
+    once
+        A directory; a block that left its name there does no harm any more (but of
+        kind ``always``), and none does once a file ``calm`` is there.
+    log
+        A directory where every call leaves a file named after where the block lies.
+    """
+    grid = grid_of(fixed)
+    name = "_".join(f"{v:g}" for v in grid.origin)
+    if log is not None:
+        (Path(log) / f"{name}-{time.monotonic_ns()}").touch()
+    if chosen(grid, share, seed):
+        seen = None if once is None else Path(once) / name
+        calm = seen is not None and seen.with_name("calm").exists()
+        before = seen is not None and seen.exists()
+        if seen is not None:
+            seen.touch()
+        if not calm and (kind == "always" or not before):
+            harm(kind)
+    return shift(fixed, moving, voxels=voxels)

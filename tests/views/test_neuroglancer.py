@@ -1,0 +1,217 @@
+"""Served images as a browser gets them, and the link that shows them."""
+
+import http.client
+import json
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pytest
+import zarr
+
+import xdreg
+from tests.helpers.fields import Known
+from tests.views.test_lazy_readers import noisy_moving
+from xdreg.coordinates import grid_of
+from xdreg.stores.readers import image_reader
+from xdreg.views.neuroglancer import origin_of, serve
+from xdreg.views.neuroglancer_server import ImageServer
+from xdreg.views.scene import make_scene
+
+VIEWER = "https://viewer.example/app/"
+
+
+@pytest.fixture(scope="module")
+def scene():
+    known = Known(3, 15)
+    fixed = xdreg.datasets.phantom_pair(known.fixed.shape).fixed
+    fixed = fixed.assign_coords(xdreg.coordinates.coordinates(known.fixed))
+    return make_scene(known.field, fixed, noisy_moving(known))
+
+
+@pytest.fixture(scope="module")
+def served(scene):
+    server, link = serve(scene, VIEWER)
+    server.start()
+    yield server, link
+    server.shutdown()
+    server.server_close()
+
+
+def fetch(url, **headers):
+    request = urllib.request.Request(url, headers=headers)
+    with urllib.request.urlopen(request) as answer:
+        return answer.read(), answer.headers
+
+
+def state_of(link):
+    return json.loads(unquote(link.partition("#!")[2]))
+
+
+def test_stores_hold_what_the_readers_read(scene, served):
+    server, _ = served
+    for name, readers in (("fixed", scene.fixed), ("warped", scene.warped)):
+        image = xdreg.open_ome_zarr(server.url(name), level=0)
+        np.testing.assert_array_equal(image.values, readers[0].read())
+        assert grid_of(image) == readers[0].grid
+        assert image.dtype == readers[0].dtype
+
+
+def test_documents_are_valid_ome_zarr(served, tmp_path):
+    import ngff_zarr
+
+    server, _ = served
+    for name in ("fixed", "warped", "moving"):
+        for key in ("zarr.json", "0/zarr.json"):
+            document = tmp_path / name / key
+            document.parent.mkdir(parents=True, exist_ok=True)
+            document.write_bytes(fetch(f"{server.url(name)}/{key}")[0])
+        ngff_zarr.from_ngff_zarr(str(tmp_path / name), validate=True)
+        array = zarr.open_array(f"{server.url(name)}/0", mode="r")
+        assert array.metadata.dimension_names == ("z", "y", "x")
+
+
+def test_only_the_viewer_may_read(served):
+    server, _ = served
+    _, headers = fetch(
+        server.url("fixed") + "/zarr.json", Origin="https://evil.example"
+    )
+    assert headers["Access-Control-Allow-Origin"] == "https://viewer.example"
+    assert headers["Vary"] == "Origin"
+    assert headers["Content-Type"] == "application/json"
+    parts = urlsplit(server.url("fixed"))
+    connection = http.client.HTTPConnection(parts.netloc)
+    connection.request("OPTIONS", parts.path + "/0/c/0/0/0")
+    answer = connection.getresponse()
+    answer.read()
+    assert answer.status == 204
+    assert answer.headers["Access-Control-Allow-Private-Network"] == "true"
+    # On the same connection: browsers keep it open.
+    connection.request("HEAD", parts.path + "/0/c/0/0/0")
+    answer = connection.getresponse()
+    assert (answer.status, answer.read()) == (200, b"")
+    assert int(answer.headers["Content-Length"]) == 64**3 * 2
+    connection.close()
+    assert server.server_address[0] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../../../../etc/passwd",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "/0/c/1/0/0",
+        "/0/c/0/0",
+        "/0/c/0/0/0/0",
+        "/0/c/-1/0/0",
+        "/0/c/99999999999999999999/0/0",
+        "/7/c/0/0/0",
+        "/0/zarr.json/..",
+        "/",
+        "",
+    ],
+)
+def test_nothing_else_is_there(served, path):
+    server, _ = served
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        fetch(server.url("fixed") + path)
+
+
+def test_the_secret_is_needed(served):
+    server, _ = served
+    address = server.url("fixed") + "/zarr.json"
+    for wrong in ("x" * 22, "", "é"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            fetch(address.replace(server.secret, urllib.request.quote(wrong)))
+    assert fetch(address)[0]
+
+
+def test_link(scene, served):
+    server, link = served
+    assert link.startswith("https://viewer.example/app/#!")
+    state = state_of(link)
+    grid = scene.fixed[0].grid
+    assert list(state["dimensions"]) == ["x", "y", "z"]
+    for dim, step in zip(grid.dims, grid.spacing, strict=True):
+        length, unit = state["dimensions"][dim]
+        assert (unit, length) == ("m", pytest.approx(step * 1e-6))
+    middle = np.multiply(state["position"], list(grid.spacing[::-1]))
+    np.testing.assert_allclose(middle[::-1], grid.centre)
+    layers = {layer["name"]: layer for layer in state["layers"]}
+    assert [layers[n]["visible"] for n in ("fixed", "warped", "moving")] == [1, 1, 0]
+    for name, colour in (("fixed", "1.000, 0.000, 0.000"), ("warped", "0.000, 1.000")):
+        assert layers[name]["source"] == f"zarr://{server.url(name)}"
+        assert f"emitRGB(vec3({colour}" in layers[name]["shader"]
+        low, high = layers[name]["shaderControls"]["normalized"]["range"]
+        assert low < high
+
+
+def test_types_that_browsers_lack():
+    image = xdreg.datasets.phantom_pair((30, 40)).fixed.astype("float64")
+    with ImageServer({"a": [image_reader(image)]}, origin="http://x") as server:
+        server.start()
+        found = xdreg.open_ome_zarr(server.url("a"), level=0).compute()
+        server.shutdown()
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, image.astype("float32"))
+
+
+def test_errors():
+    with pytest.raises(xdreg.InputError, match="address of a Neuroglancer"):
+        origin_of("file:///tmp/index.html")
+    image = [image_reader(xdreg.datasets.phantom_pair((30, 40)).fixed)]
+    with (
+        ImageServer({"a": image}, origin="http://x") as server,
+        pytest.raises(xdreg.StoreError, match="take another"),
+    ):
+        ImageServer({"a": image}, origin="http://x", port=server.server_port)
+
+
+def test_a_chunk_that_cannot_be_read_is_an_error(caplog):
+    class Broken:
+        grid = grid_of(xdreg.datasets.phantom_pair((30, 40)).fixed)
+        dtype = np.dtype("u1")
+
+        def read(self, window=None):
+            msg = "the disk is away"
+            raise xdreg.StoreError(msg)
+
+    with ImageServer({"a": [Broken()]}, origin="http://x") as server:
+        server.start()
+        with pytest.raises(urllib.error.HTTPError, match="500") as failure:
+            fetch(server.url("a") + "/0/c/0/0")
+        server.shutdown()
+    assert failure.value.read() == b"the disk is away"
+    assert server.secret not in caplog.text
+
+
+def test_command(tmp_path):
+    pair = xdreg.datasets.phantom_pair((60, 70), amplitude=2.0)
+    paths = [tmp_path / f"{name}.ome.zarr" for name in ("fixed", "moving")]
+    for image, path in zip((pair.fixed, pair.moving), paths, strict=True):
+        xdreg.save(image, path)
+    images = [xdreg.open_ome_zarr(path) for path in paths]
+    field = images[0].dreg.register(images[1], stages=xdreg.Affine(), progress=False)
+    field.dreg.to_ome_zarr(tmp_path / "field.ome.zarr")
+    command = [sys.executable, "-c", "from xdreg.cli.main import main; main()", "view"]
+    with subprocess.Popen(
+        [*command, str(tmp_path / "field.ome.zarr"), "--neuroglancer"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            link = process.stdout.readline().strip()
+            sources = {v["name"]: v["source"] for v in state_of(link)["layers"]}
+            url = sources["warped"].removeprefix("zarr://")
+            found = xdreg.open_ome_zarr(url, level=0).values
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == 0, errors
+    np.testing.assert_array_equal(found, field.dreg.warp(images[1]).values)

@@ -1,0 +1,266 @@
+"""The report: one file, true numbers, and no string from data that does anything."""
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import xdreg
+from tests.cli.test_main import run
+from xdreg.coordinates import grid_of
+from xdreg.fields import accuracy as judging
+from xdreg.fields.field import make_field
+from xdreg.views import report as reporting
+from xdreg.views import report_content, report_figures
+from xdreg.views.summary import summary_html
+
+HOSTILE = '"><script>window.hacked = 1</script><img src=x onerror="window.hacked=1">'
+
+
+class Page(HTMLParser):
+    """Tags, their attributes, and the text of a page."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.text += " "
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def coarse_figures():
+    """Draw what is not looked at by eye in little time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report_figures, "DPI", 30)
+        patch.setattr(reporting, "WORST", 2)
+        yield
+
+
+def truth_but_once(fixed, moving, truth):
+    """Return what a block should find, and in the last one a field that folds."""
+    y, x = (fixed[dim].values.round().astype(int) for dim in ("y", "x"))
+    found = truth[:, y[0] : y[-1] + 1, x[0] : x[-1] + 1].copy()
+    if y[-1] == 63 and x[-1] == 95:
+        found[1] = -3.0 * (x - x.mean())
+    return xr.DataArray(found, dims=("component", "y", "x"))
+
+
+@pytest.fixture(scope="module")
+def registered():
+    """Return a pair and its field, made in two by three blocks of which one fails."""
+    pair = xdreg.datasets.phantom_pair((64, 96), amplitude=3.0, noise=0.0)
+    moving = pair.moving.compute()
+    options = {"truth": pair.displacement.values}
+    method = xdreg.Custom(
+        method=truth_but_once, level=0, isolated=False, options=options
+    )
+    field = pair.fixed.dreg.register(
+        moving, block_shape=32, metric="lncc", progress=False, stages=[method]
+    )
+    return pair, moving, field.load()
+
+
+def hostile(field):
+    """Return the field with strings that try to be markup wherever it keeps any."""
+    manifest = json.loads(field.attrs["xdreg"])
+    manifest["fixed"]["source"] = HOSTILE
+    manifest["versions"] = {HOSTILE: HOSTILE}
+    manifest["stages"][0] |= {"name": HOSTILE, HOSTILE: HOSTILE}
+    manifest["channels"] = HOSTILE
+    manifest["moving_mask"] = {"source": HOSTILE}
+    return field.assign_attrs(xdreg=json.dumps(manifest), metric=HOSTILE)
+
+
+def write_hostile(registered, path):
+    """Write a report all of whose strings try to be markup."""
+    pair, moving, field = registered
+    labels = (pair.fixed > 20000).astype(np.uint8)
+    points = pair.fixed_points, pair.moving_points
+    return hostile(field).dreg.report(
+        path, pair.fixed.assign_attrs(name=HOSTILE), moving.assign_attrs(name=HOSTILE),
+        landmarks=points, landmark_names=[HOSTILE] * len(points[0]),
+        labels=(labels, (moving > 20000).astype(np.uint8)), label_names={1: HOSTILE},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def html(registered, coarse_figures, tmp_path_factory):
+    return write_hostile(
+        registered, tmp_path_factory.mktemp("r") / "qc.html"
+    ).read_text()
+
+
+def test_no_string_from_data_becomes_markup(html):
+    page = Page(html)
+    assert len(page.all("script")) == 1
+    assert not any("onerror" in attrs for _, attrs in page.tags)
+    # Wherever it stands: title, heading, inputs, options, landmarks, labels.
+    assert page.text.count(HOSTILE) > 55
+    policy = next(v["content"] for v in page.all("meta") if "http-equiv" in v)
+    script = re.search(r"<script>(.*)</script>\s*</body>", html, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    sources = [v["src"] for v in page.all("img")]
+    assert len(sources) > 8
+    assert all(v.startswith("data:image/png;base64,") for v in sources)
+    assert all(v["href"] == "data:," for v in page.all("link"))
+    assert page.all("a") == []
+
+
+def test_the_numbers_are_those_of_the_registration(registered, html):
+    pair, _, field = registered
+    text = " ".join(Page(html).text.split())
+    errors = judging.landmark_errors(field, pair.fixed_points, pair.moving_points)
+    for before, after in errors.table().values():
+        assert f"{before:.3g} {after:.3g}" in text
+    counts = xdreg.fields.provenance.last_deformable(field).statuses
+    assert counts["success"] == 5
+    for name, count in counts.items():
+        assert f"{count} {name}" in text
+    assert f"{counts['success']} of 6 blocks of the last stage succeeded" in text
+    assert "1 of 6 blocks of the last stage contribute no update" in text
+    seconds = field.block_seconds.values
+    assert f"{seconds.sum():.1f} s in all blocks" in text
+    assert "block_shape [32, 32]" in text
+
+
+def test_the_worst_blocks_come_first(registered):
+    record = xdreg.fields.provenance.last_deformable(registered[2])
+    order = xdreg.fields.provenance.worst_blocks(record, 6)
+    status = [record.blocks["status"][index] for index in order]
+    assert status[0] != 0
+    good = [v for v in order if record.blocks["status"][v] == 0]
+    similar = [record.blocks["similarity_after"][v] for v in good]
+    assert similar == sorted(similar)
+    assert record.partition.counts == record.blocks["status"].shape == (2, 3)
+
+
+def test_a_field_that_says_nothing_of_itself_has_a_report(tmp_path):
+    pair = xdreg.datasets.phantom_pair((20, 24, 28), amplitude=2.0, units=None)
+    field = make_field(pair.displacement.values, grid_of(pair.fixed))
+    path = xdreg.report(field, tmp_path / "qc.html", pair.fixed, pair.moving)
+    page = Page(path.read_text())
+    assert "does not say what made it" in page.text
+    assert "Nothing stands out" in page.text
+    assert sum(v.get("type") == "range" for v in page.all("input")) == 3
+
+
+def test_what_stands_out_is_said(registered):
+    pair, moving, field = registered
+    wrong = field.assign(displacement=5 - 16 * field.displacement)
+    other = {"fixed": grid_of(pair.fixed[:, :80]), "moving": grid_of(moving)}
+    text = " ".join(
+        report_content.remarks(
+            wrong,
+            report_content.Similarity("correlation", 0.9, 0.8),
+            report_content.folding(wrong, []),
+            judging.landmark_errors(wrong, pair.fixed_points, pair.moving_points),
+            {1: judging.LabelOverlap(100, (80, 80), (70, 60))},
+            other,
+        )
+    )
+    for part in (
+        "fixed image given to this report is not the one that was registered: 64 × 80",
+        "1 of 6 blocks of the last stage contribute no update (1 rejected)",
+        "agree no better",
+        "of all points of the field",
+        "landmarks are farther off",
+        "1 of 1 labels overlap less",
+    ):
+        assert part in text
+
+
+def test_a_file_that_exists_is_kept(registered, tmp_path):
+    pair, moving, field = registered
+    path = tmp_path / "qc.html"
+    path.write_text("mine")
+    with pytest.raises(xdreg.StoreError, match="exists"):
+        field.dreg.report(path, pair.fixed, moving)
+    with pytest.raises(xdreg.InputError, match="must be a pair"):
+        field.dreg.report(path, pair.fixed, moving, labels=moving, overwrite=True)
+    with pytest.raises(xdreg.InputError, match="a report is a local file"):
+        field.dreg.report("s3://bucket/qc.html", pair.fixed, moving)
+    assert path.read_text() == "mine"
+    assert [p.name for p in tmp_path.iterdir()] == ["qc.html"]
+
+
+@pytest.mark.parametrize("odd", [5, "x", object(), [], {}, np.zeros(3)], ids=repr)
+def test_odd_arguments_end_in_one_clear_error(odd, registered, tmp_path):
+    pair, moving, field = registered
+    points = {"landmarks": (pair.fixed_points, pair.moving_points)}
+    for name in ("landmarks", "landmark_names", "labels"):
+        with pytest.raises(xdreg.InputError):
+            path = tmp_path / "qc.html"
+            field.dreg.report(path, pair.fixed, moving, **points | {name: odd})
+    with pytest.raises(xdreg.InputError, match="must map labels to names"):
+        field.dreg.report(path, pair.fixed, moving, label_names=[1])
+
+
+def test_the_command(registered, tmp_path):
+    pair, moving, field = registered
+    for image, name in ((pair.fixed, "fixed"), (moving, "moving")):
+        xdreg.save(image, tmp_path / f"{name}.zarr")
+    xdreg.save(field, tmp_path / "field.zarr")
+    for points, name in ((pair.fixed_points, "fixed"), (pair.moving_points, "moving")):
+        rows = [f"{x},{y},<b>p{i}</b>" for i, (y, x) in enumerate(points)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["x,y,name", *rows]))
+    paths = [tmp_path / f"{name}.zarr" for name in ("field", "fixed", "moving")]
+    tables = [tmp_path / f"{name}.csv" for name in ("fixed", "moving")]
+    target = tmp_path / "qc.html"
+    done = run("report", *paths, "-o", target, "--landmarks", *tables)
+    assert done.returncode == 0, done.stderr
+    assert "wrote" in done.stdout
+    assert "&lt;b&gt;p49&lt;/b&gt;" in target.read_text()
+    again = run("report", *paths, "-o", target)
+    assert again.returncode == 1
+    assert "exists" in again.stderr
+
+
+def test_a_field_shows_itself(registered):
+    field = registered[2]
+    text = repr(field.dreg)
+    assert "33 × 49 points (y, x), every 2 × 2 micrometer" in text
+    assert "success" in text
+    html = hostile(field).dreg._repr_html_()
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+    assert html.count("flex:") == len(
+        xdreg.fields.provenance.last_deformable(field).statuses
+    )
+    assert "field is a Dataset" in summary_html(xr.Dataset())
+    damaged = field.assign_attrs(xdreg="{")
+    assert "is damaged" in repr(damaged.dreg)
+    # An inverse is lazy, its diagnostics too: nothing of them is computed.
+    inverse = field.dreg.inverse(like=registered[1])
+    assert "success" not in repr(inverse.dreg)
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        *(None, [], {}, "x", [1], [{}], [{"name": 5}], [{"grid": 1}]),
+        [{"grid": {"dims": ["y"]}, "block_shape": [0, 0]}],
+        [{"name": "affine", "grid": {}, "block_shape": "ab", "overlap": None}],
+    ],
+)
+def test_provenance_of_any_kind_is_survived(registered, stages):
+    field = registered[2].assign_attrs(xdreg=json.dumps({"stages": stages}))
+    for record in xdreg.fields.provenance.stages_of(field):
+        assert record.partition is None
+    assert "field" in repr(field.dreg)
+    assert xdreg.plot.block_map(field).get_xlabel() == "block_x"

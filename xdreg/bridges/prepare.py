@@ -1,0 +1,111 @@
+"""A field made ready for another tool: its unit, its spacing, its size.
+
+All of it is lazy but `whole`, for tools that hold a field at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+import xarray as xr
+
+from xdreg.errors import InputError
+from xdreg.fields.composition import compose
+from xdreg.fields.field import field_grid, fixed_grid, in_units, open_displacement
+from xdreg.grid import UNIT_METRES, Grid
+from xdreg.partition import per_axis
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: What ITK, NIfTI, ANTs and elastix take lengths to be in.
+MILLIMETRES = "millimeter"
+
+#: Memory that a value of a field takes while it is handed over: read as float32,
+#: turned around, and held by the tool in double precision.
+BYTES_PER_VALUE = 20
+
+
+def for_tool(
+    field: xr.Dataset, units: str | None, convention: str | None, step: int = 1
+) -> xr.Dataset:
+    """Return a field in the unit that is asked for, or else in that of a tool.
+
+    Parameters
+    ----------
+    field
+        A displacement field.
+    units
+        Unit that the user asks for.
+    convention
+        Unit of the tool, to which lengths convert if ``units`` is None; numbers without
+        a unit of length stay as they are. None keeps the field's own unit.
+    step
+        Take every ``step``-th point of the field.
+    """
+    own = field_grid(field).units
+    if units is None:
+        units = convention if own in UNIT_METRES and convention is not None else own
+    return in_units(coarsened(field, step), units)
+
+
+def coarsened(field: xr.Dataset, step: int) -> xr.Dataset:
+    """Return a field on every ``step``-th point of its grid, lazily."""
+    grid = field_grid(field)
+    steps = per_axis(step, grid.ndim, "step", minimum=1)
+    if max(steps) == 1:
+        return field
+    result = compose(field, like=grid.every(steps))
+    geometry = {"fixed_grid": json.dumps(fixed_grid(field).to_dict())}
+    return result.assign_attrs({**field.attrs, **geometry})
+
+
+def whole(field: xr.Dataset, step: int = 1) -> tuple[NDArray[np.float32], Grid]:
+    """Read a field into memory, or say that it does not fit.
+
+    Parameters
+    ----------
+    field
+        A displacement field.
+    step
+        By which it was coarsened already; the error tells of a larger one.
+
+    Returns
+    -------
+    displacement : (ndim, *grid.shape) float32
+    grid : Grid
+
+    Raises
+    ------
+    InputError
+        If there is less memory free than handing it over takes.
+    """
+    grid = field_grid(field)
+    free = psutil.virtual_memory().available
+    if _needed(grid) > free:
+        msg = (
+            f"this tool holds the whole field, {_needed(grid) / 1e9:.3g} GB at its "
+            f"shape of {grid.shape}, and {free / 1e9:.3g} GB are free; coarsen it with "
+            f"step={_fitting_step(grid, step, free)}, or write OME-Zarr or N5, which "
+            "are written in chunks"
+        )
+        raise InputError(msg)
+    reader = open_displacement(field)
+    return reader.read([slice(0, n) for n in grid.shape])
+
+
+def _needed(grid: Grid) -> int:
+    return grid.ndim * grid.size * BYTES_PER_VALUE
+
+
+def _fitting_step(grid: Grid, step: int, free: float) -> int:
+    """Return the least step that fits, for a grid that was coarsened by ``step``."""
+    shape = tuple((n - 1) * step + 1 for n in grid.shape)
+    finest = dataclasses.replace(grid, shape=shape)
+    larger = range(step + 1, max(step + 2, *shape))
+    fitting = (k for k in larger if _needed(finest.every((k,) * grid.ndim)) <= free)
+    return next(fitting, larger[-1])

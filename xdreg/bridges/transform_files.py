@@ -1,0 +1,132 @@
+"""ITK's transform files: ``.h5`` and ``.tfm``, of 3D Slicer, SimpleITK and ANTs too.
+
+They map fixed points to moving ones, components ``x, y, z``, in ITK's axes (LPS) and by
+convention in millimetres; origins are voxel centres. Of a composite transform, what was
+added last is applied first. A displacement field moves nothing beyond its grid.
+
+Read and written by ITK, whole.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from xdreg.bridges.prepare import MILLIMETRES, for_tool, whole
+from xdreg.bridges.vector_images import from_vector_image
+from xdreg.errors import StoreError
+from xdreg.fields.composition import joined, split_affine
+from xdreg.numerics.itk_transforms import displacement_to_itk, matrix_to_itk
+from xdreg.stores.itk_images import is_aligned
+from xdreg.stores.outputs import new_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import xarray as xr
+
+
+def write(
+    field: xr.Dataset,
+    path: Path,
+    *,
+    affine: bool = False,
+    step: int = 1,
+    units: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a field as a transform file; see `xdreg.bridges.write_transform`."""
+    import itk
+
+    prepared = for_tool(field, units, MILLIMETRES, step)
+    transform = as_itk(prepared, affine=affine, step=step)
+    with new_file(path, overwrite=overwrite) as partial:
+        try:
+            itk.transformwrite([transform], str(partial))
+        except RuntimeError as error:
+            msg = f"ITK cannot write {path}: {str(error).strip().splitlines()[-1]}"
+            raise StoreError(msg) from error
+
+
+def as_itk(field: xr.Dataset, *, affine: bool, step: int) -> Any:
+    """Return a field as an ITK transform, in its own unit; composite with ``affine``.
+
+    Parameters
+    ----------
+    field
+        A displacement field.
+    affine
+        Apply the displacements first and then the affine part, as one composite.
+    step
+        By which the field was coarsened already.
+    """
+    import itk
+
+    if not affine:
+        return displacement_to_itk(*whole(field, step))
+    matrix, rest = split_affine(field)
+    values, grid = whole(rest, step)
+    composite = itk.CompositeTransform[itk.D, grid.ndim].New()
+    composite.AddTransform(matrix_to_itk(matrix))
+    composite.AddTransform(displacement_to_itk(values, grid))
+    return composite
+
+
+def read(path: Path, *, like: Any = None, units: str | None = None) -> xr.Dataset:
+    """Read a transform file; see `xdreg.bridges.open_transform`."""
+    # ITK writes a list in the order in which a composite transform holds it.
+    parts = [
+        part
+        for transform in reversed(read_transforms(path))
+        for part in flat(transform)
+    ]
+    return from_parts(parts, like, units or MILLIMETRES, str(path))
+
+
+def from_parts(
+    parts: Sequence[Any], like: Any, units: str | None, place: str
+) -> xr.Dataset:
+    """Return ITK transforms, in the order of application, as one field."""
+    moves = [_as_move(part, units, place) for part in parts]
+    return joined(moves, like, units, place)
+
+
+def flat(transform: Any) -> list[Any]:
+    """Return the parts of an ITK transform in the order in which they are applied."""
+    import itk
+
+    transform = itk.down_cast(transform)
+    if not hasattr(transform, "GetNthTransform"):
+        return [transform]
+    count = int(transform.GetNumberOfTransforms())
+    parts = [transform.GetNthTransform(i) for i in reversed(range(count))]
+    return [inner for part in parts for inner in flat(part)]
+
+
+def _as_move(transform: Any, units: str | None, place: str) -> Any:
+    """Return a displacement field on an aligned grid as a field, others as they are."""
+    if hasattr(transform, "GetDisplacementField"):
+        image = transform.GetDisplacementField()
+        if is_aligned(image):
+            return from_vector_image(image, units, place)
+    return transform
+
+
+def read_transforms(path: str | os.PathLike[str]) -> list[Any]:
+    """Return the ITK transforms of a file, in the order in which they stand there.
+
+    Raises
+    ------
+    StoreError
+        If ITK cannot read it.
+    """
+    import itk
+
+    try:
+        return list(itk.transformread(str(path)))
+    except RuntimeError as error:
+        msg = f"ITK cannot read {path}: {str(error).strip().splitlines()[-1]}"
+        raise StoreError(msg) from error

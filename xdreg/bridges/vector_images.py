@@ -1,0 +1,95 @@
+"""Displacement fields as images of vectors: ANTs warps (NIfTI), NRRD, MetaImage.
+
+Vectors lie on the fixed grid and map fixed points to moving ones, components
+``x, y, z``, in millimetres, along ITK's axes: left, posterior, superior. ANTs and ITK
+write NIfTI so too, whose own axes are right, anterior, superior, with the intent code
+1007 (vector); ITK turns the vectors around where the code is 1006 (displacement).
+Origins are voxel centres.
+
+Read and written by ITK, whole.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xdreg.bridges.prepare import MILLIMETRES, for_tool, whole
+from xdreg.coordinates import grid_of
+from xdreg.errors import InputError, StoreError
+from xdreg.fields.composition import joined
+from xdreg.fields.field import make_field
+from xdreg.numerics.itk_transforms import displacement_image
+from xdreg.stores.itk_images import from_itk_image, is_aligned, read_image
+from xdreg.stores.outputs import new_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import xarray as xr
+
+
+def write(
+    field: xr.Dataset,
+    path: Path,
+    *,
+    step: int = 1,
+    units: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a field as an image of vectors; see `xdreg.bridges.write_transform`."""
+    import itk
+
+    prepared = for_tool(field, units, MILLIMETRES, step)
+    image = displacement_image(*whole(prepared, step))
+    with new_file(path, overwrite=overwrite) as partial:
+        try:
+            itk.imwrite(image, str(partial))
+        except RuntimeError as error:
+            msg = f"ITK cannot write {path}: {str(error).strip().splitlines()[-1]}"
+            raise StoreError(msg) from error
+
+
+def read(path: Path, *, like: Any = None, units: str | None = None) -> xr.Dataset:
+    """Read an image of vectors; see `xdreg.bridges.open_transform`."""
+    units = units or MILLIMETRES
+    move = from_vector_image(read_image(path), units, str(path))
+    return joined([move], like, units, str(path))
+
+
+def from_vector_image(image: Any, units: str | None, place: str) -> Any:
+    """Return an ITK image of vectors as a field, or as a transform if it is oblique.
+
+    Parameters
+    ----------
+    image : itk.Image
+        Of as many components as dimensions; its grid may be flipped or permuted.
+    units
+        Unit of its numbers.
+    place
+        Where it is from, to be named in an error.
+    """
+    import itk
+
+    ndim = int(image.GetImageDimension())
+    count = int(image.GetNumberOfComponentsPerPixel())
+    if count != ndim:
+        msg = (
+            f"{place} is an image of {ndim} dimensions and {count} component(s); "
+            f"expected vectors of {ndim}. Open images with xdreg.open_image"
+        )
+        raise InputError(msg)
+    if not is_aligned(image):
+        double = itk.Image[itk.Vector[itk.D, ndim], ndim].New()
+        double.CopyInformation(image)
+        double.SetRegions(image.GetLargestPossibleRegion())
+        double.Allocate()
+        vectors = itk.array_view_from_image(image)
+        itk.array_view_from_image(double)[...] = vectors
+        transform = itk.DisplacementFieldTransform[itk.D, ndim].New()
+        transform.SetDisplacementField(double)
+        return transform
+    array = from_itk_image(image, units=units)
+    grid = grid_of(array, place)
+    return make_field(array.values[::-1].astype(np.float32), grid)

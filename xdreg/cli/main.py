@@ -1,0 +1,167 @@
+"""The command ``xdreg``: its subcommands, and how it ends.
+
+A user's mistake ends it with one line and exit code 1, wrong arguments with 2, Ctrl-C
+with 130. Messages are the library's, turned into the language of the command line.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from xdreg.cli import fields as cli_fields
+from xdreg.cli import info as cli_images
+from xdreg.cli import warp as cli_warp
+from xdreg.cli.common import Stopped
+from xdreg.cli.convert import convert
+from xdreg.cli.demo import demo
+from xdreg.cli.register import plan, register
+from xdreg.cli.report import report
+from xdreg.cli.view import view
+from xdreg.errors import XdregError
+
+app = typer.Typer(
+    help="Register images too large for memory, block by block.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in (
+    register,
+    plan,
+    cli_warp.warp,
+    cli_fields.points,
+    cli_fields.invert,
+    convert,
+    cli_images.info,
+    report,
+    view,
+    demo,
+):
+    app.command()(_command)
+
+#: Remedies that name functions, and what does the same here.
+_PHRASES = {
+    "the same call again": "the same command again",
+    "then call again": "then try again",
+    "open files with xdreg.open_ome_zarr or xdreg.open_image": "check the path",
+    " Open other files with xdreg.open_image": " Other files are given by their path",
+    "for example image.x.attrs": "in the metadata of the store, or in Python with "
+    "image.x.attrs",
+    "open OME-Zarr with xdreg.open_ome_zarr": "name the file, or the store, inside",
+}
+
+#: Options that Python calls otherwise, or that are something else there.
+_OTHERS = {"options", "save_options", "as_json", "progress"}
+
+#: What a shell makes of an interrupt.
+_INTERRUPTED = 130
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from xdreg import __version__
+
+        typer.echo(f"xdreg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _whole(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Register images too large for memory, block by block."""
+
+
+@functools.cache
+def option_flags() -> dict[str, str]:
+    """Return the flags of the options that are arguments in Python, by their names."""
+    commands: Any = typer.main.get_command(app)
+    return {
+        option.name: max(option.opts, key=len)
+        for command in commands.commands.values()
+        for option in command.params
+        if option.opts[0].startswith("-") and option.name not in _OTHERS
+    }
+
+
+def in_terms_of_options(message: str) -> str:
+    """Turn the remedies of a message into the language of the command line.
+
+    Examples
+    --------
+    >>> in_terms_of_options("it exists; overwrite it: overwrite=True")
+    'it exists; overwrite it: --overwrite'
+    >>> in_terms_of_options("choose metric='ncc', or name them with channel=[...]")
+    'choose --metric ncc, or name them with --channel'
+    """
+    for phrase, other in _PHRASES.items():
+        message = message.replace(phrase, other)
+    flags = option_flags()
+    pattern = rf"\b({'|'.join(flags)})=(True\b|\[\.\.\.\]|'[^']*'|[\w.]+)?"
+
+    def spoken(match: re.Match[str]) -> str:
+        value = (match[2] or "").strip("'")
+        shown = "" if value in ("True", "[...]", "") else f" {value}"
+        return flags[match[1]] + shown
+
+    return re.sub(pattern, spoken, message)
+
+
+def _complain(text: str, style: str) -> None:
+    Console(stderr=True).print(
+        f"xdreg: {in_terms_of_options(text)}",
+        style=style,
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _show_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Show a warning as a line, without the place in the source."""
+    if issubclass(category, UserWarning | RuntimeWarning):
+        _complain(f"warning: {message}", "yellow")
+
+
+def main() -> None:
+    """Run the command and end the process with its exit code."""
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    try:
+        code = app(standalone_mode=False)
+    except XdregError as error:
+        _complain(str(error), "red")
+        code = 1
+    except Stopped as stopped:
+        _complain(str(stopped), "yellow")
+        _leave(_INTERRUPTED)
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("stopped", "yellow")
+        _leave(_INTERRUPTED)
+    except Exception as error:
+        # Click's usage errors know how to show themselves; anything else is a bug.
+        if not (hasattr(error, "show") and hasattr(error, "exit_code")):
+            raise
+        error.show()
+        code = error.exit_code
+    sys.exit(code)
+
+
+def _leave(code: int) -> None:
+    """End at once: Python would wait for blocks in threads, which may take minutes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

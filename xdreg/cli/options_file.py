@@ -1,0 +1,300 @@
+"""Options files: what a run is told, as TOML or YAML, read and written.
+
+A file holds the arguments of ``xdreg register`` by the names that they have in Python,
+and a table per stage with its ``kind``, the name of its class. Paths in it are relative
+to the file. What a run writes holds all that was decided, so that reading it again
+gives the same result.
+
+::
+
+    fixed = "fixed.ome.zarr"
+    moving = "moving.ome.zarr"
+    output = "out"
+
+    [[stages]]
+    kind = "Affine"
+
+    [[stages]]
+    kind = "LocalCorrelation"
+    level = 1
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xdreg.errors import InputError, StoreError
+from xdreg.stages import (
+    Affine,
+    Blockwise,
+    BSpline,
+    Consensus,
+    Custom,
+    LocalCorrelation,
+    Rigid,
+    Similarity,
+    Translation,
+)
+from xdreg.stores.outputs import check_file, new_file
+from xdreg.stores.paths import is_remote
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from xdreg.registration.planned_stage import PlannedStage
+    from xdreg.registration.planning import Plan
+    from xdreg.stages import Stage
+
+#: Stages by the name that a file calls them.
+KINDS: Mapping[str, type[Stage]] = {
+    kind.__name__: kind
+    for kind in (
+        *(Translation, Rigid, Similarity, Affine),
+        *(LocalCorrelation, BSpline, Consensus, Custom),
+    )
+}
+
+#: What a file may hold, besides stages; the first few are paths.
+PATHS = ("fixed", "moving", "output", "fixed_mask", "moving_mask", "initial", "workdir")
+NAMES = (
+    *PATHS,
+    *("metric", "block_shape", "overlap", "channel", "moving_channel", "retry"),
+)
+
+#: What stands for a mask and is no path.
+_NO_PATH = "auto"
+
+#: Read, but never written: another run has a directory of its own.
+_OF_ONE_RUN = ("workdir", "retry")
+
+_SUFFIXES = (".toml", ".yaml", ".yml")
+
+#: How YAML is laid out: in the order given, short lists in a line.
+_YAML: Mapping[str, Any] = {
+    "sort_keys": False,
+    "allow_unicode": True,
+    "default_flow_style": None,
+}
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """Read an options file.
+
+    Parameters
+    ----------
+    path
+        A file whose name ends in ``.toml``, ``.yaml`` or ``.yml``.
+
+    Returns
+    -------
+    dict
+        Values by their names; ``stages`` is a list of stages.
+
+    Raises
+    ------
+    StoreError
+        If the file cannot be read.
+    InputError
+        If it holds what is no option.
+    """
+    values = _load(path)
+    unknown = sorted(values.keys() - {*NAMES, "stages"})
+    if unknown:
+        msg = f"{path} has {unknown[0]!r}; expected {', '.join(NAMES)}, stages"
+        raise InputError(msg)
+    for name in PATHS:
+        if name in values:
+            values[name] = _absolute(values[name], name, path)
+    if "stages" in values:
+        tables = values["stages"]
+        if not isinstance(tables, list):
+            msg = f"{path}: stages must be a list of tables with a kind, got {tables!r}"
+            raise InputError(msg)
+        values["stages"] = [
+            _stage(table, f"{path}: stage {number}")
+            for number, table in enumerate(tables)
+        ]
+    return values
+
+
+def check_options_file(path: Path | None, *, overwrite: bool) -> None:
+    """Refuse an options file that could not be written, before anything runs."""
+    if path is not None:
+        _check_suffix(path)
+        check_file(path, overwrite=overwrite)
+
+
+def write_options(
+    path: Path, values: Mapping[str, Any], plan: Plan, *, overwrite: bool
+) -> None:
+    """Write what a run was told and what was decided.
+
+    Parameters
+    ----------
+    path
+        A file whose name ends in ``.toml``, ``.yaml`` or ``.yml``.
+    values
+        Options by their names in `NAMES`; those that are None are left out.
+    plan
+        The plan of the run, which knows its stages.
+    overwrite
+        Replace a file that is there.
+
+    Raises
+    ------
+    StoreError
+        If the file is there, or cannot be written.
+    InputError
+        If a stage's options cannot be written down.
+    """
+    _check_suffix(path)
+    given = {
+        name: values[name]
+        for name in NAMES
+        if name not in _OF_ONE_RUN and values.get(name) is not None
+    }
+    for name in PATHS:
+        if name in given and given[name] != _NO_PATH:
+            place = str(given[name])
+            given[name] = place if is_remote(place) else str(Path(place).absolute())
+    # Each stage has its own.
+    for name in ("metric", "block_shape", "overlap"):
+        given.pop(name, None)
+    given["stages"] = [stage_table(stage) for stage in plan.stages]
+    with new_file(path, overwrite=overwrite) as partial:
+        partial.write_text(_dump(given, path.suffix), encoding="utf-8")
+
+
+def stage_table(stage: PlannedStage) -> dict[str, Any]:
+    """Return a planned stage as a file holds it: its kind, and every option decided.
+
+    Raises
+    ------
+    InputError
+        If its method cannot be found again by its name.
+    """
+    options = stage.options
+    table: dict[str, Any] = {"kind": type(options).__name__}
+    for entry in fields(options):
+        value = getattr(options, entry.name)
+        if value is not None:
+            table[entry.name] = list(value) if isinstance(value, tuple) else value
+    if isinstance(options, Blockwise):
+        table["block_shape"] = list(stage.partition.block_shape)
+        table["overlap"] = list(stage.partition.overlap)
+        table["field_step"] = list(stage.partition.field_step)
+    if isinstance(options, Custom):
+        table["method"] = _name_of(options.method)
+        table["options"] = dict(options.options)
+        if callable(options.reduction):
+            table["reduction"] = _name_of(options.reduction)
+    return table
+
+
+def _load(path: Path) -> dict[str, Any]:
+    _check_suffix(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"the options file {path} cannot be read: {error}"
+        raise StoreError(msg) from error
+    found = (_from_toml if path.suffix == ".toml" else _from_yaml)(text, path)
+    if not isinstance(found, dict):
+        msg = f"{path} holds {type(found).__name__}; expected options by their names"
+        raise InputError(msg)
+    return found
+
+
+def _from_toml(text: str, path: Path) -> Any:
+    import tomllib
+
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        msg = f"{path} is no TOML: {error}"
+        raise StoreError(msg) from error
+
+
+def _from_yaml(text: str, path: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        msg = f"{path} is no YAML: {' '.join(str(error).split())}"
+        raise StoreError(msg) from error
+
+
+def _dump(values: Mapping[str, Any], suffix: str) -> str:
+    if suffix == ".toml":
+        import tomli_w
+
+        return str(tomli_w.dumps(values))
+    import yaml
+
+    return str(yaml.safe_dump(dict(values), **_YAML))
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in _SUFFIXES:
+        msg = f"an options file ends in {', '.join(_SUFFIXES)}; got {path}"
+        raise InputError(msg)
+
+
+def _absolute(value: Any, name: str, file: Path) -> str:
+    if not isinstance(value, str):
+        msg = f"{file}: {name} must be a path as text, got {value!r}"
+        raise InputError(msg)
+    if is_remote(value) or (name.endswith("_mask") and value == _NO_PATH):
+        return value
+    return str(file.absolute().parent / value)
+
+
+def _stage(table: Any, where: str) -> Stage:
+    if not isinstance(table, dict) or table.get("kind") not in KINDS:
+        msg = f"{where} is {table!r}; expected a table with a kind: {', '.join(KINDS)}"
+        raise InputError(msg)
+    kind = KINDS[table["kind"]]
+    given = {name: value for name, value in table.items() if name != "kind"}
+    known = [entry.name for entry in fields(kind)]
+    unknown = sorted(given.keys() - set(known))
+    if unknown:
+        msg = f"{where}, {kind.__name__}, has {unknown[0]!r}; expected {known}"
+        raise InputError(msg)
+    if kind is Custom:
+        given["method"] = _function(given.get("method"), where)
+        if ":" in str(given.get("reduction")):
+            given["reduction"] = _function(given["reduction"], where)
+    try:
+        return kind(**given)
+    except InputError as error:
+        msg = f"{where}: {error}"
+        raise InputError(msg) from error
+
+
+def _function(name: Any, where: str) -> Any:
+    """Return the function that ``"module:function"`` names."""
+    module, colon, function = str(name).partition(":")
+    if not (isinstance(name, str) and module and colon and function):
+        msg = f"{where}: a function must be named as 'module:function', got {name!r}"
+        raise InputError(msg)
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        msg = (
+            f"{where}: the function {name} cannot be imported: {error}; install its "
+            "package, or name its folder in PYTHONPATH"
+        )
+        raise InputError(msg) from error
+
+
+def _name_of(method: Any) -> str:
+    module = getattr(method, "__module__", None)
+    name = getattr(method, "__qualname__", None)
+    if not module or not name or module == "__main__" or "<" in name or "." in name:
+        msg = f"{method!r} has no name to import it by; write it as a module's function"
+        raise InputError(msg)
+    return f"{module}:{name}"

@@ -1,0 +1,256 @@
+"""Commands that run a registration, or tell what it would do: register, plan."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from xdreg.cli.common import (
+    AsJson,
+    Overwrite,
+    ShowProgress,
+    Stopped,
+    answer,
+    make_folder,
+    on_cluster,
+    show,
+)
+from xdreg.cli.inputs import (
+    BlockShape,
+    Fixed,
+    Initial,
+    MetricName,
+    Moving,
+    OptionsFile,
+    Overlap,
+    SaveOptions,
+    both_channels,
+    merged,
+    opened,
+    planning,
+    require,
+)
+from xdreg.cli.options_file import check_options_file, write_options
+from xdreg.cli.summary import (
+    agreement,
+    agreement_lines,
+    cost,
+    field_summary,
+    one_channel,
+    summary_lines,
+)
+from xdreg.stores.progress import working
+
+if TYPE_CHECKING:
+    from xdreg.registration.planning import Plan
+
+
+def register(
+    context: typer.Context,
+    fixed: Fixed = None,
+    moving: Moving = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FOLDER", help="Folder to write to."),
+    ] = None,
+    metric: MetricName = "auto",
+    block_shape: BlockShape = None,
+    overlap: Overlap = None,
+    fixed_mask: Annotated[
+        str | None,
+        typer.Option(metavar="MASK", help="Mask of the fixed image, or auto."),
+    ] = None,
+    moving_mask: Annotated[
+        str | None,
+        typer.Option(metavar="MASK", help="Mask of the moving image, or auto."),
+    ] = None,
+    channel: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CHANNEL",
+            help="Channel, by name or number; luminance, of RGB; or all. Again for "
+            "more, to register them jointly.",
+        ),
+    ] = None,
+    moving_channel: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CHANNEL", help="That of MOVING, if another."),
+    ] = None,
+    initial: Initial = None,
+    workdir: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Keep the run here, to resume."),
+    ] = None,
+    retry: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STATUS",
+            help="Run blocks of this status again when the run is resumed: crashed, "
+            "timeout. Again for more.",
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Dask scheduler of a cluster to run on, as tcp://host:8786; by "
+            "default all local cores.",
+        ),
+    ] = None,
+    options: OptionsFile = None,
+    save_options: SaveOptions = None,
+    as_json: AsJson = False,
+    progress: ShowProgress = True,
+    overwrite: Overwrite = False,
+) -> None:
+    """Register MOVING to FIXED; write field.ome.zarr and moved.ome.zarr.
+
+    With --workdir the same command again goes on where it was stopped.
+
+    Example: xdreg register fixed.ome.zarr moving.ome.zarr -o out
+    """
+    began = time.perf_counter()
+    given = merged(context, options)
+    require(given, fixed="FIXED", moving="MOVING", output="-o")
+    try:
+        with on_cluster(scheduler):
+            values, lines = _run(
+                given, save_options, progress=progress, overwrite=overwrite
+            )
+    except KeyboardInterrupt:
+        raise Stopped(_how_to_go_on(given["workdir"])) from None
+    spent, spent_lines = cost(time.perf_counter() - began)
+    wrote = lines.pop("wrote")
+    answer(values | spent, {**lines, **spent_lines, "wrote": wrote}, as_json=as_json)
+
+
+def _run(
+    given: dict[str, Any], save_options: Path | None, *, progress: bool, overwrite: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Register, write, compare; return what to tell, for scripts and for people."""
+    from xdreg.fields.provenance import last_metric
+    from xdreg.fields.store import save_field
+    from xdreg.fields.warp_to import warp_to
+    from xdreg.registration.register import plan as make_plan
+    from xdreg.registration.register import register as run
+    from xdreg.stores.outputs import check_target
+    from xdreg.stores.pyramid import image_levels
+
+    folder = Path(given["output"])
+    targets = folder / "field.ome.zarr", folder / "moved.ome.zarr"
+    with working("opening images", enabled=progress):
+        images, masks, start = opened(given)
+        make_folder(folder)
+        for target in targets:
+            check_target(target, overwrite=overwrite)
+        check_options_file(save_options, overwrite=overwrite)
+        levels = [
+            image_levels(image, name)
+            for image, name in zip(images, ("fixed", "moving"), strict=True)
+        ]
+        channels = both_channels(levels, given)
+    field = run(
+        *images,
+        **planning(given, start),
+        fixed_mask=masks[0],
+        moving_mask=masks[1],
+        channel=channels[0],
+        moving_channel=channels[1],
+        workdir=given["workdir"],
+        retry=given["retry"] or (),
+        progress=progress,
+    )
+    save_field(field, targets[0], overwrite=overwrite, progress=progress)
+    warp_to(field, images[1], targets[1], overwrite=overwrite, progress=progress)
+    with working("comparing", enabled=progress):
+        found = agreement(
+            field,
+            one_channel(levels[0], channels[0], "fixed"),
+            one_channel(levels[1], channels[1], "moving"),
+            across=last_metric(field) in ("mind", "mi"),
+        )
+    if save_options is not None:
+        made = make_plan(*images, **planning(given, start))
+        if made.undecided:
+            made = made.decided(field.attrs["metric"].partition(",")[0])
+        write_options(save_options, given, made, overwrite=overwrite)
+    summary = field_summary(field)
+    written = {"field": targets[0], "moved": targets[1], "options": save_options}
+    files = ", ".join(str(path) for path in written.values() if path is not None)
+    return (
+        {**written, "agreement": found, **summary},
+        {**agreement_lines(found), **summary_lines(summary), "wrote": files},
+    )
+
+
+def plan(
+    context: typer.Context,
+    fixed: Fixed = None,
+    moving: Moving = None,
+    metric: MetricName = "auto",
+    block_shape: BlockShape = None,
+    overlap: Overlap = None,
+    initial: Initial = None,
+    options: OptionsFile = None,
+    save_options: SaveOptions = None,
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Tell what register would do: stages, blocks, memory, bytes; nothing runs.
+
+    Example: xdreg plan fixed.ome.zarr moving.ome.zarr --save-options run.toml
+    """
+    from xdreg.registration.register import plan as make_plan
+
+    given = merged(context, options)
+    require(given, fixed="FIXED", moving="MOVING")
+    check_options_file(save_options, overwrite=overwrite)
+    images, _, start = opened(given | {"fixed_mask": None, "moving_mask": None})
+    made = make_plan(*images, **planning(given, start))
+    if save_options is not None:
+        write_options(save_options, given, made, overwrite=overwrite)
+    if not as_json:
+        show(str(made))
+        if save_options is not None:
+            show(f"wrote {save_options}")
+        return
+    answer(_plan_values(made) | {"options": save_options}, {}, as_json=True)
+
+
+def _plan_values(made: Plan) -> dict[str, Any]:
+    """Return a plan as JSON holds it."""
+    stages = []
+    for stage in made.stages:
+        partition = stage.partition
+        stages.append(
+            {
+                "stage": stage.options.name,
+                "metric": stage.metric,
+                "fixed_level": stage.fixed_level,
+                "moving_level": stage.moving_level,
+                "image_shape": list(partition.grid.shape),
+                "blocks": list(partition.counts),
+                "window_shape": list(partition.window_shape),
+                "field_shape": list(partition.field_grid.shape),
+                "block_memory_bytes": made.block_memory(stage),
+                "bytes_read": made.bytes_read(stage),
+            }
+        )
+    return {
+        "stages": stages,
+        "worker_memory_bytes": made.worker_memory(),
+        "workdir_bytes": made.workdir_bytes(),
+        "temporary_workdir_bytes": made.workdir_bytes(kept=False),
+    }
+
+
+def _how_to_go_on(workdir: Any) -> str:
+    if workdir is None:
+        return (
+            "stopped; nothing is kept. With --workdir FOLDER a run that is stopped "
+            "can be resumed"
+        )
+    return f"stopped; what is done is kept in {workdir}: the same command goes on"

@@ -1,0 +1,106 @@
+"""The command ``report``: a page with pictures that tells how a registration went."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xdreg.cli.common import (
+    FieldPath,
+    FixedPath,
+    MovingPath,
+    Overwrite,
+    open_path,
+    show,
+)
+from xdreg.errors import InputError, XdregError
+from xdreg.stores.point_files import point_names, read_points
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def report(
+    field: FieldPath,
+    fixed: FixedPath,
+    moving: MovingPath,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="HTML file to write.")
+    ] = Path("qc.html"),
+    landmarks: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="FIXED.csv MOVING.csv",
+            help="Corresponding points: columns z, y and x in physical units, row by "
+            "row; a column 'name' is shown.",
+        ),
+    ] = None,
+    labels: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="FIXED MOVING", help="Label images of both."),
+    ] = None,
+    channel: Annotated[
+        str | None, typer.Option(help="Channel to show, by name or number.")
+    ] = None,
+    moving_channel: Annotated[
+        str | None, typer.Option(help="That of MOVING, if another.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Heading of the report.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a report on a registration: one HTML file with all its pictures.
+
+    Example: xdreg report out/field.ome.zarr fixed.ome.zarr moving.ome.zarr -o qc.html
+    """
+    from xdreg.fields.field import field_grid
+    from xdreg.fields.store import open_field
+    from xdreg.stores.outputs import check_file
+    from xdreg.views.report import report as write
+
+    check_file(output, overwrite=overwrite)
+    opened = open_field(field)
+    dims = field_grid(opened).dims
+    points, names = None, None
+    if landmarks is not None:
+        tables = [_landmarks(path, dims) for path in landmarks]
+        points = tables[0][0], tables[1][0]
+        names = tables[0][1] or tables[1][1]
+    try:
+        write(
+            opened,
+            output,
+            open_path(fixed),
+            open_path(moving),
+            landmarks=points,
+            landmark_names=names,
+            labels=None if labels is None else tuple(map(open_path, labels)),
+            channel=_channel(channel),
+            moving_channel=_channel(moving_channel),
+            title=title,
+            overwrite=overwrite,
+        )
+    except ImportError as error:
+        raise MissingPackageError(str(error)) from error
+    show(f"wrote {output}")
+
+
+class MissingPackageError(XdregError, ImportError):
+    """An optional package that the report needs."""
+
+
+def _channel(given: str | None) -> int | str | None:
+    return int(given) if given is not None and given.isdigit() else given
+
+
+def _landmarks(
+    path: Path, dims: tuple[str, ...]
+) -> tuple[NDArray[np.float64], list[str] | None]:
+    """Read points and, where a column names them, their names."""
+    found = read_points(path, dims)
+    if not len(found.points):
+        msg = f"{path} has a header and no points"
+        raise InputError(msg)
+    return found.points, point_names(path)

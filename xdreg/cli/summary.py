@@ -1,0 +1,160 @@
+"""What the commands tell of a field: blocks, pose, agreement of the images, memory.
+
+Each is a dict of plain values, for scripts, and lines of text made from it, for people.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from xdreg.registration.inputs import Channels
+
+#: The agreement of two images is measured on a level of at most so many voxels.
+AGREEMENT_VOXELS = 2**21
+
+
+def field_summary(field: xr.Dataset) -> dict[str, Any]:
+    """Return what a field tells of its registration: metric, pose, blocks, similarity.
+
+    What it does not tell is None; ``blocks`` is empty without diagnostics.
+    """
+    from xdreg.fields.provenance import last_metric, pose_of, status_counts
+
+    similarity = {}
+    for when in ("before", "after"):
+        name = f"block_similarity_{when}"
+        values = field[name].values if name in field else np.array([np.nan])
+        known = bool(np.isfinite(values).any())
+        similarity[when] = float(np.nanmean(values)) if known else None
+    return {
+        "metric": field.attrs.get("metric") or last_metric(field),
+        "pose": pose_of(field) or None,
+        "blocks": status_counts(field),
+        "similarity": similarity,
+        "units": field["displacement"].attrs.get("units"),
+    }
+
+
+def summary_lines(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return lines for people, made from `field_summary`."""
+    from xdreg.engines.pose import pose_text
+
+    lines = {}
+    if summary["metric"] is not None:
+        lines["metric"] = summary["metric"]
+    if summary["pose"] is not None:
+        lines["pose"] = pose_text(summary["pose"], summary["units"])
+    if summary["blocks"]:
+        lines["blocks"] = ", ".join(f"{n} {s}" for s, n in summary["blocks"].items())
+    before, after = (summary["similarity"][when] for when in ("before", "after"))
+    if before is not None and after is not None:
+        lines["last stage"] = f"similarity of its blocks {before:.3f} → {after:.3f}"
+    return lines
+
+
+def agreement(
+    field: xr.Dataset,
+    fixed: list[xr.DataArray],
+    moving: list[xr.DataArray],
+    *,
+    across: bool = False,
+) -> dict[str, Any]:
+    """Return how well the images agree before and after, both on one coarse level.
+
+    Parameters
+    ----------
+    field
+        A displacement field.
+    fixed, moving
+        The levels of the images, finest first, of one channel and time point.
+    across
+        Whether they differ in modality: then mutual information is measured.
+
+    Returns
+    -------
+    dict
+        ``measure``, ``before`` and ``after``.
+    """
+    from xdreg.fields.field import identity
+    from xdreg.fields.warp import warp
+    from xdreg.numerics.metrics import mutual_information, normalised_correlation
+
+    reference, source = (
+        next((v for v in levels if v.size <= AGREEMENT_VOXELS), levels[-1])
+        for levels in (fixed, moving)
+    )
+    # An image without a pyramid is looked at every so many voxels.
+    stride = max(1, round((reference.size / AGREEMENT_VOXELS) ** (1 / reference.ndim)))
+    reference = reference.isel(
+        {dim: slice(None, None, min(stride, n)) for dim, n in reference.sizes.items()}
+    )
+    measure = mutual_information if across else normalised_correlation
+    before, after = (
+        measure(
+            reference.values,
+            warp(
+                mapping, source.astype("float32"), like=reference, fill_value=np.nan
+            ).values,
+        )
+        for mapping in (identity(field), field)
+    )
+    name = "information" if across else "correlation"
+    return {"measure": name, "before": float(before), "after": float(after)}
+
+
+def agreement_lines(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return a line for people, made from `agreement`."""
+    text = (
+        f"{found['before']:.3f} before, {found['after']:.3f} after, where the images "
+        "overlap"
+    )
+    return {found["measure"]: text}
+
+
+def one_channel(
+    levels: list[xr.DataArray], channel: Channels, name: str
+) -> list[xr.DataArray]:
+    """Return an image's levels with the first channel chosen and time point."""
+    from xdreg.registration.inputs import selections
+    from xdreg.stores.pyramid import build_pyramid
+
+    chosen = selections(build_pyramid(levels, name), channel, name)[0].get("c")
+    if chosen is not None:
+        if isinstance(chosen, tuple):
+            weights = xr.DataArray(np.asarray(chosen, np.float32), dims="c")
+            # Arithmetic drops the coordinates' attributes, and with them the unit.
+            levels = [
+                (level.drop_vars("c", errors="ignore") * weights)
+                .sum("c")
+                .assign_coords({d: level[d] for d in level.dims if d != "c"})
+                for level in levels
+            ]
+        else:
+            levels = [level.isel(c=chosen, drop=True) for level in levels]
+    others = [dim for dim in ("t", "c") if dim in levels[0].dims]
+    return [level.isel(dict.fromkeys(others, 0), drop=True) for level in levels]
+
+
+def peak_memory() -> int:
+    """Return the largest resident size of this process or one of its own, in bytes."""
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    peak = max(resource.getrusage(w).ru_maxrss for w in who)
+    return peak * (1 if sys.platform == "darwin" else 1024)
+
+
+def cost(seconds: float) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return time and memory, for scripts and for people."""
+    peak = peak_memory()
+    lines = {
+        "time": f"{seconds:.1f} s",
+        "peak memory": f"{peak / 1e9:.2f} GB in the largest process",
+    }
+    return {"seconds": seconds, "peak_memory_bytes": peak}, lines

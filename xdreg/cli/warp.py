@@ -1,0 +1,124 @@
+"""The command that warps an image, with its pyramid, into a store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from xdreg.cli.common import (
+    AsJson,
+    FieldPath,
+    MovingPath,
+    Overwrite,
+    ShowProgress,
+    answer,
+    open_path,
+)
+from xdreg.errors import InputError
+from xdreg.stores.paths import is_remote
+
+if TYPE_CHECKING:
+    from xdreg.numerics.interpolation import Order
+
+
+def warp(
+    field: FieldPath,
+    moving: MovingPath,
+    output: Annotated[
+        str, typer.Option("-o", "--output", help="OME-Zarr to write, also a URL.")
+    ],
+    all_levels: Annotated[
+        bool,
+        typer.Option(
+            "--all-levels",
+            help="Resample each level from the matching one of MOVING; without it "
+            "coarser ones are built from the finest.",
+        ),
+    ] = False,
+    order: Annotated[
+        int, typer.Option(help="1: linear; 3: cubic B-spline; 0: nearest voxel.")
+    ] = 1,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="MOVING holds labels: make no new ones.")
+    ] = False,
+    label_rule: Annotated[
+        Literal["nearest", "majority", "gaussian"],
+        typer.Option(help="With --labels: which label wins between voxels."),
+    ] = "nearest",
+    like: Annotated[
+        str | None,
+        typer.Option(help="Image whose grid to take; by default the fixed image's."),
+    ] = None,
+    spacing: Annotated[
+        str | None,
+        typer.Option(help="Voxel spacing, such as 2 or 4,2,2, in the fixed units."),
+    ] = None,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(help="Part to make, such as z=100:200, physical. Again for more."),
+    ] = None,
+    fill: Annotated[float, typer.Option(help="Value where MOVING has none.")] = 0,
+    levels: Annotated[int | None, typer.Option(help="Number of levels.")] = None,
+    chunks: Annotated[
+        int | None, typer.Option(help="Voxels of a chunk per axis.")
+    ] = None,
+    as_json: AsJson = False,
+    progress: ShowProgress = True,
+    overwrite: Overwrite = False,
+) -> None:
+    """Resample MOVING through FIELD onto the fixed grid, or another.
+
+    All channels and time points. A run that was killed goes on when called again.
+
+    Example: xdreg warp out/field.ome.zarr moving.ome.zarr -o moved.ome.zarr
+    """
+    from xdreg.fields.store import open_field
+    from xdreg.fields.warp_to import warp_to
+    from xdreg.stores.outputs import check_target
+
+    if not is_remote(output):
+        check_target(output, overwrite=overwrite)
+    if label_rule != "nearest" and not labels:
+        msg = f"--label-rule {label_rule} is for labels; add --labels"
+        raise InputError(msg)
+    warp_to(
+        open_field(field),
+        open_path(moving),
+        output,
+        progress=progress,
+        order=cast("Order", order),
+        labels=label_rule if labels else None,
+        like=None if like is None else open_path(like),
+        spacing=None if spacing is None else _numbers(spacing, "--spacing"),
+        region=None if region is None else dict(_part(text) for text in region),
+        fill_value=fill,
+        levels_from="moving" if all_levels else "finest",
+        levels=levels,
+        chunks=chunks,
+        overwrite=overwrite,
+    )
+    answer({"moved": output}, {"wrote": output}, as_json=as_json)
+
+
+def _numbers(text: str, name: str) -> list[float]:
+    """Return the numbers of a list with commas."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        msg = f"{name} must be a number, or one per dim with commas, got {text!r}"
+        raise InputError(msg) from error
+
+
+def _part(text: str) -> tuple[str, slice]:
+    """Return a dim and a slice of its coordinates from text such as ``z=100:200``."""
+    dim, _, ends = text.partition("=")
+    start, colon, stop = ends.partition(":")
+    try:
+        values: list[Any] = [float(end) if end else None for end in (start, stop)]
+    except ValueError:
+        colon = ""
+    if not colon:
+        msg = f"--region must be DIM=START:STOP, such as z=100:200, got {text!r}"
+        raise InputError(msg)
+    return dim.strip(), slice(*values)

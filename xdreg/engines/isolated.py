@@ -1,0 +1,124 @@
+"""A user's method in engine processes, so that its crash costs a block and no more."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import io
+import pickle
+import sys
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+import psutil
+import xarray as xr
+
+from xdreg.coordinates import coordinates, grid_of
+from xdreg.engines import processes
+from xdreg.engines.result import as_displacement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+
+#: A process may hold this share of the machine's memory, unless a limit is given.
+SHARE_OF_MACHINE = 0.8
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles functions of a script or notebook, and the modules that they use by name.
+
+    The module itk is of a class of its own, which would be copied and come out useless.
+    """
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Say how to pickle an object."""
+        if isinstance(obj, ModuleType) and sys.modules.get(obj.__name__) is obj:
+            return importlib.import_module, (obj.__name__,)
+        return super().reducer_override(obj)
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A pickled method; arrives as the method, before its time counts."""
+
+    pickled: bytes
+
+    def __reduce__(self) -> Any:
+        return _unpack, (self.pickled,)
+
+
+@dataclass(frozen=True)
+class Isolated:
+    """A method that runs in an engine process; called like the method itself.
+
+    Parameters
+    ----------
+    packed
+        The method, pickled.
+    timeout
+        Seconds that a block may take.
+    memory_limit
+        Bytes that its process may hold; None for most of the machine's.
+    """
+
+    packed: bytes
+    timeout: float | None
+    memory_limit: int | None
+
+    @classmethod
+    def of(
+        cls,
+        method: Callable[..., Any],
+        timeout: float | None,
+        memory_limit: int | None,
+    ) -> Isolated:
+        """Pack a method."""
+        stream = io.BytesIO()
+        _Pickler(stream, protocol=5).dump(method)
+        return cls(stream.getvalue(), timeout, memory_limit)
+
+    def __call__(
+        self, fixed: xr.DataArray, moving: xr.DataArray, **options: Any
+    ) -> xr.DataArray:
+        """Register two images on one grid; see `xdreg.Custom`."""
+        grid = grid_of(fixed)
+        limit = self.memory_limit
+        if limit is None:
+            limit = int(SHARE_OF_MACHINE * psutil.virtual_memory().total)
+        values = processes.call(
+            f"{__name__}:apply",
+            _Packed(self.packed),
+            fixed,
+            moving,
+            options,
+            timeout=self.timeout,
+            memory_limit=limit,
+        )
+        dims = ("component", *grid.dims)
+        return xr.DataArray(values, dims=dims, coords=coordinates(grid))
+
+
+def load() -> None:
+    """Load what xarray loads with its first array only, outside of a block's time."""
+    xr.DataArray([0.0])
+
+
+def apply(
+    method: Callable[..., Any],
+    fixed: xr.DataArray,
+    moving: xr.DataArray,
+    options: dict[str, Any],
+) -> NDArray[Any]:
+    """Run a method in its process; there, for an ITK transform does not pickle."""
+    return as_displacement(method(fixed, moving, **options), grid_of(fixed))
+
+
+@functools.lru_cache(maxsize=8)
+def _unpack(packed: bytes) -> Any:
+    # Once per process: a method may keep what it loads, a network for example.
+    return pickle.loads(packed)

@@ -1,0 +1,323 @@
+"""Where to start: the pose, of many, that fits best, and how sure that is.
+
+Both images are made coarse. For every turn and scale of a grid the moving image is
+resampled, and correlated with the fixed one at all shifts at once. The best few are
+then fitted by `linear`, and the metric itself decides. What the second best of
+*another* pose leaves unexplained tells how sure the choice is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from xdreg.engines.linear import Volume, fit, levels
+from xdreg.engines.shift_search import SMALLEST_SCALE, ShiftSearch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from xdreg.engines.linear import Matrix
+    from xdreg.grid import Grid
+    from xdreg.stages import Kind, OwnMetric
+
+#: Turns to try, in degrees: in a plane all round, in space about 13 axes.
+TURNS = {2: tuple(range(-165, 181, 15)), 3: (22.5, 45.0)}
+
+#: Scales to try, with so many of the best turns, where the kind of transform has one.
+SCALES = (SMALLEST_SCALE, 1.0, 1.25)
+SCALED = 16
+
+#: Around so many of the best, turns half as far apart are tried.
+REFINED = 4
+
+#: So many of the best are fitted on the coarsest level, and so many go on from there.
+FINALISTS = {2: 16, 3: 8}
+LAST = 5
+
+#: So many that are far from the best, by this share of the fixed image's longest
+#: extent at a corner, are fitted besides.
+RIVALS = 4
+FAR = 0.4
+
+#: Scores that differ by less than this share of their range say nothing.
+NEARLY_EQUAL = 0.02
+
+#: Poses are different where they map a corner of the fixed image to places further
+#: apart than this share of its longest extent.
+DIFFERENT = 0.05
+
+#: A margin below this says that another pose fits about as well. Set on turned and
+#: cropped real pairs, phantoms and pairs without a right answer: see the benchmarks.
+DOUBTFUL = 0.125
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where a registration starts, and how sure that is.
+
+    Parameters
+    ----------
+    matrix : (ndim + 1, ndim + 1) float64
+        Homogeneous, fixed to moving, in dims order and the images' units; without
+        shear.
+    score
+        How well the images agree then, 0 to 1, on a coarse level.
+    runner_up
+        The same of the best *different* pose; zero if none was found.
+    origin
+        What it grew from: where the images lie, centre on centre, or the search.
+    turn : degrees
+    shift : (ndim,), physical units
+        Of the fixed image's centre.
+    scale
+        Length in the moving image of a unit of length in the fixed one.
+    """
+
+    matrix: Matrix
+    score: float
+    runner_up: float
+    origin: Literal["identity", "centres", "search"]
+    turn: float
+    shift: tuple[float, ...]
+    scale: float
+
+    @property
+    def margin(self) -> float:
+        """Share of what the runner-up leaves unexplained that this pose explains.
+
+        Zero where both fit equally well, one where this one fits perfectly.
+        """
+        return max(0.0, 1 - (1 - self.score) / max(1 - self.runner_up, 1e-6))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON holds it."""
+        return asdict(self) | {"matrix": self.matrix.tolist()}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Pose:
+        """Return what `to_json` was called on."""
+        arrays = {"matrix": np.array(stored["matrix"]), "shift": tuple(stored["shift"])}
+        return cls(**{**stored, **arrays})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what to tell of it, without the matrix, as JSON holds it."""
+        return {
+            "origin": self.origin,
+            "turn": round(self.turn, 1),
+            "shift": [float(f"{s:.4g}") for s in self.shift],
+            "scale": round(self.scale, 3),
+            "score": round(self.score, 4),
+            "runner_up": round(self.runner_up, 4),
+            "margin": round(self.margin, 3),
+        }
+
+
+def pose_text(pose: Mapping[str, Any], units: str | None) -> str:
+    """Tell of a pose in a line, from what `Pose.to_dict` returns."""
+    shift = ", ".join(f"{value:g}" for value in pose["shift"])
+    return (
+        f"a turn of {pose['turn']:g}°, a scale of {pose['scale']:g} and a shift of "
+        f"({shift}) {units or ''}".rstrip()
+        + f" (from {pose['origin']}; score {pose['score']:.2f}, that of the next "
+        f"{pose['runner_up']:.2f}, margin {pose['margin']:.2f})"
+    )
+
+
+def find_pose(
+    fixed: xr.DataArray,
+    moving: xr.DataArray,
+    *,
+    kind: Kind = "affine",
+    metric: OwnMetric = "lncc",
+    threads: int = 1,
+) -> Pose:
+    """Find where the moving image lies, whatever its position and turn.
+
+    Where the images lie already, and centre on centre, are always among what is tried.
+
+    Parameters
+    ----------
+    fixed, moving : DataArray ([z], y, x)
+        Images in memory, each on its own grid; a boolean coordinate ``mask`` says
+        which voxels count.
+    kind
+        What the transform may do: ``"translation"``, ``"rigid"``, or ``"similarity"``
+        and ``"affine"``, for which scales are tried, too.
+    metric
+        What decides between the best, as in `linear.linear`.
+    threads
+        How many share the work; the result is the same to the bit.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        return _found(fixed, moving, kind, metric, pool)
+
+
+def _found(
+    fixed: xr.DataArray,
+    moving: xr.DataArray,
+    kind: Kind,
+    metric: OwnMetric,
+    pool: ThreadPoolExecutor,
+) -> Pose:
+    images = Volume.of(fixed, "fixed"), Volume.of(moving, "moving")
+    grid = images[0].grid
+    # In this order: of nearly equal ones the first wins, the least moved.
+    centred = np.eye(grid.ndim + 1)
+    centred[:-1, -1] = images[1].grid.centre - grid.centre
+    starts = [np.eye(grid.ndim + 1), centred, *_searched(images, kind, metric, pool)]
+    allowed: Kind = "similarity" if kind == "affine" else kind
+    coarsest, *rest = levels(images[0])
+
+    def fitted(found: list[_Fit], spacing: tuple[float, ...]) -> list[_Fit]:
+        one, other = (image.with_spacing(spacing) for image in images)
+
+        def refined(start: _Fit) -> _Fit:
+            result = fit(one, other, start.matrix, kind=allowed, metric=metric)
+            return _Fit(*result, start.number)
+
+        return list(pool.map(refined, found))
+
+    fits = fitted([_Fit(m, 0.0, i) for i, m in enumerate(starts)], coarsest)
+    fits = _best_different(fits, grid)[:LAST]
+    if rest:
+        fits = fitted(fits, rest[0])
+    best, *others = _best_different(fits, grid)
+    part = best.matrix[:-1, :-1]
+    scale = float(abs(np.linalg.det(part)) ** (1 / grid.ndim))
+    trace = np.trace(part) / scale
+    cosine = trace / 2 if grid.ndim == 2 else (trace - 1) / 2
+    shift = part @ grid.centre + best.matrix[:-1, -1] - grid.centre
+    return Pose(
+        best.matrix,
+        best.score,
+        max((other.score for other in others), default=0.0),
+        ("identity", "centres", "search")[min(best.number, 2)],  # type: ignore[arg-type]
+        float(np.degrees(np.arccos(np.clip(cosine, -1, 1)))),
+        tuple(shift.tolist()),
+        scale,
+    )
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A pose, its score, and the number of what it grew from."""
+
+    matrix: Matrix
+    score: float
+    number: int
+
+
+def _best_different(fits: list[_Fit], grid: Grid) -> list[_Fit]:
+    """Return the fits that differ from each other, best first.
+
+    Of those that are one pose, and of the best if they are nearly equal, the one that
+    grew from the earliest start stands for all.
+    """
+    scores = [f.score for f in fits]
+    least = max(scores) - NEARLY_EQUAL * (max(scores) - min(scores))
+    equals = [f for f in fits if f.score >= least]
+    others = [f for f in fits if f.score < least]
+    equals.sort(key=lambda f: f.number)
+    others.sort(key=lambda f: -f.score)
+    apart = DIFFERENT * _extent(grid)
+    kept: list[_Fit] = []
+    for candidate in equals + others:
+        if all(_distance(candidate.matrix, k.matrix, grid) > apart for k in kept):
+            kept.append(candidate)
+    return kept
+
+
+def _extent(grid: Grid) -> float:
+    return float(np.subtract(*grid.bounds[::-1]).max())
+
+
+def _distance(one: Matrix, other: Matrix, grid: Grid) -> float:
+    """Return how far apart two transforms map a grid's corners, at most."""
+    corners = np.array(list(itertools.product(*zip(*grid.bounds, strict=True))))
+    gap = (one - other)[:-1]
+    return float(np.linalg.norm(corners @ gap[:, :-1].T + gap[:, -1], axis=1).max())
+
+
+def _searched(
+    images: tuple[Volume, Volume],
+    kind: Kind,
+    metric: OwnMetric,
+    pool: ThreadPoolExecutor,
+) -> list[Matrix]:
+    """Return the poses that correlate best, best first, and some far from them."""
+    ndim = images[0].grid.ndim
+    search = ShiftSearch(*images, edges=metric == "mind")
+    turns = [np.eye(ndim)]
+    if kind != "translation":
+        turns += list(_turns(ndim))
+    found = list(pool.map(search.best_shift, turns))
+    if kind in ("similarity", "affine"):
+        found.sort(key=lambda pose: -pose.score)
+        scaled = [
+            scale * pose.matrix[:-1, :-1]
+            for pose in found[:SCALED]
+            for scale in SCALES
+            if scale != 1
+        ]
+        found += pool.map(search.best_shift, scaled)
+    found.sort(key=lambda pose: -pose.score)
+    if kind != "translation":
+        turned = [
+            turn @ pose.matrix[:-1, :-1]
+            for pose in found[:REFINED]
+            for turn in _small_turns(ndim)
+        ]
+        found += pool.map(search.best_shift, turned)
+    found = sorted((p for p in found if p.score > 0), key=lambda pose: -pose.score)
+    chosen, others = found[: FINALISTS[ndim]], found[FINALISTS[ndim] :]
+    # All of the best may be one pose; how sure it is, only others can tell.
+    grid = images[0].grid
+    far = [
+        p
+        for p in others
+        if _distance(p.matrix, found[0].matrix, grid) > FAR * _extent(grid)
+    ]
+    return [pose.matrix for pose in chosen + far[:RIVALS]]
+
+
+def _turns(ndim: int) -> Iterator[NDArray[np.float64]]:
+    """Yield rotation matrices, in dims order."""
+    if ndim == 2:
+        for degrees in TURNS[2]:
+            if degrees:
+                c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+                yield np.array([[c, -s], [s, c]])
+        return
+    for degrees in TURNS[3]:
+        for axis in itertools.product((-1, 0, 1), repeat=3):
+            if any(axis):
+                yield _rotation(axis, np.radians(degrees))
+
+
+def _small_turns(ndim: int) -> Iterator[NDArray[np.float64]]:
+    """Yield turns either way by half of what the others are apart."""
+    if ndim == 2:
+        half = np.radians(TURNS[2][1] - TURNS[2][0]) / 2
+        for angle in (-half, half):
+            c, s = np.cos(angle), np.sin(angle)
+            yield np.array([[c, -s], [s, c]])
+        return
+    for axis in np.concatenate([np.eye(3), -np.eye(3)]):
+        yield _rotation(axis, np.radians(TURNS[3][0]) / 2)
+
+
+def _rotation(axis: Sequence[float], angle: float) -> NDArray[np.float64]:
+    """Return the turn about an axis (Rodrigues)."""
+    x, y, z = np.asarray(axis, float) / np.linalg.norm(axis)
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.asarray(
+        np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    )

@@ -1,0 +1,417 @@
+"""Warm, replaceable engine processes for methods that hold the GIL or can crash.
+
+`call` runs a function by its name in another process while the calling thread waits
+without the GIL. One process serves one call at a time, so as many run as threads call.
+A process that dies, or that is killed for taking too long or too much memory, costs its
+own call only; the next call starts another. None outlives the process that started it,
+however that one ends.
+
+A module may define ``load()``: it runs once per process, before the module's first call
+and outside its time limit.
+
+The children are plain subprocesses, not `multiprocessing`'s: those re-import the user's
+script, which then needs a main guard, and cannot start from Dask's daemonic workers.
+What runs in them is `xdreg.engines.process_worker`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from dask.utils import format_bytes
+
+from xdreg.engines.process_worker import pack, read, write
+from xdreg.errors import InputError, Interrupted, MethodCrash, MethodTimeout
+from xdreg.stores.locks import temporary_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+#: Seconds that a process may take to start and load a module: itk from a cold disk on a
+#: busy machine took 20.
+LOAD_LIMIT = 300.0
+
+#: Bytes kept of what a process prints, to be shown should it crash.
+TAIL_BYTES = 4096
+
+#: Seconds between looks at the memory of a process that has a limit. Fresh memory is
+#: filled at a few GB/s: it gets past its limit by a few hundred MB at most.
+_LOOK = 0.05
+
+#: Seconds that idle processes get to leave by themselves at `shutdown`.
+_GRACE = 1.0
+
+_KILL = getattr(signal, "SIGKILL", 9)
+
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1",
+}
+
+# Moves the pipe away from fd 1 before any import, so that no print can reach it.
+_BOOTSTRAP = (
+    "import os; replies = os.dup(1); os.dup2(2, 1); "
+    "from xdreg.engines.process_worker import serve; serve(replies, {lifeline})"
+)
+
+
+def call(
+    function: str,
+    /,
+    *args: Any,
+    timeout: float | None = None,
+    memory_limit: int | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Run a function in a warm process and return its result.
+
+    Parameters
+    ----------
+    function
+        ``"module:function"``, importable in a fresh Python.
+    *args, **kwargs
+        Its arguments; they must pickle.
+    timeout : float, second, optional
+        How long the function may run, starting and loading excluded.
+    memory_limit : int, byte, optional
+        How much memory the process may hold at any time; it is killed beyond.
+
+    Returns
+    -------
+    object
+        What the function returned.
+
+    Raises
+    ------
+    MethodCrash
+        If the process died, or was killed for taking more than ``memory_limit``.
+    MethodTimeout
+        If the function ran longer than ``timeout``; its process is killed.
+    MethodError
+        If the function raised anything but an `XdregError`, which is raised as it is.
+    Interrupted
+        If `shutdown` stopped the process: the call says nothing about the function.
+
+    Examples
+    --------
+    >>> call("math:hypot", 3, 4)
+    5.0
+    """
+    if function.count(":") != 1:
+        msg = f"name the function as 'module:function', got {function!r}"
+        raise InputError(msg)
+    request = pack(("call", function, args, kwargs))
+    pool = _pool
+    process = pool.take()
+    try:
+        kind, value = process.run(request, function, timeout, memory_limit)
+    except BaseException:
+        # Also on KeyboardInterrupt: the reply to come belongs to nobody.
+        process.stop()
+        raise
+    finally:
+        pool.release(process)
+    if kind == "error":
+        error, remote = value
+        error.add_note(f"in an engine process, {function}:\n{remote}")
+        raise error
+    return value
+
+
+def prepare(count: int, module: str) -> None:
+    """Start processes and let them load a module while the caller goes on.
+
+    Parameters
+    ----------
+    count
+        How many processes should be there, busy ones included.
+    module
+        What each idle one imports (and loads).
+    """
+    _pool.prepare(count, module)
+
+
+def shutdown() -> None:
+    """Stop every process; a later `call` starts new ones."""
+    _pool.shutdown()
+
+
+class _Process:
+    """One child and the pipes to it."""
+
+    def __init__(self) -> None:
+        self.directory = temporary_directory("engine-")
+        path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
+        theirs: int | None = None
+        self._lifeline: int | None = None
+        if os.name == "posix":
+            theirs, self._lifeline = os.pipe()
+        self.popen = subprocess.Popen(
+            [sys.executable, "-c", _BOOTSTRAP.format(lifeline=theirs)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            cwd=self.directory,
+            env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": path},
+            pass_fds=() if theirs is None else (theirs,),
+        )
+        if theirs is not None:
+            os.close(theirs)
+        self.loaded: set[str] = set()
+        self._unread = 0
+        # Why this side killed the process, if it did.
+        self._verdict: Exception | None = None
+        self._tail = b""
+        self._drain = threading.Thread(target=self._keep_tail, daemon=True)
+        self._drain.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process can take another call."""
+        return self._verdict is None and self.popen.poll() is None
+
+    def preload(self, module: str) -> None:
+        """Ask for a module; the answer is read before the next call's."""
+        if module in self.loaded:
+            return
+        # A process that is dead already is found out, and replaced, when it is taken.
+        with contextlib.suppress(OSError):
+            write(self.popen.stdin.fileno(), pack(("load", module)))  # type: ignore[union-attr]
+            self.loaded.add(module)
+            self._unread += 1
+
+    def run(
+        self,
+        request: Sequence[Any],
+        function: str,
+        timeout: float | None,
+        memory_limit: int | None,
+    ) -> tuple[str, Any]:
+        """Send a request and return the kind and value of its reply."""
+        try:
+            with self._limits(function, LOAD_LIMIT, None):
+                write(self.popen.stdin.fileno(), request)  # type: ignore[union-attr]
+                while self._unread:
+                    self._read()
+                    self._unread -= 1
+                kind, value = self._read()
+            if kind == "loaded":
+                self.loaded.add(function.split(":")[0])
+                with self._limits(function, timeout, memory_limit):
+                    kind, value = self._read()
+        except (EOFError, OSError) as error:
+            raise self._obituary(function) from error
+        return kind, value
+
+    def interrupt(self) -> None:
+        """Kill the process; a call under way learns that it is not to blame."""
+        self._verdict = Interrupted("the engine processes were shut down")
+        self.popen.kill()
+        self.popen.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def stop(self) -> None:
+        """Kill the process, if need be, and clear up after it."""
+        with contextlib.suppress(OSError):
+            self.popen.kill()
+        self.popen.wait()
+        self._drain.join(timeout=_GRACE)
+        self.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def close(self) -> None:
+        """Close this end of the pipes; the process leaves when it is idle."""
+        for pipe in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
+            with contextlib.suppress(OSError):
+                pipe.close()  # type: ignore[union-attr]
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
+
+    def _read(self) -> tuple[str, Any]:
+        reply: tuple[str, Any] = read(self.popen.stdout.fileno())  # type: ignore[union-attr]
+        return reply
+
+    def _keep_tail(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while text := os.read(self.popen.stderr.fileno(), 65536):  # type: ignore[union-attr]
+                self._tail = (self._tail + text)[-TAIL_BYTES:]
+
+    @contextlib.contextmanager
+    def _limits(
+        self, function: str, seconds: float | None, memory: int | None
+    ) -> Iterator[None]:
+        """Kill the process if the body takes longer, or the process more memory."""
+        if seconds is None and memory is None:
+            yield
+            return
+        ended = threading.Event()
+        guard = threading.Thread(
+            target=self._guard, args=(ended, function, seconds, memory), daemon=True
+        )
+        guard.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            guard.join()
+
+    def _guard(
+        self,
+        ended: threading.Event,
+        function: str,
+        seconds: float | None,
+        memory: int | None,
+    ) -> None:
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while self._verdict is None:
+            if deadline is not None and time.monotonic() >= deadline:
+                self._verdict = MethodTimeout(
+                    f"{function} was stopped after {seconds:g} s; allow more time, or "
+                    "give it a smaller image or fewer iterations"
+                )
+            elif memory is not None and self._memory() > memory:
+                self._verdict = MethodCrash(
+                    f"{function} was stopped for taking more than its memory limit of "
+                    f"{format_bytes(memory)}; give it smaller blocks, or raise "
+                    "memory_limit"
+                )
+            else:
+                left = None if deadline is None else max(deadline - time.monotonic(), 0)
+                if memory is not None:
+                    left = _LOOK if left is None else min(_LOOK, left)
+                if ended.wait(left):
+                    return
+        self.popen.kill()
+
+    def _memory(self) -> int:
+        try:
+            return int(psutil.Process(self.popen.pid).memory_info().rss)
+        except psutil.Error:  # gone: the pipe tells
+            return 0
+
+    def _obituary(self, function: str) -> Exception:
+        try:
+            code = self.popen.wait(timeout=_GRACE)
+        except subprocess.TimeoutExpired:
+            # It closed its pipe and lives on.
+            self.popen.kill()
+            code = self.popen.wait()
+        self._drain.join(timeout=_GRACE)
+        if self._verdict is not None:
+            return self._verdict
+        cause = _cause(code)
+        if code == -_KILL:
+            # Where everything is being killed this process has no time to say a word;
+            # without the pause it might blame the block just before its own end.
+            time.sleep(_GRACE)
+            cause += ", perhaps for lack of memory"
+        tail = self._tail.decode(errors="replace").strip() or "nothing"
+        return MethodCrash(
+            f"{function} took its process down ({cause}); the last that the "
+            f"process printed: {tail}"
+        )
+
+
+class _Pool:
+    """The processes of this Python process, and which of them are idle."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._all: set[_Process] = set()
+        self._idle: list[_Process] = []
+
+    def take(self) -> _Process:
+        """Return a process that no other thread uses."""
+        dead = []
+        try:
+            with self._lock:
+                # The last one in is the warmest.
+                while self._idle:
+                    process = self._idle.pop()
+                    if process.alive:
+                        return process
+                    self._all.discard(process)
+                    dead.append(process)
+                return self._start()
+        finally:
+            for process in dead:
+                process.stop()
+
+    def release(self, process: _Process) -> None:
+        """Take a process back."""
+        with self._lock:
+            # One that `shutdown` has removed meanwhile must not come back.
+            if process in self._all and process.alive:
+                self._idle.append(process)
+                return
+            self._all.discard(process)
+        process.stop()
+
+    def prepare(self, count: int, module: str) -> None:
+        """Have ``count`` processes and let the idle ones load a module."""
+        with self._lock:
+            self._idle.extend(self._start() for _ in range(count - len(self._all)))
+            for process in self._idle:
+                process.preload(module)
+
+    def shutdown(self) -> None:
+        """Stop all processes, idle ones gently."""
+        with self._lock:
+            processes, self._all = self._all, set()
+            idle, self._idle = self._idle, []
+        for process in idle:
+            process.popen.stdin.close()  # type: ignore[union-attr]
+        for process in idle:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.popen.wait(timeout=_GRACE)
+        for process in idle:
+            process.stop()
+        # Their pipes are closed by the threads that wait for them.
+        for process in processes - set(idle):
+            process.interrupt()
+
+    def forget(self) -> None:
+        """Let go of processes that belong to the parent of this fork."""
+        for process in self._all:
+            process.close()
+
+    def _start(self) -> _Process:
+        process = _Process()
+        self._all.add(process)
+        return process
+
+
+def _cause(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _forget_after_fork() -> None:
+    global _pool
+    _pool.forget()
+    _pool = _Pool()
+
+
+_pool = _Pool()
+atexit.register(shutdown)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)

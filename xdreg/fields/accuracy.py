@@ -1,0 +1,276 @@
+"""A registration against what is known: landmarks, and labels of both images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dask
+import dask.array
+import numpy as np
+
+from xdreg.coordinates import grid_of
+from xdreg.errors import InputError
+from xdreg.fields.field import field_grid, identity
+from xdreg.fields.points import transform_points
+from xdreg.fields.warp import warp
+from xdreg.numerics.metrics import target_registration_error
+from xdreg.stores.pyramid import image_levels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import xarray as xr
+    from numpy.typing import ArrayLike, NDArray
+
+#: Labels are compared on a level of at most so many voxels.
+LABEL_VOXELS = 2**26
+
+
+@dataclass(frozen=True)
+class LandmarkErrors:
+    """How far landmarks end from their counterparts, physical units.
+
+    Parameters
+    ----------
+    fixed : (n, ndim)
+        The landmarks of the fixed image.
+    before, after : (n,)
+        Distance from the counterpart before and after registration; NaN after it where
+        the landmark lies outside the image that the field was made for.
+    names : (n,)
+        What to call them.
+    """
+
+    fixed: NDArray[np.float64]
+    before: NDArray[np.float64]
+    after: NDArray[np.float64]
+    names: tuple[str, ...]
+
+    @property
+    def outside(self) -> int:
+        """Landmarks about which the field says nothing."""
+        return int(np.isnan(self.after).sum())
+
+    @property
+    def order(self) -> list[int]:
+        """All of them, the worst afterwards first."""
+        worst = np.nan_to_num(self.after, nan=np.inf)
+        return [int(i) for i in np.argsort(-worst, kind="stable")]
+
+    def table(self) -> dict[str, tuple[float, float]]:
+        """Return mean, median, 90th percentile and maximum, before and after.
+
+        Landmarks that lie outside count in neither.
+        """
+        known = np.isfinite(self.after)
+        if not known.any():
+            return {}
+        pair = self.before[known], self.after[known]
+        measures: dict[str, Callable[..., Any]] = {
+            "mean": np.mean,
+            "median": np.median,
+            "90th percentile": lambda values: np.percentile(values, 90),
+            "maximum": np.max,
+        }
+        return {
+            name: (float(measure(pair[0])), float(measure(pair[1])))
+            for name, measure in measures.items()
+        }
+
+
+def landmark_errors(
+    field: xr.Dataset,
+    fixed: ArrayLike,
+    moving: ArrayLike,
+    names: Sequence[object] | None = None,
+) -> LandmarkErrors:
+    """Return the target registration error of pairs of landmarks.
+
+    Parameters
+    ----------
+    field : Dataset
+        A displacement field.
+    fixed, moving : (n, ndim), physical units
+        Corresponding points, in dims order and in the field's units.
+    names
+        What to call them; by default their numbers, from 1.
+
+    Returns
+    -------
+    LandmarkErrors
+
+    Raises
+    ------
+    InputError
+        If they are no pairs of points of the field's dimension.
+
+    Examples
+    --------
+    >>> import xdreg
+    >>> from xdreg.coordinates import grid_of
+    >>> from xdreg.fields.field import make_field
+    >>> pair = xdreg.datasets.phantom_pair((48, 56))
+    >>> field = make_field(pair.displacement.values, grid_of(pair.fixed))
+    >>> errors = landmark_errors(field, pair.fixed_points, pair.moving_points)
+    >>> bool(errors.after.max() < 0.05 * errors.before.max())
+    True
+    """
+    ndim = field_grid(field).ndim
+    try:
+        pair = [np.asarray(points, np.float64) for points in (fixed, moving)]
+    except (TypeError, ValueError) as error:
+        msg = f"landmarks must be two arrays of numbers (n, {ndim}): {error}"
+        raise InputError(msg) from error
+    shapes = [points.shape for points in pair]
+    if shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][1] != ndim:
+        msg = (
+            f"landmarks must be two arrays of one shape (n, {ndim}), row i of fixed "
+            f"belonging to row i of moving; got {shapes[0]} and {shapes[1]}"
+        )
+        raise InputError(msg)
+    count = len(pair[0])
+    called = () if names is None else _names(names, count)
+    mapped = transform_points(field, pair[0])
+    return LandmarkErrors(
+        pair[0],
+        target_registration_error(pair[0], pair[1]),
+        target_registration_error(mapped, pair[1]),
+        called or tuple(str(i + 1) for i in range(count)),
+    )
+
+
+def _names(names: object, count: int) -> tuple[str, ...]:
+    if not isinstance(names, Sequence | np.ndarray):
+        msg = f"names must be a sequence with one for each landmark, got {names!r:.80}"
+        raise InputError(msg)
+    if len(names) != count:
+        msg = f"{count} landmarks have {len(names)} names; give one each, or none"
+        raise InputError(msg)
+    return tuple(str(name) for name in names)
+
+
+@dataclass(frozen=True)
+class LabelOverlap:
+    """How two label images agree on one label, in voxels of a level.
+
+    Parameters
+    ----------
+    fixed
+        Voxels of the label in the fixed image.
+    moved, shared
+        Voxels of it in the moving image on the fixed grid, and of both: before and
+        after registration.
+    """
+
+    fixed: int
+    moved: tuple[int, int]
+    shared: tuple[int, int]
+
+    @property
+    def dice(self) -> tuple[float, float]:
+        """The Dice coefficient before and after."""
+        before, after = (
+            2 * both / (self.fixed + other)
+            for both, other in zip(self.shared, self.moved, strict=True)
+        )
+        return before, after
+
+
+def label_overlaps(
+    field: xr.Dataset, fixed: Any, moving: Any
+) -> tuple[dict[int, LabelOverlap], list[int]]:
+    """Return how two label images agree before and after registration.
+
+    Chunk by chunk, on the finest level of at most 2^26 voxels; of a larger image
+    without such a level, on every so many voxels.
+
+    Parameters
+    ----------
+    field : Dataset
+        A displacement field.
+    fixed, moving : DataTree, DataArray or itk.Image ([z], y, x), whole numbers
+        Label images of the pair; zero is background.
+
+    Returns
+    -------
+    overlaps : dict of label to LabelOverlap
+        Of the labels that both images have.
+    lonely : list of int
+        Labels that only one of them has.
+
+    Raises
+    ------
+    InputError
+        If the images hold no whole numbers, or do not fit the field.
+    """
+    reference, source = (
+        _label_level(image, f"{name} labels")
+        for image, name in ((fixed, "fixed"), (moving, "moving"))
+    )
+    moved = [
+        warp(mapping, source, order=0, like=reference)
+        for mapping in (identity(field), field)
+    ]
+    chunks = moved[0].chunks
+    data = [dask.array.asarray(reference.data).rechunk(chunks)]
+    data += [dask.array.asarray(image.data).rechunk(chunks) for image in moved]
+    blocks = zip(*(array.to_delayed().ravel() for array in data), strict=True)
+    parts = dask.compute(*(dask.delayed(_count)(*block) for block in blocks))
+    # What lies off the fixed grid counts as little as what lies off the field.
+    own = dask.array.unique(dask.array.asarray(source.data)).compute()
+    return _added(parts, {int(v) for v in own if v != 0})
+
+
+_Counts = dict[int, list[int]]
+
+
+def _label_level(image: Any, name: str) -> xr.DataArray:
+    levels = image_levels(image, name)
+    level = next((v for v in levels if v.size <= LABEL_VOXELS), levels[-1])
+    for dim in ("t", "c"):
+        if level.sizes.get(dim) == 1:
+            level = level.isel({dim: 0}, drop=True)
+    if level.dtype.kind not in "biu":
+        msg = f"{name} must be whole numbers, got {level.dtype}; use .astype('uint16')"
+        raise InputError(msg)
+    grid = grid_of(level, name)
+    if len(level.dims) != grid.ndim:
+        msg = f"{name} have dimensions {level.dims}; choose one channel and time point"
+        raise InputError(msg)
+    step = max(1, int(np.ceil((level.size / LABEL_VOXELS) ** (1 / grid.ndim))))
+    part = level.isel({dim: slice(None, None, step) for dim in grid.dims})
+    return part.transpose(*grid.dims)
+
+
+def _count(fixed: NDArray[Any], before: NDArray[Any], after: NDArray[Any]) -> _Counts:
+    """Count a chunk's voxels per label: fixed, moved and shared, before and after."""
+    result: _Counts = {}
+    images = fixed, before, after, before[before == fixed], after[after == fixed]
+    for place, image in enumerate(images):
+        labels, counts = np.unique(image, return_counts=True)
+        for label, count in zip(labels.tolist(), counts.tolist(), strict=True):
+            if label != 0:
+                result.setdefault(int(label), [0] * len(images))[place] += count
+    return result
+
+
+def _added(
+    parts: Sequence[_Counts], moving: set[int]
+) -> tuple[dict[int, LabelOverlap], list[int]]:
+    total: _Counts = {}
+    for part in parts:
+        for label, counts in part.items():
+            known = total.setdefault(label, [0] * len(counts))
+            total[label] = [a + b for a, b in zip(known, counts, strict=True)]
+    fixed = {label for label, counts in total.items() if counts[0]}
+    overlaps = {
+        label: LabelOverlap(
+            total[label][0],
+            (total[label][1], total[label][2]),
+            (total[label][3], total[label][4]),
+        )
+        for label in sorted(fixed & moving)
+    }
+    return overlaps, sorted(fixed ^ moving)

@@ -1,0 +1,302 @@
+"""Transforms one after the other, as one displacement field.
+
+The points of a chunk of the result go through all transforms; of every field only the
+part is read that they meet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import dask.array
+import numpy as np
+import xarray as xr
+
+from xdreg.coordinates import grid_of
+from xdreg.errors import InputError, StoreError
+from xdreg.fields.field import (
+    FIELD_CHUNK,
+    field_grid,
+    fixed_grid,
+    in_units,
+    is_field,
+    make_field,
+    moving_grid,
+    open_displacement,
+)
+from xdreg.fields.preimage import affine_part
+from xdreg.fields.targets import grid_like
+from xdreg.graphs import shared
+from xdreg.grid import Grid, checked_matrix, unit_ratio
+from xdreg.numerics import kernels
+from xdreg.numerics.inversion import LEAST_VOLUME
+from xdreg.stores.pyramid import image_levels
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from xdreg.fields.reader import FieldReader
+
+
+class Move(Protocol):
+    """One transform of a sequence."""
+
+    def move(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return where points ``(n, ndim)`` go."""
+        ...
+
+
+@dataclass(frozen=True)
+class FieldMove:
+    """A displacement field.
+
+    Parameters
+    ----------
+    reader
+        The field.
+    ratio
+        Length of the points' unit in that of the field.
+    """
+
+    reader: FieldReader
+    ratio: float
+
+    @classmethod
+    def of(cls, field: xr.Dataset, grid: Grid, name: str) -> FieldMove:
+        """Return a field as a move of points in the units and dims of a grid."""
+        own = field_grid(field)
+        if own.dims != grid.dims:
+            msg = f"{name} has dimensions {own.dims}, expected {grid.dims}"
+            raise InputError(msg)
+        ratio = unit_ratio(grid.units, own.units, name)
+        return cls(open_displacement(field), ratio)
+
+    def move(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return where points ``(n, ndim)`` go."""
+        place = points * self.ratio
+        window = self.reader.window(place.min(axis=0), place.max(axis=0))
+        values, grid = self.reader.read(window)
+        return points + kernels.sample(values, grid, place).T / self.ratio
+
+
+@dataclass(frozen=True)
+class MatrixMove:
+    """A homogeneous matrix ``(ndim + 1, ndim + 1)``."""
+
+    matrix: NDArray[np.float64]
+
+    def move(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return where points ``(n, ndim)`` go."""
+        return np.asarray(points @ self.matrix[:-1, :-1].T + self.matrix[:-1, -1])
+
+
+class ItkMove:
+    """A non-linear ITK transform, in the unit of the points."""
+
+    def __init__(self, transform: Any) -> None:
+        self._transform = transform
+
+    def __dask_tokenize__(self) -> object:
+        digest = hashlib.sha256(pickle.dumps(self._transform)).hexdigest()
+        return ("xdreg.ItkMove", digest)
+
+    def move(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return where points ``(n, ndim)`` go."""
+        from xdreg.numerics.itk_transforms import move_by_itk  # itk loads slowly
+
+        return move_by_itk(self._transform, points)
+
+
+def compose(
+    *transforms: Any, like: xr.Dataset | xr.DataArray | xr.DataTree | Grid | None = None
+) -> xr.Dataset:
+    """Return transforms one after the other as one field, lazily.
+
+    The first is applied first: ``compose(a, b)`` maps ``x`` to ``b(a(x))``. Transforms
+    pull back: if ``a`` maps fixed → middle and ``b`` middle → moving, the result maps
+    fixed → moving, and warping by it is warping by ``b`` first and then by ``a``.
+
+    Parameters
+    ----------
+    *transforms : Dataset, itk.Transform or (ndim + 1, ndim + 1) matrix
+        Fields, ITK transforms and homogeneous matrices in dims order, in any order.
+        Matrices and ITK transforms are in the units of the result.
+    like : Dataset, DataArray, DataTree or Grid, optional
+        A field or an image on whose grid the result is made; by default the grid of
+        the first transform, which then has to be a field.
+
+    Returns
+    -------
+    Dataset
+        A field. Outside its own grid every field is continued as everywhere in xdreg:
+        linearly over one cell, then unchanged.
+
+    Raises
+    ------
+    InputError
+        If there is nothing to compose, a transform is none of these or of other
+        dimensions, units do not convert, or there is no grid.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xdreg.fields.field import make_field
+    >>> grid = Grid(("y", "x"), (4, 4), (1.0, 1.0), (0.0, 0.0))
+    >>> shift = make_field(np.ones((2, 4, 4), np.float32), grid)
+    >>> twice = np.diag([2.0, 2.0, 1.0])
+    >>> float(compose(shift, twice).displacement[0, 3, 0])  # 3 → 4 → 8
+    5.0
+    >>> float(compose(twice, shift, like=grid).displacement[0, 3, 0])  # 3 → 6 → 7
+    4.0
+    """
+    if not transforms:
+        msg = "compose needs at least one transform; pass fields, matrices or ITK's"
+        raise InputError(msg)
+    grid, fixed = _target(transforms[0], like)
+    moves = [_move(t, grid, f"transform {i + 1}") for i, t in enumerate(transforms)]
+    chunks = dask.array.core.normalize_chunks(FIELD_CHUNK[grid.ndim], grid.shape)
+    displacement = dask.array.map_blocks(
+        _compose_chunk,
+        chunks=((grid.ndim,), *chunks),
+        dtype=np.float32,
+        meta=np.empty((0,) * (grid.ndim + 1), np.float32),
+        task=shared(_Task(tuple(moves), grid), "compose"),
+    )
+    last = transforms[-1]
+    moving = moving_grid(last) if isinstance(last, xr.Dataset) else None
+    return make_field(displacement, grid, fixed, moving)
+
+
+def split_affine(field: xr.Dataset) -> tuple[NDArray[np.float64], xr.Dataset]:
+    """Return the affine part of a field, and the field to apply before it, lazily.
+
+    Returns
+    -------
+    matrix : (ndim + 1, ndim + 1)
+        Homogeneous, in dims order, fitted by least squares.
+    rest : Dataset
+        A field, so that ``compose(rest, matrix)`` is the field that was given.
+
+    Raises
+    ------
+    InputError
+        If the affine part cannot be undone.
+    """
+    matrix = affine_part(open_displacement(field))
+    if abs(np.linalg.det(matrix)) < LEAST_VOLUME:
+        msg = (
+            f"the affine part of the field is {matrix.tolist()}, which flattens space "
+            "and cannot be taken out; use affine=False"
+        )
+        raise InputError(msg)
+    return matrix, compose(field, np.linalg.inv(matrix))
+
+
+def _target(first: Any, like: Any) -> tuple[Grid, Grid]:
+    """Return the result's grid, and that of the fixed image."""
+    if like is None:
+        like = first
+    if isinstance(like, Grid):
+        return like, like
+    if isinstance(like, xr.Dataset) and is_field(like):
+        return field_grid(like), fixed_grid(like)
+    if isinstance(like, xr.DataArray | xr.DataTree):
+        grid = grid_of(image_levels(like, "like")[0], "like")
+        return grid, grid
+    msg = (
+        "the first transform has no grid of its own; pass like=, a field, an image or "
+        "a Grid on which the result is wanted"
+    )
+    raise InputError(msg)
+
+
+def _move(transform: Any, grid: Grid, name: str) -> Move:
+    if isinstance(transform, xr.Dataset):
+        return FieldMove.of(transform, grid, name)
+    if hasattr(transform, "TransformPoint"):
+        from xdreg.numerics.itk_transforms import check_transform, matrix_from_itk
+
+        check_transform(transform, grid.ndim, name)
+        matrix = matrix_from_itk(transform)
+        return ItkMove(transform) if matrix is None else MatrixMove(matrix)
+    try:
+        values = np.asarray(transform, np.float64)
+    except (TypeError, ValueError) as error:
+        msg = (
+            f"{name} is a {type(transform).__name__}; expected a field, an ITK "
+            "transform or a homogeneous matrix"
+        )
+        raise InputError(msg) from error
+    return MatrixMove(checked_matrix(values, grid.ndim, name))
+
+
+@dataclass(frozen=True)
+class _Task:
+    moves: tuple[Move, ...]
+    grid: Grid
+
+
+def _compose_chunk(task: _Task, block_info: Any = None) -> NDArray[np.float32]:
+    """Send the points of one chunk through all transforms."""
+    window = [slice(*ends) for ends in block_info[None]["array-location"][1:]]
+    grid = task.grid.window(window)
+    start = points = kernels.grid_points(grid)
+    for transform in task.moves:
+        points = transform.move(points)
+    return (points - start).T.astype(np.float32).reshape(-1, *grid.shape)
+
+
+def joined(
+    transforms: Sequence[Any],
+    like: Any,
+    units: str | None,
+    place: str,
+    default: Grid | None = None,
+) -> xr.Dataset:
+    """Return transforms that were read, in the order of application, as one field.
+
+    Parameters
+    ----------
+    transforms
+        Fields, ITK transforms and matrices, all in ``units``.
+    like
+        Where the field is wanted; by default ``default``, else the grid of the first
+        transform. The result is in the unit of ``like`` if that has one.
+    units
+        Unit of the transforms.
+    place
+        What was read, to be named in an error.
+    default
+        A grid that was read with the transforms, in ``units``.
+
+    Raises
+    ------
+    InputError
+        If there is no grid, or units do not convert.
+    StoreError
+        If there are no transforms.
+    """
+    if not transforms:
+        msg = f"{place} holds no transform"
+        raise StoreError(msg)
+    asked = grid_like(like)
+    grid = default
+    if asked is not None:
+        grid = asked.to_units(units, "like")
+    elif grid is None and isinstance(transforms[0], xr.Dataset):
+        if len(transforms) == 1:
+            return transforms[0]  # as it is, to the bit
+        grid = field_grid(transforms[0])
+    if grid is None:
+        msg = (
+            f"{place} starts with a transform that has no grid of its own; pass like=, "
+            "an image or a field: where it is to be sampled"
+        )
+        raise InputError(msg)
+    field = compose(*transforms, like=grid)
+    return field if asked is None else in_units(field, asked.units)

@@ -1,0 +1,89 @@
+"""What is told of each block of a field: names, meanings, and their variables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from xdreg.partition import BlockStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+DIAGNOSTICS = {
+    "status": "what became of the block",
+    "similarity_before": "similarity of the window before the stage",
+    "similarity_after": "similarity of the window after the stage",
+    "min_jacobian": "smallest Jacobian determinant of the block's update",
+    "max_update": "largest displacement of the block's update",
+    "attempts": "times that the method was tried, the second time with safer options",
+    "from_search": "whether what began at the discrete search's result was kept",
+    "disagreement": "RMS difference of the block's patch from the blend",
+    "neighbour_difference": "median difference from its neighbours' patches, in voxels",
+    "seconds": "time the block took",
+}
+
+#: Those of an inverse, see `xdreg.fields.inverse`.
+INVERSE_DIAGNOSTICS = {
+    "status": "what became of the block",
+    "mean_residual": "mean distance of there and back again from its points",
+    "max_residual": "largest distance of there and back again from its points",
+    "outside": "share of points that come from outside the fixed image",
+    "folded": "share of points without an inverse, for the field folds",
+}
+
+#: Colours of statuses, wherever they are shown: people who see red and green alike tell
+#: them apart; grey needs no action.
+STATUS_COLOURS = {
+    "success": "#44aa99",
+    "empty": "#dddddd",
+    "no_overlap": "#bbbbbb",
+    "too_few_samples": "#888888",
+    "not_improved": "#ddcc77",
+    "folded": "#e69f00",
+    "rejected": "#d55e00",
+    "crashed": "#882255",
+    "timeout": "#cc79a7",
+    "unreadable": "#332288",
+}
+
+#: Colour of a status which this version does not know.
+UNKNOWN_COLOUR = "#ff00ff"
+
+
+def block_variables(
+    record: Mapping[str, NDArray[np.float32]], dims: Sequence[str], prefix: str
+) -> dict[str, xr.Variable]:
+    """Return a stage's diagnostics as variables of a field.
+
+    Parameters
+    ----------
+    record
+        By name, each ``(*counts)``.
+    dims
+        Those of the grid.
+    prefix
+        What to put before their names.
+    """
+    axes = [f"{prefix}block_{dim}" for dim in dims]
+    result = {}
+    for name, long_name in DIAGNOSTICS.items():
+        values = record[name].astype(np.int8 if name == "status" else np.float32)
+        variable = xr.Variable(axes, values, {"long_name": long_name})
+        if name == "status":
+            variable.attrs |= status_attrs()
+        result[f"{prefix}block_{name}"] = variable
+    return result
+
+
+def status_attrs() -> dict[str, Any]:
+    """Return the attributes that tell what the numbers of a status mean."""
+    used = [s for s in BlockStatus if s is not BlockStatus.PENDING]
+    return {
+        "flag_values": [int(s) for s in used],
+        "flag_meanings": " ".join(s.meaning for s in used),
+    }

@@ -1,0 +1,169 @@
+"""The displacement field as an xarray Dataset: its layout, its measures, its store.
+
+``displacement (component, [z], y, x)`` float32 in physical units, on a grid of its own;
+``block_…`` variables hold the diagnostics of the last deformable stage, and
+``stageN_block_…`` those of the others. A field maps fixed points onto moving ones and
+is interpolated linearly.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import dask
+import dask.array
+import numpy as np
+import xarray as xr
+
+from xdreg.coordinates import coordinates, grid_of
+from xdreg.errors import InputError
+from xdreg.fields.reader import FieldReader
+from xdreg.grid import Grid, normalise_units, unit_ratio
+from xdreg.stores.readers import source_of
+
+if TYPE_CHECKING:
+    pass
+
+
+COMPONENT = "component"
+
+#: Chunks of a field that is made from others, in points per axis.
+FIELD_CHUNK = {2: 512, 3: 96}
+
+
+def is_field(dataset: object) -> bool:
+    """Return whether a Dataset is laid out as a displacement field."""
+    return (
+        isinstance(dataset, xr.Dataset)
+        and "displacement" in dataset
+        and COMPONENT in dataset["displacement"].dims
+    )
+
+
+def field_grid(field: xr.Dataset) -> Grid:
+    """Return the geometry of a field's own grid.
+
+    Raises
+    ------
+    InputError
+        If the Dataset is no field.
+    """
+    if not is_field(field):
+        msg = (
+            "a field is a Dataset with a variable 'displacement' of a dimension "
+            f"'component', got {_outline(field)}; "
+            "fields come from register, xdreg.open_field or xdreg.from_itk_transform"
+        )
+        raise InputError(msg)
+    return grid_of(field["displacement"].isel({COMPONENT: 0}, drop=True), "field")
+
+
+def _outline(value: object) -> str:
+    if isinstance(value, xr.Dataset):
+        return f"one with the variables {list(value.data_vars)}"
+    return type(value).__name__
+
+
+def fixed_grid(field: xr.Dataset) -> Grid:
+    """Return the geometry of the fixed image that a field was made for."""
+    own = field_grid(field)
+    stored = field.attrs.get("fixed_grid")
+    return own if stored is None else Grid.from_dict(json.loads(stored))
+
+
+def moving_grid(field: xr.Dataset) -> Grid | None:
+    """Return the geometry of the moving image that a field was made for, if known."""
+    stored = field.attrs.get("moving_grid")
+    return None if stored is None else Grid.from_dict(json.loads(stored))
+
+
+def open_displacement(field: xr.Dataset) -> FieldReader:
+    """Return the reader of a field's displacement."""
+    grid = field_grid(field)
+    return FieldReader(source_of(ordered_displacement(field, grid)), grid)
+
+
+def ordered_displacement(field: xr.Dataset, grid: Grid) -> xr.DataArray:
+    """Return the displacement with its axes and components in dims order."""
+    displacement = field["displacement"].transpose(COMPONENT, *grid.dims)
+    if COMPONENT not in displacement.coords:
+        return displacement
+    if displacement[COMPONENT].values.tolist() == list(grid.dims):
+        return displacement
+    return displacement.sel({COMPONENT: list(grid.dims)})
+
+
+def displacement_array(source: Any, grid: Grid) -> xr.DataArray:
+    """Return a displacement as a chunked DataArray.
+
+    Parameters
+    ----------
+    source : array (ndim, *grid.shape)
+        A Zarr array stays lazy, one Dask chunk per stored chunk; so does a Dask array.
+    grid
+        Geometry.
+    """
+    if not isinstance(source, np.ndarray | dask.array.Array):
+        source = dask.array.from_array(source, chunks=source.chunks, inline_array=False)
+    array = xr.DataArray(source, dims=(COMPONENT, *grid.dims), coords=coordinates(grid))
+    array = array.assign_coords({COMPONENT: list(grid.dims)})
+    array.attrs["long_name"] = "displacement, fixed to moving"
+    if grid.units is not None:
+        array.attrs["units"] = grid.units
+    return array
+
+
+def make_field(
+    displacement: Any,
+    grid: Grid,
+    fixed: Grid | None = None,
+    moving: Grid | None = None,
+) -> xr.Dataset:
+    """Return a field Dataset without diagnostics.
+
+    Parameters
+    ----------
+    displacement : array (ndim, *grid.shape), physical units
+        Fixed → moving, component order as the dims.
+    grid
+        Geometry of the displacement.
+    fixed
+        Geometry of the fixed image; by default ``grid``.
+    moving
+        Geometry of the moving image, if known.
+    """
+    field = xr.Dataset({"displacement": displacement_array(displacement, grid)})
+    field.attrs["fixed_grid"] = json.dumps((fixed or grid).to_dict())
+    if moving is not None:
+        field.attrs["moving_grid"] = json.dumps(moving.to_dict())
+    return field
+
+
+def identity(field: xr.Dataset) -> xr.Dataset:
+    """Return a field on the same grids that moves nothing."""
+    field_grid(field)
+    return field.assign(displacement=xr.zeros_like(field["displacement"]))
+
+
+def in_units(field: xr.Dataset, units: str | None) -> xr.Dataset:
+    """Return a field with its lengths in another unit, lazily.
+
+    Raises
+    ------
+    InputError
+        If the units do not convert.
+    """
+    own = field_grid(field)
+    if own.units == normalise_units(units):
+        return field
+    ratio = unit_ratio(own.units, units, "the field")
+    data = dask.array.asarray(ordered_displacement(field, own).data)
+    moving = moving_grid(field)
+    result = make_field(
+        (data * ratio).astype(np.float32),
+        own.to_units(units),
+        fixed_grid(field).to_units(units),
+        None if moving is None else moving.to_units(units),
+    )
+    return result.assign_attrs({**field.attrs, **result.attrs})

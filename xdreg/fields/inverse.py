@@ -1,0 +1,227 @@
+"""The inverse of a displacement field, as a field on the moving image.
+
+Graph only: a block of the inverse reads the part of the field that it comes from
+(`xdreg.fields.preimage`) and solves for it (`xdreg.numerics.inversion`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dask
+import dask.array
+import numpy as np
+import xarray as xr
+
+from xdreg.coordinates import grid_of
+from xdreg.errors import InputError
+from xdreg.fields.diagnostics import INVERSE_DIAGNOSTICS, status_attrs
+from xdreg.fields.field import (
+    FIELD_CHUNK,
+    field_grid,
+    fixed_grid,
+    make_field,
+    moving_grid,
+    open_displacement,
+)
+from xdreg.fields.preimage import Preimage, affine_part
+from xdreg.fields.provenance import manifest_of
+from xdreg.graphs import shared
+from xdreg.grid import positive_per_axis
+from xdreg.numerics import newton
+from xdreg.partition import BlockStatus
+from xdreg.stores.pyramid import image_levels
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from xdreg.fields.reader import FieldReader
+    from xdreg.grid import Grid
+
+
+def inverse(
+    field: xr.Dataset,
+    like: xr.DataArray | xr.DataTree | None = None,
+    *,
+    step: float | Sequence[float] = 1,
+) -> xr.Dataset:
+    """Return the inverse of a field, moving → fixed, lazily.
+
+    Block by block: what a block of the moving image comes from is read and solved for
+    by Newton's method, on the field as it is interpolated. Its affine part is taken out
+    first, so that large rotations invert as well.
+
+    Parameters
+    ----------
+    field : Dataset
+        A displacement field, fixed → moving.
+    like : DataArray or DataTree, optional
+        The moving image: where the inverse is wanted. By default the one that the field
+        was made for, if the field tells.
+    step
+        Voxels of ``like`` between points of the inverse, one number or one per dim.
+        Between them the inverse is interpolated linearly, which costs accuracy where
+        the field bends: with the square of the step. In 3-D 2 takes an eighth of the
+        space, and 0.5 eight times as much.
+
+    Returns
+    -------
+    Dataset
+        A field, moving → fixed, in the units of ``field``. ``block_status`` is
+        ``success``; ``no_overlap`` where the whole block comes from outside the fixed
+        image; ``folded`` where at least one of its points has no inverse. The share of
+        both kinds of points stands in ``block_outside`` and ``block_folded``;
+        ``block_mean_residual`` and ``block_max_residual`` tell, in physical units, how
+        far the field maps what the inverse says from where it was asked; NaN where
+        everything comes from outside.
+
+    Raises
+    ------
+    InputError
+        If the units do not convert, or ``like`` is missing and the field does not know.
+
+    Notes
+    -----
+    Outside the fixed image the field's continuation is inverted: linear over one cell,
+    then with what is left after the affine part kept as it is. Where the field folds it
+    is smoothed until it does not, and that is inverted; the residual tells how far off
+    this is.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xdreg.grid import Grid
+    >>> grid = Grid(("y", "x"), (8, 8), (1.0, 1.0), (0.0, 0.0))
+    >>> field = make_field(np.full((2, 8, 8), 0.5, np.float32), grid)
+    >>> back = inverse(field, like=field.displacement[0])
+    >>> float(back.displacement.mean()), float(back.block_max_residual.max())
+    (-0.5, 0.0)
+    """
+    own = field_grid(field)
+    if like is None:
+        image = moving_grid(field)
+        if image is None:
+            msg = (
+                "the field does not tell which moving image it was made for; pass "
+                "like=moving"
+            )
+            raise InputError(msg)
+    else:
+        image = grid_of(image_levels(like, "like")[0], "like")
+    image = image.to_units(own.units, "like")
+    if image.dims != own.dims:
+        msg = f"like has dimensions {image.dims} and the field {own.dims}"
+        raise InputError(msg)
+    target = image.every(positive_per_axis(step, own.ndim, "step"))
+    task = _Task(open_displacement(field), fixed_grid(field), target)
+    displacement, diagnostics = _solved_blocks(task)
+    result = make_field(displacement, target, image, fixed_grid(field))
+    dims = [f"block_{dim}" for dim in target.dims]
+    for number, (name, long_name) in enumerate(INVERSE_DIAGNOSTICS.items()):
+        values, attrs = diagnostics[number], {"long_name": long_name}
+        if name == "status":
+            values = values.astype(np.int8)
+            attrs |= status_attrs()
+        elif name.endswith("residual") and own.units is not None:
+            attrs["units"] = own.units
+        result[f"block_{name}"] = xr.Variable(dims, values, attrs)
+    result["displacement"].attrs["long_name"] = "displacement, moving to fixed"
+    manifest = manifest_of(field)
+    if manifest:
+        result.attrs["xdreg"] = json.dumps({"inverse_of": manifest})
+    return result
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What the blocks share."""
+
+    reader: FieldReader
+    fixed: Grid
+    target: Grid
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """A block: its displacement, and its diagnostics in the order of the names."""
+
+    displacement: NDArray[np.float32]
+    diagnostics: NDArray[np.float32]
+
+
+def _solved_blocks(task: _Task) -> tuple[dask.array.Array, dask.array.Array]:
+    """Return the displacement and the diagnostics of every block, lazily.
+
+    Both are taken from the same task, so that a block is solved once.
+    """
+    ndim = task.target.ndim
+    chunks = dask.array.core.normalize_chunks(FIELD_CHUNK[ndim], task.target.shape)
+    node = shared(task, "inverse")
+    blocks = dask.array.map_blocks(
+        _solve_block,
+        chunks=tuple((1,) * len(sizes) for sizes in chunks),
+        dtype=object,
+        meta=np.empty((0,) * ndim, object),
+        task=node,
+        chunk=FIELD_CHUNK[ndim],
+        matrix=dask.delayed(_affine_part, pure=True)(node),
+    )
+    alike = {"new_axis": 0, "dtype": np.float32, "meta": np.empty((0,) * (ndim + 1))}
+    displacement = blocks.map_blocks(
+        _displacement_of, chunks=((ndim,), *chunks), **alike
+    )
+    count = len(INVERSE_DIAGNOSTICS)
+    diagnostics = blocks.map_blocks(
+        _diagnostics_of, chunks=((count,), *blocks.chunks), **alike
+    )
+    return displacement, diagnostics
+
+
+def _affine_part(task: _Task) -> NDArray[np.float64]:
+    return affine_part(task.reader)
+
+
+def _solve_block(
+    task: _Task, chunk: int, matrix: NDArray[np.float64], block_info: Any = None
+) -> NDArray[Any]:
+    """Solve one block."""
+    index = block_info[None]["chunk-location"]
+    grid = task.target.window(
+        [
+            slice(i * chunk, min((i + 1) * chunk, n))
+            for i, n in zip(index, task.target.shape, strict=True)
+        ]
+    )
+    corners = grid.index_to_physical([[0] * grid.ndim, [n - 1 for n in grid.shape]])
+    window = Preimage(task.reader, task.fixed, matrix).window(*corners)
+    solution = window.solve_grid(grid)
+    outside = float((solution.flags == newton.OUTSIDE).mean())
+    folded = float((solution.flags == newton.FOLDED).mean())
+    status = BlockStatus.SUCCESS
+    if folded > 0:
+        status = BlockStatus.FOLDED
+    elif outside == 1:
+        status = BlockStatus.NO_OVERLAP
+    # Outside there is no field that could be missed.
+    residual = solution.residual[solution.flags != newton.OUTSIDE]
+    mean, most = (
+        (residual.mean(dtype=float), residual.max()) if residual.size else (np.nan,) * 2
+    )
+    numbers = [status, mean, most, outside, folded]
+    result = np.empty((1,) * grid.ndim, object)
+    result.flat[0] = _Solved(solution.values, np.array(numbers, np.float32))
+    return result
+
+
+def _displacement_of(blocks: NDArray[Any]) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = blocks.flat[0].displacement
+    return values
+
+
+def _diagnostics_of(blocks: NDArray[Any]) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = blocks.flat[0].diagnostics
+    return values.reshape(-1, *blocks.shape)

@@ -1,0 +1,161 @@
+"""Which part of a field holds what is mapped onto a region, and solving within it.
+
+A field is its affine part and a rest, ``x + u(x) = A x + b + r(x)``. The preimage of a
+point ``y`` is a fixed point of ``T(x) = A⁻¹ (y - b - r(x))``. A window of the field
+that ``T`` maps into itself, whatever point of the region is asked for, holds a preimage
+of each, by Brouwer's theorem; and bounds of ``r`` over the window tell whether it does.
+So the window is no larger than the field itself demands, and little beyond it is read.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xdreg.errors import InputError
+from xdreg.numerics.inversion import Window, fit_affine
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from xdreg.fields.reader import FieldReader
+    from xdreg.grid import Grid
+
+#: The affine part is fitted to so many points of the field per axis.
+LATTICE = 4
+
+#: Cells of the field that a window gets more than was asked for.
+MARGIN = 3
+
+#: Times that a window is looked for anew before the one at hand is only enlarged.
+FRESH_WINDOWS = 3
+
+
+def affine_part(reader: FieldReader) -> NDArray[np.float64]:
+    """Return the affine transform nearest to a field, by least squares.
+
+    Parameters
+    ----------
+    reader
+        The field; a few of its points all over are read.
+
+    Returns
+    -------
+    (ndim + 1, ndim + 1)
+        Homogeneous, fixed → moving, in dims order.
+    """
+    places = [
+        np.unique((np.arange(LATTICE) + 0.5) * n // LATTICE).astype(int)
+        for n in reader.grid.shape
+    ]
+    index = np.array(list(itertools.product(*places)))
+    values = reader.read_points(index)
+    known = np.isfinite(values).all(axis=1)
+    index, values = index[known], values[known]
+    if not known.any():
+        return np.eye(reader.grid.ndim + 1)
+    points = reader.grid.index_to_physical(index)
+    return fit_affine(points, points + values.astype(np.float64))
+
+
+@dataclass(frozen=True)
+class Preimage:
+    """A field, to be solved region by region.
+
+    Parameters
+    ----------
+    reader
+        The field.
+    fixed
+        The fixed image that it was made for.
+    matrix : (ndim + 1, ndim + 1)
+        Its `affine_part`.
+    """
+
+    reader: FieldReader
+    fixed: Grid
+    matrix: NDArray[np.float64]
+
+    def window(self, lower: ArrayLike, upper: ArrayLike) -> Window:
+        """Read the part of the field that holds the preimage of a box.
+
+        Parameters
+        ----------
+        lower, upper : (ndim,)
+            Corners of the box in the moving image, physical.
+
+        Raises
+        ------
+        InputError
+            If the field holds NaN or infinity there.
+        """
+        box = np.array([lower, upper], np.float64)
+        asked = self._back(box, np.zeros_like(box))
+        extent = np.subtract(*self.reader.grid.bounds[::-1])
+        margin = MARGIN * np.asarray(self.reader.grid.spacing)
+        for attempt in itertools.count():
+            window = self.reader.window(*asked)
+            values, grid = self.reader.read(window)
+            rest = self._rest(values, grid, window)
+            if not np.isfinite(rest).all():
+                msg = (
+                    "the field holds NaN or infinity; mend it first, for example with "
+                    "field.assign(displacement=field.displacement.fillna(0))"
+                )
+                raise InputError(msg)
+            needed = self._back(box, rest)
+            inside = zip(self.reader.window(*needed), window, strict=True)
+            if all(a.start >= b.start and a.stop <= b.stop for a, b in inside):
+                break
+            if attempt < FRESH_WINDOWS:
+                asked = needed + np.stack([-margin, margin])
+            else:
+                asked = np.stack(
+                    [
+                        np.minimum(asked[0], needed[0]) - 0.1 * extent,
+                        np.maximum(asked[1], needed[1]) + 0.1 * extent,
+                    ]
+                )
+        return Window(values, grid, self.matrix, self.fixed)
+
+    def start(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the preimages ``(n, ndim)`` of points under the affine part alone."""
+        back = np.linalg.inv(self.matrix[:-1, :-1])
+        return np.asarray((points - self.matrix[:-1, -1]) @ back.T)
+
+    def _back(
+        self, box: NDArray[np.float64], rest: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return the box ``(2, ndim)`` of all ``T(x)`` for a box and bounds of r."""
+        back = np.linalg.inv(self.matrix[:-1, :-1])
+        shifted = box - rest[::-1]
+        centre = self.start(shifted.mean(axis=0))
+        half = np.abs(back) @ (0.5 * (shifted[1] - shifted[0]))
+        return np.stack([centre - half, centre + half])
+
+    def _rest(
+        self, values: NDArray[np.float32], grid: Grid, window: tuple[slice, ...]
+    ) -> NDArray[np.float64]:
+        """Return lower and upper bounds of r ``(2, ndim)`` over a window.
+
+        At the borders of the field they hold for its continuation, too.
+        """
+        pads = [
+            (int(part.start == 0 and n > 1), int(part.stop == n and n > 1))
+            for part, n in zip(window, self.reader.grid.shape, strict=True)
+        ]
+        bounds = np.empty((2, grid.ndim))
+        linear = self.matrix[:-1, :-1] - np.eye(grid.ndim)
+        for c in range(grid.ndim):
+            rest = values[c] - np.float64(self.matrix[c, -1])
+            for axis, dim in enumerate(grid.dims):
+                shape = [1] * grid.ndim
+                shape[axis] = -1
+                rest = rest - (linear[c, axis] * grid.axis(dim)).reshape(shape)
+            # A reflection about the border's value is the linear continuation.
+            rest = np.pad(rest, pads, mode="reflect", reflect_type="odd")
+            bounds[:, c] = rest.min(), rest.max()
+        return bounds

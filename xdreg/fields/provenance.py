@@ -1,0 +1,307 @@
+"""What a field says of the run that made it: stages, their blocks, what was read.
+
+The attribute ``xdreg`` is JSON that may come from a store of anybody's, so nothing in
+it is taken to be there, or to be of one kind.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from xdreg.errors import InputError, StoreError
+from xdreg.fields.field import field_grid
+from xdreg.grid import Grid, is_finite
+from xdreg.partition import BlockStatus, Partition
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from xdreg.stores.channels import Selection
+
+
+#: Statuses of blocks that had nothing to register: none of them is a failure.
+HARMLESS = (BlockStatus.EMPTY, BlockStatus.NO_OVERLAP)
+
+#: Kinds of stage that find one transform of the whole image.
+LINEAR = ("translation", "rigid", "similarity", "affine")
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """One stage of a run, and what became of its blocks.
+
+    Parameters
+    ----------
+    number
+        Its place in the run, from 0.
+    name
+        Its kind, such as ``"local_correlation"``.
+    options
+        As they were used, by name.
+    blocks
+        Diagnostics by kind, such as ``"status"``, each ``(*counts)``.
+    partition
+        Where its blocks lie; None where the field does not say.
+    """
+
+    number: int
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    blocks: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    partition: Partition | None = None
+
+    @property
+    def linear(self) -> bool:
+        """Whether it found one transform of the whole image."""
+        return self.name in LINEAR
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Number of blocks per axis."""
+        return tuple(self.blocks["status"].shape) if "status" in self.blocks else ()
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """How many blocks ended in each status, the most frequent first."""
+        if "status" not in self.blocks:
+            return {}
+        values, counts = np.unique(self.blocks["status"], return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return {status_name(values[i]): int(counts[i]) for i in order}
+
+
+def status_name(value: float) -> str:
+    """Return a status as a word, also one that this version does not know."""
+    known = {float(status): status.meaning for status in BlockStatus}
+    return known.get(float(value), f"status {value:g}")
+
+
+def manifest_of(field: xr.Dataset) -> dict[str, Any]:
+    """Return what a field says of the run that made it; empty where it says nothing.
+
+    Raises
+    ------
+    InputError
+        If it is no field.
+    StoreError
+        If its attribute ``xdreg`` is damaged.
+    """
+    field_grid(field)
+    return _json_object(field, "xdreg")
+
+
+def pose_of(field: xr.Dataset) -> dict[str, Any]:
+    """Return the pose that a run started from; empty where none was looked for."""
+    return _json_object(field, "pose")
+
+
+def _json_object(field: xr.Dataset, name: str) -> dict[str, Any]:
+    stored = field.attrs.get(name)
+    if stored is None:
+        return {}
+    try:
+        values = json.loads(stored)
+    except (TypeError, ValueError, RecursionError) as error:
+        values = error
+    if not isinstance(values, dict):
+        msg = (
+            f"the field's attribute {name!r} is damaged, expected an object as JSON: "
+            f"{str(stored)[:80]!r}; remove it with field.attrs.pop({name!r})"
+        )
+        raise StoreError(msg)
+    return values
+
+
+def registered_channels(field: xr.Dataset) -> list[dict[str, Selection]]:
+    """Return which channel of fixed and moving was registered, the first of several."""
+    stored = manifest_of(field).get("channels")
+    found: list[dict[str, Selection]] = [{}, {}]
+    if not isinstance(stored, list) or len(stored) != len(found):
+        return found
+    for place, several in enumerate(stored):
+        one = several[0] if isinstance(several, list) and several else None
+        chosen = one.get("c") if isinstance(one, dict) else None
+        if isinstance(chosen, list) and all(is_finite(v) for v in chosen):
+            found[place] = {"c": tuple(float(v) for v in chosen)}
+        elif isinstance(chosen, int):
+            found[place] = {"c": chosen}
+    return found
+
+
+def selects(registered: Mapping[str, Selection], channels: int) -> bool:
+    """Tell whether what a field says was registered is one of so many channels."""
+    chosen: object = registered.get("c")
+    if isinstance(chosen, tuple):
+        return len(chosen) == channels
+    return isinstance(chosen, int) and 0 <= chosen < channels
+
+
+def sources_of(field: xr.Dataset) -> dict[str, str]:
+    """Return where the images lie that a field was made of, as far as it tells.
+
+    Examples
+    --------
+    >>> import xdreg
+    >>> pair = xdreg.datasets.phantom_pair((48, 56), amplitude=2.0)
+    >>> sources_of(xdreg.register(pair.fixed, pair.moving, progress=False))
+    {}
+    """
+    manifest = manifest_of(field)
+    found = {}
+    for name in ("fixed", "moving"):
+        entry = manifest.get(name)
+        address = entry.get("source") if isinstance(entry, dict) else None
+        if isinstance(address, str) and address:
+            found[name] = address
+    return found
+
+
+def last_metric(field: xr.Dataset) -> str | None:
+    """Return the metric of the last stage that a field was made by, if it tells."""
+    stages = stages_of(field)
+    metric = stages[-1].options.get("metric") if stages else None
+    return metric if isinstance(metric, str) else None
+
+
+def stages_of(field: xr.Dataset) -> tuple[StageRecord, ...]:
+    """Return the stages of the run that made a field, in the order in which they ran.
+
+    Parameters
+    ----------
+    field : Dataset
+        A displacement field. Diagnostics that are still to be computed are left out.
+
+    Returns
+    -------
+    tuple of StageRecord
+        Of a field without provenance, such as an inverse, one stage without a name;
+        without any diagnostics, none.
+
+    Examples
+    --------
+    >>> import xdreg
+    >>> pair = xdreg.datasets.phantom_pair((48, 56), amplitude=2.0)
+    >>> field = xdreg.register(pair.fixed, pair.moving, progress=False)
+    >>> [(stage.name, stage.statuses) for stage in stages_of(field)]
+    [('affine', {'success': 1}), ('local_correlation', {'success': 1})]
+    """
+    listed = manifest_of(field).get("stages")
+    entries = listed if isinstance(listed, list) else []
+    described = [v for v in entries if isinstance(v, dict)]
+    if not described:
+        blocks = _blocks(field, "")
+        return (StageRecord(0, "", blocks=blocks),) if blocks else ()
+    records = []
+    for number, options in enumerate(described):
+        own = f"stage{number}_"
+        # The last deformable stage has no prefix: it is what a field is judged by.
+        blocks = _blocks(field, own) or _blocks(field, "")
+        rest = {k: v for k, v in options.items() if k not in ("name", "grid")}
+        name = str(options.get("name", ""))
+        partition = _partition(options, blocks)
+        records.append(StageRecord(number, name, rest, blocks, partition))
+    return tuple(records)
+
+
+def last_deformable(field: xr.Dataset) -> StageRecord | None:
+    """Return the stage that a field is judged by, else the last one, if any."""
+    stages = stages_of(field)
+    deformable = [stage for stage in stages if not stage.linear]
+    found = deformable or stages
+    return found[-1] if found else None
+
+
+def _blocks(field: xr.Dataset, prefix: str) -> dict[str, NDArray[Any]]:
+    """Return the diagnostics of one stage that are there without computing anything."""
+    start = f"{prefix}block_"
+    found = {
+        str(name).removeprefix(start): np.asarray(variable.values)
+        for name, variable in field.data_vars.items()
+        if str(name).startswith(start)
+        and variable.chunks is None
+        and variable.dtype.kind in "biuf"
+    }
+    ndim = field["displacement"].ndim - 1
+    shape = found["status"].shape if "status" in found else None
+    return {k: v for k, v in found.items() if v.shape == shape and v.ndim == ndim}
+
+
+def _partition(
+    options: Mapping[str, Any], blocks: Mapping[str, NDArray[Any]]
+) -> Partition | None:
+    """Return where a stage's blocks lie, where all that is said of it fits."""
+    try:
+        grid = Grid.from_dict(options["grid"])
+        shape, overlap, step = (
+            tuple(int(v) for v in options[name])
+            for name in ("block_shape", "overlap", "field_step")
+        )
+        partition = Partition(grid, shape, overlap, step)
+        fits = partition.counts == blocks["status"].shape
+    except (InputError, KeyError, TypeError, ValueError, ArithmeticError):
+        return None
+    return partition if fits else None
+
+
+#: What is worth knowing of a block, worst first: how it ended, then how it fared.
+SEVERITY = (
+    BlockStatus.CRASHED,
+    BlockStatus.TIMEOUT,
+    BlockStatus.UNREADABLE,
+    BlockStatus.REJECTED,
+    BlockStatus.FOLDED,
+    BlockStatus.NOT_IMPROVED,
+    BlockStatus.TOO_FEW_SAMPLES,
+)
+
+
+def worst_blocks(stage: StageRecord, count: int = 10) -> list[tuple[int, ...]]:
+    """Return the indices of a stage's worst blocks, the worst first.
+
+    Blocks that failed come first, by what befell them; then those that succeeded, the
+    least similar afterwards first. Blocks with nothing to register are left out.
+
+    Parameters
+    ----------
+    stage
+        The stage.
+    count
+        How many at most.
+
+    Examples
+    --------
+    >>> blocks = {"status": np.array([0, 7, 1, 0]),
+    ...           "similarity_after": np.array([0.9, 0.0, 0.0, 0.4])}
+    >>> worst_blocks(StageRecord(0, "custom", blocks=blocks))
+    [(1,), (3,), (0,)]
+    """
+    if "status" not in stage.blocks:
+        return []
+    status = stage.blocks["status"]
+    rank = np.full(status.shape, len(SEVERITY), float)
+    for place, severe in enumerate(SEVERITY):
+        rank[status == severe] = place
+    similar = stage.blocks.get("similarity_after", np.zeros(status.shape))
+    order = np.lexsort((np.nan_to_num(similar, nan=-np.inf).ravel(), rank.ravel()))
+    chosen = [i for i in order if status.ravel()[i] not in HARMLESS][:count]
+    return [tuple(int(v) for v in np.unravel_index(i, status.shape)) for i in chosen]
+
+
+def status_counts(field: xr.Dataset) -> dict[str, int]:
+    """Return how many blocks of the last deformable stage ended in each status."""
+    if "block_status" not in field:
+        return {}
+    values, counts = np.unique(field["block_status"].values, return_counts=True)
+    known = {int(status): status.meaning for status in BlockStatus}
+    return {
+        known.get(int(v), f"status {v}"): int(c)
+        for v, c in zip(values, counts, strict=True)
+    }

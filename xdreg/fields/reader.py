@@ -1,0 +1,150 @@
+"""Readers of displacement fields: windows and points of a stored field."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from dask.base import normalize_token
+
+from xdreg.grid import Grid, _strides
+from xdreg.numerics import kernels
+from xdreg.stores.ome_zarr import modified
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+
+#: A field that is composed where it is read is so in pieces of so many points per axis.
+PIECE = 64
+
+
+class FieldReader:
+    """A displacement field in a Zarr array, read where it is needed.
+
+    Parameters
+    ----------
+    source : array (ndim, *grid.shape) float32
+    grid
+        Geometry of the field.
+    """
+
+    def __init__(self, source: Any, grid: Grid) -> None:
+        self.source, self.grid = source, grid
+
+    def __dask_tokenize__(self) -> object:
+        """Identify by the source's content or address."""
+        source = self.source
+        if hasattr(source, "store"):
+            source = (str(source.store), source.path, modified(source))
+        return ("xdreg.FieldReader", normalize_token((source, self.grid)))
+
+    def read_around(
+        self, target: Grid, reach: Sequence[float] | None = None
+    ) -> tuple[NDArray[np.float32], Grid]:
+        """Read the part of the field needed to interpolate it over a grid.
+
+        Of a field finer than that, every so many points, so that memory is bounded by
+        the target; the same ones whatever the target's origin.
+
+        Parameters
+        ----------
+        target
+            The region.
+        reach : (ndim,), optional
+            Physical distance to add on every side.
+
+        Returns
+        -------
+        displacement : (ndim, ...) float32
+        grid : Grid
+            Geometry of that part.
+        """
+        lower, upper = _corners(target)
+        if reach is not None:
+            lower, upper = lower - np.asarray(reach), upper + np.asarray(reach)
+        window = self.window(lower, upper)
+        sizes, strides = self.grid.shape, _strides(self.grid, target)
+        return self.read([_every(*v) for v in zip(window, sizes, strides, strict=True)])
+
+    def window(self, lower: ArrayLike, upper: ArrayLike) -> tuple[slice, ...]:
+        """Return the window of field points needed to interpolate within a box.
+
+        Parameters
+        ----------
+        lower, upper : (ndim,)
+            Corners of the box, physical. It may lie beyond the field's grid.
+        """
+        first = np.floor(self.grid.physical_to_index(lower))
+        last = np.floor(self.grid.physical_to_index(upper)) + 2
+        # Beyond its grid the field is continued from its last cell: keep at least that.
+        size = np.asarray(self.grid.shape)
+        starts = np.clip(first, 0, np.maximum(size - 2, 0)).astype(int)
+        stops = np.clip(last, np.minimum(starts + 2, size), size).astype(int)
+        return tuple(slice(int(a), int(b)) for a, b in zip(starts, stops, strict=True))
+
+    def read(self, window: Sequence[slice]) -> tuple[NDArray[np.float32], Grid]:
+        """Read a window ``(ndim, ...)`` of the field, and tell its geometry."""
+        values = np.asarray(self.source[(slice(None), *window)], np.float32)
+        return values, self.grid.window(window)
+
+    def read_points(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Read points ``(n, ndim)`` of the field, which ``index (n, ndim)`` counts."""
+        components = np.arange(self.grid.ndim)[None]
+        each = (components, *(axis[:, None] for axis in index.T))
+        if isinstance(self.source, np.ndarray):
+            return np.asarray(self.source[each], np.float32)
+        if hasattr(self.source, "vindex"):  # of Zarr: each chunk once
+            return np.asarray(self.source.vindex[each], np.float32)
+        single = [[slice(i, i + 1) for i in row] for row in index.tolist()]
+        return np.stack([self.read(window)[0].reshape(-1) for window in single])
+
+
+class PrecededField:
+    """A field after a linear transform, composed where it is read.
+
+    Parameters
+    ----------
+    field : FieldReader
+        What is applied second.
+    matrix : (ndim + 1, ndim + 1)
+        What is applied first: homogeneous, in dims order, physical units.
+    """
+
+    def __init__(self, field: FieldReader, matrix: NDArray[np.float64]) -> None:
+        self._field, self._matrix = field, matrix
+        self.shape = (field.grid.ndim, *field.grid.shape)
+        self.ndim, self.dtype = len(self.shape), np.dtype(np.float32)
+        self.chunks = tuple(min(PIECE, n) for n in self.shape)
+
+    def __getitem__(self, index: Sequence[slice]) -> NDArray[np.float32]:
+        """Read a window, of all components or of some."""
+        components, *window = index
+        grid = self._field.grid.window(window)
+        update, corners = kernels.affine_displacement(self._matrix, grid)
+        reach = np.abs(update).reshape(grid.ndim, -1).max(axis=1)
+        update = kernels.resample_displacement(update, corners, grid)
+        before = self._field.read_around(grid, reach)
+        return np.asarray(kernels.compose(update, grid, *before)[components])
+
+    def __dask_tokenize__(self) -> object:
+        """Identify by what is composed."""
+        return ("xdreg.PrecededField", normalize_token((self._field, self._matrix)))
+
+
+def _every(window: slice, size: int, stride: int) -> slice:
+    """Return a slice of multiples of a stride around a window, two at least."""
+    stride = min(stride, max(size - 1, 1))
+    if stride == 1:
+        return window
+    most = (size - 1) // stride
+    first = min(window.start // stride, most - 1)
+    last = min(max(-(-(window.stop - 1) // stride), first + 1), most)
+    return slice(first * stride, last * stride + 1, stride)
+
+
+def _corners(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    lower = np.asarray(grid.origin)
+    return lower, grid.index_to_physical([n - 1 for n in grid.shape])

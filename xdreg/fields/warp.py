@@ -1,0 +1,356 @@
+"""Out-of-core resampling of the moving image through a displacement field."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from numbers import Real
+from typing import TYPE_CHECKING, Any, get_args
+
+import dask.array
+import numpy as np
+import xarray as xr
+
+from xdreg.coordinates import coordinates, grid_of, spatial_dims
+from xdreg.errors import InputError
+from xdreg.fields.field import field_grid, open_displacement
+from xdreg.fields.targets import target_grid
+from xdreg.graphs import shared
+from xdreg.grid import unit_ratio
+from xdreg.numerics import interpolation, kernels
+from xdreg.numerics.interpolation import Labels, Order
+from xdreg.stores.pyramid import image_levels
+from xdreg.stores.readers import image_reader
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from xdreg.fields.reader import FieldReader
+    from xdreg.fields.targets import Region, Spacing
+    from xdreg.grid import Grid
+    from xdreg.stores.readers import ImageReader
+
+#: Voxels per axis of a warped image's chunks, where the target has none of its own.
+#: Smaller ones are joined up to it: a chunk of the result seldom lies on chunks of the
+#: moving image, and reads all of those that it touches.
+CHUNK = {2: 1024, 3: 128}
+
+#: A window that maps onto more voxels of the image, or lies among more points of the
+#: field, is halved: a point is a vector, and takes ten times what a voxel does.
+MOST_VOXELS = 2**24
+MOST_POINTS = 2**21
+
+
+def warp(
+    field: xr.Dataset,
+    moving: Any,
+    *,
+    order: Order = 1,
+    labels: Labels | None = None,
+    like: xr.DataArray | xr.DataTree | None = None,
+    spacing: Spacing = None,
+    region: Region = None,
+    fill_value: float = 0,
+) -> xr.DataArray:
+    """Resample the moving image onto the fixed grid, or another, lazily.
+
+    Each chunk reads only the part of the moving image that the field maps it onto.
+    Channels and time points are resampled one by one. `warp_to` writes the result
+    straight to a store, with its pyramid.
+
+    Parameters
+    ----------
+    field : Dataset
+        A displacement field, fixed → moving.
+    moving : DataArray, DataTree or itk.Image ([t], [c], [z], y, x)
+        The image to resample; of a tree, the finest level.
+    order
+        1 interpolates linearly; 3 by cubic B-splines through the voxels, as ITK and
+        scipy do; 0 takes the nearest voxel, for labels and masks.
+    labels
+        For labels, in place of ``order``: ``"nearest"``; ``"majority"``, the label with
+        the most weight in linear interpolation; or ``"gaussian"``, that with the most
+        weight under a Gaussian of one voxel, for smoother outlines. No new label
+        arises.
+    like : DataArray or DataTree, optional
+        Whose grid to resample onto; by default the fixed image's. Small chunks of it
+        are joined.
+    spacing
+        Distance of the result's voxels, one number or one per dim, in the units of the
+        fixed image, in place of the grid's own.
+    region
+        By dim a slice of coordinates, both ends included: the part of the grid to make,
+        for example ``{"z": slice(100.0, 200.0)}``.
+    fill_value
+        Value where the moving image has none.
+
+    Returns
+    -------
+    DataArray ([t], [c], [z], y, x)
+        With the dtype of the moving image; chunked. Cubic interpolation overshoots at
+        edges; what an integer cannot hold is clipped.
+
+    Raises
+    ------
+    InputError
+        If the images have different dimensions, units that do not convert, ``order``,
+        ``labels``, ``spacing`` or ``region`` are none that there is, or ``fill_value``
+        does not fit the dtype.
+    """
+    how = How(order, labels, fill_value)
+    image = image_levels(moving, "moving")[0]
+    target = target_grid(field, like, spacing, region)
+    template = None
+    if like is not None and spacing is None and region is None:
+        template = image_levels(like, "like")[0]
+    chunks: tuple[tuple[int, ...], ...] | None = None
+    if template is not None and template.chunks:
+        sizes = template.chunksizes
+        chunks = tuple(_joined(sizes[d], CHUNK[target.ndim]) for d in target.dims)
+    if chunks is None:
+        chunks = dask.array.core.normalize_chunks(CHUNK[target.ndim], target.shape)
+    pulling = make_pulling(field, image, target, how)
+    data = dask.array.map_blocks(
+        _warp_chunk,
+        chunks=(*((1,) * image.sizes[d] for d in pulling.others), *chunks),
+        dtype=pulling.dtype,
+        meta=np.empty((0,) * image.ndim, pulling.dtype),
+        pulling=shared(pulling, "warp"),
+    )
+    result = warped_like(image, target, data)
+    if template is not None:
+        result = result.assign_coords({d: template.coords[d] for d in target.dims})
+    return result
+
+
+def warped_like(image: xr.DataArray, target: Grid, data: Any) -> xr.DataArray:
+    """Return the warped image that holds ``data``, named and labelled as ``image``."""
+    others = [str(d) for d in image.dims if d not in target.dims]
+    result = xr.DataArray(
+        data,
+        dims=(*others, *target.dims),
+        attrs={k: v for k, v in image.attrs.items() if k != "source"},
+    ).assign_coords(coordinates(target))
+    # Not in the constructor, which takes the name of the data where there is none.
+    result.name = image.name
+    return result.assign_coords({d: image[d] for d in others if d in image.coords})
+
+
+@dataclass(frozen=True)
+class How:
+    """How values are made between voxels, and beyond them; as in `warp`."""
+
+    order: Order
+    labels: Labels | None
+    fill: float
+
+    def __post_init__(self) -> None:
+        """Refuse what there is not."""
+        whole = isinstance(self.order, int | np.integer)
+        if not whole or isinstance(self.order, bool) or self.order not in (0, 1, 3):
+            msg = (
+                "order must be 1, linear, 3, cubic, or 0, nearest, for labels; got "
+                f"{self.order!r}"
+            )
+            raise InputError(msg)
+        if self.labels is None:
+            return
+        if not isinstance(self.labels, str) or self.labels not in get_args(Labels):
+            msg = f"labels must be one of {get_args(Labels)}, got {self.labels!r}"
+            raise InputError(msg)
+        if self.order == 3:
+            msg = f"labels={self.labels!r} are not interpolated; leave order=3 out"
+            raise InputError(msg)
+
+    @property
+    def keeps_values(self) -> bool:
+        """Whether every value of the result is one of the image's."""
+        return self.labels is not None or self.order == 0
+
+    def dtype_of(self, image: np.dtype[Any]) -> np.dtype[Any]:
+        """Return the dtype of the result; a mask that is interpolated is none."""
+        if image.kind == "b" and not self.keeps_values:
+            return np.dtype(np.float32)
+        return image
+
+
+@dataclass(frozen=True)
+class Pulling:
+    """What makes any part of a warped image, and all that it needs for that.
+
+    Parameters
+    ----------
+    readers
+        The moving image, by time point and channel.
+    others
+        The dims that those are counted along.
+    displacement, target
+        The field, and the grid of the whole result.
+    how, dtype
+        How values are made, and of what dtype.
+    """
+
+    readers: dict[tuple[int, ...], ImageReader]
+    others: tuple[str, ...]
+    displacement: FieldReader
+    target: Grid
+    how: How
+    dtype: np.dtype[Any]
+
+    def part(self, position: tuple[int, ...], window: Sequence[slice]) -> NDArray[Any]:
+        """Return a window of the result, of one time point and channel."""
+        grid = self.target.window(window)
+        values = pull(self.readers[position], self.displacement, grid, self.how)
+        return cast(values, self.dtype)
+
+
+def make_pulling(
+    field: xr.Dataset, image: xr.DataArray, target: Grid, how: How
+) -> Pulling:
+    """Check an image against a field, and return what warps it onto a grid.
+
+    Raises
+    ------
+    InputError
+        If they do not fit each other.
+    """
+    dims = spatial_dims(image, "moving")
+    if dims != target.dims:
+        msg = f"moving has dimensions {dims} and the field {target.dims}"
+        raise InputError(msg)
+    dtype = how.dtype_of(image.dtype)
+    _check_fill(how.fill, dtype)
+    own = grid_of(image, "moving").to_units(target.units, "moving")
+    field_units = field_grid(field).units
+    if unit_ratio(field_units, target.units) != 1.0:
+        msg = f"the field is in {field_units}, the fixed image in {target.units}"
+        raise InputError(msg)
+    others = tuple(str(d) for d in image.dims if d not in dims)
+    readers = {}
+    for position in np.ndindex(*(image.sizes[d] for d in others)):
+        select = dict(zip(others, position, strict=True))
+        readers[position] = image_reader(image, "moving", grid=own, select=select)
+    displacement = open_displacement(field)
+    return Pulling(readers, others, displacement, target, how, dtype)
+
+
+def _joined(chunks: tuple[int, ...], most: int) -> tuple[int, ...]:
+    """Join chunks along an axis while they have at most so many voxels together."""
+    joined = [chunks[0]]
+    for size in chunks[1:]:
+        if joined[-1] + size <= most:
+            joined[-1] += size
+        else:
+            joined.append(size)
+    return tuple(joined)
+
+
+def _warp_chunk(pulling: Pulling, block_info: Any = None) -> NDArray[Any]:
+    """Make one chunk of the warped image."""
+    location = block_info[None]["array-location"]
+    ndim = pulling.target.ndim
+    position = tuple(int(start) for start, _ in location[:-ndim])
+    window = tuple(slice(int(a), int(b)) for a, b in location[-ndim:])
+    values = pulling.part(position, window)
+    return values.reshape((1,) * len(position) + values.shape)
+
+
+def pull(
+    reader: ImageReader, displacement: FieldReader, grid: Grid, how: How
+) -> NDArray[Any]:
+    """Read the part of the moving image that a window maps onto, and resample it.
+
+    A window that needs much of the image or of the field, for it is coarser than
+    they are or much is pressed together there, is made half by half.
+
+    Parameters
+    ----------
+    reader
+        The moving image.
+    displacement
+        The field.
+    grid
+        The window of the target.
+    how
+        How to make values.
+
+    Returns
+    -------
+    (*grid.shape)
+        float32 where values are interpolated, else the image's dtype.
+    """
+    ends = grid.index_to_physical([[0] * grid.ndim, [n - 1 for n in grid.shape]])
+    around = displacement.window(*ends)
+    if _size(around) > MOST_POINTS and grid.size > 1:
+        return _in_halves(reader, displacement, grid, how)
+    field, field_part = displacement.read(around)
+    lower, upper = kernels.moved_bounds(field, field_part, grid)
+    margin = interpolation.margin_of(how.order, how.labels)
+    part = reader.grid.covering(lower, upper, margin=margin)
+    if part is None:
+        dtype = reader.dtype if how.keeps_values else np.float32
+        return np.full(grid.shape, how.fill, dtype)
+    if _size(part) > MOST_VOXELS and grid.size > 1:
+        return _in_halves(reader, displacement, grid, how)
+    return interpolation.warp(
+        reader.read(part),
+        reader.grid.window(part),
+        field,
+        field_part,
+        grid,
+        order=how.order,
+        labels=how.labels,
+        fill=how.fill,
+    )
+
+
+def _size(window: Sequence[slice]) -> int:
+    return math.prod([part.stop - part.start for part in window])
+
+
+def _in_halves(
+    reader: ImageReader, displacement: FieldReader, grid: Grid, how: How
+) -> NDArray[Any]:
+    axis = int(np.argmax(grid.shape))
+    middle = grid.shape[axis] // 2
+    halves = []
+    for part in (slice(0, middle), slice(middle, grid.shape[axis])):
+        window = [slice(0, n) for n in grid.shape]
+        window[axis] = part
+        halves.append(pull(reader, displacement, grid.window(window), how))
+    return np.concatenate(halves, axis)
+
+
+def cast(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Bring interpolated values to a dtype: round and clip for integers."""
+    if values.dtype == dtype:
+        return values
+    if dtype.kind not in "iu":
+        return np.asarray(values, dtype)
+    limits = np.iinfo(dtype)
+    low, high = float(limits.min), float(limits.max)
+    if dtype.itemsize == 8:
+        # The largest 64-bit integer is no float: the next one above it would wrap.
+        high = float(np.nextafter(high, 0))
+    # float32 holds 16-bit integers exactly.
+    wide = values.astype(np.float32 if dtype.itemsize <= 2 else np.float64)
+    np.nan_to_num(np.rint(wide, out=wide), copy=False)
+    return np.clip(wide, low, high, out=wide).astype(dtype)  # type: ignore[no-any-return]
+
+
+def _check_fill(fill: float, dtype: np.dtype[Any]) -> None:
+    # NaN and infinity are values that floats may have.
+    if not isinstance(fill, Real) or sys.float_info.max < abs(fill) < math.inf:
+        msg = f"fill_value must be a number, got {fill!r}"
+        raise InputError(msg)
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if not (limits.min <= fill <= limits.max and float(fill).is_integer()):
+            msg = (
+                f"fill_value {fill!r} does not fit {dtype}; choose a whole number from "
+                f"{limits.min} to {limits.max}, or warp moving.astype('float32')"
+            )
+            raise InputError(msg)

@@ -1,0 +1,333 @@
+"""A warped image with its pyramid, written straight to a store.
+
+A task makes one region, a few chunks of one level, and writes it; no voxel passes
+through the scheduler. What is written stands in a journal, from which a run that was
+killed goes on (`xdreg.stores.resumable`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import dask.array
+import numpy as np
+from dask.base import tokenize
+
+from xdreg.coordinates import grid_of
+from xdreg.errors import InputError
+from xdreg.fields.targets import target_grid
+from xdreg.fields.warp import CHUNK, How, make_pulling, warped_like
+from xdreg.graphs import MOST_TASKS, shared
+from xdreg.stores.ome_writer import lay_out, level_path, make_layout
+from xdreg.stores.progress import working
+from xdreg.stores.pyramid import downsample, image_levels
+from xdreg.stores.resumable import checksum, resumable_store
+
+if TYPE_CHECKING:
+    import xarray as xr
+    import zarr
+    from numpy.typing import NDArray
+
+    from xdreg.fields.targets import Region, Spacing
+    from xdreg.fields.warp import Pulling
+    from xdreg.grid import Grid
+    from xdreg.numerics.interpolation import Labels, Order
+    from xdreg.stores.ome_writer import Layout, Version
+    from xdreg.stores.resumable import Journal
+
+#: A level of the moving image stands for one of the result if its voxels are along no
+#: axis coarser than so many of the result's, and along none finer than this share.
+COARSEST = 1.1
+FINEST = 1 / 1.5
+
+#: A region has at most so many voxels, and is no larger than leaves so many of them.
+MOST_TOGETHER = 2**22
+FEWEST = 8
+
+
+def warp_to(
+    field: xr.Dataset,
+    moving: Any,
+    path: str | os.PathLike[str],
+    *,
+    order: Order = 1,
+    labels: Labels | None = None,
+    like: xr.DataArray | xr.DataTree | None = None,
+    spacing: Spacing = None,
+    region: Region = None,
+    fill_value: float = 0,
+    levels_from: Literal["moving", "finest"] = "moving",
+    levels: int | None = None,
+    chunks: int | Sequence[int] | None = None,
+    version: Version = "0.5",
+    name: str | None = None,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> None:
+    """Resample the moving image onto the fixed grid, or another, into an OME-Zarr.
+
+    All channels and time points, and a whole pyramid. A task holds one region of the
+    result and what it maps onto. The store appears whole or not at all. The same call
+    again goes on with what a killed one left, to the same bits; for that, images and
+    field must come from stores, for graphs of other functions are not always known
+    again.
+
+    Parameters
+    ----------
+    field : Dataset
+        A displacement field, fixed → moving.
+    moving : DataArray, DataTree or itk.Image ([t], [c], [z], y, x)
+        The image to resample.
+    path
+        Directory or URL to write.
+    order, labels, like, spacing, region, fill_value
+        As in `warp`.
+    levels_from
+        ``"moving"`` resamples each level, also the finest, from the coarsest level of
+        the moving image that is nowhere coarser; where that one is more than 1.5 times
+        finer, the level is built from the one before. ``"finest"`` resamples the
+        finest level of the moving image, and builds each coarser one from the one
+        before: as `save` does, by means, of labels by taking one of each group.
+    levels, chunks, version, name, overwrite, storage_options, progress
+        As in `save`.
+
+    Raises
+    ------
+    InputError
+        As in `warp`, or if another process is writing the same.
+    StoreError
+        If something is there and ``overwrite`` is false, or it cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile, xdreg
+    >>> pair = xdreg.datasets.phantom_pair((96, 112))
+    >>> matrix = np.eye(3)
+    >>> field = xdreg.compose(matrix, like=pair.fixed)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     warp_to(field, pair.moving, f"{folder}/moved.ome.zarr", spacing=2.0)
+    ...     moved = xdreg.open_ome_zarr(f"{folder}/moved.ome.zarr", level=0)
+    >>> moved.shape
+    (48, 56)
+    """
+    if not isinstance(levels_from, str) or levels_from not in ("moving", "finest"):
+        msg = f"levels_from must be 'moving' or 'finest', got {levels_from!r}"
+        raise InputError(msg)
+    how = How(order, labels, fill_value)
+    images = image_levels(moving, "moving")
+    target = target_grid(field, like, spacing, region)
+    dtype = make_pulling(field, images[0], target, how).dtype
+    layout = _layout(images[0], target, dtype, version, levels, chunks, name)
+    grids = [grid_of(v, "moving").to_units(target.units, "moving") for v in images]
+    sources = _sources(grids, layout.grids, levels_from)
+    pullings = [
+        None
+        if source is None
+        else replace(make_pulling(field, images[source], grid, how), dtype=dtype)
+        for source, grid in zip(sources, layout.grids, strict=True)
+    ]
+    description = _description(layout, pullings)
+    with (
+        working("warping", enabled=progress),
+        resumable_store(
+            path, description, overwrite=overwrite, storage_options=storage_options
+        ) as (output, journal),
+    ):
+        # Laid out elsewhere, so that chunks which are there stay.
+        with tempfile.TemporaryDirectory(prefix="xdreg-") as scratch:
+            lay_out(Path(scratch) / "store", layout)
+            shutil.copytree(Path(scratch) / "store", output.folder, dirs_exist_ok=True)
+        done = journal.entries()
+        finer = None
+        for number, pulling in enumerate(pullings):
+            store = output.array(level_path(number))
+            task = _Level(
+                number,
+                tuple(str(d) for d in layout.image.dims),
+                pulling,
+                finer,
+                layout.factors[number - 1] if number else (),
+                how.keeps_values,
+                store,
+                journal,
+            )
+            _write_level(task, done)
+            finer = store
+
+
+def _layout(
+    image: xr.DataArray, target: Grid, dtype: np.dtype[Any], *options: Any
+) -> Layout:
+    """Return what the store is to look like."""
+    others = [image.sizes[d] for d in image.dims if d not in target.dims]
+    data = dask.array.zeros((*others, *target.shape), dtype=dtype, chunks=-1)
+    return make_layout(warped_like(image, target, data), *options)
+
+
+def _sources(
+    moving: Sequence[Grid], result: Sequence[Grid], levels_from: str
+) -> list[int | None]:
+    """Return which level of the moving image makes each of the result's.
+
+    None is for a level that is built from the one before.
+    """
+    if levels_from == "finest":
+        return [0, *(None for _ in result[1:])]
+    sources: list[int | None] = []
+    for grid in result:
+        ratios = [np.divide(own.spacing, grid.spacing) for own in moving]
+        fine = [i for i, ratio in enumerate(ratios) if ratio.max() <= COARSEST]
+        chosen = max(fine, default=0)
+        near = ratios[chosen].min() >= FINEST
+        sources.append(chosen if near or not sources else None)
+    return sources
+
+
+def _description(layout: Layout, pullings: Sequence[Pulling | None]) -> str:
+    """Return text that differs whenever any bit of the result may."""
+    import xdreg
+
+    image = layout.image
+    values = {
+        "xdreg": xdreg.__version__,
+        "source": tokenize(*pullings),
+        "grids": [grid.to_dict() for grid in layout.grids],
+        "dims": [str(d) for d in image.dims],
+        "sizes": list(image.shape),
+        "dtype": str(image.dtype),
+        "chunks": list(layout.chunks),
+        "version": layout.version,
+        "name": layout.name,
+        "labels": {
+            d: image[d].values.tolist() for d in ("t", "c") if d in image.coords
+        },
+    }
+    return json.dumps(values, indent=1, default=str)
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One level of the result, and what makes it: ``pulling``, else ``finer``."""
+
+    number: int
+    dims: tuple[str, ...]
+    pulling: Pulling | None
+    finer: zarr.Array[Any] | None
+    factors: tuple[int, ...]
+    labels: bool
+    store: zarr.Array[Any]
+    journal: Journal
+
+    @property
+    def region(self) -> tuple[int, ...]:
+        """Voxels of a region along each axis: whole chunks, so that none is shared."""
+        chunks: tuple[int, ...] = self.store.chunks
+        if self.pulling is None:
+            return chunks
+        ndim = self.pulling.target.ndim
+        most = CHUNK[ndim]
+        spatial = [n * max(most // n, 1) for n in chunks[-ndim:]]
+        # Neighbours read the same chunks of the moving image: together, once.
+        for axis in range(ndim)[::-1]:
+            wider = [n * (1 + (i == axis)) for i, n in enumerate(spatial)]
+            if math.prod(wider) <= MOST_TOGETHER and self._pieces(wider) >= FEWEST:
+                spatial = wider
+        return (*chunks[:-ndim], *spatial)
+
+    def _pieces(self, spatial: Sequence[int]) -> int:
+        """Return into how many regions of that extent the level falls."""
+        whole = self.store.shape[-len(spatial) :]
+        return math.prod(-(-n // m) for n, m in zip(whole, spatial, strict=True))
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Regions along each axis."""
+        sizes = zip(self.store.shape, self.region, strict=True)
+        return tuple(-(-n // size) for n, size in sizes)
+
+    def window(self, number: int) -> tuple[slice, ...]:
+        """Return the voxels of a region."""
+        index = np.unravel_index(number, self.counts)
+        axes = zip(index, self.region, self.store.shape, strict=True)
+        return tuple(
+            slice(int(i) * size, min((int(i) + 1) * size, n)) for i, size, n in axes
+        )
+
+    def make(self, window: tuple[slice, ...]) -> NDArray[Any]:
+        """Return the voxels of a region, as they are stored."""
+        values = self._means(window) if self.pulling is None else self._warped(window)
+        return values.astype(self.store.dtype, copy=False)
+
+    def _warped(self, window: tuple[slice, ...]) -> NDArray[Any]:
+        pulling = self.pulling
+        assert pulling is not None
+        ndim = pulling.target.ndim
+        place = dict(zip(self.dims, window, strict=True))
+        position = tuple(place[dim].start for dim in pulling.others)
+        values = pulling.part(position, window[-ndim:])
+        return values.reshape((1,) * (len(window) - ndim) + values.shape)
+
+    def _means(self, window: tuple[slice, ...]) -> NDArray[Any]:
+        """Build a region from the level before it, as `xdreg.save` does."""
+        assert self.finer is not None
+        steps = (1,) * (len(window) - len(self.factors)) + self.factors
+        wide = tuple(
+            slice(part.start * step, part.stop * step)
+            for part, step in zip(window, steps, strict=True)
+        )
+        values = dask.array.from_array(np.asarray(self.finer[wide]), chunks=-1)
+        coarse = downsample(values, self.factors, labels=self.labels)
+        return np.asarray(coarse.compute(scheduler="synchronous"))
+
+
+def _write_level(task: _Level, done: Mapping[str, int]) -> None:
+    """Write every region of a level, on the active scheduler."""
+    count = math.prod(task.counts)
+    known = [(n, done.get(_name(task, n), -1)) for n in range(count)]
+    together = -(-count // MOST_TASKS)
+    numbers = dask.array.from_array(np.array(known, np.int64), chunks=(together, 2))
+    dask.array.map_blocks(
+        _write_regions,
+        numbers,
+        level=shared(task, f"warp_to {task.number}"),
+        chunks=(numbers.chunks[0], (1,)),
+        dtype=bool,
+        meta=np.empty((0, 0), bool),
+    ).compute()
+
+
+def _name(task: _Level, number: int) -> str:
+    return f"{task.number}.{number}"
+
+
+def _write_regions(numbers: NDArray[np.int64], level: _Level) -> NDArray[np.bool_]:
+    """Write regions, given by number and by checksum where they are done, else -1."""
+    for number, known in numbers.tolist():
+        window = level.window(number)
+        if known >= 0 and _is_intact(level, window, known):
+            continue
+        try:
+            values = level.make(window)
+        except Exception as error:
+            error.add_note(f"in warp_to, level {level.number}, at {window}")
+            raise
+        level.store[window] = values
+        level.journal.add(_name(level, number), checksum(values))
+    return np.ones((len(numbers), 1), bool)
+
+
+def _is_intact(level: _Level, window: tuple[slice, ...], known: int) -> bool:
+    """Tell whether a region holds what was written; a power cut may have lost it."""
+    try:
+        return checksum(np.asarray(level.store[window])) == known
+    except Exception:  # whatever decoding makes of what is not there
+        return False

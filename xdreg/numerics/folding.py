@@ -1,0 +1,133 @@
+"""Where a displacement folds, and taking that back: numbers only, no graphs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xdreg.numerics.kernels import compose, resample_displacement
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from xdreg.grid import Grid
+    from xdreg.numerics.kernels import Array
+
+#: Rounds of smoothing that `unfold` tries at most.
+UNFOLD_ROUNDS = 30
+
+#: Smallest Jacobian determinant that `unfold` leaves, where it can.
+LEAST_JACOBIAN = 0.1
+
+#: Times that `ease_back` halves at most, and the share of the usual determinant that it
+#: leaves, where it can.
+EASE_ROUNDS = 10
+LEAST_TOTAL = 0.05
+
+
+def jacobian_determinant(displacement: Array, grid: Grid) -> Array:
+    """Return the determinant of the gradient of ``x + u(x)``, by central differences.
+
+    Parameters
+    ----------
+    displacement : (ndim, *grid.shape), physical units
+    grid
+        Its geometry; axes of one voxel count as constant.
+
+    Returns
+    -------
+    (*grid.shape) float32
+        Below one the mapping shrinks, at or below zero it folds.
+    """
+    gradient = np.zeros((grid.ndim, grid.ndim, *grid.shape), np.float32)
+    for axis, (size, step) in enumerate(zip(grid.shape, grid.spacing, strict=True)):
+        if size > 1:
+            gradient[:, axis] = np.gradient(displacement, step, axis=axis + 1)
+        gradient[axis, axis] += 1.0
+    g = gradient
+    if grid.ndim == 2:
+        determinant = g[0, 0] * g[1, 1] - g[0, 1] * g[1, 0]
+    else:
+        determinant = (
+            g[0, 0] * (g[1, 1] * g[2, 2] - g[1, 2] * g[2, 1])
+            - g[0, 1] * (g[1, 0] * g[2, 2] - g[1, 2] * g[2, 0])
+            + g[0, 2] * (g[1, 0] * g[2, 1] - g[1, 1] * g[2, 0])
+        )
+    return np.asarray(determinant, np.float32)
+
+
+def unfold(displacement: Array, grid: Grid) -> Array:
+    """Smooth a displacement where it folds, until it does not.
+
+    Around points whose Jacobian determinant is too small the field is replaced by its
+    binomial average, again and again; elsewhere it stays as it is.
+
+    Parameters
+    ----------
+    displacement : (ndim, *grid.shape), physical units
+    grid
+        Its geometry.
+
+    Returns
+    -------
+    (ndim, *grid.shape) float32
+        The same array where nothing folds. May still fold if the rounds did not do.
+    """
+    for _ in range(UNFOLD_ROUNDS):
+        low = jacobian_determinant(displacement, grid) < LEAST_JACOBIAN
+        if not low.any():
+            break
+        smooth = _binomial(displacement, 1)
+        displacement = displacement + _around(low) * (smooth - displacement)
+    return displacement
+
+
+def ease_back(update: Array, grid: Grid, before: Array, before_grid: Grid) -> Array:
+    """Take an update back where it folds together with what came before it.
+
+    Two maps of which neither folds do, at points of their grids, where both compress.
+    There the update is halved, again and again, up to zero: an earlier displacement
+    that does not fold is left as it was.
+
+    Parameters
+    ----------
+    update, grid, before, before_grid
+        As for `compose`.
+
+    Returns
+    -------
+    (ndim, *grid.shape) float32
+        The same array where nothing folds.
+    """
+    standing = resample_displacement(before, before_grid, grid)
+    # A linear part may mirror the image, or be of any scale.
+    usual = np.median(jacobian_determinant(standing, grid))
+    for _ in range(EASE_ROUNDS):
+        total = compose(update, grid, before, before_grid)
+        low = jacobian_determinant(total, grid) / usual < LEAST_TOTAL
+        if not low.any():
+            break
+        update = update * (1 - 0.5 * _around(low))
+    return update
+
+
+def _around(points: NDArray[np.bool_]) -> Array:
+    """Return weights of one at and beside some points, that fade around them."""
+    weight = points.astype(np.float32)
+    for _ in range(3):
+        weight = _binomial(weight, 0)
+    return np.minimum(weight * 8, np.float32(1))
+
+
+def _binomial(values: Array, first: int) -> Array:
+    """Average with the neighbours, weights 1 2 1, along the axes from ``first`` on."""
+    for axis in range(first, values.ndim):
+        if values.shape[axis] > 1:
+            pad = [(0, 0)] * values.ndim
+            pad[axis] = (1, 1)
+            wide = np.pad(values, pad, mode="edge")
+            n = values.shape[axis]
+            left, right = (np.take(wide, range(i, i + n), axis) for i in (0, 2))
+            values = np.asarray(0.5 * values + 0.25 * (left + right), np.float32)
+    return values

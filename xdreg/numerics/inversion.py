@@ -1,0 +1,200 @@
+"""Solving ``x + u(x) = y`` for ``x`` within a window of a field: no graphs.
+
+The numbers are found by `newton`; here geometry is turned into what that takes,
+folds are smoothed, and answers are judged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xdreg.numerics import folding, kernels, newton
+from xdreg.numerics.newton import FOLDED, INSIDE, TOLERANCE
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from xdreg.grid import Grid
+
+    Array = NDArray[Any]
+
+#: Times that a fold is smoothed (`folding.unfold`) to fill what has no inverse.
+UNFOLDINGS = 8
+
+#: Smallest determinant of an affine part that is factored out.
+LEAST_VOLUME = 1e-3
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where points come from.
+
+    Parameters
+    ----------
+    values
+        Of a grid ``(ndim, *shape)`` float32, the displacement moving → fixed; of points
+        ``(n, ndim)`` float64, the fixed points; physical units.
+    flags : (*shape) or (n,) uint8
+        ``INSIDE``, ``OUTSIDE`` or ``FOLDED`` of `newton`.
+    residual : (*shape) or (n,) float32
+        Distance of where the field maps the answer from the point asked for, physical.
+    """
+
+    values: Array
+    flags: NDArray[np.uint8]
+    residual: NDArray[np.float32]
+
+
+class Window:
+    """A part of a displacement field, ready to be solved.
+
+    Parameters
+    ----------
+    displacement : (ndim, *grid.shape), physical units
+        The field, or the part of it that holds the preimages.
+    grid
+        Its geometry.
+    matrix : (ndim + 1, ndim + 1)
+        The field's affine part, homogeneous, fixed → moving.
+    fixed
+        The fixed image; a preimage beyond its edges is `OUTSIDE`.
+    """
+
+    def __init__(
+        self, displacement: Array, grid: Grid, matrix: Array, fixed: Grid
+    ) -> None:
+        self._displacement, self._grid = displacement, grid
+        origin, spacing = np.asarray(grid.origin), np.asarray(grid.spacing)
+        space = slice(3 - grid.ndim, 3)
+        # The affine part in cells: q ↦ S⁻¹ (A (S q + o) + b - o).
+        affine = np.eye(4)[:3]
+        affine[space, space] = matrix[:-1, :-1] * spacing / spacing[:, None]
+        moved = matrix[:-1, :-1] @ origin + matrix[:-1, -1]
+        affine[space, 3] = (moved - origin) / spacing
+        self._linear = affine[:, :3] - np.eye(3)
+        inverse = np.linalg.inv(affine[:, :3])
+        start = np.column_stack([inverse, -inverse @ affine[:, 3]])
+        bounds = np.array([[-np.inf] * 3, [np.inf] * 3])
+        bounds[:, space] = [grid.physical_to_index(b) for b in fixed.bounds]
+        # A point on the edge stays inside in spite of rounding.
+        bounds += [[-1e-3], [1e-3]]
+        lengths = np.ones(3)
+        lengths[space] = spacing
+        self._scale = bounds, lengths
+        determinant = folding.jacobian_determinant(displacement, grid)
+        self._folded = bool((determinant <= 0).any())
+        unfolded = self._unfolded() if self._folded else displacement
+        self._solvable = (*self._in_cells(unfolded), self._linear, start)
+
+    def solve_grid(self, target: Grid) -> Solution:
+        """Return the displacement moving → fixed at every point of a grid.
+
+        Where the field folds it is smoothed until it does not, and that is inverted;
+        points that this makes a difference to are flagged as `FOLDED`.
+        """
+        shape = (1,) * (3 - target.ndim) + target.shape
+        axes = [
+            (target.axis(dim) - o) / s
+            for dim, o, s in zip(
+                target.dims, self._grid.origin, self._grid.spacing, strict=True
+            )
+        ]
+        axes = [np.zeros(1)] * (3 - target.ndim) + axes
+        out = np.empty((3, *shape), np.float32)
+        flags, residual = np.empty(shape, np.uint8), np.empty(shape, np.float32)
+        newton.solve_grid(
+            *self._solvable, tuple(axes), *self._scale, out, flags, residual
+        )
+        values = out[3 - target.ndim :].reshape(-1, *target.shape)
+        solution = Solution(
+            values, flags.reshape(target.shape), residual.reshape(target.shape)
+        )
+        if self._folded:
+            points = kernels.grid_points(target)
+            self._judge(solution, points + values.reshape(target.ndim, -1).T, points)
+        return solution
+
+    def solve_points(self, points: Array) -> Solution:
+        """Return the fixed points of moving points ``(n, ndim)``; folds as above."""
+        t = np.zeros((len(points), 3))
+        ndim = self._grid.ndim
+        t[:, 3 - ndim :] = self._grid.physical_to_index(points)
+        out, flags = np.empty_like(t), np.empty(len(t), np.uint8)
+        residual = np.empty(len(t), np.float32)
+        newton.solve_points(*self._solvable, t, *self._scale, out, flags, residual)
+        values = self._grid.index_to_physical(out[:, 3 - ndim :])
+        solution = Solution(values, flags, residual)
+        if self._folded:
+            self._judge(solution, values, points)
+        return solution
+
+    def _judge(self, solution: Solution, found: Array, points: Array) -> None:
+        """Flag points whose answer the field itself does not map back, and say by far.
+
+        The answer was found on the field without its folds.
+        """
+        residual = self._residual(found, points).reshape(solution.flags.shape)
+        solution.residual[...] = residual
+        most = 2 * TOLERANCE * float(self._scale[1].max())
+        solution.flags[(residual > most) & (solution.flags == INSIDE)] = FOLDED
+
+    def _unfolded(self) -> Array:
+        values = self._displacement
+        for _ in range(UNFOLDINGS):
+            smoothed = folding.unfold(values, self._grid)
+            if smoothed is values:
+                break
+            values = smoothed
+        return values
+
+    def _in_cells(self, displacement: Array) -> tuple[Array, tuple[int, ...]]:
+        """Return the displacement in cells, ``(z, y, x, 3)`` laid out flat."""
+        ndim = self._grid.ndim
+        shape = (1,) * (3 - ndim) + self._grid.shape
+        values = np.zeros((*shape, 3), np.float32)
+        for c in range(ndim):
+            scaled = displacement[c] / np.float32(self._grid.spacing[c])
+            values[..., 3 - ndim + c] = scaled.reshape(shape)
+        return values.ravel(), shape
+
+    def _residual(self, found: Array, points: Array) -> NDArray[np.float32]:
+        """Return how far the field itself maps ``found`` from ``points``."""
+        moved = found + kernels.sample(self._displacement, self._grid, found).T
+        # Beyond its last cells the field goes on with its affine part.
+        index = self._grid.physical_to_index(found)
+        size = np.asarray(self._grid.shape)
+        beyond = index - np.clip(index, -1, np.where(size > 1, size, np.inf))
+        ndim = self._grid.ndim
+        rest = beyond @ self._linear[3 - ndim :, 3 - ndim :].T
+        moved += rest * np.asarray(self._grid.spacing)
+        return np.asarray(np.linalg.norm(moved - points, axis=1), np.float32)
+
+
+def fit_affine(points: Array, moved: Array) -> Array:
+    """Return the affine transform that maps points onto others, by least squares.
+
+    Parameters
+    ----------
+    points, moved : (n, ndim), physical units
+        Along an axis on which the points do not differ, the identity is kept.
+
+    Returns
+    -------
+    (ndim + 1, ndim + 1)
+        Homogeneous. A translation where the best one has no positive determinant:
+        that is no base to invert from.
+    """
+    ndim = points.shape[1]
+    centre = points.mean(axis=0)
+    offset = (moved - points).mean(axis=0)
+    change = np.linalg.lstsq(points - centre, moved - points - offset, rcond=1e-9)[0].T
+    matrix = np.eye(ndim + 1)
+    if np.linalg.det(np.eye(ndim) + change) > LEAST_VOLUME:
+        matrix[:-1, :-1] += change
+    matrix[:-1, -1] = centre + offset - matrix[:-1, :-1] @ centre
+    return matrix

@@ -1,0 +1,236 @@
+"""ITK transforms as arrays, and back; axes turn from ``z, y, x`` to ``x, y, z``.
+
+ITK transforms map fixed points to moving points in physical units, as xdreg's do. Only
+the order of axes and components differs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xdreg.errors import InputError
+from xdreg.grid import SPATIAL_DIMS, Grid
+from xdreg.numerics import kernels
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+def displacement_image(
+    displacement: NDArray[Any], grid: Grid, *, double: bool = False
+) -> Any:
+    """Return a displacement as an ITK image of vectors.
+
+    Parameters
+    ----------
+    displacement : (ndim, *grid.shape)
+        Fixed → moving, component order as the dims.
+    grid
+        Its geometry.
+    double
+        In double precision, which ITK's transforms need.
+    """
+    import itk
+
+    kind = itk.Image[itk.Vector[itk.D if double else itk.F, grid.ndim], grid.ndim]
+    image = kind.New()
+    image.SetRegions([int(n) for n in grid.shape[::-1]])
+    image.Allocate()
+    itk.array_view_from_image(image)[...] = np.moveaxis(displacement[::-1], 0, -1)
+    image.SetSpacing([float(s) for s in grid.spacing[::-1]])
+    image.SetOrigin([float(o) for o in grid.origin[::-1]])
+    return image
+
+
+def displacement_to_itk(displacement: NDArray[Any], grid: Grid) -> Any:
+    """Return a displacement as an ``itk.DisplacementFieldTransform``.
+
+    Parameters
+    ----------
+    displacement : (ndim, *grid.shape)
+        Fixed → moving, component order as the dims.
+    grid
+        Its geometry.
+    """
+    import itk
+
+    transform = itk.DisplacementFieldTransform[itk.D, grid.ndim].New()
+    transform.SetDisplacementField(displacement_image(displacement, grid, double=True))
+    return transform
+
+
+def displacement_from_itk(transform: Any, grid: Grid) -> NDArray[np.float32]:
+    """Sample any ITK transform on a grid.
+
+    Parameters
+    ----------
+    transform : itk.Transform
+        Fixed → moving, in the unit of the grid.
+    grid
+        Where to sample it.
+
+    Returns
+    -------
+    (ndim, *grid.shape) float32
+
+    Raises
+    ------
+    InputError
+        If the transform is of another dimension, or is none.
+    """
+    import itk
+
+    check_transform(transform, grid.ndim)
+    matrix = matrix_from_itk(transform)
+    if matrix is not None:
+        return kernels.resample_displacement(
+            *kernels.affine_displacement(matrix, grid), grid
+        )
+    if hasattr(transform, "GetDisplacementField"):
+        stored = transform.GetDisplacementField()
+        same = (
+            tuple(stored.GetSpacing())[::-1] == grid.spacing
+            and tuple(stored.GetOrigin())[::-1] == grid.origin
+            and tuple(stored.GetLargestPossibleRegion().GetSize())[::-1] == grid.shape
+            and np.array_equal(
+                itk.array_from_matrix(stored.GetDirection()), np.eye(grid.ndim)
+            )
+        )
+        if same:
+            vectors = np.array(itk.array_view_from_image(stored))
+            return np.moveaxis(vectors, -1, 0)[::-1].astype(np.float32)
+    transform = _in_double(transform)
+    kind = itk.Image[itk.Vector[itk.F, grid.ndim], grid.ndim]
+    sampler = itk.TransformToDisplacementFieldFilter[kind, itk.D].New()
+    sampler.SetTransform(transform)
+    sampler.SetSize([int(n) for n in grid.shape[::-1]])
+    sampler.SetOutputSpacing([float(s) for s in grid.spacing[::-1]])
+    sampler.SetOutputOrigin([float(o) for o in grid.origin[::-1]])
+    sampler.Update()
+    vectors = np.array(itk.array_view_from_image(sampler.GetOutput()))
+    return np.moveaxis(vectors, -1, 0)[::-1].astype(np.float32)
+
+
+def move_by_itk(transform: Any, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return where an ITK transform maps points that lie anywhere, all at once.
+
+    Parameters
+    ----------
+    transform : itk.Transform
+        Fixed → moving, in the unit of the points.
+    points : (n, ndim)
+        Physical, in dims order.
+
+    Returns
+    -------
+    (n, ndim)
+        To within single precision of their distance from each other.
+
+    Raises
+    ------
+    InputError
+        If a point is NaN or infinite.
+    """
+    import itk
+
+    if not np.isfinite(points).all():
+        msg = (
+            "points to be mapped by an ITK transform hold NaN or infinity; mend the "
+            "field before it first, for example with "
+            "field.assign(displacement=field.displacement.fillna(0))"
+        )
+        raise InputError(msg)
+    # ITK samples transforms on grids, fast, and single points slowly from Python. So
+    # the points become displacements of a grid's: of a line next to the origin. The
+    # step is a power of two, so that its multiples are exact.
+    count, ndim = points.shape
+    step = 2.0**-40
+    line = Grid(
+        SPATIAL_DIMS[-ndim:],
+        (*(1,) * (ndim - 1), count),
+        (*(1.0,) * (ndim - 1), step),
+        (0.0,) * ndim,
+    )
+    values = points.T.reshape(ndim, *line.shape).copy()
+    values[-1] -= step * np.arange(count)
+    # What is left of the result is small, for the sampler gives single precision.
+    middle = points[count // 2, ::-1].tolist()
+    centre = np.array(list(transform.TransformPoint(middle)))
+    near = itk.TranslationTransform[itk.D, ndim].New()
+    near.SetOffset((-centre).tolist())
+    whole = itk.CompositeTransform[itk.D, ndim].New()
+    for part in (near, _in_double(transform), displacement_to_itk(values, line)):
+        whole.AddTransform(part)
+    moved = displacement_from_itk(whole, line).reshape(ndim, count).T
+    return np.asarray(moved + centre[::-1], np.float64)
+
+
+def _in_double(transform: Any) -> Any:
+    """Return a transform in double precision, which ITK does not mix with single."""
+    import itk
+
+    if "_float_" not in transform.GetTransformTypeAsString():
+        return transform
+    found = itk.dict_from_transform(transform)
+    entries = found if isinstance(found, list) else [found]
+    for entry in entries:
+        entry["transformType"]["parametersValueType"] = "float64"
+    return itk.transform_from_dict(entries)
+
+
+def matrix_from_itk(transform: Any) -> NDArray[np.float64] | None:
+    """Return a linear ITK transform as a homogeneous matrix in dims order.
+
+    Returns
+    -------
+    (ndim + 1, ndim + 1) or None
+        None where the transform is not linear.
+    """
+    ndim = int(transform.GetInputSpaceDimension())
+    if not transform.IsLinear():
+        return None
+    zero = np.array(list(transform.TransformPoint([0.0] * ndim)))
+    unit = [list(transform.TransformPoint(list(row))) for row in np.eye(ndim)]
+    matrix = np.eye(ndim + 1)
+    matrix[:-1, :-1] = (np.array(unit) - zero).T[::-1, ::-1]
+    matrix[:-1, -1] = zero[::-1]
+    return matrix
+
+
+def matrix_to_itk(matrix: NDArray[np.float64]) -> Any:
+    """Return a homogeneous matrix in dims order as an ``itk.AffineTransform``."""
+    import itk
+
+    ndim = matrix.shape[0] - 1
+    transform = itk.AffineTransform[itk.D, ndim].New()
+    linear = np.ascontiguousarray(matrix[:-1, :-1][::-1, ::-1])
+    transform.SetMatrix(itk.matrix_from_array(linear))
+    transform.SetOffset([float(v) for v in matrix[:-1, -1][::-1]])
+    return transform
+
+
+def itk_parameters(numbers: Sequence[float]) -> Any:
+    """Return numbers as the parameters of an ITK transform."""
+    import itk
+
+    return itk.OptimizerParameters[itk.D]([float(value) for value in numbers])
+
+
+def check_transform(transform: Any, ndim: int, name: str = "the transform") -> None:
+    """Refuse what is no ITK transform of so many dimensions."""
+    if not hasattr(transform, "TransformPoint"):
+        msg = (
+            f"expected an itk.Transform, got {type(transform).__name__}; read files "
+            "with itk.transformread"
+        )
+        raise InputError(msg)
+    if int(transform.GetInputSpaceDimension()) != ndim:
+        msg = (
+            f"{name} has {transform.GetInputSpaceDimension()} dimensions, the grid has "
+            f"{ndim}"
+        )
+        raise InputError(msg)

@@ -1,0 +1,81 @@
+"""The eight voxels around a position, and the value between them, compiled.
+
+For arrays laid out flat: an offset that is known not to be negative, unsigned, needs no
+test.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from xdreg.numerics.filters import compiled
+
+
+@compiled
+def cell(position, size):  # type: ignore[no-untyped-def]
+    """Return the voxel before a position, how far after it, and how far off the axis.
+
+    Beyond its ends the axis' last value goes on.
+    """
+    zero, last = np.float32(0), np.float32(size - 1)
+    # In this order what is not a number becomes 0, and lies beyond.
+    inside = position if position > zero else zero
+    inside = inside if inside < last else last
+    base = min(np.int64(inside), max(size - 2, 0))
+    return base, np.float32(inside - np.float32(base)), abs(position - inside)
+
+
+@compiled
+def cell_steps(shape, components):  # type: ignore[no-untyped-def]
+    """Return how far apart the voxels of a cell lie, along (z, y, x)."""
+    nz, ny, nx = shape
+    return (
+        np.uintp(components * ny * nx if nz > 1 else 0),
+        np.uintp(components * nx if ny > 1 else 0),
+        np.uintp(components if nx > 1 else 0),
+    )
+
+
+@compiled
+def between(values, at, steps, place):  # type: ignore[no-untyped-def]
+    """Interpolate linearly in the cell that begins at offset ``at``."""
+    dz, dy, dx = steps
+    fz, fy, fx = place
+    a, b = values[at], values[at + dy]
+    c, d = values[at + dz], values[at + dz + dy]
+    a += fx * (values[at + dx] - a)
+    b += fx * (values[at + dy + dx] - b)
+    c += fx * (values[at + dz + dx] - c)
+    d += fx * (values[at + dz + dy + dx] - d)
+    near, far = a + fy * (b - a), c + fy * (d - c)
+    return near + fz * (far - near)
+
+
+@compiled
+def corner(number, at, steps, place):  # type: ignore[no-untyped-def]
+    """Return the offset of one of a cell's eight corners, and its weight."""
+    weight = np.float32(1)
+    for axis in range(3):
+        share = place[axis]
+        if number >> axis & 1:
+            at += steps[axis]
+        else:
+            share = np.float32(1) - share
+        weight *= share
+    return at, weight
+
+
+@compiled
+def between_known(values, at, steps, place):  # type: ignore[no-untyped-def]
+    """Interpolate among the corners that count; NaN if they weigh less than half.
+
+    So a mask is where it was to half a voxel, rather than a voxel narrower.
+    """
+    total, known = np.float32(0), np.float32(0)
+    for number in range(8):
+        there, weight = corner(number, at, steps, place)
+        value = values[there]
+        if value == value:
+            total += weight * value
+            known += weight
+    return total / known if known >= np.float32(0.5) else np.float32(np.nan)

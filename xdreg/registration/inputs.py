@@ -1,0 +1,263 @@
+"""What a user gave, checked and described before anything runs.
+
+Where to start from, which channel, masks that fit their images, and the manifest by
+which a work directory knows its run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import dask
+import dask.array
+import numpy as np
+import xarray as xr
+
+from xdreg.errors import InputError
+from xdreg.fields.field import field_grid, is_field
+from xdreg.fields.points import transform_points
+from xdreg.grid import checked_matrix, unit_ratio
+from xdreg.partition import BlockStatus
+from xdreg.registration.planning import Plan
+from xdreg.stages import Linear, LocalCorrelation
+from xdreg.stores.channels import channel_selection, has_channel
+from xdreg.stores.pyramid import Pyramid, build_pyramid, image_levels
+from xdreg.stores.readers import ImageReader, image_reader
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from xdreg.grid import Grid
+    from xdreg.stores.channels import Selection
+
+
+#: Asks for all channels of an image.
+ALL = "all"
+
+#: How a user names channels.
+Channels = int | str | Sequence[int | str] | None
+
+#: Asks for a mask to be found in the image itself.
+AUTO: Literal["auto"] = "auto"
+
+#: A mask as it was asked for.
+Mask = Pyramid | Literal["auto"] | None
+
+
+def retried(retry: str | Sequence[str], workdir: object) -> list[BlockStatus]:
+    """Return the statuses of blocks to run again.
+
+    Raises
+    ------
+    InputError
+        If one is no status of a block that failed, or there is nothing to go on with.
+    """
+    names = [retry] if isinstance(retry, str) else list(retry)
+    known = {s.meaning: s for s in BlockStatus if s > BlockStatus.SUCCESS}
+    for name in names:
+        if name not in known:
+            msg = f"retry names a status, one of {', '.join(known)}; got {name!r}"
+            raise InputError(msg)
+    if names and workdir is None:
+        msg = "retry goes on with an earlier run; name its directory with workdir="
+        raise InputError(msg)
+    return [known[name] for name in names]
+
+
+def starting_point(initial: Any, grid: Grid) -> Any:
+    """Return a matrix, a field Dataset, an ITK transform, or None, once checked.
+
+    Parameters
+    ----------
+    initial
+        What the user gave.
+    grid
+        Of the fixed image, which it must fit.
+
+    Raises
+    ------
+    InputError
+        If it is something else, of another dimension, or cannot be inverted.
+    """
+    if initial is None:
+        return None
+    if isinstance(initial, xr.Dataset):
+        return _checked_field(initial, grid)
+    if hasattr(initial, "TransformPoint"):
+        from xdreg.numerics.itk_transforms import check_transform, matrix_from_itk
+
+        check_transform(initial, grid.ndim, "initial")
+        matrix = matrix_from_itk(initial)
+        return initial if matrix is None else matrix
+    try:
+        matrix = np.asarray(initial, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        matrix = np.empty(0)
+    if matrix.ndim != 2 or not np.isfinite(matrix).all():
+        msg = (
+            "initial must be an itk.Transform, a field, or a homogeneous matrix of "
+            f"finite numbers, got {type(initial).__name__}"
+        )
+        raise InputError(msg)
+    return checked_matrix(matrix, grid.ndim, "initial")
+
+
+def _checked_field(initial: xr.Dataset, grid: Grid) -> xr.Dataset:
+    if not is_field(initial):
+        msg = "initial is a Dataset without 'displacement'; is it a field of xdreg?"
+        raise InputError(msg)
+    own = field_grid(initial)
+    if own.dims != grid.dims:
+        msg = f"initial is a field on {own.dims}, and fixed has {grid.dims}"
+        raise InputError(msg)
+    unit_ratio(own.units, grid.units, "initial")
+    if not bool(np.isfinite(initial["displacement"]).all()):
+        msg = "initial is a field with NaN or infinity; fill them, or leave it out"
+        raise InputError(msg)
+    return initial
+
+
+def selections(
+    pyramid: Pyramid, channel: Channels, name: str
+) -> list[dict[str, Selection]]:
+    """Return which channels to read, or say that one must be chosen."""
+    array = pyramid.finest
+    if channel is None:
+        image_reader(array, name)  # says what is missing
+        return [{}]
+    if isinstance(channel, np.ndarray):
+        channel = channel.tolist()
+    several = not isinstance(channel, str) and isinstance(channel, Sequence)
+    chosen: list[Any] = list(channel) if several else [channel]  # type: ignore[arg-type]
+    if channel == ALL and "c" in array.dims and not has_channel(array, ALL):
+        chosen = list(range(array.sizes["c"]))
+    if not chosen:
+        msg = f"channel=[] names no channel of {name}; leave it out, or name some"
+        raise InputError(msg)
+    result = [{"c": channel_selection(array, one, name)} for one in chosen]
+    if len({str(one) for one in result}) < len(result):
+        msg = f"channel={channel!r} names a channel of {name} twice"
+        raise InputError(msg)
+    return result
+
+
+def check_joint(plan: Plan, select: Sequence[Sequence[object]]) -> None:
+    """Refuse several channels that do not pair up, or that no stage would use."""
+    counts = [len(channels) for channels in select]
+    if counts[0] != counts[1]:
+        msg = (
+            f"{counts[0]} channels of fixed cannot be registered with {counts[1]} of "
+            "moving: each needs its counterpart; name them with channel=[...] and "
+            "moving_channel=[...]"
+        )
+        raise InputError(msg)
+    stages = [s.options for s in plan.stages if not isinstance(s.options, Linear)]
+    single = [s.name for s in stages if not isinstance(s, LocalCorrelation)]
+    if counts[0] > 1 and (single or not stages):
+        which = f"{single[0]} takes" if single else "linear stages take"
+        msg = (
+            f"{which} one channel, and {counts[0]} were given; only LocalCorrelation "
+            "registers several together"
+        )
+        raise InputError(msg)
+
+
+def check_overlap(plan: Plan, start: Any) -> None:
+    """Refuse images that share no space, once the fixed one is mapped by the start."""
+    fixed, moving = plan.fixed.grids[0], plan.moving.grids[0]
+    lower, upper = _mapped_bounds(fixed, start)
+    low, high = moving.bounds
+    if ((upper <= low) | (high <= lower)).any():
+        where = "fixed spans" if start is None else "initial maps fixed to"
+        msg = (
+            f"{where} {_span(lower, upper)} and moving spans {_span(low, high)} "
+            f"{fixed.units or ''}: they do not overlap. Check units and origins, or "
+            "say where they meet with initial=, a matrix of a translation"
+        )
+        raise InputError(msg)
+
+
+def _mapped_bounds(
+    grid: Grid, start: Any
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the bounds of a few points all over the grid, mapped by the start."""
+    lower, upper = grid.bounds
+    if start is None:
+        return lower, upper
+    axes = np.linspace(lower, upper, 3).T
+    points = np.stack([axis.ravel() for axis in np.meshgrid(*axes)], axis=1)
+    if isinstance(start, np.ndarray):
+        mapped = points @ start[:-1, :-1].T + start[:-1, -1]
+    elif isinstance(start, xr.Dataset):
+        ratio = unit_ratio(field_grid(start).units, grid.units)
+        mapped = ratio * transform_points(start, points / ratio)
+        # Outside its own fixed image a field says nothing.
+        mapped = np.where(np.isfinite(mapped), mapped, points)
+    else:
+        mapped = np.array(
+            [list(start.TransformPoint(p[::-1].tolist()))[::-1] for p in points]
+        )
+    return mapped.min(axis=0), mapped.max(axis=0)
+
+
+def _span(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> str:
+    return " × ".join(f"{a:g}…{b:g}" for a, b in zip(lower, upper, strict=True))
+
+
+def mask_pyramid(mask: Any, image: Grid, name: str) -> Mask:
+    """Return a mask's stored levels, or say why it does not fit its image."""
+    if mask is None:
+        return None
+    if isinstance(mask, str):
+        if mask == AUTO:
+            return AUTO
+        msg = (
+            f"{name} must be an image or {AUTO!r}, got {mask!r}; open a store with "
+            "xdreg.open_ome_zarr"
+        )
+        raise InputError(msg)
+    pyramid = build_pyramid(image_levels(mask, name), name, image.units)
+    grid = pyramid.grids[0]
+    owner = name.removesuffix("_mask")
+    differs = grid.ndim != image.ndim
+    if not differs:
+        # A coarser level may end up to one of its voxels earlier.
+        coarser = np.greater(grid.spacing, 1.01 * np.asarray(image.spacing))
+        tolerance = np.where(coarser, grid.spacing, 0.5 * np.asarray(image.spacing))
+        gaps = np.abs(np.subtract(grid.bounds, image.bounds))
+        differs = bool((gaps > tolerance).any())
+    if differs:
+        msg = (
+            f"{name} spans {_span(*grid.bounds)} and {owner} {_span(*image.bounds)}: a "
+            f"mask must cover its image. Bring it there with {name}.astype('float32')"
+            f".interp_like({owner}, method='nearest').fillna(0), or check its "
+            "coordinates"
+        )
+        raise InputError(msg)
+    stored = [i for i, array in enumerate(pyramid.arrays) if array is not None]
+    return Pyramid(
+        tuple(pyramid.arrays[i] for i in stored),
+        tuple(pyramid.grids[i] for i in stored),
+    )
+
+
+def check_mask(mask: Mask, name: str) -> None:
+    """Refuse a mask in which nothing counts."""
+    if not isinstance(mask, Pyramid):
+        return
+    # Coarse levels first: most masks need no other.
+    for array in reversed(mask.arrays):
+        values = dask.array.asarray(array.data)  # type: ignore[union-attr]
+        if bool(((values != 0) & ~dask.array.isnan(values)).any().compute()):
+            return
+    msg = f"{name} is zero everywhere, so nothing counts; is it the right image?"
+    raise InputError(msg)
+
+
+def mask_reader(mask: Pyramid, grid: Grid) -> ImageReader:
+    """Return the reader of a mask's level nearest to a grid."""
+    level = mask.level_like(grid)
+    array = mask.arrays[level]
+    assert array is not None
+    return image_reader(array, "mask", grid=mask.grids[level])

@@ -1,0 +1,209 @@
+"""What a user calls to register a pair: everything is checked, then it runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dask
+import xarray as xr
+
+from xdreg.errors import InputError
+from xdreg.registration.inputs import (
+    check_joint,
+    check_mask,
+    check_overlap,
+    mask_pyramid,
+    retried,
+    selections,
+    starting_point,
+)
+from xdreg.registration.manifest import run_manifest
+from xdreg.registration.planning import Plan, make_plan
+from xdreg.registration.run import Run
+from xdreg.registration.workdir import WorkDirectory
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from xdreg.registration.inputs import Channels
+    from xdreg.registration.progress import Listener
+    from xdreg.stages import MetricOrAuto
+
+
+def register(
+    fixed: Any,
+    moving: Any,
+    *,
+    stages: Any = None,
+    metric: MetricOrAuto = "auto",
+    block_shape: int | Sequence[int] | None = None,
+    overlap: int | Sequence[int] | None = None,
+    fixed_mask: Any = None,
+    moving_mask: Any = None,
+    initial: Any = None,
+    channel: Channels = None,
+    moving_channel: Channels = None,
+    workdir: str | Path | None = None,
+    retry: str | Sequence[str] = (),
+    progress: bool | Listener = True,
+    compute: bool = True,
+) -> xr.Dataset:
+    """Find the displacement field that maps the fixed image onto the moving one.
+
+    Runs stage by stage, coarse to fine, each cut in overlapping blocks. With a
+    ``dask.distributed`` client active the blocks run there, else on all local cores.
+
+    Parameters
+    ----------
+    fixed, moving : DataTree, DataArray or itk.Image
+        The pair, two- or three-dimensional, with physical coordinates.
+    stages
+        A stage or a list of them, such as ``[xdreg.Affine(), xdreg.BSpline(level=1)]``,
+        or functions of two images. By default affine, then local correlation from a
+        coarse to the finest level.
+    metric
+        ``"lncc"``, local correlation, or ``"ncc"`` for images of one modality;
+        ``"mind"``, self-similarity, or ``"mi"``, mutual information, across modalities
+        and stains; ``"msd"`` where intensities are equal. A stage that lacks it takes
+        the nearest that it has. By default ``"auto"``, ``"lncc"`` or ``"mind"`` by a
+        look at a coarse level; the field's attribute ``metric`` says which and why.
+    block_shape
+        Voxels of a block, at the stage's level; one number or one per dim.
+    overlap
+        Voxels by which a block's window exceeds it on every side.
+    fixed_mask, moving_mask : DataArray, DataTree or "auto", optional
+        Voxels that count are not zero. On the grid of any level of its image.
+        ``"auto"`` leaves out a uniform background around the content, except from
+        linear stages, which live on the content's outline.
+    initial : itk.Transform, Dataset or (ndim + 1, ndim + 1) array, optional
+        Where to start: a transform, a field, or a homogeneous matrix in dims order,
+        fixed → moving, physical units.
+    channel, moving_channel
+        Index or name of the channel to register, or ``"luminance"`` of an RGB image
+        (weights of ITU-R BT.709); ``moving_channel`` is ``channel`` unless given, where
+        the moving image has any. A list of channels, or ``"all"``, is registered
+        jointly: in `LocalCorrelation` the forces of all are summed, each channel of the
+        fixed image pulling at that of the moving one; the pose, linear stages and the
+        choice of a metric go by the first.
+    workdir
+        Directory to keep the run in; the same call again resumes it. By default a
+        temporary one, removed when Python ends. A plan tells its size.
+    retry
+        Statuses of blocks that are to run again when a run is resumed, such as
+        ``("crashed", "timeout")``; what was made with them is made anew. Only
+        ``timeout`` and ``memory_limit`` may differ from the earlier call.
+    progress
+        Show a line per stage, on a terminal and in a notebook. Or a function that is
+        called with an `xdreg.Advance` as the run goes on, from any thread; if
+        it raises, no further block begins and ``register`` raises the same. What is
+        done stays in ``workdir``.
+    compute
+        False checks everything and returns a ``dask.delayed`` object that runs.
+
+    Returns
+    -------
+    Dataset
+        ``displacement (component, [z], y, x)`` float32 in the units of the fixed
+        coordinates, ``x_moving = x_fixed + u(x_fixed)``, with a status and diagnostics
+        for every block. Backed lazily by the work directory.
+
+    Raises
+    ------
+    InputError
+        If anything given does not fit, before any block runs.
+    MethodError
+        If every block of a stage fails.
+
+    Examples
+    --------
+    >>> import xdreg
+    >>> pair = xdreg.datasets.phantom_pair((48, 56), amplitude=2.0)
+    >>> field = register(pair.fixed, pair.moving, progress=False)
+    >>> field.displacement.dims
+    ('component', 'y', 'x')
+    """
+    plan = make_plan(
+        fixed,
+        moving,
+        stages=stages,
+        metric=metric,
+        block_shape=block_shape,
+        overlap=overlap,
+        initial_is_field=_is_field_like(initial),
+    )
+    start = starting_point(initial, plan.fixed.grids[0])
+    check_overlap(plan, start)
+    if moving_channel is None and "c" in plan.moving.finest.dims:
+        moving_channel = channel
+    select = [
+        selections(pyramid, chosen, name)
+        for pyramid, chosen, name in (
+            (plan.fixed, channel, "fixed"),
+            (plan.moving, moving_channel, "moving"),
+        )
+    ]
+    check_joint(plan, select)
+    masks = [
+        mask_pyramid(mask, pyramid.grids[0], name)
+        for mask, pyramid, name in (
+            (fixed_mask, plan.fixed, "fixed_mask"),
+            (moving_mask, plan.moving, "moving_mask"),
+        )
+    ]
+    for pyramid, name in zip(masks, ("fixed_mask", "moving_mask"), strict=True):
+        check_mask(pyramid, name)
+    again = retried(retry, workdir)
+    # Made here and not where a delayed run ends up, so that it lasts as long as this
+    # Python.
+    directory = WorkDirectory(workdir)
+    manifest = run_manifest(plan, start, masks, select)
+    with directory.writing():
+        directory.claim(manifest)
+    run = Run(plan, directory, select, masks, start, manifest, progress, again)
+    return run() if compute else dask.delayed(run, pure=False)()  # type: ignore[no-any-return]
+
+
+def plan(fixed: Any, moving: Any, **options: Any) -> Plan:
+    """Return what `register` would do with the same arguments; nothing runs.
+
+    Parameters
+    ----------
+    fixed, moving : DataTree, DataArray or itk.Image
+        The pair.
+    **options
+        ``stages``, ``metric``, ``block_shape``, ``overlap``, ``initial`` as in
+        `register`.
+
+    Returns
+    -------
+    Plan
+        Printing it shows a table of stages. The metric ``"auto"`` stays open: choosing
+        would read the images.
+    """
+    initial = options.pop("initial", None)
+    defaults: dict[str, Any] = {
+        "stages": None,
+        "metric": "auto",
+        "block_shape": None,
+        "overlap": None,
+    }
+    unknown = options.keys() - defaults.keys()
+    if unknown:
+        msg = f"plan does not take {sorted(unknown)}; it takes {sorted(defaults)}"
+        raise InputError(msg)
+    result = make_plan(
+        fixed,
+        moving,
+        **(defaults | options),
+        initial_is_field=_is_field_like(initial),
+    )
+    starting_point(initial, result.fixed.grids[0])
+    return result
+
+
+def _is_field_like(initial: Any) -> bool:
+    """Tell whether a run starts from more than a linear transform."""
+    if hasattr(initial, "IsLinear"):
+        return not initial.IsLinear()
+    return isinstance(initial, xr.Dataset)

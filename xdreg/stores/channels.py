@@ -1,0 +1,146 @@
+"""Channels of an image: found by number or name, or mixed into one.
+
+One of several is read; of an RGB image also the luminance, a weighted sum.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from dask.base import normalize_token
+
+from xdreg.errors import InputError
+from xdreg.stores.ome_zarr import modified
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+#: What a user may ask for beside the channels of an RGB image.
+LUMINANCE = "luminance"
+
+#: Weights of ITU-R BT.709, whose primaries are those of sRGB.
+LUMINANCE_WEIGHTS = {"red": 0.2126, "green": 0.7152, "blue": 0.0722}
+
+#: A channel or time point, or a weight per channel.
+Selection = int | tuple[float, ...]
+
+
+class ChannelMix:
+    """The weighted sum of an array's channels, window by window.
+
+    Parameters
+    ----------
+    source
+        Anything that numpy-style slicing reads.
+    axis
+        That of the channels.
+    weights
+        One per channel; channels of weight zero do not matter.
+    """
+
+    def __init__(self, source: Any, axis: int, weights: Sequence[float]) -> None:
+        self._source, self._axis = source, axis
+        if hasattr(source, "store"):
+            self.store, self.path = source.store, source.path
+        self._weights = tuple(float(w) for w in weights)
+        self.dtype = np.dtype(np.float32)
+
+    def __getitem__(self, index: tuple[int | slice, ...]) -> NDArray[np.float32]:
+        """Read one window; ``index`` leaves the channel axis out."""
+        axis = self._axis
+        stored = self._source[(*index[:axis], slice(None), *index[axis:])]
+        before = sum(isinstance(part, slice) for part in index[:axis])
+        channels = np.moveaxis(np.asarray(stored), before, 0)
+        # One by one in float32, so that the bits do not depend on the window.
+        mixed = np.zeros(channels.shape[1:], np.float32)
+        for weight, channel in zip(self._weights, channels, strict=True):
+            if weight:
+                mixed += np.float32(weight) * channel.astype(np.float32)
+        return mixed
+
+    def __dask_tokenize__(self) -> object:
+        """Identify by the array and the weights."""
+        return (
+            "xdreg.ChannelMix",
+            source_identity(self._source),
+            self._axis,
+            self._weights,
+        )
+
+
+def source_identity(source: Any) -> object:
+    """Return a source's content or address, for tokens."""
+    if hasattr(source, "metadata"):
+        metadata = source.metadata.to_dict()
+        source = (str(source.store), source.path, metadata, modified(source))
+    return normalize_token(source)
+
+
+def has_channel(array: xr.DataArray, name: str) -> bool:
+    """Tell whether an image has a channel of a name."""
+    return name in _channel_names(array)
+
+
+def _channel_names(array: xr.DataArray) -> list[str]:
+    return [str(v) for v in array["c"].values] if "c" in array.coords else []
+
+
+def channel_selection(array: xr.DataArray, channel: int | str, name: str) -> Selection:
+    """Return a channel's position, or for ``"luminance"`` the weight of each.
+
+    Raises
+    ------
+    InputError
+        If the image has no such channel, or is no RGB image.
+    """
+    own = channel != LUMINANCE or has_channel(array, LUMINANCE)
+    if own or "c" not in array.dims:
+        return channel_index(array, channel, name)
+    labels = _channel_names(array)
+    if array.sizes["c"] not in (3, 4):
+        msg = (
+            f"channel='luminance' needs an RGB or RGBA image, and {name} has "
+            f"{array.sizes['c']} channels; choose one by number or name"
+        )
+        raise InputError(msg)
+    order = [label.lower() for label in labels] or list(LUMINANCE_WEIGHTS)
+    for names in (tuple(LUMINANCE_WEIGHTS), ("r", "g", "b")):
+        if set(names) <= set(order):
+            weights = dict(zip(names, LUMINANCE_WEIGHTS.values(), strict=True))
+            return tuple(weights.get(label, 0.0) for label in order) + (0.0,) * (
+                array.sizes["c"] - len(order)
+            )
+    msg = (
+        f"channel='luminance' needs channels red, green and blue, and those of {name} "
+        f"are named {labels}; choose one of them, or drop the names with "
+        f"{name}.drop_vars('c')"
+    )
+    raise InputError(msg)
+
+
+def channel_index(array: xr.DataArray, channel: int | str, name: str) -> int:
+    """Return the position of a channel given by index or by name.
+
+    Raises
+    ------
+    InputError
+        If the image has no such channel; the message lists those that it has.
+    """
+    if "c" not in array.dims:
+        msg = f"channel={channel!r} was given, but {name} has no channel axis 'c'"
+        raise InputError(msg)
+    count = array.sizes["c"]
+    labels = _channel_names(array)
+    if isinstance(channel, str) and channel in labels:
+        return labels.index(channel)
+    whole = isinstance(channel, int | np.integer) and not isinstance(channel, bool)
+    if whole and -count <= int(channel) < count:
+        return int(channel) % count
+    msg = f"{name} has no channel {channel!r}; it has {count}" + (
+        f", named {labels}" if labels else ", numbered from 0"
+    )
+    raise InputError(msg)

@@ -1,0 +1,226 @@
+"""Images of ITK, in memory and in files, as DataArrays.
+
+Axes turn from ``z, y, x`` to ITK's ``x, y, z`` here and in
+`xdreg.numerics.itk_transforms`, nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from xdreg.coordinates import coordinates, grid_of
+from xdreg.errors import InputError, StoreError
+from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
+from xdreg.stores.paths import as_address
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+#: A direction cosine may be off a permutation by so much and still be one.
+_AXIS_TOLERANCE = 1e-6
+
+
+def from_itk_image(image: Any, *, units: str | None = "millimeter") -> xr.DataArray:
+    """Return an ITK image as a DataArray; every voxel keeps its physical place.
+
+    Parameters
+    ----------
+    image : itk.Image
+        Two- or three-dimensional, of scalar or vector pixels. A direction matrix that
+        flips or permutes axes is honoured.
+    units
+        Unit of its coordinates; ITK's convention is millimetres.
+
+    Returns
+    -------
+    DataArray ([c], [z], y, x)
+
+    Raises
+    ------
+    InputError
+        If the image is oblique, or not two- or three-dimensional.
+    """
+    import itk
+
+    if not hasattr(image, "GetImageDimension"):
+        msg = (
+            f"expected an itk.Image, got {type(image).__name__}; read files with "
+            "xdreg.open_image"
+        )
+        raise InputError(msg)
+    ndim = int(image.GetImageDimension())
+    if ndim not in (2, 3):
+        msg = (
+            f"the image has {ndim} dimensions; expected 2 or 3. Extract one "
+            f"volume first"
+        )
+        raise InputError(msg)
+    # The array of a view would be lost with the image.
+    values = np.array(itk.array_view_from_image(image))
+    components = values.ndim - ndim
+    direction = itk.array_from_matrix(image.GetDirection())[::-1, ::-1]
+    spacing = np.array(list(image.GetSpacing()))[::-1]
+    index = np.array(list(image.GetLargestPossibleRegion().GetIndex()))[::-1]
+    origin = np.array(list(image.GetOrigin()))[::-1] + direction @ (spacing * index)
+    axes, signs = _axes_and_signs(direction)
+    if not is_aligned(image):
+        msg = (
+            f"the image is oblique, its direction matrix is {direction[::-1, ::-1]}; "
+            "xdreg works on axis-aligned grids. Resample it first: itk.resample_image_"
+            "filter(image, size=..., output_spacing=..., output_origin=..., "
+            "output_direction=identity)"
+        )
+        raise InputError(msg)
+    # Array axis k runs along physical axis axes[k], backwards where its sign is
+    # negative.
+    sizes = np.array(values.shape[:ndim])
+    low = origin.copy()
+    for k in range(ndim):
+        if signs[k] < 0:
+            low[axes[k]] -= spacing[k] * (sizes[k] - 1)
+            values = np.flip(values, axis=k)
+    order = np.argsort(axes)
+    values = values.transpose([*order, *range(ndim, ndim + components)])
+    grid = Grid(
+        SPATIAL_DIMS[-ndim:],
+        tuple(int(n) for n in sizes[order]),
+        tuple(float(s) for s in spacing[order]),
+        tuple(float(o) for o in low),
+        normalise_units(units),
+    )
+    dims: tuple[str, ...] = grid.dims
+    if components:
+        values, dims = np.moveaxis(values, -1, 0), ("c", *dims)
+    return xr.DataArray(
+        np.ascontiguousarray(values), dims=dims, coords=coordinates(grid)
+    )
+
+
+def _axes_and_signs(
+    direction: NDArray[np.float64],
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return the physical axis that each array axis runs along, and which way."""
+    axes = np.abs(direction).argmax(axis=0)
+    return axes, np.sign(direction[axes, range(len(axes))])
+
+
+def is_aligned(image: Any) -> bool:
+    """Tell whether the grid of an ITK image runs along the axes of space."""
+    import itk
+
+    direction = itk.array_from_matrix(image.GetDirection())
+    axes, signs = _axes_and_signs(direction)
+    exact = np.zeros_like(direction)
+    exact[axes, range(len(axes))] = signs
+    return len(set(axes.tolist())) == len(axes) and bool(
+        np.abs(direction - exact).max() <= _AXIS_TOLERANCE
+    )
+
+
+def to_itk_image(array: xr.DataArray) -> Any:
+    """Return a DataArray as an ITK image, in memory.
+
+    Parameters
+    ----------
+    array : DataArray ([c], [z], y, x)
+        Channels become vector pixels.
+
+    Returns
+    -------
+    itk.Image
+        With identity direction.
+
+    Raises
+    ------
+    InputError
+        If the image has a time axis of several points, or unusable coordinates.
+    """
+    import itk
+
+    grid = grid_of(array)
+    if "t" in array.dims:
+        if array.sizes["t"] > 1:
+            msg = f"the image has {array.sizes['t']} time points; take one: .isel(t=0)"
+            raise InputError(msg)
+        array = array.isel(t=0)
+    vector = "c" in array.dims
+    values = array.transpose(*grid.dims, *(["c"] if vector else [])).to_numpy()
+    values = values.astype(_itk_dtype(values))
+    values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+    image = itk.image_from_array(values, is_vector=vector)
+    image.SetSpacing([float(s) for s in grid.spacing[::-1]])
+    image.SetOrigin([float(o) for o in grid.origin[::-1]])
+    return image
+
+
+def _itk_dtype(values: NDArray[Any]) -> np.dtype[Any]:
+    """Return a dtype that ITK knows and that holds every value."""
+    dtype = values.dtype
+    wider = {"bool": np.uint8, "int8": np.int16, "float16": np.float32}
+    if dtype.name in wider:
+        return np.dtype(wider[dtype.name])
+    if dtype.name == "int64":
+        for candidate in (np.int32, np.uint32):
+            limits = np.iinfo(candidate)
+            if not values.size or (
+                limits.min <= values.min() and values.max() <= limits.max
+            ):
+                return np.dtype(candidate)
+        msg = (
+            f"ITK has no images of {dtype}, and 32 bits do not hold the values; "
+            "convert it with image.astype('float64')"
+        )
+        raise InputError(msg)
+    return dtype
+
+
+def open_image(
+    path: str | os.PathLike[str], *, units: str | None = "millimeter"
+) -> xr.DataArray:
+    """Read any image file that ITK reads (NRRD, MetaImage, NIfTI, TIFF, PNG, …), whole.
+
+    Parameters
+    ----------
+    path
+        The file.
+    units
+        Unit of its coordinates; medical formats are in millimetres.
+
+    Returns
+    -------
+    DataArray ([c], [z], y, x)
+
+    Raises
+    ------
+    StoreError
+        If the file does not exist or ITK cannot read it.
+    InputError
+        If the image is oblique.
+    """
+    result = from_itk_image(read_image(path), units=units)
+    result.attrs["source"] = as_address(path)
+    return result
+
+
+def read_image(path: str | os.PathLike[str]) -> Any:
+    """Read an image file as an ``itk.Image``, or say why that is not possible."""
+    import itk
+
+    address = as_address(path)
+    if not os.path.exists(address):  # noqa: PTH110 - may be any PathLike
+        msg = f"{address} does not exist; check the path"
+        raise StoreError(msg)
+    if os.path.isdir(address):  # noqa: PTH112
+        msg = f"{address} is a directory; open OME-Zarr with xdreg.open_ome_zarr"
+        raise StoreError(msg)
+    try:
+        return itk.imread(address)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        msg = f"ITK cannot read {address}, is it an image? It says: {reason}"
+        raise StoreError(msg) from error

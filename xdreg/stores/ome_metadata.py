@@ -1,0 +1,352 @@
+"""OME-Zarr metadata, none of which is trusted: it is used, or refused with its value.
+
+Parsing goes through ngff-zarr. Spacing and origin are composed here, from the numbers
+in the store: ngff-zarr leaves out the transformations of the multiscale as a whole, and
+takes those that it does not know for the identity.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xdreg.coordinates import OTHER_DIMS
+from xdreg.errors import InputError, StoreError, XdregError
+from xdreg.grid import is_finite
+from xdreg.stores.ome_checks import (
+    MOST_LEVELS,
+    check_array,
+    check_levels,
+    check_sizes,
+    check_unit,
+)
+from xdreg.stores.paths import is_remote
+from xdreg.stores.retrying import tried_again
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import zarr
+
+
+#: A web server may be silent for so long; more by ``client_kwargs`` of fsspec.
+HTTP_SECONDS = 30
+
+
+def open_group(address: str, storage_options: Mapping[str, Any] | None) -> zarr.Group:
+    """Open a store for reading, or say why that is not possible."""
+    import zarr
+
+    remote = is_remote(address)
+    if not isinstance(storage_options, Mapping | None):
+        msg = (
+            f"storage_options must be a dict for fsspec, such as {{'anon': True}}, got "
+            f"{storage_options!r}"
+        )
+        raise InputError(msg)
+    options = dict(storage_options) if remote and storage_options else None
+    path = Path(address).absolute()
+    if address.startswith(("http://", "https://")):
+        options = _with_time_limit(options or {})
+    if not remote and not (address and path.exists()):
+        msg = f"{address or 'an empty path'} does not exist; check the path"
+        raise StoreError(msg)
+    try:
+        # A relative path would be another one in a worker, and its chunks all zero.
+        place = address if remote else path
+        tried_again(lambda: check_sizes(str(place), options))
+        node = tried_again(lambda: zarr.open(place, mode="r", storage_options=options))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        msg = (
+            f"{address} is not a Zarr store, or it cannot be reached; OME-Zarr images "
+            "are directories with zarr.json or .zgroup inside. Open other files with "
+            "xdreg.open_image"
+        )
+        raise StoreError(msg) from error
+    except ImportError as error:
+        msg = f"{address} needs a package: {error}; pip install 'xdreg[remote]'"
+        raise StoreError(msg) from error
+    except XdregError:
+        raise
+    # Every remote client raises exceptions of its own.
+    except Exception as error:
+        msg = (
+            f"{address} cannot be read: {type(error).__name__}: {error}; check the "
+            "address, the storage_options and that its metadata is whole"
+        )
+        raise StoreError(msg) from error
+    if isinstance(node, zarr.Array):
+        msg = (
+            f"{address} is a bare Zarr array without OME-Zarr metadata; open the image "
+            "group above it, or make a DataArray with coordinates of your own"
+        )
+        raise StoreError(msg)
+    return node
+
+
+def _with_time_limit(options: dict[str, Any]) -> dict[str, Any]:
+    """Have a web server answer within a while; the default is five minutes."""
+    try:
+        import aiohttp
+    except ImportError:  # said by fsspec, with what to install
+        return options
+    limit = aiohttp.ClientTimeout(sock_connect=HTTP_SECONDS, sock_read=HTTP_SECONDS)
+    client = {"timeout": limit} | dict(options.get("client_kwargs") or {})
+    return options | {"client_kwargs": client}
+
+
+def read_metadata(
+    address: str, group: zarr.Group
+) -> tuple[str, list[tuple[zarr.Array[Any], Any]], str]:
+    """Return the image's name, its levels as (array, NgffImage), and its version."""
+    import ngff_zarr
+
+    attrs: dict[str, Any] = dict(group.attrs)
+    ome = attrs.get("ome", attrs)
+    declared = the_multiscale(address, ome)
+    arrays = [level_array(address, group, d) for d in declared["datasets"]]
+    _check_axes(address, declared, arrays)
+    version = str(ome.get("version", declared.get("version", "unknown")))
+    try:
+        multiscales = ngff_zarr.from_ome_zarr(_metadata_documents(group, arrays))
+    # ngff-zarr does not say what it raises on metadata of the wrong form.
+    except Exception as error:
+        msg = f"the OME-Zarr metadata of {address} cannot be read: {error}; correct it"
+        raise StoreError(msg) from error
+    omero = getattr(multiscales.metadata, "omero", None)
+    for dataset, image in zip(declared["datasets"], multiscales.images, strict=True):
+        steps = steps_of(address, dataset)
+        # From 0.6 on they lead from the intrinsic system to others.
+        if steps and "coordinateSystems" not in declared:
+            steps += steps_of(address, declared)
+        scale, translation = composed_scale(
+            address, dataset["path"], steps, len(image.dims)
+        )
+        image.scale = dict(zip(image.dims, scale, strict=True))
+        image.translation = dict(zip(image.dims, translation, strict=True))
+        if omero is not None:
+            image.channel_names = [str(c.label) for c in omero.channels]
+    levels = list(zip(arrays, multiscales.images, strict=True))
+    check_levels(address, levels)
+    return str(multiscales.metadata.name or "image"), levels, version
+
+
+def steps_of(address: str, owner: Mapping[str, Any]) -> list[Any]:
+    """Return the coordinate transformations of a level, a multiscale or an array."""
+    steps = owner.get("coordinateTransformations")
+    if not isinstance(steps, list | None):
+        msg = f"{address}: 'coordinateTransformations' is {steps!r}; expected a list"
+        raise StoreError(msg)
+    return [*(steps or ())]
+
+
+def the_multiscale(address: str, ome: Any) -> dict[str, Any]:
+    """Return the one multiscale's metadata as stored, or say what else is there."""
+    found = ome.get("multiscales") if isinstance(ome, dict) else None
+    if not found:
+        kind, child = _another_kind(ome) if isinstance(ome, dict) else (None, None)
+        msg = (
+            f"{address} is an OME-Zarr {kind}, not an image; open {child}"
+            if kind
+            else f"{address} is a Zarr group without OME-Zarr 'multiscales' metadata; "
+            "check the path, an image may lie in a group below it"
+        )
+        raise StoreError(msg)
+    first = found[0] if isinstance(found, list) else None
+    datasets = first.get("datasets") if isinstance(first, dict) else None
+    if not isinstance(first, dict) or not isinstance(datasets, list) or not datasets:
+        msg = f"{address} has 'multiscales' metadata without datasets; correct it"
+        raise StoreError(msg)
+    if len(datasets) > MOST_LEVELS:
+        msg = (
+            f"{address}: 'datasets' lists {len(datasets)} levels; expected at most "
+            f"{MOST_LEVELS}"
+        )
+        raise StoreError(msg)
+    return first
+
+
+def _another_kind(ome: dict[str, Any]) -> tuple[str | None, str]:
+    """Return what a group is that is no image, and what of it to open instead."""
+    if "scene" in ome:
+        steps = _dicts(ome["scene"], "coordinateTransformations")
+        ends = [step.get(end) for step in steps for end in ("input", "output")]
+        paths = {str(e["path"]) for e in ends if isinstance(e, dict) and e.get("path")}
+        images = f"one of {sorted(paths)}" if paths else "an image"
+        return "scene", f"{images} below it, or a field with xdreg.open_field"
+    if "plate" in ome:
+        wells = _dicts(ome["plate"], "wells") or [{}]
+        path = wells[0].get("path", "A/1")
+        return "plate", f"an image of a well, for example '{path}/0'"
+    if "well" in ome:
+        fields = [image.get("path") for image in _dicts(ome["well"], "images")]
+        return "well", f"one of {fields} below it"
+    if "labels" in ome:
+        return "labels group", f"one of {ome['labels']} below it"
+    if "bioformats2raw.layout" in ome:
+        return "collection", "a series below it, for example '0'"
+    return None, ""
+
+
+def _dicts(owner: Any, key: str) -> list[dict[str, Any]]:
+    """Return the objects in a list of metadata; what is none is left out."""
+    values = owner.get(key) if isinstance(owner, dict) else None
+    values = values if isinstance(values, list) else []
+    return [value for value in values if isinstance(value, dict)]
+
+
+def level_array(address: str, group: zarr.Group, dataset: Any) -> zarr.Array[Any]:
+    """Return the array of a level, or say that it is missing or damaged."""
+    import zarr
+
+    path: Any = dataset.get("path") if isinstance(dataset, dict) else None
+    # Backslashes and drives lead out of a store on Windows.
+    parts = path.replace("\\", "/").split("/") if isinstance(path, str) else [""]
+    if not parts[0] or ".." in parts or ":" in parts[0]:
+        msg = f"{address}: dataset path {path!r} leaves the store; it is not opened"
+        raise StoreError(msg)
+    try:
+        source = tried_again(lambda: group[path])
+    # Zarr and its codecs do not say what they raise on metadata of the wrong form.
+    except Exception as error:
+        msg = f"{address} names a level {path!r} that is missing or damaged"
+        raise StoreError(msg) from error
+    if not isinstance(source, zarr.Array):
+        msg = f"{address}: the level {path!r} is a group; expected an array"
+        raise StoreError(msg)
+    check_array(address, path, source)
+    return source
+
+
+def _check_axes(
+    address: str, declared: dict[str, Any], arrays: Sequence[zarr.Array[Any]]
+) -> None:
+    axes = axes_of(declared)
+    if not axes or not all(isinstance(axis, dict) for axis in axes):
+        msg = f"{address} has no axes with names and types; expected OME-Zarr from 0.4"
+        raise StoreError(msg)
+    texts = all(isinstance(axis.get(k), str) for axis in axes for k in ("name", "type"))
+    if not texts:
+        msg = (
+            f"{address} has the axes {axes}; expected each to have a 'name' and a "
+            "'type', z, y and x of type 'space'; correct the metadata"
+        )
+        raise StoreError(msg)
+    names = [axis.get("name") for axis in axes]
+    space = [axis.get("name") for axis in axes if axis.get("type") == "space"]
+    others = set(names) - set(space)
+    twice = len(set(names)) < len(names)
+    known = space in (["z", "y", "x"], ["y", "x"]) and others <= set(OTHER_DIMS)
+    if twice or not known:
+        found = [(axis.get("name"), axis.get("type")) for axis in axes]
+        msg = (
+            f"{address} has the axes {found}; expected z, y, x or y, x of type "
+            "'space', in this order, with t and c beside them; correct the metadata"
+        )
+        raise StoreError(msg)
+    for axis in axes:
+        check_unit(address, axis)
+    ranks = {array.path: array.ndim for array in arrays}
+    if set(ranks.values()) != {len(names)}:
+        msg = f"{address} has the axes {names}, but levels of other ranks: {ranks}"
+        raise StoreError(msg)
+
+
+def axes_of(declared: dict[str, Any]) -> list[Any]:
+    """Return the axes of the system that the datasets lead to, as stored."""
+    systems = declared.get("coordinateSystems")
+    if not isinstance(systems, list) or not systems:
+        axes = declared.get("axes")
+        return axes if isinstance(axes, list) else []
+    # The datasets lead to the intrinsic system, wherever it is listed.
+    steps = declared["datasets"][0].get("coordinateTransformations")
+    first = steps[0] if isinstance(steps, list) and steps else None
+    end = first.get("output") if isinstance(first, dict) else None
+    name = end.get("name") if isinstance(end, dict) else end
+    known = [system for system in systems if isinstance(system, dict)]
+    named = [system for system in known if system.get("name") == name]
+    axes = next((system.get("axes") for system in named or known), None)
+    return axes if isinstance(axes, list) else []
+
+
+def composed_scale(
+    address: str, path: str, steps: Sequence[Any], ndim: int
+) -> tuple[list[float], list[float]]:
+    """Return scale and translation of transformations, applied in their order."""
+    scale, translation = np.ones(ndim), np.zeros(ndim)
+    pending = list(steps)
+    if not pending:
+        msg = (
+            f"{address}: the level {path!r} has no coordinateTransformations, so no "
+            "spacing; correct the metadata"
+        )
+        raise StoreError(msg)
+    while pending:
+        step = pending.pop(0)
+        kind = step.get("type") if isinstance(step, dict) else None
+        values: Any = step.get(kind) if kind in ("scale", "translation") else None
+        inner = step.get("transformations") if kind == "sequence" else None
+        if isinstance(inner, list):
+            pending = [*inner, *pending]
+        elif _are_numbers(values, ndim):
+            if kind == "scale":
+                if min(values) <= 0:
+                    msg = (
+                        f"{address}: the level {path!r} has a scale of {values}; "
+                        "expected numbers above zero. Correct the metadata"
+                    )
+                    raise StoreError(msg)
+                scale *= values
+                translation *= values
+            else:
+                translation += values
+        elif kind != "identity":
+            msg = (
+                f"{address}: the level {path!r} has a transformation {step}; expected "
+                f"scale and translation of {ndim} numbers. Resample the image to axes "
+                "of its own first"
+            )
+            raise StoreError(msg)
+    return scale.tolist(), translation.tolist()
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(is_finite(value) for value in values)
+    )
+
+
+def _metadata_documents(
+    group: zarr.Group, arrays: Sequence[zarr.Array[Any]]
+) -> dict[str, bytes]:
+    """Copy an image's metadata into a mapping, which ngff-zarr reads from anywhere."""
+    from zarr.core.buffer import default_buffer_prototype
+
+    documents: dict[str, bytes] = {}
+    nodes: dict[str, zarr.Group | zarr.Array[Any]] = {"": group}
+    below = len(group.path) + 1 if group.path else 0
+    for array in arrays:
+        path = array.path[below:]
+        nodes[path] = array
+        parts = path.split("/")
+        for parent in ("/".join(parts[:i]) for i in range(1, len(parts))):
+            # A group in between may have no document of its own.
+            if parent not in nodes and parent in group:
+                nodes[parent] = group[parent]
+    prototype = default_buffer_prototype()
+    for path, node in nodes.items():
+        for key, buffer in node.metadata.to_buffer_dict(prototype).items():
+            document = json.loads(buffer.to_bytes())
+            if "codecs" in document:
+                # No chunk is read from here, and shards would be refused.
+                document["codecs"] = [
+                    {"name": "bytes", "configuration": {"endian": "little"}}
+                ]
+            documents[f"{path}/{key}".lstrip("/")] = json.dumps(document).encode()
+    return documents

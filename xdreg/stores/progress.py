@@ -1,0 +1,72 @@
+"""Progress: of a stage, read off the work directory, and of what Dask computes.
+
+Blocks leave a record each, wherever they ran, so one way of watching serves threads and
+clusters alike. Dask tells of its tasks only where they run in this process. A program
+that watches a stage stops the run by raising.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from dask.callbacks import Callback
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+def _shown(console: Console, *, enabled: bool) -> bool:
+    # Not is_terminal: FORCE_COLOR, as notebooks and CI set it, makes Rich claim one.
+    return enabled and (console.file.isatty() or console.is_jupyter)
+
+
+@contextlib.contextmanager
+def working(description: str, *, enabled: bool) -> Iterator[None]:
+    """Show a line with the tasks done while the body computes with Dask; then none.
+
+    Parameters
+    ----------
+    description
+        What the line says.
+    enabled
+        False shows nothing. True shows the line on a terminal and in a notebook.
+    """
+    console = Console(stderr=True)
+    if not _shown(console, enabled=enabled):
+        yield
+        return
+    bars = Progress(
+        TextColumn("{task.description:<18}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+    with bars, _Tasks(bars, bars.add_task(description, total=None)):
+        yield
+
+
+class _Tasks(Callback):  # type: ignore[misc]
+    """Counts the tasks of all that is computed, one computation after the other."""
+
+    def __init__(self, bars: Progress, line: TaskID) -> None:
+        super().__init__()
+        self._bars, self._line, self._total = bars, line, 0
+
+    def _start_state(self, _: object, state: Mapping[str, Any]) -> None:
+        self._total += len(state["ready"]) + len(state["waiting"])
+        self._bars.update(self._line, total=self._total)
+
+    def _posttask(self, *_: object) -> None:
+        self._bars.advance(self._line)

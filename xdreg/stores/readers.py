@@ -1,0 +1,288 @@
+"""Readers: what a block task holds instead of an image.
+
+A reader names an image and reads windows of it. It pickles to about a kilobyte when the
+image lies in a Zarr store, so tens of thousands of tasks can share it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import dask
+import dask.array
+import numpy as np
+import xarray as xr
+from dask.base import normalize_token
+
+from xdreg.coordinates import grid_of, spatial_dims
+from xdreg.errors import InputError, UnreadableError
+from xdreg.grid import Grid, _strides
+from xdreg.numerics import kernels
+from xdreg.stores.channels import ChannelMix, source_identity
+from xdreg.stores.ome_zarr import zarr_array_of
+from xdreg.stores.retrying import patiently
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from xdreg.stores.channels import Selection
+
+
+#: A source that does not say its chunks is looked at in pieces of so many voxels per
+#: axis, to find the ones that are unreadable.
+UNKNOWN_CHUNK = 32
+
+
+class LazyArray:
+    """A Dask array that a task computes by itself, window by window.
+
+    It hides the array from Dask, which would otherwise compute all of it first.
+    """
+
+    def __init__(self, array: dask.array.Array) -> None:
+        self._array = array
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def __getitem__(self, index: tuple[int | slice, ...]) -> NDArray[Any]:
+        """Compute one window in the calling thread."""
+        return np.asarray(self._array[index].compute(scheduler="synchronous"))
+
+    def __dask_tokenize__(self) -> object:
+        """Identify by the Dask array's own name."""
+        return ("xdreg.LazyArray", self._array.name)
+
+
+class ImageReader:
+    """One spatial image: a channel, or a mix of them, and time point of an array.
+
+    Parameters
+    ----------
+    source
+        Anything that numpy-style slicing reads: a Zarr or numpy array, a `LazyArray`,
+        a `ChannelMix`.
+    grid
+        Geometry of the spatial axes.
+    axes
+        For each axis of ``source``, the spatial dim that it is, or the index to take.
+    """
+
+    def __init__(self, source: Any, grid: Grid, axes: tuple[str | int, ...]) -> None:
+        self.source, self.grid, self.axes = source, grid, axes
+
+    def __dask_tokenize__(self) -> object:
+        """Identify by the source's content or address."""
+        geometry = normalize_token((self.grid, self.axes))
+        return ("xdreg.ImageReader", source_identity(self.source), geometry)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The stored dtype."""
+        dtype: np.dtype[Any] = self.source.dtype
+        return dtype
+
+    def read(self, window: Sequence[slice] | None = None) -> NDArray[Any]:
+        """Read a window, with axes in dims order and the stored dtype."""
+        if window is None:
+            window = tuple(slice(0, n) for n in self.grid.shape)
+        parts = dict(zip(self.grid.dims, window, strict=True))
+        index = tuple(parts[a] if isinstance(a, str) else a for a in self.axes)
+        values = patiently(
+            lambda: np.asarray(self.source[index]),
+            f"{_place_of(self.source)} at {_extent(window, self.grid.dims)}",
+            remote=_is_remote(self.source),
+        )
+        stored = [a for a in self.axes if isinstance(a, str)]
+        return values.transpose([stored.index(dim) for dim in self.grid.dims])
+
+    def read_finite(self, window: Sequence[slice] | None = None) -> NDArray[np.float32]:
+        """Read a window as float32 with every value that is not finite as NaN."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = self.read(window).astype(np.float32)
+        values[~np.isfinite(values)] = np.nan
+        return values
+
+    def read_known(self, window: Sequence[slice] | None = None) -> NDArray[np.float32]:
+        """Read a window as float32, with NaN also for the chunks that are unreadable.
+
+        For a look at a whole level, which is not to fail for a part of it; a block that
+        is to be registered is read by `read_finite`.
+        """
+        if window is None:
+            window = tuple(slice(0, n) for n in self.grid.shape)
+        try:
+            return self.read_finite(window)
+        except UnreadableError as error:
+            halves = self._halves(window)
+            if halves is None:
+                warnings.warn(f"{error}; it is masked out", stacklevel=2)
+                shape = [part.stop - part.start for part in window]
+                return np.full(shape, np.nan, np.float32)
+        axis, one, other = halves
+        return np.concatenate([self.read_known(one), self.read_known(other)], axis)
+
+    def _halves(
+        self, window: Sequence[slice]
+    ) -> tuple[int, tuple[slice, ...], tuple[slice, ...]] | None:
+        """Cut a window along the border of two chunks; None where it is within one."""
+        chunks = getattr(self.source, "shards", None) or getattr(
+            self.source, "chunks", None
+        )
+        sizes = [UNKNOWN_CHUNK] * self.grid.ndim
+        if chunks is not None and len(chunks) == len(self.axes):
+            by_dim = dict(zip(self.axes, chunks, strict=True))
+            sizes = [by_dim[dim] for dim in self.grid.dims]
+        borders = [
+            range(-(-(part.start + 1) // size) * size, part.stop, size)
+            for part, size in zip(window, sizes, strict=True)
+        ]
+        axis = int(np.argmax([len(places) for places in borders]))
+        if not borders[axis]:
+            return None
+        middle = borders[axis][len(borders[axis]) // 2]
+        one, other = list(window), list(window)
+        one[axis] = slice(window[axis].start, middle)
+        other[axis] = slice(middle, window[axis].stop)
+        return axis, tuple(one), tuple(other)
+
+    def read_mask(
+        self,
+        target: Grid,
+        displacement: NDArray[np.float32] | None = None,
+        displacement_grid: Grid | None = None,
+    ) -> NDArray[np.bool_]:
+        """Read the image as a mask on another grid, by the nearest voxel.
+
+        A mask finer than the target is read with a stride, so that memory is bounded by
+        the target. Outside the mask's own region nothing counts.
+
+        Parameters
+        ----------
+        target
+            Grid of the result.
+        displacement, displacement_grid
+            A field around the target to pull the mask through; by default none.
+
+        Returns
+        -------
+        (*target.shape) bool
+        """
+        if displacement is None or displacement_grid is None:
+            identity = np.eye(target.ndim + 1)
+            displacement, displacement_grid = kernels.affine_displacement(
+                identity, target
+            )
+        lower, upper = kernels.moved_bounds(displacement, displacement_grid, target)
+        window = self.grid.covering(lower, upper, margin=1)
+        if window is None:
+            return np.zeros(target.shape, bool)
+        strides = _strides(self.grid, target)
+        every = [
+            slice(w.start, w.stop, k) for w, k in zip(window, strides, strict=True)
+        ]
+        values = self.read(every)
+        # NaN is no foreground.
+        return kernels.warp(
+            ((values != 0) & (values == values)).astype(np.uint8),
+            self.grid.window(every),
+            displacement,
+            displacement_grid,
+            target,
+            order=0,
+            fill=0,
+        ).astype(bool)
+
+
+def _place_of(source: Any) -> str:
+    """Return where an image lies, for an error."""
+    if hasattr(source, "store"):
+        return f"{source.store}/{source.path}"
+    return "the image"
+
+
+def _extent(window: Sequence[slice], dims: Sequence[str]) -> str:
+    parts = zip(dims, window, strict=True)
+    return ", ".join(f"{dim} {part.start}…{part.stop - 1}" for dim, part in parts)
+
+
+def _is_remote(source: Any) -> bool:
+    from zarr.storage import FsspecStore
+
+    return isinstance(getattr(source, "store", None), FsspecStore)
+
+
+def source_of(array: xr.DataArray) -> Any:
+    """Return what holds an image's voxels: a Zarr array, numpy, or a `LazyArray`."""
+    stored = zarr_array_of(array)
+    if stored is not None:
+        return stored
+    if array.chunks is not None:
+        return LazyArray(array.data)
+    if array.variable._in_memory:  # the only way to ask without loading
+        return array.to_numpy()
+    return LazyArray(array.chunk().data)
+
+
+def image_reader(
+    array: xr.DataArray,
+    name: str = "image",
+    *,
+    grid: Grid | None = None,
+    select: Mapping[str, Selection] | None = None,
+) -> ImageReader:
+    """Make the reader of an image.
+
+    Parameters
+    ----------
+    array : DataArray ([t], [c], [z], y, x)
+        The image.
+    name
+        What to call it in an error.
+    grid
+        Its geometry where that is known, perhaps in other units; by default derived.
+    select
+        Which time point and channel to read, where there are several; or a weight per
+        channel.
+
+    Returns
+    -------
+    ImageReader
+
+    Raises
+    ------
+    InputError
+        If the geometry or the dtype is unusable, or an axis of several channels or time
+        points has no selection.
+    """
+    dims = spatial_dims(array, name)
+    grid = grid_of(array, name) if grid is None else grid
+    if array.dtype.kind not in "biuf":
+        msg = (
+            f"{name} has dtype {array.dtype}; expected integers, floating point or "
+            f"bool. "
+            f"Take, for example, abs({name}) of a complex image"
+        )
+        raise InputError(msg)
+    source = source_of(array)
+    axes: list[str | int] = []
+    for axis, dim in enumerate(array.dims):
+        if dim in dims:
+            axes.append(str(dim))
+            continue
+        index = (select or {}).get(str(dim), 0 if array.sizes[dim] == 1 else None)
+        if index is None:
+            what = {"c": "channels", "t": "time points"}[str(dim)]
+            msg = (
+                f"{name} has {array.sizes[dim]} {what}; choose one, for example "
+                f"{name}.isel({dim}=0)" + (" or channel=0" if dim == "c" else "")
+            )
+            if dim == "c" and array.sizes[dim] in (3, 4):
+                msg += ", or of an RGB image channel='luminance'"
+            raise InputError(msg)
+        if isinstance(index, tuple):
+            source = ChannelMix(source, axis, index)
+            continue
+        axes.append(index)
+    return ImageReader(source, grid, tuple(axes))

@@ -1,0 +1,178 @@
+"""What a viewer reads: readers of windows, and arrays that read what is asked of them.
+
+A viewer asks for a plane, or for a chunk, of one level. `WarpedReader` resamples just
+that, so nothing is computed that nobody looks at; a lazy Dask array would compute whole
+chunks. Like `ImageReader` a reader here has ``grid``, ``dtype`` and
+``read(window)``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from xdreg.fields.warp import How, cast, pull
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from xdreg.fields.reader import FieldReader
+    from xdreg.grid import Grid
+    from xdreg.stores.readers import ImageReader
+
+
+class Reader(Protocol):
+    """Reads windows of an image."""
+
+    @property
+    def grid(self) -> Grid:
+        """Geometry of the image."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of its values."""
+
+    def read(self, window: Sequence[slice] | None = None) -> NDArray[Any]:
+        """Read a window, with axes in dims order."""
+
+
+class WarpedReader:
+    """The moving image on a grid of the fixed one, resampled where it is read.
+
+    Parameters
+    ----------
+    moving
+        One channel and time point of the moving image, in the units of ``grid``.
+    displacement
+        The field.
+    grid
+        Where to resample it.
+    """
+
+    def __init__(
+        self, moving: ImageReader, displacement: FieldReader, grid: Grid
+    ) -> None:
+        self._moving, self._displacement, self.grid = moving, displacement, grid
+        stored = moving.dtype
+        self.dtype = np.dtype(np.float32) if stored.kind == "b" else stored
+
+    def read(self, window: Sequence[slice] | None = None) -> NDArray[Any]:
+        """Resample a window; 0 where the moving image has nothing."""
+        target = self.grid if window is None else self.grid.window(window)
+        values = pull(self._moving, self._displacement, target, How(1, None, 0))
+        return cast(values, self.dtype)
+
+
+class MagnitudeReader:
+    """The length of a displacement, at every so many points of its field.
+
+    Parameters
+    ----------
+    displacement
+        The field.
+    strides
+        Points of the field per point of this image, per axis.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, displacement: FieldReader, strides: Sequence[int]) -> None:
+        self._source, self._strides = displacement.source, tuple(strides)
+        self.grid = displacement.grid.strided(strides)
+
+    def read(self, window: Sequence[slice] | None = None) -> NDArray[np.float32]:
+        """Read a window, in the units of the field."""
+        if window is None:
+            window = [slice(0, n) for n in self.grid.shape]
+        # With its stride, so that no more than the result is held beside a chunk.
+        parts = [
+            slice(part.start * k, (part.stop - 1) * k + 1, k)
+            for part, k in zip(window, self._strides, strict=True)
+        ]
+        values = np.asarray(self._source[(slice(None), *parts)], np.float32)
+        return np.asarray(np.sqrt(np.square(values).sum(axis=0)), np.float32)
+
+
+class WindowArray:
+    """A reader as a lazy array: an index makes a view, `numpy.asarray` reads it.
+
+    Only what is left of all indices is read, and nothing is kept.
+
+    Parameters
+    ----------
+    reader
+        Reads the image.
+    parts
+        Which voxels, per axis of the image; of an axis that is a number one plane is
+        taken, and the axis is gone. By default all of them.
+
+    Examples
+    --------
+    >>> import xdreg
+    >>> from xdreg.stores.readers import image_reader
+    >>> pair = xdreg.datasets.phantom_pair((48, 56))
+    >>> array = WindowArray(image_reader(pair.fixed))
+    >>> array.shape, array[10:20][0, ::2].shape
+    ((48, 56), (28,))
+    """
+
+    def __init__(
+        self, reader: Reader, parts: tuple[range | int, ...] | None = None
+    ) -> None:
+        self._reader = reader
+        self._parts = parts or tuple(range(n) for n in reader.grid.shape)
+        self.dtype = reader.dtype
+        self.shape = tuple(len(p) for p in self._parts if isinstance(p, range))
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> WindowArray:
+        """Return a view of what whole numbers and slices name."""
+        keys = iter(_all_axes(key, self.ndim))
+        parts = tuple(
+            part[next(keys)] if isinstance(part, range) else part
+            for part in self._parts
+        )
+        return WindowArray(self._reader, parts)
+
+    def __array__(
+        self, dtype: np.dtype[Any] | None = None, copy: bool | None = None
+    ) -> NDArray[Any]:
+        """Read it."""
+        if 0 in self.shape:
+            return np.empty(self.shape, dtype or self.dtype)
+        ranges = [p if isinstance(p, range) else range(p, p + 1) for p in self._parts]
+        window = [slice(min(r[0], r[-1]), max(r[0], r[-1]) + 1) for r in ranges]
+        inside = tuple(
+            slice(None, None, p.step) if isinstance(p, range) else 0
+            for p in self._parts
+        )
+        return np.asarray(self._reader.read(window)[inside], dtype)
+
+
+def _all_axes(key: Any, ndim: int) -> tuple[Any, ...]:
+    """Return an index with a part for every axis."""
+    parts = key if isinstance(key, tuple) else (key,)
+    if Ellipsis not in parts:
+        parts = (*parts, Ellipsis)
+    place = parts.index(Ellipsis)
+    missing = ndim - len(parts) + 1
+    if missing < 0:
+        msg = f"{len(parts) - 1} indices for an array of {ndim} axes"
+        raise IndexError(msg)
+    return (*parts[:place], *(slice(None),) * missing, *parts[place + 1 :])

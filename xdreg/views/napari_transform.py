@@ -1,0 +1,134 @@
+"""Points, shapes and surfaces as napari's layer data, without napari.
+
+Layer data are what napari's readers and writers exchange, and what
+``as_layer_data_tuple`` of a layer returns: a tuple ``(data, meta, kind)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xdreg.errors import InputError
+from xdreg.fields.field import field_grid
+from xdreg.fields.points import transform_points
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    LayerData = tuple[Any, dict[str, Any], str]
+
+KINDS = ("points", "shapes", "surface")
+
+
+def transform_layer(
+    field: xr.Dataset, layer: LayerData, *, inverse: bool = False
+) -> LayerData:
+    """Map a napari layer of the fixed image into the moving one, or back.
+
+    Parameters
+    ----------
+    field : Dataset
+        A displacement field, fixed → moving.
+    layer : tuple (data, meta, kind)
+        Of kind ``"points"``, an array (n, d); ``"shapes"``, a list of such arrays; or
+        ``"surface"``, vertices, faces and perhaps values. The last axes are the
+        field's, those before, such as time, are kept. ``scale`` and ``translate`` in
+        ``meta`` make coordinates physical: they must be in the units of the field.
+    inverse
+        As in `transform_points`.
+
+    Returns
+    -------
+    tuple (data, meta, kind)
+        In physical units, with a scale of one and no translation along the field's
+        axes. NaN where `transform_points` returns it. Rectangles and ellipses are
+        mapped by their corners.
+
+    Raises
+    ------
+    InputError
+        If the layer is of another kind, has too few axes, or is rotated or sheared.
+
+    Examples
+    --------
+    >>> from xdreg.fields.field import make_field
+    >>> from xdreg.grid import Grid
+    >>> grid = Grid(("y", "x"), (3, 3), (1.0, 1.0), (0.0, 0.0))
+    >>> field = make_field(np.full((2, 3, 3), 0.5, np.float32), grid)
+    >>> line = np.array([[0, 0], [4, 2]])
+    >>> meta = {"scale": (0.5, 0.5), "shape_type": ["line"]}
+    >>> data, meta, kind = transform_layer(field, ([line], meta, "shapes"))
+    >>> data[0].tolist(), meta["scale"], kind
+    ([[0.5, 0.5], [2.5, 1.5]], (1.0, 1.0), 'shapes')
+    """
+    data, meta, kind = _checked(layer)
+    groups = [data] if kind == "points" else list(data)
+    if kind == "surface":
+        groups = [data[0]]
+    arrays = [np.asarray(group, np.float64) for group in groups]
+    ndim = len(field_grid(field).dims)
+    axes = {array.shape[1] if array.ndim == 2 else 0 for array in arrays} or {ndim}
+    if len(axes) > 1 or min(axes) < ndim:
+        msg = f"the layer has data of {sorted(axes)} axes; expected {ndim} or more"
+        raise InputError(msg)
+    count = axes.pop()
+    scale, translate = (
+        _per_axis(meta, name, default, count)
+        for name, default in (("scale", 1.0), ("translate", 0.0))
+    )
+    sizes = [len(array) for array in arrays]
+    joined = np.concatenate([np.empty((0, count)), *arrays])
+    physical = joined[:, -ndim:] * scale[-ndim:] + translate[-ndim:]
+    joined[:, -ndim:] = transform_points(field, physical, inverse=inverse)
+    moved = np.split(joined, np.cumsum(sizes)[:-1]) if sizes else []
+    scale[-ndim:], translate[-ndim:] = 1.0, 0.0
+    meta = dict(meta) | {
+        "scale": tuple(scale.tolist()),
+        "translate": tuple(translate.tolist()),
+    }
+    if kind == "points":
+        return moved[0], meta, kind
+    if kind == "surface":
+        return (moved[0], *data[1:]), meta, kind
+    return moved, meta, kind
+
+
+def _checked(layer: Any) -> LayerData:
+    parts = tuple(layer) if isinstance(layer, tuple | list) else ()
+    whole = len(parts) == 3 and isinstance(parts[1], Mapping) and parts[2] in KINDS
+    if not whole:
+        msg = (
+            f"a layer must be a tuple (data, meta, kind) of a kind among {KINDS}, as "
+            "from layer.as_layer_data_tuple() of napari"
+        )
+        raise InputError(msg)
+    meta = dict(parts[1])
+    for name in ("rotate", "shear", "affine"):
+        value = np.asarray(0.0 if meta.get(name) is None else meta[name], float)
+        identity = value.ndim == 2 and np.array_equal(value, np.eye(len(value)))
+        if value.any() and not identity:
+            msg = (
+                f"the layer has a {name}; apply it to the data first, and leave only "
+                "scale and translate"
+            )
+            raise InputError(msg)
+    return parts[0], meta, parts[2]
+
+
+def _per_axis(
+    meta: Mapping[str, Any], name: str, default: float, count: int
+) -> NDArray[np.float64]:
+    value = meta.get(name)
+    if value is None:
+        return np.full(count, default)
+    values = np.array(value, np.float64).ravel()
+    if len(values) != count or not np.isfinite(values).all():
+        msg = (
+            f"{name} of the layer must be {count} numbers, one per axis, got {value!r}"
+        )
+        raise InputError(msg)
+    return values

@@ -1,0 +1,92 @@
+"""What the plots share: axes in physical units, pictures in them, colour bars."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from xdreg.grid import Grid
+    from xdreg.views.planes import Plane
+
+#: Where there is nothing to show.
+NOTHING = "0.85"
+
+
+def new_figure(width: float, height: float) -> Any:
+    """Return a figure that a notebook shows once, when it is returned.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is missing.
+    """
+    pyplot = _pyplot()
+    # "constrained" cuts labels off, and leaves gaps, where scales must be equal.
+    figure = pyplot.figure(figsize=(width, height), layout="compressed")
+    # A notebook shows what is returned, and would show an open figure as well.
+    pyplot.close(figure)
+    return figure
+
+
+def axes_or_new(ax: Any) -> Any:
+    """Return axes to draw in, new ones where none are given."""
+    if ax is not None:
+        return ax
+    return _pyplot().subplots(layout="constrained")[1]
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        msg = "plots need matplotlib: pip install 'xdreg[plot]'"
+        raise ImportError(msg) from error
+    return plt
+
+
+def frame(ax: Any, plane: Plane) -> None:
+    """Give axes the extent of a plane, and say what they are in."""
+    left, right, lower, upper = plane.extent
+    ax.set_xlim(left, right)
+    ax.set_ylim(lower, upper)
+    label(ax, plane.grid, plane.dims)
+
+
+def label(ax: Any, grid: Grid, dims: tuple[str, str]) -> None:
+    """Name the axes of two dims of a grid, and keep their scales equal."""
+    units = f" / {grid.units}" if grid.units else ""
+    # Units come from stores: a dollar sign in them starts no formula.
+    ax.set_ylabel(f"{dims[0]}{units}", parse_math=False)
+    ax.set_xlabel(f"{dims[1]}{units}", parse_math=False)
+    ax.set_aspect("equal")
+
+
+def picture(ax: Any, values: NDArray[Any], plane: Plane, **options: Any) -> Any:
+    """Show pixels in physical axes, and return matplotlib's image."""
+    ax.set_facecolor(NOTHING)
+    image = ax.imshow(values, extent=plane.extent, **options)
+    frame(ax, plane)
+    return image
+
+
+def colour_bar(ax: Any, drawn: Any, text: str, **options: Any) -> Any:
+    """Add a colour bar as high as the picture."""
+    beside = ax.inset_axes((1.03, 0.0, 0.045, 1.0))
+    bar = ax.figure.colorbar(drawn, cax=beside, **options)
+    bar.set_label(text, parse_math=False)
+    return bar
+
+
+def panel_height(plane: Plane, width: float) -> float:
+    """Return how high a panel of a plane is, in inches, with room for its text."""
+    left, right, lower, upper = plane.extent
+    return width * min(max((lower - upper) / (right - left), 0.3), 2.0) + 1.2
+
+
+def place_text(plane: Plane) -> str:
+    """Tell where a plane cuts; empty for an image that is a plane."""
+    if plane.cut is None:
+        return ""
+    return f"{plane.cut} = {plane.position:.4g} {plane.grid.units or ''}".rstrip()

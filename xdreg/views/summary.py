@@ -1,0 +1,122 @@
+"""A field at a glance: what a terminal and a notebook show of ``field.dreg``."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+from dask.utils import format_bytes
+
+from xdreg.errors import XdregError
+from xdreg.fields.diagnostics import STATUS_COLOURS, UNKNOWN_COLOUR
+from xdreg.fields.field import field_grid, fixed_grid, moving_grid
+from xdreg.fields.provenance import last_deformable, stages_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from xdreg.grid import Grid
+
+
+def summary_rows(field: xr.Dataset) -> dict[str, str]:
+    """Return what a field is, by name; nothing is computed.
+
+    Parameters
+    ----------
+    field : Dataset
+        A displacement field.
+
+    Raises
+    ------
+    InputError
+        If the Dataset is no field.
+    StoreError
+        If its provenance is damaged.
+
+    Examples
+    --------
+    >>> from xdreg.fields.field import make_field
+    >>> from xdreg.grid import Grid
+    >>> grid = Grid(("y", "x"), (8, 8), (2.0, 2.0), (0.0, 0.0), "micrometer")
+    >>> summary_rows(make_field(np.zeros((2, 8, 8), np.float32), grid))["grid"]
+    '8 × 8 points (y, x), every 2 × 2 micrometer'
+    """
+    grid = field_grid(field)
+    rows = {
+        "grid": f"{_times(grid.shape)} points ({', '.join(grid.dims)}), every "
+        f"{_times(grid.spacing)} {grid.units or 'in coordinates without a unit'}",
+        "size": format_bytes(field["displacement"].nbytes)
+        + ("" if field["displacement"].chunks is None else ", lazy"),
+        "fixed": image_text(fixed_grid(field)),
+    }
+    moving = moving_grid(field)
+    if moving is not None:
+        rows["moving"] = image_text(moving)
+    stages = [stage.name for stage in stages_of(field) if stage.name]
+    if stages:
+        rows["stages"] = " → ".join(stages)
+    if "metric" in field.attrs:
+        rows["metric"] = str(field.attrs["metric"])
+    last = last_deformable(field)
+    if last is not None and last.statuses:
+        rows["blocks"] = ", ".join(f"{n} {name}" for name, n in last.statuses.items())
+        pair = [last.blocks.get(f"similarity_{w}") for w in ("before", "after")]
+        if all(v is not None and np.isfinite(v).any() for v in pair):
+            before, after = (float(np.nanmean(v)) for v in pair)  # type: ignore[arg-type]
+            rows["similarity"] = f"{before:.3f} → {after:.3f}, mean of the blocks"
+    return rows
+
+
+def image_text(grid: Grid) -> str:
+    """Tell of an image's geometry in a line."""
+    text = f"{_times(grid.shape)} voxels of {_times(grid.spacing)} {grid.units or ''}"
+    return text.rstrip()
+
+
+def summary_text(field: xr.Dataset) -> str:
+    """Lay the summary out in lines."""
+    try:
+        rows = summary_rows(field)
+    except XdregError as error:
+        return f"xdreg: {error}"
+    width = max(len(name) for name in rows)
+    lines = [f"  {name.ljust(width)}  {text}" for name, text in rows.items()]
+    return "\n".join(["xdreg displacement field", *lines])
+
+
+def summary_html(field: xr.Dataset) -> str:
+    """Return the summary as a piece of HTML; all that a store says is escaped."""
+    try:
+        rows = summary_rows(field)
+    except XdregError as error:
+        return f"<p>xdreg: {escape(str(error))}</p>"
+    cells = "".join(
+        f'<tr><th style="text-align:left">{escape(name)}</th>'
+        f'<td style="text-align:left">{escape(text)}</td></tr>'
+        for name, text in rows.items()
+    )
+    return (
+        f"<div><b>xdreg displacement field</b><table>{cells}</table>"
+        f"{_status_bar(field)}</div>"
+    )
+
+
+def _status_bar(field: xr.Dataset) -> str:
+    """Return a bar with a part for each status, as wide as its share of the blocks."""
+    last = last_deformable(field)
+    if last is None or not last.statuses:
+        return ""
+    parts = "".join(
+        f'<div title="{escape(f"{count} {name}")}" style="flex:{count};background:'
+        f'{STATUS_COLOURS.get(name, UNKNOWN_COLOUR)}"></div>'
+        for name, count in last.statuses.items()
+    )
+    return (
+        '<div style="display:flex;height:0.7em;max-width:32em;border:1px solid #888">'
+        f"{parts}</div>"
+    )
+
+
+def _times(values: tuple[float, ...]) -> str:
+    return " × ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in values)
