@@ -21,7 +21,7 @@ def test_the_pair_is_related_by_its_field(shape):
     pair = xdreg.datasets.phantom_pair(shape, noise=0.0, dtype="float32", spacing=0.5)
     grid = grid_of(pair.fixed)
     field = pair.displacement.values
-    moved = kernels.warp(pair.moving.values, grid, field, grid, grid)
+    moved = kernels.warp_array(pair.moving.values, grid, field, grid, grid)
     gap = np.abs(moved - pair.fixed.values)
     before = np.abs(pair.moving.values - pair.fixed.values)
     # What is left is linear interpolation of the texture.

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from xdreg.errors import InputError
 from xdreg.grid import Grid
-from xdreg.partition import Partition, per_axis
+from xdreg.partition import Partition, whole_per_axis
 
 
 @st.composite
@@ -85,4 +85,4 @@ def test_an_overlap_past_the_middle_of_a_block_is_refused():
 @pytest.mark.parametrize("value", [0, -3, 1.5, (4, 4, 4), "8", True])
 def test_per_axis_names_what_it_refuses(value):
     with pytest.raises(InputError, match="block_shape must be"):
-        per_axis(value, 2, "block_shape", minimum=1)
+        whole_per_axis(value, 2, "block_shape", minimum=1)

@@ -54,7 +54,7 @@ class BlockStatus(IntEnum):
         return self.name.lower()
 
 
-def per_axis(
+def whole_per_axis(
     value: float | Sequence[float], ndim: int, name: str, *, minimum: float = 0
 ) -> tuple[int, ...]:
     """Expand a number, or one per dim, to one whole number per axis."""
@@ -148,14 +148,14 @@ class Partition:
             If the overlap reaches beyond the neighbouring block's middle.
         """
         ndim = grid.ndim
-        most = per_axis(block_shape, ndim, "block_shape", minimum=1)
+        most = whole_per_axis(block_shape, ndim, "block_shape", minimum=1)
         margins = tuple(
             min(margin, n)
             for margin, n in zip(
-                per_axis(overlap, ndim, "overlap"), grid.shape, strict=True
+                whole_per_axis(overlap, ndim, "overlap"), grid.shape, strict=True
             )
         )
-        steps = per_axis(field_step, ndim, "field_step", minimum=1)
+        steps = whole_per_axis(field_step, ndim, "field_step", minimum=1)
         shape = []
         for n, limit, step in zip(grid.shape, most, steps, strict=True):
             whole_steps = max(limit // step, 1)

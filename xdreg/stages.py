@@ -102,7 +102,7 @@ class Stage:
     #: Options that the method takes by the same name where they are set.
     passed_on: ClassVar[tuple[str, ...]] = ("iterations", "timeout")
     #: Options that may be one number, or one per dim.
-    per_axis: ClassVar[tuple[str, ...]] = ()
+    axis_options: ClassVar[tuple[str, ...]] = ()
 
     level: int | None = None
     metric: Metric | None = None
@@ -136,7 +136,7 @@ class Stage:
 
     def check_axes(self, ndim: int) -> None:
         """Refuse options with a number per dim that are not so many."""
-        for name in self.per_axis:
+        for name in self.axis_options:
             value = getattr(self, name)
             if isinstance(value, (list, tuple)) and len(value) != ndim:
                 msg = (
@@ -293,7 +293,7 @@ class LocalCorrelation(Blockwise):
         "convergence", "search",
     )  # fmt: skip
 
-    per_axis: ClassVar[tuple[str, ...]] = ("radius", "update_sigma", "field_sigma")
+    axis_options: ClassVar[tuple[str, ...]] = ("radius", "update_sigma", "field_sigma")
 
     radius: PerAxis | None = None
     update_sigma: PerAxis | None = None
@@ -344,7 +344,7 @@ class BSpline(Blockwise):
         "iterations", "timeout", "samples", "grid_spacing",
     )  # fmt: skip
 
-    per_axis: ClassVar[tuple[str, ...]] = ("grid_spacing",)
+    axis_options: ClassVar[tuple[str, ...]] = ("grid_spacing",)
 
     grid_spacing: PerAxis | None = None
     samples: int | None = None

@@ -216,7 +216,7 @@ def turned():
         matrix = np.eye(4)
         matrix[:3, :3] += np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
         matrix[:3, 3] = own.centre - matrix[:3, :3] @ own.centre
-        values = kernels.warp(
+        values = kernels.warp_array(
             source.values,
             own,
             *kernels.affine_displacement(matrix, wide),

@@ -66,7 +66,7 @@ def warp_kernel():
     grid = _cube(256)
     field, coarse = _wavy(grid)
     image = np.random.default_rng(0).random(grid.shape, np.float32)
-    ours = _median(lambda: kernels.warp(image, grid, field, coarse, grid))
+    ours = _median(lambda: kernels.warp_array(image, grid, field, coarse, grid))
     itk.MultiThreaderBase.SetGlobalMaximumNumberOfThreads(1)
     array = xr.DataArray(image, coordinates(grid), grid.dims)
     picture = array.dreg.to_itk_image()

@@ -94,7 +94,7 @@ def moved_pair(image, truth):
     """Return the image pulled through a field, itself, and where the first shines."""
     grid, values = grid_of(image), image.values.astype(float)
     least = float(values.min())
-    pulled = kernels.warp(values, grid, truth, grid, grid, fill=least)
+    pulled = kernels.warp_array(values, grid, truth, grid, grid, fill=least)
     rng = np.random.default_rng(0)
     images = [
         xr.DataArray(

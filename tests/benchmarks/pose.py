@@ -115,7 +115,7 @@ def draw_case(image, inside, rng):
         tuple((middle - 0.5 * (shape - 1) * own.spacing).tolist()),
         own.units,
     )
-    values = kernels.warp(
+    values = kernels.warp_array(
         image.values,
         own,
         *kernels.affine_displacement(np.linalg.inv(matrix), grid),

@@ -93,7 +93,7 @@ def where_a_band_moves(metric, **options):
     values = texture(grid.shape, sigma=3)
     truth = np.zeros((2, *grid.shape), np.float32)
     truth[1] = 32 * band(np.arange(320.0))[:, np.newaxis]
-    pulled = kernels.warp(values, grid, truth, grid, grid, fill=0.0)
+    pulled = kernels.warp_array(values, grid, truth, grid, grid, fill=0.0)
     fixed, moving = (
         xr.DataArray(v.astype("f4"), coordinates(grid), grid.dims)
         for v in (pulled, values)
@@ -169,7 +169,7 @@ def test_descent_goes_on_while_a_small_part_still_moves():
     y, x = np.indices(grid.shape) - 96
     share = np.exp(-0.5 * (y**2 + x**2) / 14**2)
     truth = np.stack([0 * share, 10 * share]).astype(np.float32)
-    pulled = kernels.warp(values, grid, truth, grid, grid, fill=0.0)
+    pulled = kernels.warp_array(values, grid, truth, grid, grid, fill=0.0)
     images = [
         xr.DataArray(v.astype("f4"), coordinates(grid), grid.dims)
         for v in (pulled, values)

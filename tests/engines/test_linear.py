@@ -60,7 +60,7 @@ def moved(fixed, matrix, fill=0.0):
         "meter",
     )
     inverse = np.linalg.inv(matrix)
-    values = kernels.warp(
+    values = kernels.warp_array(
         fixed.values, grid, *kernels.affine_displacement(inverse, grid), grid, fill=fill
     )
     return image(values, grid)

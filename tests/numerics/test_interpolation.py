@@ -63,7 +63,7 @@ def by_itk(values, grid, field, points, target, interpolator):
 def test_cubic_equals_scipy_and_itk(ndim):
     grid, points, target, field = geometry(ndim)
     values = noise(grid)
-    ours = interpolation.warp(values, grid, field, points, target, order=3)
+    ours = interpolation.resample(values, grid, field, points, target, order=3)
     index = grid.physical_to_index(places(points, target, field)).T
     theirs = ndimage.map_coordinates(
         values.astype(float), index, order=3, mode="mirror"
@@ -85,17 +85,17 @@ def test_cubic_does_not_depend_on_the_window():
     values = noise(grid, 0.5)
     target = Grid(DIMS, (6, 7, 8), (1.0, 1.1, 0.9), (25.3, 20.2, 30.4))
     still = kernels.affine_displacement(np.eye(4), grid)
-    whole = interpolation.warp(values, grid, *still, target, order=3)
+    whole = interpolation.resample(values, grid, *still, target, order=3)
     margin = interpolation.margin_of(3, None)
     ends = target.index_to_physical([[0, 0, 0], [n - 1 for n in target.shape]])
     window = grid.covering(*ends, margin=margin)
     part = grid.window(window)
     assert all(n < m for n, m in zip(part.shape, grid.shape, strict=True))
-    cut = interpolation.warp(values[window], part, *still, target, order=3)
+    cut = interpolation.resample(values[window], part, *still, target, order=3)
     assert np.abs(cut - whole).max() < 1e-6 * np.abs(values).max()
     # A narrower window is worse: the halo is needed.
     window = grid.covering(*ends, margin=3)
-    narrow = interpolation.warp(
+    narrow = interpolation.resample(
         values[window], grid.window(window), *still, target, order=3
     )
     assert np.abs(narrow - whole).max() > 1e-4 * np.abs(values).max()
@@ -106,24 +106,24 @@ def test_cubic_passes_through_the_voxels_of_any_shape(shape):
     grid = Grid(DIMS, shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
     values = noise(grid)
     still = kernels.affine_displacement(np.eye(4), grid)
-    same = interpolation.warp(values, grid, *still, grid, order=3)
+    same = interpolation.resample(values, grid, *still, grid, order=3)
     np.testing.assert_allclose(same, values, atol=1e-6)
 
 
 def test_nan_stays_where_it_is():
     grid, points, target, field = geometry(3)
     values = noise(grid)
-    clean = interpolation.warp(values, grid, field, points, target, order=3)
+    clean = interpolation.resample(values, grid, field, points, target, order=3)
     values[5, 8, 9] = np.nan
-    found = interpolation.warp(values, grid, field, points, target, order=3)
-    linear = kernels.warp(values, grid, field, points, target)
+    found = interpolation.resample(values, grid, field, points, target, order=3)
+    linear = kernels.warp_array(values, grid, field, points, target)
     np.testing.assert_array_equal(np.isnan(found), np.isnan(linear))
     assert np.isnan(found).any()
     known = np.isfinite(found)
     assert np.abs(found - clean)[known].max() < 0.1 * np.nanstd(values)
     empty = np.full(grid.shape, np.nan, np.float32)
     assert np.isnan(
-        interpolation.warp(empty, grid, field, points, target, order=3)
+        interpolation.resample(empty, grid, field, points, target, order=3)
     ).all()
 
 
@@ -136,14 +136,14 @@ def labels_on(grid):
 def test_gaussian_labels_equal_itks(ndim):
     grid, points, target, field = geometry(ndim)
     values = labels_on(grid)
-    ours = interpolation.warp(
+    ours = interpolation.resample(
         values, grid, field, points, target, labels="gaussian", fill=0
     )
     interpolator = itk.LabelImageGaussianInterpolateImageFunction
     theirs = by_itk(values, grid, field, points, target, interpolator)
     np.testing.assert_array_equal(ours, theirs)
     assert ours.dtype == values.dtype
-    nearest = kernels.warp(values, grid, field, points, target, order=0, fill=0)
+    nearest = kernels.warp_array(values, grid, field, points, target, order=0, fill=0)
     assert 0.01 < (ours != nearest).mean() < 0.3
 
 
@@ -151,13 +151,15 @@ def test_gaussian_labels_equal_itks(ndim):
 def test_the_majority_is_that_of_linear_interpolation(ndim):
     grid, points, target, field = geometry(ndim)
     values = labels_on(grid)
-    ours = interpolation.warp(
+    ours = interpolation.resample(
         values, grid, field, points, target, labels="majority", fill=0
     )
     names = np.unique(values)
     shares = np.stack(
         [
-            kernels.warp((values == name).astype("f4"), grid, field, points, target)
+            kernels.warp_array(
+                (values == name).astype("f4"), grid, field, points, target
+            )
             for name in names
         ]
     )
@@ -171,13 +173,13 @@ def test_the_majority_is_that_of_linear_interpolation(ndim):
 def test_labels_are_exact_and_none_is_new(labels):
     grid, points, target, field = geometry(3)
     values = labels_on(grid).astype(np.uint64) + np.uint64(2**60)
-    found = interpolation.warp(
+    found = interpolation.resample(
         values, grid, field, points, target, labels=labels, fill=0
     )
     assert set(np.unique(found)) <= {*np.unique(values), np.uint64(0)}
     still = kernels.affine_displacement(np.eye(4), grid)
     if labels == "majority":
-        same = interpolation.warp(values, grid, *still, grid, labels=labels, fill=0)
+        same = interpolation.resample(values, grid, *still, grid, labels=labels, fill=0)
         np.testing.assert_array_equal(same, values)
 
 

@@ -21,7 +21,7 @@ def test_warp_equals_scipy(ndim):
     grid, field_grid = _grids(ndim)
     image = RNG.random(grid.shape, np.float32)
     field = RNG.normal(size=(ndim, *field_grid.shape)).astype(np.float32)
-    warped = kernels.warp(image, grid, field, field_grid, grid)
+    warped = kernels.warp_array(image, grid, field, field_grid, grid)
     dense = kernels.resample_displacement(field, field_grid, grid)
     points = kernels.grid_points(grid) + dense.reshape(ndim, -1).T
     index = grid.physical_to_index(points).T
@@ -39,7 +39,7 @@ def test_nearest_keeps_labels_and_dtype():
     matrix = np.eye(4)
     matrix[0, 3] = 2.0
     shift = kernels.affine_displacement(matrix, grid)
-    warped = kernels.warp(labels, grid, *shift, grid, order=0, fill=7)
+    warped = kernels.warp_array(labels, grid, *shift, grid, order=0, fill=7)
     assert warped.dtype == np.uint32
     np.testing.assert_array_equal(warped[:-1], labels[1:])
     assert (warped[-1] == 7).all()
@@ -63,7 +63,7 @@ def test_composition_applies_the_update_first():
     before[1] = 0.1 * grid.axis("x")
     update = np.zeros_like(before)
     update[1] = 1.0
-    total = kernels.compose(update, grid, before, grid)
+    total = kernels.compose_displacements(update, grid, before, grid)
     np.testing.assert_allclose(total[1, 0, :-3], (1 + 0.1 * (grid.axis("x") + 1))[:-3])
 
 

@@ -453,7 +453,7 @@ def test_motion_far_larger_than_an_overlap_is_found(motion, median, most):
     truth = np.zeros((3, *grid.shape), np.float32)
     axis, lengths = motion(points, extent)
     truth[axis] = lengths
-    pulled = kernels.warp(values, grid, truth, grid, grid, fill=0.0)
+    pulled = kernels.warp_array(values, grid, truth, grid, grid, fill=0.0)
     fixed, moving = (
         xr.DataArray(v.astype("f4"), coordinates(grid), grid.dims)
         for v in (pulled, values)

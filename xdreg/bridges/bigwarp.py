@@ -24,7 +24,7 @@ import xarray as xr
 
 from xdreg.bridges.prepare import for_tool
 from xdreg.errors import InputError, StoreError
-from xdreg.fields.composition import joined, split_affine
+from xdreg.fields.composition import as_one_field, split_affine
 from xdreg.fields.field import field_grid, make_field, ordered_displacement
 from xdreg.fields.ome_scene_writer import store_chunks
 from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
@@ -203,7 +203,7 @@ def read(
     moves: list[Any] = [make_field(data, grid)]
     if "affine" in attributes:
         moves.insert(0 if inverse else 1, _matrix(folder, attributes, ndim))
-    return joined(moves, like, units, str(folder))
+    return as_one_field(moves, like, units, str(folder))
 
 
 def _matrix(folder: Path, attributes: dict[str, Any], ndim: int) -> NDArray[np.float64]:

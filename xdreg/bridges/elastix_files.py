@@ -20,7 +20,7 @@ import numpy as np
 from xdreg.bridges import vector_images as itk_images
 from xdreg.bridges.prepare import MILLIMETRES, for_tool
 from xdreg.errors import InputError, StoreError
-from xdreg.fields.composition import joined
+from xdreg.fields.composition import as_one_field
 from xdreg.fields.field import field_grid
 from xdreg.grid import SPATIAL_DIMS, Grid
 from xdreg.numerics.itk_transforms import itk_parameters
@@ -118,7 +118,7 @@ def read(path: Path, *, like: Any = None, units: str | None = None) -> xr.Datase
     files = _chain(path)
     transforms = [_transform(file, values, units) for file, values in files]
     grid = None if like is not None else _fixed_grid(*files[-1], units)
-    return joined(transforms, like, units, str(path), grid)
+    return as_one_field(transforms, like, units, str(path), grid)
 
 
 def _chain(path: Path) -> list[tuple[Path, Parameters]]:

@@ -17,7 +17,7 @@ from xdreg.errors import InputError
 from xdreg.fields.composition import compose
 from xdreg.fields.field import field_grid, fixed_grid, in_units, open_displacement
 from xdreg.grid import UNIT_METRES, Grid
-from xdreg.partition import per_axis
+from xdreg.partition import whole_per_axis
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,7 +56,7 @@ def for_tool(
 def coarsened(field: xr.Dataset, step: int) -> xr.Dataset:
     """Return a field on every ``step``-th point of its grid, lazily."""
     grid = field_grid(field)
-    steps = per_axis(step, grid.ndim, "step", minimum=1)
+    steps = whole_per_axis(step, grid.ndim, "step", minimum=1)
     if max(steps) == 1:
         return field
     result = compose(field, like=grid.every(steps))

@@ -17,7 +17,7 @@ import xarray as xr
 from xdreg.bridges.prepare import MILLIMETRES, for_tool, whole
 from xdreg.bridges.vector_images import from_vector_image
 from xdreg.errors import StoreError
-from xdreg.fields.composition import joined, split_affine
+from xdreg.fields.composition import as_one_field, split_affine
 from xdreg.numerics.itk_transforms import displacement_to_itk, matrix_to_itk
 from xdreg.stores.itk_images import is_aligned
 from xdreg.stores.outputs import new_file
@@ -91,7 +91,7 @@ def from_parts(
 ) -> xr.Dataset:
     """Return ITK transforms, in the order of application, as one field."""
     moves = [_as_move(part, units, place) for part in parts]
-    return joined(moves, like, units, place)
+    return as_one_field(moves, like, units, place)
 
 
 def flat(transform: Any) -> list[Any]:

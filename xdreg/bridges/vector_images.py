@@ -18,7 +18,7 @@ import numpy as np
 from xdreg.bridges.prepare import MILLIMETRES, for_tool, whole
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError, StoreError
-from xdreg.fields.composition import joined
+from xdreg.fields.composition import as_one_field
 from xdreg.fields.field import make_field
 from xdreg.numerics.itk_transforms import displacement_image
 from xdreg.stores.itk_images import from_itk_image, is_aligned, read_image
@@ -55,7 +55,7 @@ def read(path: Path, *, like: Any = None, units: str | None = None) -> xr.Datase
     """Read an image of vectors; see `xdreg.bridges.open_transform`."""
     units = units or MILLIMETRES
     move = from_vector_image(read_image(path), units, str(path))
-    return joined([move], like, units, str(path))
+    return as_one_field([move], like, units, str(path))
 
 
 def from_vector_image(image: Any, units: str | None, place: str) -> Any:

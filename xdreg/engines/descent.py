@@ -169,7 +169,7 @@ def _slope(values: list[float]) -> float:
     return float((place * values).sum() / (place**2).sum())
 
 
-def joined(
+def summed_forces(
     shape: tuple[int, int, int], forces: Sequence[Sequence[Kernel]]
 ) -> tuple[Kernel, ...]:
     """Return the kernels that pull as all of several forces do together.

@@ -293,7 +293,7 @@ class _Problem:
     def terms(self, matrix: Matrix) -> tuple[Terms, float]:
         """Return the linearised energy at a transform, and the score."""
         grid = self._fixed.grid
-        pulled = kernels.warp(
+        pulled = kernels.warp_array(
             self._moving.values,
             self._moving.grid,
             *kernels.affine_displacement(matrix, grid),

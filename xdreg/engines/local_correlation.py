@@ -23,7 +23,7 @@ from xdreg.engines.correlation import (
     match_stiffness,
     mean_correlation,
 )
-from xdreg.engines.descent import Settings, descend, joined
+from xdreg.engines.descent import Settings, descend, summed_forces
 from xdreg.engines.discrete_search import large_motion
 from xdreg.engines.mind import descriptor_force, mean_likeness
 from xdreg.engines.voxel_units import VoxelUnits, counted
@@ -266,7 +266,7 @@ def _by_descriptors(
         descriptor_force(counted(fixed, grid), counted(moving, grid), box, steps)
         for fixed, moving in pairs
     ]
-    return joined(units.shape, forces)
+    return summed_forces(units.shape, forces)
 
 
 def _by_correlation(
@@ -290,7 +290,7 @@ def _by_correlation(
         resistance += (local + np.float32(least)) / np.float32(GAIN[ndim])
         other = counted(moving, grid)
         forces.append(correlation_force(values, other, box, steps, spread))
-    return joined(units.shape, forces), resistance
+    return summed_forces(units.shape, forces), resistance
 
 
 def image_stiffness(values: NDArray[np.float32], grid: Grid) -> float:

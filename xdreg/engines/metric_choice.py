@@ -254,7 +254,7 @@ class _Look:
         """Return the moving image on the fixed one's grid."""
         grid = self._fixed.grid
         field = kernels.affine_displacement(matrix, grid)
-        return kernels.warp(self._moving.values, self._moving.grid, *field, grid)
+        return kernels.warp_array(self._moving.values, self._moving.grid, *field, grid)
 
 
 def _correlation_ratio(

@@ -59,7 +59,7 @@ class ShiftSearch:
         self._moving = _searchable(moving.with_spacing(spacing), edges)
         coarse = _searchable(fixed.with_spacing(spacing), edges)
         self._fixed_grid = self._cover(fixed.grid.centre, extents[0] / 2, fixed.grid)
-        values = kernels.warp(
+        values = kernels.warp_array(
             coarse.values,
             coarse.grid,
             *kernels.affine_displacement(np.eye(ndim + 1), self._fixed_grid),
@@ -87,7 +87,7 @@ class ShiftSearch:
         matrix = np.eye(ndim + 1)
         matrix[:ndim, :ndim] = linear
         matrix[:ndim, ndim] = grid.centre
-        values = kernels.warp(
+        values = kernels.warp_array(
             self._moving.values,
             grid,
             *kernels.affine_displacement(matrix, turned),

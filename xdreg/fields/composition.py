@@ -251,7 +251,7 @@ def _compose_chunk(task: _Task, block_info: Any = None) -> NDArray[np.float32]:
     return (points - start).T.astype(np.float32).reshape(-1, *grid.shape)
 
 
-def joined(
+def as_one_field(
     transforms: Sequence[Any],
     like: Any,
     units: str | None,

@@ -21,7 +21,7 @@ from xdreg.fields.field import (
 from xdreg.graphs import shared
 from xdreg.grid import Grid
 from xdreg.numerics import folding, kernels
-from xdreg.partition import per_axis
+from xdreg.partition import whole_per_axis
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,7 +154,7 @@ def statistics(
     reader = open_displacement(field)
     grid = reader.grid
     size = FIELD_CHUNK[grid.ndim] if block_shape is None else block_shape
-    shape = per_axis(size, grid.ndim, "block_shape", minimum=1)
+    shape = whole_per_axis(size, grid.ndim, "block_shape", minimum=1)
     counts = tuple(-(-n // b) for n, b in zip(grid.shape, shape, strict=True))
     numbers = dask.array.map_blocks(
         _statistics_block,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xdreg.errors import InputError
-from xdreg.numerics.inversion import Window, fit_affine
+from xdreg.numerics.inversion import FieldWindow, fit_affine
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -79,7 +79,7 @@ class Preimage:
     fixed: Grid
     matrix: NDArray[np.float64]
 
-    def window(self, lower: ArrayLike, upper: ArrayLike) -> Window:
+    def window(self, lower: ArrayLike, upper: ArrayLike) -> FieldWindow:
         """Read the part of the field that holds the preimage of a box.
 
         Parameters
@@ -119,7 +119,7 @@ class Preimage:
                         np.maximum(asked[1], needed[1]) + 0.1 * extent,
                     ]
                 )
-        return Window(values, grid, self.matrix, self.fixed)
+        return FieldWindow(values, grid, self.matrix, self.fixed)
 
     def start(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the preimages ``(n, ndim)`` of points under the affine part alone."""

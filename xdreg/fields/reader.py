@@ -127,7 +127,9 @@ class PrecededField:
         reach = np.abs(update).reshape(grid.ndim, -1).max(axis=1)
         update = kernels.resample_displacement(update, corners, grid)
         before = self._field.read_around(grid, reach)
-        return np.asarray(kernels.compose(update, grid, *before)[components])
+        return np.asarray(
+            kernels.compose_displacements(update, grid, *before)[components]
+        )
 
     def __dask_tokenize__(self) -> object:
         """Identify by what is composed."""

@@ -230,10 +230,10 @@ def open_field(
             parts.append(step)
     field = parts[0]
     if len(parts) > 1 or like is not None:
-        from xdreg.fields.composition import joined  # it composes fields
+        from xdreg.fields.composition import as_one_field  # it composes fields
 
         units = next(field_grid(p).units for p in parts if isinstance(p, xr.Dataset))
-        field = joined(parts, like, units, address)
+        field = as_one_field(parts, like, units, address)
     field["displacement"].attrs |= stored
     result: xr.Dataset = field.merge(extra)
     return result.assign_attrs({**field.attrs, **attrs})

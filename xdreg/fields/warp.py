@@ -109,7 +109,9 @@ def warp(
     chunks: tuple[tuple[int, ...], ...] | None = None
     if template is not None and template.chunks:
         sizes = template.chunksizes
-        chunks = tuple(_joined(sizes[d], CHUNK[target.ndim]) for d in target.dims)
+        chunks = tuple(
+            _merged_chunks(sizes[d], CHUNK[target.ndim]) for d in target.dims
+        )
     if chunks is None:
         chunks = dask.array.core.normalize_chunks(CHUNK[target.ndim], target.shape)
     pulling = make_pulling(field, image, target, how)
@@ -237,7 +239,7 @@ def make_pulling(
     return Pulling(readers, others, displacement, target, how, dtype)
 
 
-def _joined(chunks: tuple[int, ...], most: int) -> tuple[int, ...]:
+def _merged_chunks(chunks: tuple[int, ...], most: int) -> tuple[int, ...]:
     """Join chunks along an axis while they have at most so many voxels together."""
     joined = [chunks[0]]
     for size in chunks[1:]:
@@ -295,7 +297,7 @@ def pull(
         return np.full(grid.shape, how.fill, dtype)
     if _size(part) > MOST_VOXELS and grid.size > 1:
         return _in_halves(reader, displacement, grid, how)
-    return interpolation.warp(
+    return interpolation.resample(
         reader.read(part),
         reader.grid.window(part),
         field,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xdreg.numerics.kernels import compose, resample_displacement
+from xdreg.numerics.kernels import compose_displacements, resample_displacement
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,7 +93,7 @@ def ease_back(update: Array, grid: Grid, before: Array, before_grid: Grid) -> Ar
     Parameters
     ----------
     update, grid, before, before_grid
-        As for `compose`.
+        As for `compose_displacements`.
 
     Returns
     -------
@@ -104,7 +104,7 @@ def ease_back(update: Array, grid: Grid, before: Array, before_grid: Grid) -> Ar
     # A linear part may mirror the image, or be of any scale.
     usual = np.median(jacobian_determinant(standing, grid))
     for _ in range(EASE_ROUNDS):
-        total = compose(update, grid, before, before_grid)
+        total = compose_displacements(update, grid, before, before_grid)
         low = jacobian_determinant(total, grid) / usual < LEAST_TOTAL
         if not low.any():
             break

@@ -25,7 +25,7 @@ import numpy as np
 from scipy import ndimage
 
 from xdreg.numerics import kernels
-from xdreg.numerics.kernels import field_row, lift, lift_field, per_axis
+from xdreg.numerics.kernels import axis_tables, field_row, lift, lift_field
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +64,7 @@ def margin_of(order: Order, labels: Labels | None) -> int:
     return HALO + 2 if order == 3 else 1
 
 
-def warp(
+def resample(
     image: Array,
     image_grid: Grid,
     displacement: Array,
@@ -105,11 +105,11 @@ def warp(
     """
     geometry = (image_grid, displacement, displacement_grid, target)
     if labels == "nearest" or (labels is None and order == 0):
-        return kernels.warp(image, *geometry, order=0, fill=fill)
+        return kernels.warp_array(image, *geometry, order=0, fill=fill)
     if labels is None and order == 1:
-        return kernels.warp(image, *geometry, order=1, fill=fill)
+        return kernels.warp_array(image, *geometry, order=1, fill=fill)
     if labels is None:
-        return Spline(image, image_grid).warp(*geometry[1:], fill=fill)
+        return Spline(image, image_grid).resample(*geometry[1:], fill=fill)
     source = np.ascontiguousarray(lift(image))
     out = np.full(target.shape, fill, source.dtype)
     uniform = np.empty((2, *source.shape), np.bool_)
@@ -123,7 +123,7 @@ def _path(
     image_grid: Grid, displacement: Array, displacement_grid: Grid, target: Grid
 ) -> tuple[Any, ...]:
     """Return what tells the kernels where every voxel of the target comes from."""
-    *axes, scale = per_axis(target, displacement_grid, image_grid)
+    *axes, scale = axis_tables(target, displacement_grid, image_grid)
     return (lift_field(displacement), *map(tuple, axes), scale)
 
 
@@ -148,7 +148,7 @@ class Spline:
         self._limits = values.copy() if limited else np.empty((0, 0, 0), np.float32)
         self._coefficients = spline_coefficients(values, self._known)
 
-    def warp(
+    def resample(
         self,
         displacement: Array,
         displacement_grid: Grid,

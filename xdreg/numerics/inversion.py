@@ -50,7 +50,7 @@ class Solution:
     residual: NDArray[np.float32]
 
 
-class Window:
+class FieldWindow:
     """A part of a displacement field, ready to be solved.
 
     Parameters

@@ -197,7 +197,7 @@ def _lift_axis(values: tuple[float, ...], missing: float) -> tuple[float, ...]:
     return values if len(values) == 3 else (missing, *values)
 
 
-def per_axis(
+def axis_tables(
     target: Grid, field_grid: Grid, image_grid: Grid
 ) -> tuple[list[Array], list[Array], list[Array], tuple[float, ...]]:
     """Precompute, per axis, what the pull kernels need of the three geometries."""
@@ -231,7 +231,7 @@ def _field_cells(
     return cells, places
 
 
-def warp(
+def warp_array(
     image: Array,
     image_grid: Grid,
     displacement: Array,
@@ -267,7 +267,7 @@ def warp(
     -------
     (*target.shape)
     """
-    cells, places, starts, scale = per_axis(target, displacement_grid, image_grid)
+    cells, places, starts, scale = axis_tables(target, displacement_grid, image_grid)
     field = lift_field(displacement)
     shape = (1, *target.shape) if target.ndim == 2 else target.shape
     axes = (tuple(cells), tuple(places), tuple(starts), scale)
@@ -318,14 +318,16 @@ def resample_displacement(field: Array, field_grid: Grid, grid: Grid) -> Array:
     """Interpolate a displacement ``(ndim, *shape)`` on the points of another grid."""
     if field_grid == grid:
         return np.asarray(field, np.float32)
-    cells, places, _, _ = per_axis(grid, field_grid, field_grid)
+    cells, places, _, _ = axis_tables(grid, field_grid, field_grid)
     source = lift_field(field)
     out = np.empty((3, *(len(cell) for cell in cells)), np.float32)
     _resample(source, tuple(cells), tuple(places), out)
     return out[-grid.ndim :].reshape(-1, *grid.shape)
 
 
-def compose(update: Array, grid: Grid, before: Array, before_grid: Grid) -> Array:
+def compose_displacements(
+    update: Array, grid: Grid, before: Array, before_grid: Grid
+) -> Array:
     """Apply an update first and the earlier displacement after it.
 
     ``u(x) = update(x) + before(x + update(x))``: the update was found against an image
@@ -346,7 +348,7 @@ def compose(update: Array, grid: Grid, before: Array, before_grid: Grid) -> Arra
     -------
     (ndim, *grid.shape) float32
     """
-    _, _, starts, scale = per_axis(grid, before_grid, before_grid)
+    _, _, starts, scale = axis_tables(grid, before_grid, before_grid)
     source = lift_field(update)
     out = np.empty_like(source)
     _compose(source, lift_field(before), tuple(starts), scale, out)

@@ -76,7 +76,7 @@ def blend_block(index: tuple[int, ...], task: BlockTask) -> float:
             succeeded = True
     reach = np.abs(update).reshape(grid.ndim, -1).max(axis=1)
     before, before_grid = task.inputs.before.read_around(grid, reach)
-    total = kernels.compose(update, grid, before, before_grid)
+    total = kernels.compose_displacements(update, grid, before, before_grid)
     store_window(task.field, (slice(0, grid.ndim), *core), total)
     mixed = partition.weights(index, core) < 1
     result = float("nan")

@@ -42,7 +42,7 @@ FIRST_ROUNDS, ROUNDS, BEST = 2, 30, 5
 
 
 @dataclass(frozen=True)
-class Consensus:
+class ConsensusResult:
     """What blocks agree on.
 
     Parameters
@@ -115,7 +115,7 @@ def find_consensus(
     *,
     kind: Kind = "rigid",
     tolerance: float = 0.0,
-) -> Consensus:
+) -> ConsensusResult:
     """Find the linear transform on which most blocks agree.
 
     Parameters
@@ -133,7 +133,7 @@ def find_consensus(
 
     Returns
     -------
-    Consensus
+    ConsensusResult
 
     Raises
     ------
@@ -179,7 +179,7 @@ def find_consensus(
     everyone[usable] = agrees
     residual = np.full(len(source), np.nan)
     residual[usable] = problem.residual(matrix)
-    return Consensus(matrix, everyone, residual)
+    return ConsensusResult(matrix, everyone, residual)
 
 
 class _Problem:

@@ -82,9 +82,11 @@ def judge(
         patch = folding.ease_back(patch, patch_grid, window.before, window.before_grid)
     # What is judged is what will be used: the update between field points.
     update = kernels.resample_displacement(patch, patch_grid, window.grid)
-    total = kernels.compose(update, window.grid, window.before, window.before_grid)
+    total = kernels.compose_displacements(
+        update, window.grid, window.before, window.before_grid
+    )
     channels: list[Window | Channel] = [window, *window.others]
-    after = [c.source.warp(total, window.grid, window.grid) for c in channels]
+    after = [c.source.resample(total, window.grid, window.grid) for c in channels]
     both = window.fixed_mask & window.moving_mask & np.isfinite(after).all(axis=0)
 
     def mean_similarity(images: Sequence[NDArray[np.float32]]) -> float:

@@ -197,7 +197,7 @@ def register_linear(
 
     def quality(candidate: NDArray[np.float64]) -> float:
         """Return the similarity, less where the images overlap little."""
-        pulled = kernels.warp(
+        pulled = kernels.warp_array(
             np.where(moving_mask, moving_values, np.float32(np.nan)),
             moving_grid,
             *kernels.affine_displacement(candidate, grid),

@@ -359,7 +359,7 @@ class Run:
         grid = task.partition.field_grid
         reach = np.abs(found.update).reshape(grid.ndim, -1).max(axis=1)
         before = state.reader.read_around(grid, reach)
-        task.field[:] = kernels.compose(found.update, grid, *before)
+        task.field[:] = kernels.compose_displacements(found.update, grid, *before)
         return _State(FieldReader(task.field, grid), None), records, found.residual
 
     @staticmethod

@@ -103,7 +103,7 @@ def read_window(
         return BlockStatus.NO_OVERLAP
     part_grid = inputs.moving.grid.window(part)
     source = Spline(inputs.moving.read_finite(part), part_grid, limited=True)
-    moving = source.warp(before, before_grid, grid)
+    moving = source.resample(before, before_grid, grid)
     moving_mask = np.isfinite(moving)
     if inputs.moving_mask is not None:
         moving_mask &= inputs.moving_mask.read_mask(grid, before, before_grid)
@@ -112,7 +112,7 @@ def read_window(
     others = []
     for one, other in inputs.others:
         more = Spline(other.read_finite(part), part_grid, limited=True)
-        pulled = more.warp(before, before_grid, grid)
+        pulled = more.resample(before, before_grid, grid)
         others.append(Channel(one.read_finite(window), pulled, more))
         fixed_mask &= np.isfinite(others[-1].fixed)
         moving_mask &= np.isfinite(pulled)

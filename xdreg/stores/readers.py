@@ -184,7 +184,7 @@ class ImageReader:
         ]
         values = self.read(every)
         # NaN is no foreground.
-        return kernels.warp(
+        return kernels.warp_array(
             ((values != 0) & (values == values)).astype(np.uint8),
             self.grid.window(every),
             displacement,
