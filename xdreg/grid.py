@@ -300,6 +300,11 @@ class Grid:
             spacing=tuple(s * k for s, k in zip(self.spacing, steps, strict=True)),
         )
 
+    def strides_to(self, target: Grid) -> tuple[int, ...]:
+        """Return how many steps of this grid, per axis, fit into one of another."""
+        pairs = zip(target.spacing, self.spacing, strict=True)
+        return tuple(max(int(wide / step + 1e-6), 1) for wide, step in pairs)
+
     def to_units(self, units: str | None, name: str | None = None) -> Grid:
         """Return the same grid with its lengths expressed in another unit.
 
@@ -408,9 +413,3 @@ def pyramid_factors(grid: Grid, smallest: int = SMALLEST) -> list[tuple[int, ...
         factors.append(step)
         grid = grid.coarsen(step)
     return factors
-
-
-def _strides(grid: Grid, target: Grid) -> list[int]:
-    """Return how many points of a grid, per axis, a step of another one spans."""
-    pairs = zip(target.spacing, grid.spacing, strict=True)
-    return [max(int(wide / step + 1e-6), 1) for wide, step in pairs]

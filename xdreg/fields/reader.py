@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from dask.base import normalize_token
 
-from xdreg.grid import Grid, _strides
+from xdreg.grid import Grid
 from xdreg.numerics import kernels
 from xdreg.stores.ome_zarr import modified
 
@@ -66,7 +66,7 @@ class FieldReader:
         if reach is not None:
             lower, upper = lower - np.asarray(reach), upper + np.asarray(reach)
         window = self.window(lower, upper)
-        sizes, strides = self.grid.shape, _strides(self.grid, target)
+        sizes, strides = self.grid.shape, self.grid.strides_to(target)
         return self.read([_every(*v) for v in zip(window, sizes, strides, strict=True)])
 
     def window(self, lower: ArrayLike, upper: ArrayLike) -> tuple[slice, ...]:

@@ -17,7 +17,7 @@ from dask.base import normalize_token
 
 from xdreg.coordinates import grid_of, spatial_dims
 from xdreg.errors import InputError, UnreadableError
-from xdreg.grid import Grid, _strides
+from xdreg.grid import Grid
 from xdreg.numerics import kernels
 from xdreg.stores.channels import ChannelMix, source_identity
 from xdreg.stores.ome_zarr import zarr_array_of
@@ -178,7 +178,7 @@ class ImageReader:
         window = self.grid.covering(lower, upper, margin=1)
         if window is None:
             return np.zeros(target.shape, bool)
-        strides = _strides(self.grid, target)
+        strides = self.grid.strides_to(target)
         every = [
             slice(w.start, w.stop, k) for w, k in zip(window, strides, strict=True)
         ]
