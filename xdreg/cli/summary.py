@@ -5,12 +5,12 @@ Each is a dict of plain values, for scripts, and lines of text made from it, for
 
 from __future__ import annotations
 
-import resource
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
+
+from xdreg.stores.posix import peak_memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -141,13 +141,6 @@ def one_channel(
             levels = [level.isel(c=chosen, drop=True) for level in levels]
     others = [dim for dim in ("t", "c") if dim in levels[0].dims]
     return [level.isel(dict.fromkeys(others, 0), drop=True) for level in levels]
-
-
-def peak_memory() -> int:
-    """Return the largest resident size of this process or one of its own, in bytes."""
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    peak = max(resource.getrusage(w).ru_maxrss for w in who)
-    return peak * (1 if sys.platform == "darwin" else 1024)
 
 
 def cost(seconds: float) -> tuple[dict[str, Any], dict[str, str]]:

@@ -7,28 +7,22 @@ lifeline, carries nothing: it closes when the parent is gone, however it went.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import io
 import os
 import pickle
 import shutil
-import signal
 import struct
 import sys
-import threading
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xdreg.errors import MethodError, XdregError
+from xdreg.stores import posix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-#: Added to the process's standing with Linux's killer for lack of memory, so that it
-#: takes this process, which costs one block, before the one that runs everything.
-_OOM_SCORE = "500"
 
 
 def pack(message: object) -> list[Any]:
@@ -69,18 +63,12 @@ def _read_exactly(fd: int, length: int) -> bytearray:
     return result
 
 
-def serve(replies: int, lifeline: int | None) -> None:
+def serve(replies: int, parent: int, lifeline: int | None) -> None:
     """Answer requests on fd 0 until the parent closes it; the child's main loop."""
-    # Ctrl-C reaches the whole terminal group, and a batch system's notice every process
-    # of the job: the parent decides what they mean here. A block must not be taken for
-    # one that crashed because its process heard of the end first.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if lifeline is not None:
-        _die_with_parent(lifeline)
-    # Others than Linux have no such file.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+    posix.leave_signals_to_parent()
+    posix.end_with_parent(parent, lifeline)
+    # This process costs one block, its parent the whole run.
+    posix.die_before_parent()
     requests = os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     directory = Path.cwd()
@@ -93,27 +81,6 @@ def serve(replies: int, lifeline: int | None) -> None:
         # The parent is gone or wants no more.
         shutil.rmtree(directory, ignore_errors=True)
         os._exit(0)
-
-
-def _die_with_parent(lifeline: int) -> None:
-    """End this process when the parent is gone, be it amid a call that never returns.
-
-    On Linux the kernel does it, by the signal SIGIO, for native code may hold the GIL
-    for good; elsewhere a thread.
-    """
-    if sys.platform == "linux":
-        import fcntl
-
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
-        flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
-        fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC)
-
-    def wait() -> None:
-        # Nothing is ever written: it returns when the other end is closed.
-        os.read(lifeline, 1)
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _receive(requests: int) -> tuple[Any, ...] | Exception:

@@ -20,7 +20,6 @@ import atexit
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -33,6 +32,7 @@ from dask.utils import format_bytes
 
 from xdreg.engines.process_worker import pack, read, write
 from xdreg.errors import InputError, Interrupted, MethodCrash, MethodTimeout
+from xdreg.stores import posix
 from xdreg.stores.locks import temporary_directory
 
 if TYPE_CHECKING:
@@ -52,8 +52,6 @@ _LOOK = 0.05
 #: Seconds that idle processes get to leave by themselves at `shutdown`.
 _GRACE = 1.0
 
-_KILL = getattr(signal, "SIGKILL", 9)
-
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -64,7 +62,8 @@ _ENVIRONMENT = {
 # Moves the pipe away from fd 1 before any import, so that no print can reach it.
 _BOOTSTRAP = (
     "import os; replies = os.dup(1); os.dup2(2, 1); "
-    "from xdreg.engines.process_worker import serve; serve(replies, {lifeline})"
+    "from xdreg.engines.process_worker import serve; "
+    "serve(replies, {parent}, {lifeline})"
 )
 
 
@@ -155,12 +154,10 @@ class _Process:
     def __init__(self) -> None:
         self.directory = temporary_directory("engine-")
         path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
-        theirs: int | None = None
-        self._lifeline: int | None = None
-        if os.name == "posix":
-            theirs, self._lifeline = os.pipe()
+        theirs, self._lifeline = posix.make_lifeline()
+        start = _BOOTSTRAP.format(parent=os.getpid(), lifeline=theirs)
         self.popen = subprocess.Popen(
-            [sys.executable, "-c", _BOOTSTRAP.format(lifeline=theirs)],
+            [sys.executable, "-c", start],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -314,8 +311,8 @@ class _Process:
         self._drain.join(timeout=_GRACE)
         if self._verdict is not None:
             return self._verdict
-        cause = _cause(code)
-        if code == -_KILL:
+        cause = posix.describe_exit(code)
+        if code == posix.KILLED:
             # Where everything is being killed this process has no time to say a word;
             # without the pause it might blame the block just before its own end.
             time.sleep(_GRACE)
@@ -396,15 +393,6 @@ class _Pool:
         return process
 
 
-def _cause(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"signal {signal.Signals(-code).name}"
-    except ValueError:
-        return f"signal {-code}"
-
-
 def _forget_after_fork() -> None:
     global _pool
     _pool.forget()
@@ -413,5 +401,4 @@ def _forget_after_fork() -> None:
 
 _pool = _Pool()
 atexit.register(shutdown)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_after_fork)
+posix.after_fork(_forget_after_fork)

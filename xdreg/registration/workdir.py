@@ -38,6 +38,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from xdreg.errors import InputError, StoreError, XdregError
 from xdreg.stores.locks import LOCK, Lock, temporary_directory
 from xdreg.stores.paths import as_address, is_remote
+from xdreg.stores.posix import sync_disks, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -213,13 +214,7 @@ def write_json(path: Path, value: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
-    # Some systems do not open directories; there the name follows in its own time.
-    with contextlib.suppress(OSError):
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    sync_folder(path.parent)
 
 
 def read_json(path: Path) -> Any:
@@ -232,8 +227,7 @@ def read_json(path: Path) -> Any:
 
 def settle(partial: Path, path: Path) -> None:
     """Give a finished directory its name once all of it has reached the disk."""
-    if hasattr(os, "sync"):
-        os.sync()
+    sync_disks()
     partial.rename(path)
 
 

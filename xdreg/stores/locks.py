@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ from typing import Any
 import psutil
 
 from xdreg.errors import InputError, StoreError
+from xdreg.stores.posix import try_lock
 
 #: Name of the lock's file in the directory that it is for.
 LOCK = "lock"
@@ -32,8 +32,6 @@ LOCK = "lock"
 #: counts as dead. Clocks of hosts may differ by less than that.
 BEAT = 15.0
 SILENCE = 120.0
-
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 class Lock:
@@ -66,7 +64,7 @@ class Lock:
             raise StoreError(msg) from error
         try:
             owner = _owner(fd)
-            free = _lock(fd)
+            free = try_lock(fd)
             if free is False or (owner and _lives(owner, fd, sure=free is True)):
                 who = "someone"
                 if owner:
@@ -127,24 +125,6 @@ class _Heart:
                     lock.beat()
 
 
-def _lock(fd: int) -> bool | None:
-    """Try to take the kernel's lock; None where the file system has none."""
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            # Beyond the owner's name, which others must be able to read.
-            os.lseek(fd, 4096, os.SEEK_SET)
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        else:
-            import fcntl
-
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return None if error.errno in _NO_LOCKS else False
-    return True
-
-
 def _owner(fd: int) -> dict[str, Any]:
     os.lseek(fd, 0, os.SEEK_SET)
     try:
@@ -195,9 +175,9 @@ def _root() -> Path:
         if _own is None or _own[1] != os.getpid():
             _sweep()
             path = Path(tempfile.mkdtemp(prefix="xdreg-"))
-            Lock(path).__enter__()
+            lock = Lock(path).__enter__()
             _own = path, os.getpid()
-            atexit.register(_remove, *_own)
+            atexit.register(_remove, lock, *_own)
         return _own[0]
 
 
@@ -209,10 +189,13 @@ def _sweep() -> None:
             if (path / LOCK).stat().st_size and not path.is_symlink():
                 with Lock(path):
                     shutil.rmtree(path, ignore_errors=True)
+                # Windows keeps the file of a lock that is held.
+                shutil.rmtree(path, ignore_errors=True)
 
 
-def _remove(path: Path, pid: int) -> None:
+def _remove(lock: Lock, path: Path, pid: int) -> None:
     if pid == os.getpid():
+        lock.__exit__()
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -18,6 +18,7 @@ import zarr
 
 from xdreg.errors import StoreError, XdregError
 from xdreg.stores.paths import as_address, is_remote
+from xdreg.stores.posix import sync_disks
 from xdreg.stores.retrying import of_a_store
 
 if TYPE_CHECKING:
@@ -180,9 +181,8 @@ def bring_back(target: Path) -> None:
 
 def put_in_place(partial: Path, target: Path) -> None:
     """Give a finished store its name, in place of what has it."""
-    if hasattr(os, "sync"):
-        # A name may reach the disk before what it names does.
-        os.sync()
+    # A name may reach the disk before what it names does.
+    sync_disks()
     previous = _previous_of(target)
     shutil.rmtree(previous, ignore_errors=True)
     # Two renames: the old store is whole until the new one is.

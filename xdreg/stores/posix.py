@@ -1,0 +1,164 @@
+"""System calls of POSIX, and what serves instead on Windows.
+
+No other module asks which operating system it runs on. Engine processes load this
+module first, so it imports nothing but the standard library at its top.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WINDOWS = os.name == "nt"
+
+#: Exit code of a process that was killed, as `subprocess` reports it.
+KILLED = -int(getattr(signal, "SIGKILL", 9))
+
+#: Added to a process's score with Linux's out-of-memory killer, which kills the process
+#: of the highest score.
+_OOM_SCORE = "500"
+
+#: Windows locks bytes of a file, and nobody else can read them. These are past what a
+#: lock's file holds.
+_LOCKED_BYTE = 4096
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+
+
+def try_lock(fd: int) -> bool | None:
+    """Lock an open file until it is closed, without waiting.
+
+    Returns
+    -------
+    bool or None
+        Whether this process has the lock now; None if the file system has no locks.
+    """
+    try:
+        if WINDOWS:
+            import msvcrt
+
+            os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            import fcntl
+
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return None if error.errno in _NO_LOCKS else False
+    return True
+
+
+def sync_disks() -> None:
+    """Write everything to disk before a rename may reach it; not on Windows."""
+    if hasattr(os, "sync"):
+        os.sync()
+
+
+def sync_folder(path: Path) -> None:
+    """Write a folder's names to disk, on systems that can open folders."""
+    with contextlib.suppress(OSError):
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def peak_memory() -> int:
+    """Return the largest resident size of this process or an ended child, in bytes.
+
+    Windows keeps no record of ended children.
+    """
+    if WINDOWS:
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    peak = max(resource.getrusage(w).ru_maxrss for w in who)
+    return peak * (1 if sys.platform == "darwin" else 1024)
+
+
+def after_fork(function: Callable[[], None]) -> None:
+    """Call a function in every fork of this process; Windows has no forks."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=function)
+
+
+def describe_exit(code: int) -> str:
+    """Return in words how a process with this exit code ended."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"
+
+
+def make_lifeline() -> tuple[int | None, int | None]:
+    """Return the child's and the parent's end of a pipe that carries nothing.
+
+    The pipe closes when the parent ends, for whatever reason. See `end_with_parent`.
+    None and None on Windows, where children do not inherit file descriptors.
+    """
+    return (None, None) if WINDOWS else os.pipe()
+
+
+def end_with_parent(parent: int, lifeline: int | None) -> None:
+    """End this process when its parent ends, even in a call that never returns.
+
+    On Linux the kernel ends it, by the signal SIGIO, because native code may hold the
+    GIL forever. On other systems a thread does.
+
+    Parameters
+    ----------
+    parent
+        Process number, watched where there is no lifeline.
+    lifeline
+        This process's end, from `make_lifeline`.
+    """
+    if lifeline is not None and sys.platform == "linux":
+        import fcntl
+
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC)
+
+    def wait() -> None:
+        if lifeline is None:
+            import psutil
+
+            with contextlib.suppress(psutil.Error):
+                psutil.Process(parent).wait()
+        else:
+            os.read(lifeline, 1)  # returns when the parent's end is closed
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def leave_signals_to_parent() -> None:
+    """Ignore Ctrl-C and SIGTERM, which a whole terminal or batch job receives.
+
+    The parent decides what they mean. Otherwise a block would count as crashed because
+    its process heard of the end first.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def die_before_parent() -> None:
+    """Make Linux's out-of-memory killer prefer this process to its parent."""
+    # Other systems have no such file.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
