@@ -175,7 +175,7 @@ def _power_cuts():
 
 def correlation(fixed, moving, **options):
     """Register as `xdreg.LocalCorrelation` does."""
-    return local_correlation(fixed, moving, **options)
+    return local_correlation(fixed, moving, **options).displacement
 
 
 def _cost():

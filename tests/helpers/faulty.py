@@ -48,7 +48,7 @@ def faulty(fixed, moving, *, kind, share=0.2, seed=0, **options):
             dims=("component", *grid.dims),
             coords=coordinates(grid),
         )
-    found = local_correlation(fixed, moving, **options)
+    found = local_correlation(fixed, moving, **options).displacement
     # Plausible: what is right, and a smooth error on top.
     if bad and kind == "shift":
         return found + np.float32(3.0 * grid.spacing[-1])

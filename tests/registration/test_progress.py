@@ -53,7 +53,7 @@ def test_listener_stops_a_run_that_goes_on(pair, tmp_path):
     def method(fixed, moving):
         calls.append(1)
         time.sleep(0.1)
-        return local_correlation(fixed, moving, iterations=3)
+        return local_correlation(fixed, moving, iterations=3).displacement
 
     stage = xdreg.Custom(method=method, isolated=False, level=0)
     options = {"stages": stage, "metric": "lncc", "block_shape": 24}

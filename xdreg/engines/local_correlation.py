@@ -26,6 +26,7 @@ from xdreg.engines.correlation import (
 from xdreg.engines.descent import Settings, descend, summed_forces
 from xdreg.engines.discrete_search import large_motion
 from xdreg.engines.mind import descriptor_force, mean_likeness
+from xdreg.engines.result import MethodResult
 from xdreg.engines.voxel_units import VoxelUnits, counted
 from xdreg.errors import InputError, MethodTimeout
 
@@ -128,7 +129,7 @@ def local_correlation(
     stiffness: Sequence[float] | None = None,
     threads: int = 1,
     timeout: float | None = None,
-) -> xr.DataArray:
+) -> MethodResult:
     """Register two images on one grid, diffeomorphically.
 
     Parameters
@@ -174,9 +175,9 @@ def local_correlation(
 
     Returns
     -------
-    DataArray (component, [z], y, x) float32
-        The displacement on fixed's grid, in its units. After a search the attribute
-        ``from_search`` says whether what began there was kept.
+    MethodResult
+        Its displacement is a DataArray (component, [z], y, x) float32 on fixed's grid,
+        in its units.
 
     Raises
     ------
@@ -196,7 +197,7 @@ def local_correlation(
     --------
     >>> import xdreg
     >>> pair = xdreg.datasets.phantom_pair((48, 56), amplitude=2.0)
-    >>> local_correlation(pair.fixed, pair.moving).dims
+    >>> local_correlation(pair.fixed, pair.moving).displacement.dims
     ('component', 'y', 'x')
     """
     grid = grid_of(fixed, "fixed")
@@ -221,7 +222,8 @@ def local_correlation(
         timeout,
     )
     if not search:
-        return units.physical(descend(units.shape, force, how, resistance)[0])
+        found, _ = descend(units.shape, force, how, resistance)
+        return MethodResult(units.physical(found))
     end = None if timeout is None else time.perf_counter() + timeout
     first, energies = _descend(units.shape, force, how, resistance, end)
     if metric == "lncc" and units.in_space:
@@ -236,8 +238,7 @@ def local_correlation(
     with contextlib.suppress(MethodTimeout):
         second, others = _descend(units.shape, force, how, resistance, end, start)
         better = 1 - others[-1] < (1 - LEAST_MARGIN) * (1 - energies[-1])
-    result = units.physical(second if better else first)
-    return result.assign_attrs(from_search=better)
+    return MethodResult(units.physical(second if better else first), float(better))
 
 
 def _descend(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,12 +18,33 @@ if TYPE_CHECKING:
     from xdreg.grid import Grid
 
 
+@dataclass(frozen=True)
+class MethodResult:
+    """The result of a method with diagnostics of its block.
+
+    Parameters
+    ----------
+    displacement : itk.Transform or DataArray (component, [z], y, x)
+        Fixed → moving, physical units.
+    from_search
+        Whether the result of the discrete search was kept; NaN without a search.
+    """
+
+    displacement: object
+    from_search: float = float("nan")
+
+    @classmethod
+    def of(cls, result: object) -> MethodResult:
+        """Return the result of any method; one without diagnostics gets none."""
+        return result if isinstance(result, cls) else cls(result)
+
+
 def as_displacement(result: object, grid: Grid) -> NDArray[np.float32]:
     """Bring what a method returned onto the window's grid.
 
     Parameters
     ----------
-    result : itk.Transform or DataArray (component, [z], y, x)
+    result : itk.Transform, DataArray (component, [z], y, x) or MethodResult
         Fixed → moving, physical units.
     grid
         Grid of the window.
@@ -37,6 +59,8 @@ def as_displacement(result: object, grid: Grid) -> NDArray[np.float32]:
         If it is something else, has NaN, or does not lie on the window. Without
         coordinates it must have the window's shape.
     """
+    if isinstance(result, MethodResult):
+        result = result.displacement
     if not isinstance(result, xr.DataArray):
         from xdreg.numerics.itk_transforms import (
             displacement_from_itk,  # itk loads slowly

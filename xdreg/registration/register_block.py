@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xdreg.engines.result import as_displacement
+from xdreg.engines.result import MethodResult, as_displacement
 from xdreg.errors import Interrupted, MethodTimeout, StoreError, UnreadableError
 from xdreg.partition import MOVING_MARGIN, BlockStatus, Partition
 from xdreg.registration.block_array import BlockArray, Remembering
@@ -227,9 +227,8 @@ def _run_method(
     fixed = masked_image(fixed_values, window.fixed_mask, window.grid)
     moving = masked_image(moving_values, window.moving_mask, window.grid)
     try:
-        result = task.method(fixed, moving, **options)
+        result = MethodResult.of(task.method(fixed, moving, **options))
         update = as_displacement(result, window.grid)
-        began = float(getattr(result, "attrs", {}).get("from_search", np.nan))
     except Interrupted:
         raise
     except MethodTimeout as error:
@@ -238,7 +237,7 @@ def _run_method(
         error.add_note(f"block {index}")
         status, text = BlockStatus.CRASHED, "".join(traceback.format_exception(error))
     else:
-        return BlockStatus.SUCCESS, update, {"from_search": began}
+        return BlockStatus.SUCCESS, update, {"from_search": result.from_search}
     _keep_error(index, task, text)
     return status, None, {}
 
