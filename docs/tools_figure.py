@@ -1,6 +1,6 @@
-"""The picture of docs/tools.md: a shift by one voxel along x, as tools hold it.
+"""Figure of docs/tools.md: a shift by one voxel along x, in six kinds of tools.
 
-Every number is read back from what was written.
+Every number is read back from a written file.
 """
 
 import json
@@ -15,25 +15,23 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 
 import xdreg
 from xdreg import bridges
-from xdreg.bridges.matrices import from_pixels
-from xdreg.fields.field import make_field
 
 VOXEL = 2.0
 FIXED = xdreg.Grid(("y", "x"), (3, 6), (VOXEL, VOXEL), (10.0, 20.0), "micrometer")
-#: The voxel that is looked at, (y, x); in the moving image it is one further along x.
+#: Index (y, x) of the marked voxel. In the moving image it is one further along x.
 SPOT = (1, 2)
 FIXED_COLOUR, MOVING_COLOUR = "#2b6cb0", "#dd6b20"
 
 
 def shift():
-    """Return the field: +1 voxel along x, from fixed to moving."""
+    """Return the field of +1 voxel along x, from fixed to moving."""
     values = np.zeros((2, *FIXED.shape), np.float32)
     values[1] = VOXEL
-    return make_field(values, FIXED, FIXED, FIXED)
+    return xdreg.make_field(values, FIXED, FIXED, FIXED)
 
 
-def written(field):
-    """Return what stands in the files, by format: numbers at the spot, and origins."""
+def read_back(field):
+    """Write the field in three formats; return each vector at SPOT and origin."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in ("a.h5", "a.nii", "a.n5"):
@@ -54,18 +52,25 @@ def written(field):
     return found
 
 
-def numbers(values):
-    """Return a vector as text, its signs told."""
+def format_vector(values):
+    """Format a vector with signs."""
     return "(" + ", ".join(f"{v:+.4g}" if v else "0" for v in values) + ")"
 
 
-def place(values):
-    """Return a position as text."""
+def format_place(values):
+    """Format a position."""
     return "(" + ", ".join(f"{v:.4g}" for v in values) + ")"
 
 
+def pixels_to_physical(grid):
+    """Return the matrix from pixels, counted from the corner, to physical points."""
+    matrix = np.diag([*grid.spacing, 1.0])
+    matrix[:-1, -1] = np.subtract(grid.origin, np.divide(grid.spacing, 2))
+    return matrix
+
+
 def panel(axes, title, *, scale=1.0, mirror=1, corner=None, push=False, unit, text):
-    """Draw the lattice in a tool's own coordinates, and the arrow that it stores."""
+    """Draw the lattice in a tool's own coordinates, and the vector that it stores."""
     size = VOXEL * scale
     low_y, low_x = (o * scale - size / 2 for o in FIXED.origin)
     if corner is not None:
@@ -114,42 +119,42 @@ def panel(axes, title, *, scale=1.0, mirror=1, corner=None, push=False, unit, te
 
 
 def one_voxel():
-    """Draw a shift by one voxel along x as six kinds of tools hold it."""
+    """Draw a shift by one voxel along x as six kinds of tools store it."""
     field = shift()
-    found = written(field)
+    found = read_back(field)
     u = field.displacement.values[:, *SPOT]
     params = bridges.to_multiview_stitcher(field).values
-    pixels = np.linalg.inv(bridges.to_matrix(field)) @ from_pixels(FIXED)
+    pixels = np.linalg.inv(bridges.to_matrix(field)) @ pixels_to_physical(FIXED)
     start = pixels @ [SPOT[0] + 0.5, SPOT[1] + 1.5, 1.0]
     figure, grid = plt.subplots(2, 3, figsize=(11, 6.2), layout="constrained")
     (a, b, c), (d, e, f) = grid
-    panel(a, "xdreg, OME-Zarr", unit="µm", text=f"(y, x): {numbers(u)} µm, pulls")
+    panel(a, "xdreg, OME-Zarr", unit="µm", text=f"(y, x): {format_vector(u)} µm, pulls")
     vector, _ = found["itk"]
     panel(
         b, "ITK, SimpleITK, 3D Slicer, elastix", scale=1e-3, unit="mm",
-        text=f"(x, y): {numbers(vector)} mm, pulls",
+        text=f"(x, y): {format_vector(vector)} mm, pulls",
     )  # fmt: skip
     vector, offset = found["nifti"]
     panel(
         c, "ANTs, NIfTI", scale=1e-3, mirror=-1, unit="mm (RAS)",
-        text=f"(x, y): {numbers(vector)} mm along LPS, pulls\n"
-        f"qoffset {place(offset)}",
+        text=f"(x, y): {format_vector(vector)} mm along LPS, pulls\n"
+        f"qoffset {format_place(offset)}",
     )  # fmt: skip
     vector, attributes = found["n5"]
     panel(
         d, "BigWarp, N5 dfield", unit="µm",
-        text=f"(x, y): {numbers(vector)} µm, pulls\n"
-        f"offset {place(attributes['offset'])}",
+        text=f"(x, y): {format_vector(vector)} µm, pulls\n"
+        f"offset {format_place(attributes['offset'])}",
     )  # fmt: skip
     panel(
         e, "multiview-stitcher", push=True, unit="µm",
-        text=f"(y, x): {numbers(np.round(params[:2, 2], 5))} µm, pushes\n"
+        text=f"(y, x): {format_vector(np.round(params[:2, 2], 5))} µm, pushes\n"
         "the moving view",
     )  # fmt: skip
     panel(
         f, "spatialdata", corner=(0.0, 0.0), push=True, unit="pixels of moving",
-        text=f"(y, x): pixel {place([SPOT[0] + 0.5, SPOT[1] + 1.5])} is pushed\n"
-        f"to {place(start[:2])} µm",
+        text=f"(y, x): pixel {format_place([SPOT[0] + 0.5, SPOT[1] + 1.5])} is pushed\n"
+        f"to {format_place(start[:2])} µm",
     )  # fmt: skip
     handles = [Rectangle((0, 0), 1, 1, color=c) for c in (FIXED_COLOUR, MOVING_COLOUR)]
     handles.append(plt.Line2D([], [], marker="+", color="k", linestyle="none"))
