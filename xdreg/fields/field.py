@@ -124,7 +124,7 @@ def make_field(
 
     Parameters
     ----------
-    displacement : array (ndim, *grid.shape), physical units
+    displacement : array (component, [z], y, x), physical units
         Fixed → moving, component order as the dims.
     grid
         Geometry of the displacement.
