@@ -20,10 +20,10 @@ import pytest
 from distributed import Client, LocalCluster
 
 import xdreg
-from tests import test_resume
 from tests.benchmarks.common import row
-from tests.end_to_end.test_faults import pair
+from tests.helpers import runs
 from tests.helpers.hostile import hostile
+from tests.helpers.pairs import shifted_pair
 from xdreg.engines.local_correlation import local_correlation
 from xdreg.partition import BlockStatus
 from xdreg.registration import register_block as tasks
@@ -79,7 +79,7 @@ def _run(kind, folder, *, retry=(), isolated=True, **limits):
     stage = xdreg.Custom(
         method=hostile, level=0, options=options, isolated=isolated, **limits
     )
-    fixed, moving = pair()
+    fixed, moving = shifted_pair()
     field = fixed.dreg.register(
         moving,
         stages=[stage],
@@ -120,23 +120,23 @@ def _contained(name, expected, kind, **options):
 def _drivers():
     """Kill the process that runs a registration, again and again; interrupt it."""
     calm = _places()
-    expected = test_resume.harm_in_a_run("none", calm)
+    expected = runs.harm_in_a_run("none", calm)
     places, deaths, found = _places(), -1, None
     while not found:
         deaths += 1
-        out, _ = test_resume.driver("kill", places).communicate()
+        out, _ = runs.driver("kill", places).communicate()
         found = out.strip()
     _line("driver: SIGKILL", deaths, 0, places, found == expected, 16)
     for how in (signal.SIGINT, signal.SIGKILL):
         places = _places()
-        first = test_resume.driver("hang", places)
+        first = runs.driver("hang", places)
         while not list((places / "once").iterdir()):
             time.sleep(0.05)
         time.sleep(1.0)
         os.kill(first.pid, how)
         first.communicate()
         (places / "once" / "calm").touch()
-        out, _ = test_resume.driver("hang", places).communicate()
+        out, _ = runs.driver("hang", places).communicate()
         name = f"driver amid a block: {how.name}"
         _line(name, 1, 0, places, out.strip() == expected, 16)
 
@@ -145,13 +145,13 @@ def _power_cuts():
     """End runs at a write that is not made, or left short, empty or as zeros."""
     folder = _places()
     with pytest.MonkeyPatch.context() as patch:
-        writes = test_resume.Writes(patch)
+        writes = runs.Writes(patch)
         ran = []
         make = tasks._register
         patch.setattr(
             tasks, "_register", lambda *given: ran.append(given[0]) or make(*given)
         )
-        expected = test_resume.bits(test_resume.register(folder / "whole"))
+        expected = runs.bits(runs.register(folder / "whole"))
         total, blocks = writes.count, len(ran)
         rng = np.random.default_rng(1)
         for cut in (None, "short", "empty", "zeros"):
@@ -160,10 +160,10 @@ def _power_cuts():
             for number, last in enumerate(rng.integers(2, total, CUTS)):
                 where = folder / f"{cut}{number}"
                 writes.count, writes.last, writes.cut = 0, int(last), cut
-                with contextlib.suppress(test_resume.PowerCut):
-                    test_resume.register(where)
+                with contextlib.suppress(runs.PowerCut):
+                    runs.register(where)
                 writes.last = None
-                same += test_resume.bits(test_resume.register(where)) == expected
+                same += runs.bits(runs.register(where)) == expected
             row(
                 f"power cut, file {cut or 'missing'}",
                 injected=CUTS,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import xdreg
-from tests.registration.test_consensus import corners_error, matrix_of, textured, turn
+from tests.helpers.matrices import corners_error, matrix_of, turn
+from tests.helpers.pairs import textured
 from xdreg.bridges.itk_dreg import BlockMethod, Reduction
 from xdreg.engines.linear import linear
 from xdreg.grid import Grid

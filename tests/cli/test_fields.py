@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import xdreg
-from tests.cli.test_main import run
+from tests.helpers.commands import run
 from tests.helpers.fields import Known, moving_like
 from xdreg.cli.fields import invert, points
 

@@ -9,17 +9,8 @@ import pytest
 import xarray as xr
 
 import xdreg
+from tests.helpers.commands import run
 from xdreg.cli.inputs import named_channels
-
-
-def run(*arguments):
-    command = [
-        sys.executable,
-        "-c",
-        "from xdreg.cli.main import main; main()",
-        *map(str, arguments),
-    ]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow

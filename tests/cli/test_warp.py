@@ -6,13 +6,14 @@ import typer.testing
 import xarray as xr
 
 import xdreg
-from tests.fields.test_warp_to import levels_of, pair
+from tests.helpers.fields import field_and_moving
+from tests.helpers.stores import levels_of
 from xdreg.cli.main import app
 
 
 @pytest.fixture
 def stored(tmp_path):
-    field, moving = pair(2, channels=2)
+    field, moving = field_and_moving(2, channels=2)
     field.dreg.to_ome_zarr(tmp_path / "field.zarr")
     xdreg.save(moving, tmp_path / "moving.zarr", levels=2)
     return field, moving, tmp_path

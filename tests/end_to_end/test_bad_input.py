@@ -5,40 +5,19 @@ import pytest
 import xarray as xr
 
 import xdreg
-from xdreg.coordinates import coordinates
-from xdreg.fields.field import make_field
-from xdreg.grid import Grid
+from tests.helpers.pairs import never, noise, zero_field
 
-
-def image(shape=(40, 48), *, units="micrometer", origin=0.0, seed=0):
-    ndim = len(shape)
-    grid = Grid(("z", "y", "x")[-ndim:], shape, (1.0,) * ndim, (origin,) * ndim, units)
-    values = np.random.default_rng(seed).random(shape).astype(np.float32)
-    return xr.DataArray(values, dims=grid.dims, coords=coordinates(grid))
-
-
-def field(shape):
-    ndim = len(shape)
-    dims = ("z", "y", "x")[-ndim:]
-    grid = Grid(dims, shape, (48.0,) * ndim, (0.0,) * ndim, "micrometer")
-    return make_field(np.zeros((ndim, *shape), np.float32), grid)
-
-
-def never(fixed, moving):
-    raise AssertionError
-
-
-GOOD = image()
+GOOD = noise()
 COLOURS = xr.concat([GOOD] * 3, "c")
 
 
 @pytest.mark.parametrize(
     ("fixed", "moving", "options", "text"),
     [
-        (GOOD, image((20, 40, 48)), {}, "spatial dimensions"),
-        (GOOD, image(units="second"), {}, "do not convert"),
-        (GOOD, image(units=None), {}, "do not convert"),
-        (GOOD, image(origin=1e4), {}, "do not overlap"),
+        (GOOD, noise((20, 40, 48)), {}, "spatial dimensions"),
+        (GOOD, noise(units="second"), {}, "do not convert"),
+        (GOOD, noise(units=None), {}, "do not convert"),
+        (GOOD, noise(origin=1e4), {}, "do not overlap"),
         (GOOD * 0 + 3, GOOD, {}, "fixed holds one and the same value"),
         (GOOD, GOOD * np.nan, {}, "moving holds no finite value"),
         (GOOD.isel(x=slice(None, None, -1)), GOOD, {}, "descends"),
@@ -77,7 +56,12 @@ COLOURS = xr.concat([GOOD] * 3, "c")
             {"channel": [0, 1], "stages": [xdreg.Affine()]},
             "linear stages take one channel",
         ),
-        (GOOD, GOOD, {"fixed_mask": image((20, 24)) > 0.5}, "must cover its image"),
+        (
+            GOOD,
+            GOOD,
+            {"fixed_mask": noise((20, 24)) > 0.5},
+            "must cover its image",
+        ),
         (GOOD, GOOD, {"metric": "nmi"}, "metric must be one of"),
         (GOOD, GOOD, {"block_shape": 0}, "block_shape must be"),
         (GOOD, GOOD, {"block_shape": 20, "overlap": 15}, "more than half"),
@@ -88,19 +72,29 @@ COLOURS = xr.concat([GOOD] * 3, "c")
         (GOOD, GOOD, {"initial": "start.tfm"}, "initial must be"),
         (GOOD, GOOD, {"initial": np.diag([0.0, 1.0, 1.0])}, "invertible"),
         (GOOD, GOOD, {"initial": [[1, 0, 0], [0, 1, 0], [0.1, 0, 1]]}, "last row"),
-        (GOOD, GOOD, {"initial": field((2, 2, 2))}, "initial is a field on"),
-        (GOOD, GOOD, {"initial": field((2, 2)) * np.nan}, "NaN or infinity"),
-        (GOOD, image(origin=1e4), {"initial": np.eye(3)}, "initial maps fixed to"),
+        (GOOD, GOOD, {"initial": zero_field((2, 2, 2))}, "initial is a field on"),
+        (GOOD, GOOD, {"initial": zero_field((2, 2)) * np.nan}, "NaN or infinity"),
+        (
+            GOOD,
+            noise(origin=1e4),
+            {"initial": np.eye(3)},
+            "initial maps fixed to",
+        ),
         (GOOD, GOOD, {"fixed_mask": GOOD < -1}, "fixed_mask is zero everywhere"),
-        (GOOD, GOOD, {"moving_mask": image(origin=1.0) > 0}, "must cover its image"),
+        (
+            GOOD,
+            GOOD,
+            {"moving_mask": noise(origin=1.0) > 0},
+            "must cover its image",
+        ),
         (
             GOOD,
             GOOD,
             {"stages": xdreg.LocalCorrelation(radius=(1.0, 2.0, 3.0))},
             "radius of LocalCorrelation must be one number or 2",
         ),
-        (GOOD, image(units=None), {}, "^moving: lengths in no unit"),
-        (GOOD, image((4, 40, 48), units=None), {}, "spatial dimensions"),
+        (GOOD, noise(units=None), {}, "^moving: lengths in no unit"),
+        (GOOD, noise((4, 40, 48), units=None), {}, "spatial dimensions"),
         (GOOD, GOOD, {"channel": 0.5}, "no channel"),
     ],
 )
@@ -126,7 +120,7 @@ def test_bad_stages(make, text):
 
 
 def test_values_that_are_not_finite_are_masked_and_said():
-    fixed = image()
+    fixed = noise()
     fixed[5:9, 5:9] = np.nan
 
     def check(fixed, moving):
@@ -141,7 +135,7 @@ def test_values_that_are_not_finite_are_masked_and_said():
         )
 
     with pytest.warns(UserWarning, match="not finite"):
-        field = fixed.dreg.register(image(seed=1), stages=[check], progress=False)
+        field = fixed.dreg.register(noise(seed=1), stages=[check], progress=False)
     assert (field.block_status == 0).all()
 
 
@@ -150,7 +144,7 @@ def test_values_that_are_not_finite_are_masked_and_said():
     ["bool", "int8", "uint8", ">u2", "int16", "uint32", "int64", ">f4", "float64"],
 )
 def test_every_width_of_numbers_is_read(dtype):
-    fixed = (image() * 100 > 50 if dtype == "bool" else image() * 100).astype(dtype)
+    fixed = (noise() * 100 > 50 if dtype == "bool" else noise() * 100).astype(dtype)
 
     def same(fixed, moving):
         assert fixed.dtype == np.float32
@@ -165,7 +159,7 @@ def test_every_width_of_numbers_is_read(dtype):
 
 
 def test_units_that_convert_are_converted():
-    fixed = image(units="micrometer")
+    fixed = noise(units="micrometer")
     moving = fixed.copy()
     for dim in fixed.dims:
         moving = moving.assign_coords({dim: fixed[dim].values / 1000})
@@ -187,7 +181,7 @@ def test_units_that_convert_are_converted():
 
 
 def test_a_mask_brought_to_its_image_as_the_error_says():
-    small = image((20, 48)) > -1
+    small = noise((20, 48)) > -1
     with pytest.raises(xdreg.InputError) as caught:
         xdreg.register(GOOD, GOOD, fixed_mask=small, stages=never, progress=False)
     assert "astype('float32').interp_like(fixed, method='nearest')" in str(caught.value)
@@ -213,6 +207,6 @@ def test_a_plan_refuses_what_a_run_would():
 
 
 def test_no_block_that_contributes_is_said():
-    far = image(origin=39.0)
+    far = noise(origin=39.0)
     with pytest.warns(UserWarning, match="no block of stage 0 .* too_few_samples"):
         xdreg.register(GOOD, far, stages=[never], progress=False)

@@ -18,8 +18,8 @@ from distributed import Client, LocalCluster
 from distributed.scheduler import KilledWorker
 
 import xdreg
-from tests.end_to_end.test_faults import pair
 from tests.helpers.hostile import hostile
+from tests.helpers.pairs import shifted_pair
 from xdreg.fields.provenance import status_counts
 from xdreg.registration.judge import RECORD
 from xdreg.registration.mapping import _suspects
@@ -32,7 +32,7 @@ def run(kind, workdir=None, *, isolated=True, **options):
     stage = xdreg.Custom(
         method=hostile, level=0, options={"kind": kind, **options}, isolated=isolated
     )
-    fixed, moving = pair()
+    fixed, moving = shifted_pair()
     return fixed.dreg.register(moving, stages=[stage], workdir=workdir, **OPTIONS)
 
 
@@ -262,7 +262,7 @@ def test_a_cluster_without_workers_is_told_of(expected):
 
 def test_what_lies_in_memory_is_one_node_of_a_graph(monkeypatch):
     """Blocks of images in memory do not each carry the images."""
-    fixed, _ = pair()
+    fixed, _ = shifted_pair()
     graphs = []
     mapped = xr.map_blocks
     monkeypatch.setattr(

@@ -8,33 +8,20 @@ import xarray as xr
 
 import xdreg
 from tests.helpers.hostile import hostile, shift
+from tests.helpers.pairs import SHAPE, shifted_pair
 from xdreg import partition as blocks
-from xdreg.coordinates import coordinates, grid_of
+from xdreg.coordinates import grid_of
 from xdreg.engines import elastix, processes
 from xdreg.engines.isolated import Isolated
 from xdreg.errors import Interrupted
 from xdreg.fields.provenance import status_counts
-from xdreg.grid import Grid
-
-SHAPE = (72, 96)
-
-
-def pair():
-    """Return images that lie two voxels apart along x."""
-    rng = np.random.default_rng(0)
-    values = rng.random((SHAPE[0], SHAPE[1] + 2)).astype(np.float32)
-    grid = Grid(("y", "x"), SHAPE, (1.0, 1.0), (0.0, 0.0))
-    return [
-        xr.DataArray(part, dims=grid.dims, coords=coordinates(grid))
-        for part in (values[:, 2:], values[:, :-2])
-    ]
 
 
 def run(kind, workdir=None, **limits):
     """Register in twelve blocks, of which two do harm."""
     stage = xdreg.Custom(method=hostile, level=0, options={"kind": kind}, **limits)
     options = {"block_shape": 24, "overlap": 8, "metric": "ncc", "workdir": workdir}
-    fixed, moving = pair()
+    fixed, moving = shifted_pair()
     return fixed.dreg.register(moving, stages=[stage], progress=False, **options)
 
 
@@ -77,7 +64,7 @@ def test_harm_costs_its_block_only(kind, limits, status, text, expected, tmp_pat
 @pytest.mark.slow
 def test_elastix_on_an_image_that_it_cannot_bear():
     """Mutual information of an all but constant image: elastix crashes."""
-    image = pair()[0]
+    image = shifted_pair()[0]
     flat = xr.zeros_like(image)
     flat.values[0, 0] = 1e-30
     with pytest.raises(xdreg.MethodCrash, match="SIGSEGV"):
@@ -87,7 +74,7 @@ def test_elastix_on_an_image_that_it_cannot_bear():
 
 
 def test_elastix_has_a_memory_limit():
-    fixed, moving = pair()
+    fixed, moving = shifted_pair()
     stage = xdreg.BSpline(level=0, iterations=20, memory_limit="10 MB")
     with pytest.raises(xdreg.MethodError, match="memory limit of 10 MB"):
         fixed.dreg.register(moving, stages=[stage], progress=False)
@@ -105,8 +92,8 @@ def test_functions_of_a_script_and_itk_transforms_travel():
         transform.SetOffset([amount, 0.0])
         return transform
 
-    grid = grid_of(pair()[0])
-    found = Isolated.of(local, None, None)(*pair())
+    grid = grid_of(shifted_pair()[0])
+    found = Isolated.of(local, None, None)(*shifted_pair())
     assert grid_of(found.isel(component=0)) == grid
     np.testing.assert_allclose(found.sel(component=1), 2.0)
 
@@ -118,7 +105,7 @@ def test_a_method_in_threads_sees_what_it_changes():
         seen.append(fixed.shape)
         return shift(fixed, moving)
 
-    fixed, moving = pair()
+    fixed, moving = shifted_pair()
     stage = xdreg.Custom(method=look, isolated=False)
     fixed.dreg.register(moving, stages=[stage], metric="ncc", progress=False)
     assert seen == [SHAPE]
@@ -132,7 +119,7 @@ def test_a_method_in_threads_sees_what_it_changes():
 
 def test_a_process_stopped_with_its_owner_leaves_no_record(tmp_path):
     """A worker that leaves kills its processes; their blocks are not to blame."""
-    fixed, moving = pair()
+    fixed, moving = shifted_pair()
 
     stage = xdreg.Custom(method=hostile, level=0, options={"kind": "sleep", "share": 1})
     timer = threading.Timer(4.0, processes.shutdown)

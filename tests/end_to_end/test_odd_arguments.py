@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import xdreg
-from tests.end_to_end.test_bad_input import field, image, never
+from tests.helpers.pairs import never, noise, zero_field
 
-IMAGE, FIELD = image(), field((2, 2))
+IMAGE, FIELD = noise(), zero_field((2, 2))
 ODD = [
     *(5, -1, 3.5, float("nan"), 10**400, True, None, np.int64(3)),
     *("x", "a\0b", b"x", [], {}, ("a",), object(), np.zeros(3), never),

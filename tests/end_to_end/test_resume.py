@@ -1,60 +1,34 @@
 """Runs that end early, work directories that were damaged, and two runs at once."""
 
-import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 
-import dask
 import numpy as np
 import psutil
 import pytest
 import zarr.storage._local
 
 import xdreg
-from tests.end_to_end.test_faults import pair as shifted_pair
 from tests.helpers.hostile import hostile, shift
+from tests.helpers.pairs import shifted_pair
+from tests.helpers.runs import (
+    PowerCut,
+    Writes,
+    bits,
+    calls,
+    driver,
+    harm_in_a_run,
+    register,
+    small_pair,
+)
 from xdreg.fields.provenance import status_counts
 from xdreg.partition import BlockStatus
 from xdreg.registration import run, workdir
 from xdreg.registration.mapping import map_over_blocks
-from xdreg.stores import locks as scratch
-
-TWICE = [
-    xdreg.Affine(level=0, metric="lncc", iterations=3),
-    xdreg.LocalCorrelation(level=1, iterations=3, metric="lncc"),
-    xdreg.LocalCorrelation(level=0, iterations=3, metric="lncc"),
-]
-OPTIONS = {"block_shape": 36, "progress": False}
-
-
-def pair():
-    """Return a small phantom, in memory."""
-    phantom = xdreg.datasets.phantom_pair((72, 80), amplitude=2.0)
-    return phantom.fixed.compute(), phantom.moving.compute()
-
-
-def register(where, **more):
-    """Register in blocks, one after the other, so that writes have an order."""
-    fixed, moving = pair()
-    with dask.config.set(scheduler="synchronous"):
-        return fixed.dreg.register(
-            moving, workdir=where, **{"stages": TWICE, **OPTIONS, **more}
-        )
-
-
-def bits(field):
-    """Return all that a run finds, but for times."""
-    kept = field.drop_vars([n for n in field if "seconds" in n], errors="ignore")
-    return {name: kept[name].values.tobytes() for name in kept.data_vars}
 
 
 @pytest.fixture(scope="module")
@@ -62,53 +36,6 @@ def undisturbed(tmp_path_factory):
     """Return a whole run: its directory and its result."""
     where = tmp_path_factory.mktemp("undisturbed") / "run"
     return where, bits(register(where))
-
-
-class PowerCut(BaseException):
-    """Ends a run between two writes."""
-
-
-class Writes:
-    """Counts what a run writes, and ends it at a write; that one may be cut short."""
-
-    def __init__(self, monkeypatch):
-        self.count, self.last, self.cut = 0, None, None
-        put, replace = zarr.storage._local._put, Path.replace
-        self._wrap(monkeypatch, put, replace)
-
-    def _wrap(self, monkeypatch, put, replace):
-        def counted_put(path, *arguments, **named):
-            number = self.before()
-            result = put(path, *arguments, **named)
-            self.after(number, path)
-            return result
-
-        def counted_replace(path, target):
-            # Zarr's own renames are part of its writes.
-            if path.suffix == ".partial":
-                return replace(path, target)
-            number = self.before()
-            result = replace(path, target)
-            self.after(number, target)
-            return result
-
-        monkeypatch.setattr(zarr.storage._local, "_put", counted_put)
-        monkeypatch.setattr(Path, "replace", counted_replace)
-
-    def before(self):
-        if self.last is not None and self.count == self.last and self.cut is None:
-            raise PowerCut
-        self.count += 1
-        return self.count
-
-    def after(self, number, path):
-        if number != self.last or self.cut is None:
-            return
-        # What a file may be after a power cut: short, empty, or zeros.
-        content = path.read_bytes()
-        kept = {"short": content[: len(content) // 2], "empty": b""}
-        path.write_bytes(kept.get(self.cut, bytes(len(content))))
-        raise PowerCut
 
 
 def test_a_power_cut_between_any_two_writes(tmp_path, monkeypatch, undisturbed):
@@ -172,51 +99,6 @@ def test_a_damaged_manifest_is_said(tmp_path, undisturbed):
         register(where)
 
 
-DRIVER = """
-    import sys
-    from tests.end_to_end.test_resume import harm_in_a_run
-    print(harm_in_a_run(*sys.argv[1:]), flush=True)
-"""
-
-
-def harm_in_a_run(kind, folder):
-    """Register in sixteen blocks; half of them do harm the first time they run."""
-    options = {"kind": kind, "share": 0.5}
-    options |= {name: str(Path(folder) / name) for name in ("once", "log")}
-    stage = xdreg.Custom(
-        method=hostile, level=0, options=options, isolated=kind != "kill"
-    )
-    fixed, moving = pair()
-    field = fixed.dreg.register(
-        moving,
-        stages=[stage],
-        block_shape=20,
-        metric="ncc",
-        workdir=Path(folder) / "run",
-        progress=False,
-    )
-    return field.displacement.values.tobytes().hex()
-
-
-def driver(kind, folder):
-    """Start a Python that does so."""
-    for name in ("once", "log"):
-        (folder / name).mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(DRIVER), kind, str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def calls(folder):
-    """Return how often each block ran."""
-    names = [p.name.rsplit("-", 1)[0] for p in (folder / "log").iterdir()]
-    return {name: names.count(name) for name in names}
-
-
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
     """Return the result without harm."""
@@ -271,7 +153,7 @@ def test_a_run_that_is_interrupted_goes_on(how, tmp_path, calm):
 
 
 def test_a_second_run_is_refused(tmp_path):
-    fixed, moving = pair()
+    fixed, moving = small_pair()
     inside, leave = threading.Event(), threading.Event()
 
     def wait(fixed, moving):
@@ -292,89 +174,6 @@ def test_a_second_run_is_refused(tmp_path):
         leave.set()
         first.join()
     fixed.dreg.register(moving, **options)
-
-
-HOLDER = """
-    import sys, time
-    from pathlib import Path
-    from xdreg.scratch import Lock, temporary_directory
-    print(temporary_directory("run-"), flush=True)
-    with Lock(Path(sys.argv[1])):
-        print("held", flush=True)
-        time.sleep(60)
-"""
-
-
-def holder(folder):
-    """Start a Python that holds a lock, and return it with its temporary directory."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(HOLDER), str(folder)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    temporary = Path(process.stdout.readline().strip())
-    assert process.stdout.readline() == "held\n"
-    return process, temporary
-
-
-def test_a_lock_ends_with_its_process_and_temporary_directories_are_swept(
-    tmp_path, monkeypatch
-):
-    process, temporary = holder(tmp_path)
-    try:
-        with (
-            pytest.raises(xdreg.InputError, match="in use by process"),
-            scratch.Lock(tmp_path),
-        ):
-            pass
-        scratch._sweep()
-        assert temporary.exists()
-    finally:
-        process.kill()
-        process.communicate()
-    with scratch.Lock(tmp_path):
-        pass
-    assert temporary.exists()
-    scratch._sweep()
-    assert not temporary.parent.exists()
-
-
-@pytest.mark.parametrize("locks", ["work", "are missing"])
-def test_an_owner_on_another_host_counts_while_it_gives_signs(
-    locks, tmp_path, monkeypatch
-):
-    if locks == "are missing":
-        monkeypatch.setattr(scratch, "_lock", lambda fd: None)
-    file = tmp_path / scratch.LOCK
-    owner = {"host": "elsewhere", "pid": 1, "started": 0.0}
-    file.write_text(json.dumps(owner))
-    with (
-        pytest.raises(xdreg.InputError, match="process 1 on elsewhere"),
-        scratch.Lock(tmp_path),
-    ):
-        pass
-    os.utime(file, (0, time.time() - 2 * scratch.SILENCE))
-    with scratch.Lock(tmp_path):
-        # What a live owner looks like to a second one.
-        if locks == "are missing":
-            with (
-                pytest.raises(xdreg.InputError, match="in use"),
-                scratch.Lock(tmp_path),
-            ):
-                pass
-    gone = owner | {"host": socket.gethostname(), "pid": 2**22 + 1}
-    file.write_text(json.dumps(gone))
-    with scratch.Lock(tmp_path):
-        pass
-
-
-def test_signs_of_life_are_given(tmp_path, monkeypatch):
-    with scratch.Lock(tmp_path) as lock:
-        os.utime(lock.path, (0, 0))
-        lock.beat()
-        assert time.time() - lock.path.stat().st_mtime < 60
-        assert lock in scratch._beating._held
-    assert lock not in scratch._beating._held
 
 
 def run_with_failures(folder, **more):
@@ -422,7 +221,7 @@ def test_failed_blocks_run_again_when_asked(tmp_path):
 
 
 def test_what_may_be_retried():
-    fixed, moving = pair()
+    fixed, moving = small_pair()
     with pytest.raises(xdreg.InputError, match="workdir="):
         fixed.dreg.register(moving, retry="crashed")
     with pytest.raises(xdreg.InputError, match="names a status"):
@@ -430,7 +229,7 @@ def test_what_may_be_retried():
 
 
 def test_a_changed_method_or_option_is_refused(tmp_path):
-    fixed, moving = pair()
+    fixed, moving = small_pair()
 
     def one(fixed, moving, value):
         return shift(fixed, moving)

@@ -8,22 +8,12 @@ import xarray as xr
 
 import xdreg
 from tests.helpers.fields import Known, image, moving_like, unreadable
+from tests.helpers.matrices import affine, applied
 from xdreg.fields import composition
 from xdreg.fields.field import field_grid, fixed_grid, make_field, moving_grid
 from xdreg.grid import Grid
 from xdreg.numerics import kernels
 from xdreg.numerics.itk_transforms import displacement_image, matrix_to_itk
-
-
-def affine(ndim, seed=0):
-    rng = np.random.default_rng(seed)
-    matrix = np.eye(ndim + 1)
-    matrix[:-1] += 0.1 * rng.normal(size=(ndim, ndim + 1))
-    return matrix
-
-
-def applied(matrix, points):
-    return points @ matrix[:-1, :-1].T + matrix[:-1, -1]
 
 
 def moved(field):

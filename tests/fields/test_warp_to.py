@@ -11,7 +11,8 @@ import pytest
 import xarray as xr
 
 import xdreg
-from tests.helpers.fields import Known, moving_like
+from tests.helpers.fields import Known, field_and_moving
+from tests.helpers.stores import levels_of
 from xdreg.coordinates import grid_of
 from xdreg.fields import warp as resampling
 from xdreg.fields import warp_to as pyramid_warp
@@ -28,28 +29,11 @@ def small(monkeypatch):
     monkeypatch.setitem(resampling.CHUNK, 2, 32)
 
 
-def pair(ndim=3, channels=None, dtype="uint16"):
-    """Return a known field and a moving image that is smooth."""
-    known = Known(ndim, 12)
-    like = moving_like(known)
-    axes = np.meshgrid(*(like[d].values / 7 for d in like.dims), indexing="ij")
-    values = 1000 + 900 * np.prod([np.sin(a) for a in axes], axis=0)
-    moving = like.copy(data=values.astype(dtype))
-    if channels:
-        moving = xr.concat([moving // (i + 1) for i in range(channels)], "c")
-        moving = moving.assign_coords(c=[f"dye {i}" for i in range(channels)])
-    return known.field, moving
-
-
-def levels_of(path):
-    return image_levels(xdreg.open_ome_zarr(path), "image")
-
-
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 def test_the_finest_level_is_that_of_warp_and_the_rest_those_of_save(
     tmp_path, small, version
 ):
-    field, moving = pair(channels=2)
+    field, moving = field_and_moving(channels=2)
     options = {"chunks": 16, "levels": 3, "version": version}
     field.dreg.warp_to(moving, tmp_path / "a.zarr", levels_from="finest", **options)
     expected = field.dreg.warp(moving)
@@ -65,7 +49,7 @@ def test_the_finest_level_is_that_of_warp_and_the_rest_those_of_save(
 
 
 def test_levels_come_from_the_matching_levels_of_the_moving_image(tmp_path, small):
-    field, moving = pair()
+    field, moving = field_and_moving()
     xdreg.save(moving, tmp_path / "moving.zarr", levels=2)
     tree = xdreg.open_ome_zarr(tmp_path / "moving.zarr")
     like = moving.isel(z=slice(2, 50), y=slice(1, 49), x=slice(0, 48))
@@ -94,7 +78,7 @@ def within(image, region):
 
 
 def test_a_region_is_the_part_of_the_whole(tmp_path):
-    field, moving = pair()
+    field, moving = field_and_moving()
     whole = field.dreg.warp(moving, spacing=(1.5, 1.0, 2.0))
     region = {"z": slice(10.0, 40.0), "x": slice(None, 60)}
     part = field.dreg.warp(moving, spacing=(1.5, 1.0, 2.0), region=region)
@@ -123,7 +107,7 @@ def test_a_region_is_the_part_of_the_whole(tmp_path):
      ({"chunks": 0}, "chunks"), ({"levels": 0}, "levels")],
 )  # fmt: skip
 def test_mistakes_are_named_before_anything_is_written(tmp_path, options, message):
-    field, moving = pair()
+    field, moving = field_and_moving()
     with pytest.raises(xdreg.InputError, match=message):
         field.dreg.warp_to(moving, tmp_path / "a.zarr", **options)
     assert not list(tmp_path.iterdir())
@@ -132,7 +116,7 @@ def test_mistakes_are_named_before_anything_is_written(tmp_path, options, messag
 
 
 def test_what_is_pressed_together_is_made_in_halves(monkeypatch):
-    field, moving = pair(dtype="float32")
+    field, moving = field_and_moving(dtype="float32")
     for options in ({}, {"spacing": 20.0}, {"order": 3}):
         whole = field.dreg.warp(moving, **options).compute(scheduler="synchronous")
         with monkeypatch.context() as patch:
@@ -144,7 +128,7 @@ def test_what_is_pressed_together_is_made_in_halves(monkeypatch):
 
 def test_regions_made_together_have_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setitem(resampling.CHUNK, 3, 16)
-    field, moving = pair()
+    field, moving = field_and_moving()
     made = counted(monkeypatch)
     counts, results = [], []
     for most in (1, 2**22):
@@ -160,7 +144,8 @@ def test_regions_made_together_have_the_same_bits(tmp_path, monkeypatch):
 KILLED = """
 import os, sys, time
 import xdreg
-from xdreg import pyramid_warp, resampling
+from xdreg.fields import warp as resampling
+from xdreg.fields import warp_to as pyramid_warp
 
 resampling.CHUNK[3], pyramid_warp.MOST_TOGETHER = 16, 16**3
 make = pyramid_warp._Level.make
@@ -192,7 +177,7 @@ def counted(monkeypatch):
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setitem(resampling.CHUNK, 3, 16)
     monkeypatch.setattr(pyramid_warp, "MOST_TOGETHER", 16**3)
-    field, moving = pair()
+    field, moving = field_and_moving()
     paths = [tmp_path / f"{name}.zarr" for name in ("field", "moving", "moved")]
     field.dreg.to_ome_zarr(paths[0])
     xdreg.save(moving, paths[1])
@@ -242,7 +227,7 @@ def _stopped(*_):
 
 
 def test_a_store_at_a_url_goes_on_as_well(monkeypatch, small):
-    field, moving = pair(2)
+    field, moving = field_and_moving(2)
     url = "memory://warped/moved.ome.zarr"
     write = pyramid_warp._write_level
     calls = []
@@ -272,7 +257,7 @@ def test_a_store_at_a_url_goes_on_as_well(monkeypatch, small):
 
 
 def test_no_more_than_a_window_is_read(tmp_path, small):
-    field, moving = pair()
+    field, moving = field_and_moving()
     seen = []
 
     def watch(block):
@@ -290,7 +275,7 @@ def test_no_more_than_a_window_is_read(tmp_path, small):
 
 
 def test_time_points_keep_their_axis(tmp_path):
-    field, moving = pair(2)
+    field, moving = field_and_moving(2)
     movie = xr.concat([moving, moving + 1, moving + 2], "t").assign_coords(t=[0, 2, 4])
     field.dreg.warp_to(movie, tmp_path / "a.zarr")
     found = levels_of(tmp_path / "a.zarr")[0]
@@ -306,7 +291,7 @@ def test_time_points_keep_their_axis(tmp_path):
 
 
 def test_the_description_knows_every_option(tmp_path, monkeypatch):
-    field, moving = pair(2)
+    field, moving = field_and_moving(2)
     seen = set()
 
     def stop(path, description, **_):
@@ -332,9 +317,9 @@ def test_the_description_knows_every_option(tmp_path, monkeypatch):
 
 
 def test_a_grid_is_covered_by_any_spacing():
-    field, _ = pair(2)
+    field, _ = field_and_moving(2)
     for step in (0.7, 3.0, 1e4):
-        grid = xdreg.warp(field, pair(2)[1], spacing=step)
+        grid = xdreg.warp(field, field_and_moving(2)[1], spacing=step)
         assert isinstance(grid_of(grid), Grid)
         assert grid_of(grid).bounds[1][0] >= Known(2).fixed.bounds[1][0] - 1e-6
 

@@ -118,6 +118,26 @@ def moving_like(known, spacing=(1.2, 0.9, 1.0)):
     )
 
 
+def field_and_moving(ndim=3, channels=None, dtype="uint16"):
+    """Return a known field and a moving image that is smooth."""
+    known = Known(ndim, 12)
+    like = moving_like(known)
+    axes = np.meshgrid(*(like[d].values / 7 for d in like.dims), indexing="ij")
+    values = 1000 + 900 * np.prod([np.sin(a) for a in axes], axis=0)
+    moving = like.copy(data=values.astype(dtype))
+    if channels:
+        moving = xr.concat([moving // (i + 1) for i in range(channels)], "c")
+        moving = moving.assign_coords(c=[f"dye {i}" for i in range(channels)])
+    return known.field, moving
+
+
+def noisy_moving(known):
+    """Return such an image of random values."""
+    moving = moving_like(known)
+    values = np.random.default_rng(1).integers(0, 255, moving.shape)
+    return moving.copy(data=values.astype(np.uint8))
+
+
 def folding(shape=(600, 90), where=(40, 45)):
     """Return a field that folds at one place."""
     grid = Grid(("y", "x"), shape, (1.0, 1.0), (0.0, 0.0))

@@ -2,14 +2,14 @@
 
 import functools
 import itertools
-import json
 
 import numpy as np
 import pytest
 import xarray as xr
 
 import xdreg
-from tests.fields.test_composition import affine, applied
+from tests.helpers.matrices import affine, applied, corners_error, matrix_of, turn
+from tests.helpers.pairs import textured
 from xdreg.coordinates import grid_of
 from xdreg.engines.linear import linear_displacement
 from xdreg.numerics.itk_transforms import displacement_to_itk, matrix_to_itk
@@ -17,18 +17,6 @@ from xdreg.partition import BlockStatus
 from xdreg.registration.consensus import find_consensus, fit_linear
 
 KINDS = ("translation", "rigid", "similarity", "affine")
-
-
-def turn(ndim, degrees=12.0, scale=1.0):
-    angle = np.deg2rad(degrees)
-    matrix = np.eye(ndim + 1)
-    matrix[ndim - 2 : ndim, ndim - 2 : ndim] = [
-        [np.cos(angle), -np.sin(angle)],
-        [np.sin(angle), np.cos(angle)],
-    ]
-    matrix[:ndim, :ndim] *= scale
-    matrix[:ndim, ndim] = np.arange(ndim) * 3 - 4
-    return matrix
 
 
 def of_kind(kind, ndim):
@@ -130,43 +118,11 @@ def test_what_cannot_agree_is_refused():
         xdreg.Custom(method=wrong_in_some, reduction="mean")
 
 
-def textured(degrees=0.0, shape=(150, 170)):
-    """Return an image of blobs, and the same turned: both, and the matrix between."""
-    rng = np.random.default_rng(5)
-    centres = rng.uniform(-20, 200, (260, 2))
-    heights = rng.uniform(0.3, 1, 260)
-    matrix = turn(2, degrees)
-    centre = np.array(shape) / 2
-    matrix[:2, 2] = centre + np.array([2.0, -1.5]) - matrix[:2, :2] @ centre
-
-    def image(places):
-        y, x = (
-            np.exp(-((np.arange(n) - place[:, None]) ** 2) / 18)
-            for n, place in zip(shape, places.T, strict=True)
-        )
-        values = ((heights * y.T) @ x).astype(np.float32)
-        coords = {d: np.arange(float(n)) for d, n in zip("yx", shape, strict=True)}
-        return xr.DataArray(values, coords, ("y", "x"))
-
-    return image(centres), image(applied(matrix, centres)), matrix
-
-
 def wrong_in_some(fixed, moving, wrong):
     """Register a block rigidly; in some claim what is not so."""
     found = linear_displacement(fixed, moving)
     start = tuple(round(v) for v in grid_of(fixed).origin)
     return found + 7.0 * (-1) ** len(wrong) if start in wrong else found
-
-
-def corners_error(matrix, truth, shape):
-    corners = np.array(list(itertools.product(*((0, n - 1.0) for n in shape))))
-    gap = applied(matrix, corners) - applied(truth, corners)
-    return np.linalg.norm(gap, axis=1).max()
-
-
-def matrix_of(field):
-    """Return the matrix of a field that is linear."""
-    return np.array(json.loads(field.attrs["matrix"]))
 
 
 def test_a_stage_of_blocks_that_share_one_motion(tmp_path):

@@ -9,7 +9,7 @@ import itk
 import pytest
 
 import xdreg
-from tests.stores.test_ome_zarr import axes, dataset, edited, multiscale, sample
+from tests.helpers.stores import axes, dataset, edited, multiscale, sample
 from xdreg.cli import common as cli_common
 from xdreg.cli import summary as cli_summary
 from xdreg.fields.field import fixed_grid

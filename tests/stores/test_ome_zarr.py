@@ -17,49 +17,11 @@ import zarr
 
 import xdreg
 from tests.helpers.data import ROOT, needs_data
-from xdreg.coordinates import coordinates, grid_of
-from xdreg.grid import Grid
+from tests.helpers.stores import axes, dataset, edited, multiscale, sample
+from xdreg.coordinates import grid_of
 from xdreg.stores.ome_writer import write_ome_zarr
 from xdreg.stores.ome_zarr import zarr_array_of
 from xdreg.stores.pyramid import downsample
-
-
-def sample(ndim=3, channels=0, dtype="uint16"):
-    grid = Grid(
-        ("z", "y", "x")[-ndim:],
-        (21, 70, 93)[-ndim:],
-        (2.5, 1.366, 1.366)[-ndim:],
-        (-1434.5, 3.3, 0.1)[-ndim:],
-        "millimeter",
-    )
-    shape = (channels,) * bool(channels) + grid.shape
-    values = np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
-    dims = ("c",) * bool(channels) + grid.dims
-    image = xr.DataArray(values, dims=dims, coords=coordinates(grid))
-    return image.assign_coords(c=["dapi", "gfp"][:channels]) if channels else image
-
-
-def edited(path, change, version="0.5"):
-    """Write an image, then change its metadata in place."""
-    xdreg.save(sample(2), path, version=version, overwrite=True)
-    document = path / (".zattrs" if version == "0.4" else "zarr.json")
-    content = json.loads(document.read_text())
-    ome = content if version == "0.4" else content["attributes"]["ome"]
-    change(ome)
-    document.write_text(json.dumps(content))
-    return path
-
-
-def multiscale(**changes):
-    return lambda ome: ome["multiscales"][0].update(changes)
-
-
-def dataset(**changes):
-    return lambda ome: ome["multiscales"][0]["datasets"][0].update(changes)
-
-
-def axes(*named):
-    return multiscale(axes=[{"name": n, "type": t} for n, t in named])
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5", "0.6"])

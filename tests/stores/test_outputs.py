@@ -11,7 +11,7 @@ import pytest
 
 import xdreg
 from tests.helpers.disks import ROOT
-from tests.stores.test_ome_zarr import sample
+from tests.helpers.stores import sample
 from xdreg.cli.main import app
 from xdreg.stores.outputs import new_file
 
@@ -20,7 +20,7 @@ import os, sys, time
 import itk
 import numpy as np
 import xdreg
-from tests.stores.test_ome_zarr import sample
+from tests.helpers.stores import sample
 
 def slowly(block):
     os.write(1, b"writing" + os.linesep.encode())

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 import xdreg
-from tests.helpers.fields import Known, Watched, moving_like
+from tests.helpers.fields import Known, Watched, noisy_moving
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.fields.field import open_displacement
 from xdreg.fields.provenance import sources_of
@@ -27,12 +27,6 @@ KEYS = [
     (slice(6, 1, -2), 0, 0),
     (0, 1, 2),
 ]
-
-
-def noisy_moving(known):
-    moving = moving_like(known)
-    values = np.random.default_rng(1).integers(0, 255, moving.shape)
-    return moving.copy(data=values.astype(np.uint8))
 
 
 @pytest.mark.parametrize("key", KEYS, ids=str)

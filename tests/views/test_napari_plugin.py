@@ -17,8 +17,7 @@ from npe2 import PluginManager, PluginManifest
 from qtpy.QtWidgets import QApplication
 
 import xdreg
-from tests.helpers.fields import Known, Watched
-from tests.views.test_lazy_readers import noisy_moving
+from tests.helpers.fields import Known, Watched, noisy_moving
 from xdreg.coordinates import grid_of
 from xdreg.partition import BlockStatus
 from xdreg.views.napari_images import placement

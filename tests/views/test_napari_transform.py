@@ -8,8 +8,7 @@ import pytest
 import xarray as xr
 
 import xdreg
-from tests.helpers.fields import Known, Watched
-from tests.views.test_lazy_readers import noisy_moving
+from tests.helpers.fields import Known, Watched, noisy_moving
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid

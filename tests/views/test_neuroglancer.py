@@ -1,36 +1,25 @@
 """Served images as a browser gets them, and the link that shows them."""
 
 import http.client
-import json
 import signal
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 import zarr
 
 import xdreg
-from tests.helpers.fields import Known
-from tests.views.test_lazy_readers import noisy_moving
+from tests.helpers.viewers import state_of
 from xdreg.coordinates import grid_of
 from xdreg.stores.readers import image_reader
 from xdreg.views.neuroglancer import origin_of, serve
 from xdreg.views.neuroglancer_server import ImageServer
-from xdreg.views.scene import make_scene
 
 VIEWER = "https://viewer.example/app/"
-
-
-@pytest.fixture(scope="module")
-def scene():
-    known = Known(3, 15)
-    fixed = xdreg.datasets.phantom_pair(known.fixed.shape).fixed
-    fixed = fixed.assign_coords(xdreg.coordinates.coordinates(known.fixed))
-    return make_scene(known.field, fixed, noisy_moving(known))
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +35,6 @@ def fetch(url, **headers):
     request = urllib.request.Request(url, headers=headers)
     with urllib.request.urlopen(request) as answer:
         return answer.read(), answer.headers
-
-
-def state_of(link):
-    return json.loads(unquote(link.partition("#!")[2]))
 
 
 def test_stores_hold_what_the_readers_read(scene, served):

@@ -11,8 +11,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from tests.views.test_neuroglancer import scene, state_of
-from tests.views.test_report_browser import CHROMIUM
+from tests.helpers.viewers import CHROMIUM, state_of
 from xdreg.views.neuroglancer import serve
 
 neuroglancer = pytest.importorskip("neuroglancer")
@@ -20,7 +19,6 @@ playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no chromium here: apt-get install chromium"
 )
-__all__ = ["scene"]
 
 #: Chromium draws WebGL without a graphics card.
 SOFTWARE_GL = ("--use-gl=angle", "--use-angle=swiftshader", "--ignore-gpu-blocklist")

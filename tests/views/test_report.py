@@ -11,15 +11,14 @@ import pytest
 import xarray as xr
 
 import xdreg
-from tests.cli.test_main import run
+from tests.helpers.commands import run
+from tests.helpers.viewers import HOSTILE, hostile, write_hostile
 from xdreg.coordinates import grid_of
 from xdreg.fields import accuracy as judging
 from xdreg.fields.field import make_field
 from xdreg.views import report as reporting
 from xdreg.views import report_content, report_figures
 from xdreg.views.summary import summary_html
-
-HOSTILE = '"><script>window.hacked = 1</script><img src=x onerror="window.hacked=1">'
 
 
 class Page(HTMLParser):
@@ -48,53 +47,6 @@ def coarse_figures():
         patch.setattr(report_figures, "DPI", 30)
         patch.setattr(reporting, "WORST", 2)
         yield
-
-
-def truth_but_once(fixed, moving, truth):
-    """Return what a block should find, and in the last one a field that folds."""
-    y, x = (fixed[dim].values.round().astype(int) for dim in ("y", "x"))
-    found = truth[:, y[0] : y[-1] + 1, x[0] : x[-1] + 1].copy()
-    if y[-1] == 63 and x[-1] == 95:
-        found[1] = -3.0 * (x - x.mean())
-    return xr.DataArray(found, dims=("component", "y", "x"))
-
-
-@pytest.fixture(scope="module")
-def registered():
-    """Return a pair and its field, made in two by three blocks of which one fails."""
-    pair = xdreg.datasets.phantom_pair((64, 96), amplitude=3.0, noise=0.0)
-    moving = pair.moving.compute()
-    options = {"truth": pair.displacement.values}
-    method = xdreg.Custom(
-        method=truth_but_once, level=0, isolated=False, options=options
-    )
-    field = pair.fixed.dreg.register(
-        moving, block_shape=32, metric="lncc", progress=False, stages=[method]
-    )
-    return pair, moving, field.load()
-
-
-def hostile(field):
-    """Return the field with strings that try to be markup wherever it keeps any."""
-    manifest = json.loads(field.attrs["xdreg"])
-    manifest["fixed"]["source"] = HOSTILE
-    manifest["versions"] = {HOSTILE: HOSTILE}
-    manifest["stages"][0] |= {"name": HOSTILE, HOSTILE: HOSTILE}
-    manifest["channels"] = HOSTILE
-    manifest["moving_mask"] = {"source": HOSTILE}
-    return field.assign_attrs(xdreg=json.dumps(manifest), metric=HOSTILE)
-
-
-def write_hostile(registered, path):
-    """Write a report all of whose strings try to be markup."""
-    pair, moving, field = registered
-    labels = (pair.fixed > 20000).astype(np.uint8)
-    points = pair.fixed_points, pair.moving_points
-    return hostile(field).dreg.report(
-        path, pair.fixed.assign_attrs(name=HOSTILE), moving.assign_attrs(name=HOSTILE),
-        landmarks=points, landmark_names=[HOSTILE] * len(points[0]),
-        labels=(labels, (moving > 20000).astype(np.uint8)), label_names={1: HOSTILE},
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -4,21 +4,15 @@ Skipped where there is no Chromium or no playwright to drive it.
 """
 
 import itertools
-import shutil
 
 import pytest
 
-from tests.views.test_report import HOSTILE, registered, write_hostile
+from tests.helpers.viewers import CHROMIUM, HOSTILE, write_hostile
 
 playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
-    None,
-)
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no chromium here: apt-get install chromium"
 )
-__all__ = ["registered"]
 
 
 @pytest.fixture(scope="module")

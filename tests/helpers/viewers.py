@@ -1,0 +1,41 @@
+"""Browsers, links and hostile reports for the tests of viewers."""
+
+import json
+import shutil
+from urllib.parse import unquote
+
+import numpy as np
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
+    None,
+)
+HOSTILE = '"><script>window.hacked = 1</script><img src=x onerror="window.hacked=1">'
+
+
+def state_of(link):
+    """Return the state that a link to Neuroglancer carries."""
+    return json.loads(unquote(link.partition("#!")[2]))
+
+
+def hostile(field):
+    """Return the field with strings that try to be markup wherever it keeps any."""
+    manifest = json.loads(field.attrs["xdreg"])
+    manifest["fixed"]["source"] = HOSTILE
+    manifest["versions"] = {HOSTILE: HOSTILE}
+    manifest["stages"][0] |= {"name": HOSTILE, HOSTILE: HOSTILE}
+    manifest["channels"] = HOSTILE
+    manifest["moving_mask"] = {"source": HOSTILE}
+    return field.assign_attrs(xdreg=json.dumps(manifest), metric=HOSTILE)
+
+
+def write_hostile(registered, path):
+    """Write a report all of whose strings try to be markup."""
+    pair, moving, field = registered
+    labels = (pair.fixed > 20000).astype(np.uint8)
+    points = pair.fixed_points, pair.moving_points
+    return hostile(field).dreg.report(
+        path, pair.fixed.assign_attrs(name=HOSTILE), moving.assign_attrs(name=HOSTILE),
+        landmarks=points, landmark_names=[HOSTILE] * len(points[0]),
+        labels=(labels, (moving > 20000).astype(np.uint8)), label_names={1: HOSTILE},
+    )  # fmt: skip

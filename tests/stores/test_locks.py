@@ -1,0 +1,97 @@
+"""Locks on directories: their owners, dead and alive, here and elsewhere."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+import xdreg
+from xdreg.stores import locks
+
+HOLDER = """
+    import sys, time
+    from pathlib import Path
+    from xdreg.stores.locks import Lock, temporary_directory
+    print(temporary_directory("run-"), flush=True)
+    with Lock(Path(sys.argv[1])):
+        print("held", flush=True)
+        time.sleep(60)
+"""
+
+
+def holder(folder):
+    """Start a Python that holds a lock, and return it with its temporary directory."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HOLDER), str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    temporary = Path(process.stdout.readline().strip())
+    assert process.stdout.readline() == "held\n"
+    return process, temporary
+
+
+def test_a_lock_ends_with_its_process_and_temporary_directories_are_swept(
+    tmp_path, monkeypatch
+):
+    process, temporary = holder(tmp_path)
+    try:
+        with (
+            pytest.raises(xdreg.InputError, match="in use by process"),
+            locks.Lock(tmp_path),
+        ):
+            pass
+        locks._sweep()
+        assert temporary.exists()
+    finally:
+        process.kill()
+        process.communicate()
+    with locks.Lock(tmp_path):
+        pass
+    assert temporary.exists()
+    locks._sweep()
+    assert not temporary.parent.exists()
+
+
+@pytest.mark.parametrize("flock", ["works", "is missing"])
+def test_an_owner_on_another_host_counts_while_it_gives_signs(
+    flock, tmp_path, monkeypatch
+):
+    if flock == "is missing":
+        monkeypatch.setattr(locks, "_lock", lambda fd: None)
+    file = tmp_path / locks.LOCK
+    owner = {"host": "elsewhere", "pid": 1, "started": 0.0}
+    file.write_text(json.dumps(owner))
+    with (
+        pytest.raises(xdreg.InputError, match="process 1 on elsewhere"),
+        locks.Lock(tmp_path),
+    ):
+        pass
+    os.utime(file, (0, time.time() - 2 * locks.SILENCE))
+    with locks.Lock(tmp_path):
+        # What a live owner looks like to a second one.
+        if flock == "is missing":
+            with (
+                pytest.raises(xdreg.InputError, match="in use"),
+                locks.Lock(tmp_path),
+            ):
+                pass
+    gone = owner | {"host": socket.gethostname(), "pid": 2**22 + 1}
+    file.write_text(json.dumps(gone))
+    with locks.Lock(tmp_path):
+        pass
+
+
+def test_signs_of_life_are_given(tmp_path, monkeypatch):
+    with locks.Lock(tmp_path) as lock:
+        os.utime(lock.path, (0, 0))
+        lock.beat()
+        assert time.time() - lock.path.stat().st_mtime < 60
+        assert lock in locks._beating._held
+    assert lock not in locks._beating._held
