@@ -50,7 +50,7 @@ def check(field, expected, status):
         ("kill", {}, "crashed", "SIGKILL, perhaps for lack of memory"),
         ("sleep", {"timeout": 1}, "timeout", "after 1 s"),
         ("hang", {"timeout": 1}, "timeout", "after 1 s"),
-        ("memory", {"memory_limit": "500 MB"}, "crashed", "memory limit of 500 MB"),
+        ("memory", {"memory_limit": "500 MiB"}, "crashed", "limit of 500.00 MiB"),
     ],
 )
 def test_harm_costs_its_block_only(kind, limits, status, text, expected, tmp_path):
@@ -75,8 +75,8 @@ def test_elastix_on_an_image_that_it_cannot_bear():
 
 def test_elastix_has_a_memory_limit():
     fixed, moving = shifted_pair()
-    stage = xdreg.BSpline(level=0, iterations=20, memory_limit="10 MB")
-    with pytest.raises(xdreg.MethodError, match="memory limit of 10 MB"):
+    stage = xdreg.BSpline(level=0, iterations=20, memory_limit="10 MiB")
+    with pytest.raises(xdreg.MethodError, match=r"memory limit of 10\.00 MiB"):
         fixed.dreg.register(moving, stages=[stage], progress=False)
     plan = fixed.dreg.plan(moving, stages=[xdreg.BSpline(level=0)])
     assert plan.stages[0].memory_limit == 3 * plan.stages[0].memory

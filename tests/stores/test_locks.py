@@ -64,7 +64,7 @@ def test_an_owner_on_another_host_counts_while_it_gives_signs(
     flock, tmp_path, monkeypatch
 ):
     if flock == "is missing":
-        monkeypatch.setattr(locks, "_lock", lambda fd: None)
+        monkeypatch.setattr(locks, "try_lock", lambda fd: None)
     file = tmp_path / locks.LOCK
     owner = {"host": "elsewhere", "pid": 1, "started": 0.0}
     file.write_text(json.dumps(owner))
