@@ -13,12 +13,18 @@ import xarray as xr
 
 import xdreg
 from xdreg.coordinates import coordinates
-from xdreg.engines import correlation, mind
-from xdreg.engines.correlation import correlation_force, mean_correlation
-from xdreg.engines.local_correlation import GAIN, image_stiffness, local_correlation
-from xdreg.engines.mind import descriptor, descriptor_force
+from xdreg.engines.correlation import (
+    GAIN,
+    correlation_force,
+    image_stiffness,
+    mean_correlation,
+)
+from xdreg.engines.local_correlation import local_correlation
+from xdreg.engines.mind import descriptor_force
 from xdreg.engines.voxel_units import VoxelUnits
 from xdreg.grid import Grid
+from xdreg.numerics import correlation_kernels, descriptors
+from xdreg.numerics.descriptors import descriptor
 from xdreg.numerics.filters import (
     close_plane,
     gaussian_taps,
@@ -112,7 +118,7 @@ def test_energy_against_scipy():
     f, m = (v.astype(float) - v.mean() for v in (fixed, moving))
     n = box(np.ones_like(f))
     cross = box(f * m) - box(f) * box(m) / n
-    floor = correlation.NOISE**2 * n
+    floor = correlation_kernels.NOISE**2 * n
     var_f = box(f * f) - box(f) ** 2 / n + floor
     var_m = box(m * m) - box(m) ** 2 / n + floor
     expected = (cross**2 / (var_f * var_m)).mean()
@@ -402,7 +408,7 @@ def test_descriptor_of_the_paper(shape, channels):
     found = descriptor(values, radius)
     assert found.shape == (*shape, channels)
     distances = []
-    for pair in mind._pairs(shape):
+    for pair in descriptors._pairs(shape):
         shifted = []
         for side in pair:
             places = [
@@ -415,10 +421,10 @@ def test_descriptor_of_the_paper(shape, channels):
         distances.append(box * np.prod(size))
     distances = np.stack(distances, axis=-1)
     mean = distances.mean(axis=-1, keepdims=True)
-    variance = np.maximum(mean, mind.LEAST_VARIANCE * mean.mean())
+    variance = np.maximum(mean, descriptors.LEAST_VARIANCE * mean.mean())
     expected = np.exp((distances.min(axis=-1, keepdims=True) - distances) / variance)
     np.testing.assert_allclose(
-        found / mind.SCALE, expected, atol=0.5 / mind.SCALE + 1e-5
+        found / descriptors.SCALE, expected, atol=0.5 / descriptors.SCALE + 1e-5
     )
 
 
@@ -426,7 +432,7 @@ def test_descriptor_force_is_the_slope_of_the_energy():
     """Against differences of the energy over whole voxels, without interpolation."""
     fixed, moving = noise((12, 14, 16), 2.0), noise((12, 14, 16), 2.0, seed=5)
     (kernel,) = descriptor_force(fixed, moving, (1, 1, 1), ONE)
-    f, m = (descriptor(v, (1, 1, 1)) / mind.SCALE for v in (fixed, moving))
+    f, m = (descriptor(v, (1, 1, 1)) / descriptors.SCALE for v in (fixed, moving))
 
     def run(displacement):
         update, totals = np.zeros((*fixed.shape, 3), np.float32), np.zeros((12, 2))

@@ -1,7 +1,8 @@
-"""Two small images in, one transform out.
+"""Registration methods: two small images in, one transform out.
 
-Read `local_correlation`, the default, with `descent`, `correlation`, `mind` and
-`discrete_search`; then `linear`, with `pose` and `shift_search`; then `metric_choice`.
-`elastix` and `bspline` run in the processes of `processes` and `process_worker`, as
-users' methods do in `isolated`. `result` is what every method returns.
+Reading order: `local_correlation`, the default, with `descent`, `correlation`, `mind`
+and `discrete_search`; `linear`, with `pose` and `shift_search`; `metric_choice`.
+`elastix`, with `elastix_parameters` and `bspline`, runs in the processes of
+`processes`: `elastix_process` and `process_worker` are the inner side. `isolated` runs
+users' methods there. `result` is what every method returns.
 """

@@ -1,10 +1,10 @@
-"""Cubic B-spline fields on regular grids, as a product of small per-axis matrices.
+"""Cubic B-spline fields on regular grids, as products of small per-axis matrices.
 
 A field is ``sum_k c_k * b(i - k)`` with the centred cubic B-spline ``b``, which spans
-four coefficients, and ``i`` the position in the coefficient grid; coefficients beyond
-the grid are zero. Inside ITK's valid region this equals its ``BSplineTransform``.
+four coefficients, and the position ``i`` in the coefficient grid. Coefficients beyond
+the grid are zero. Within ITK's valid region this equals its ``BSplineTransform``.
 
-See Unser, "Splines: a perfect fit for signal and image processing", 1999.
+Source: Unser, Splines: a perfect fit for signal and image processing, 1999.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 def basis_matrix(points_index: ArrayLike, n_coefficients: int) -> NDArray[np.float64]:
-    """Return how much each coefficient of an axis counts at each position on it.
+    """Return the weight of each coefficient of an axis at each position.
 
     Parameters
     ----------
     points_index : (n,)
-        Positions in units of the coefficient spacing, zero at the first coefficient.
+        Positions in coefficient spacings from the first coefficient.
     n_coefficients
         Number of coefficients.
 
     Returns
     -------
     (n, n_coefficients)
-        Rows sum to one where all four coefficients of the support are there.
+        Rows sum to one where all four coefficients of the support exist.
 
     Examples
     --------
@@ -58,9 +58,9 @@ def evaluate(
     coefficients : (ndim, *coefficient_grid.shape)
         Displacement coefficients, components in dims order.
     coefficient_grid
-        Where the coefficients lie.
+        Grid of the coefficients.
     grid
-        Where to evaluate.
+        Grid of the result.
 
     Returns
     -------
@@ -70,7 +70,8 @@ def evaluate(
     Raises
     ------
     InputError
-        If the coefficients do not fit their grid, or the grids differ in dims or units.
+        If the coefficients do not match their grid, or the grids differ in dims or
+        units.
     """
     field = np.asarray(coefficients, dtype=np.float32)
     expected = (coefficient_grid.ndim, *coefficient_grid.shape)
@@ -87,7 +88,7 @@ def evaluate(
     origin, step = np.asarray(grid.origin), np.asarray(grid.spacing)
     first = coefficient_grid.physical_to_index(origin)
     step = step / np.asarray(coefficient_grid.spacing)
-    # The last axis first: what it makes grow is then worked on contiguously.
+    # Last axis first, so that the growing array is processed contiguously.
     for axis in reversed(range(grid.ndim)):
         positions = first[axis] + step[axis] * np.arange(grid.shape[axis])
         basis = basis_matrix(positions, coefficient_grid.shape[axis])

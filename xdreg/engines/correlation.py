@@ -1,50 +1,109 @@
 """Squared local correlation of two images, and the force that raises it.
 
-The energy is the mean squared correlation in a box around every voxel, so that neither
-contrast, nor its sign, nor slow changes of brightness matter. The gradient is exact:
-the sums over each box give coefficients, and sums of the coefficients over the boxes
-that a voxel lies in give the derivatives by its two values.
+Neither contrast, nor its sign, nor slow changes of brightness matter. The kernels are
+in `numerics.correlation_kernels`.
 
-The force is symmetric: half of it moves the moving image, half the fixed one the other
-way. Where the images agree both say the same; where one is noisy or blurred, its
-slopes count for half only.
-
-Planes stream through: a slab keeps the sums of one box's depth only. Boxes are summed
-axis by axis, each time anew: running sums drift in float32 and would make the bits
-depend on where a slab begins.
-
-Images are ``(z, y, x)`` float32, NaN where they do not count. Source: Avants et al.,
-Symmetric diffeomorphic image registration with cross-correlation, Medical Image
-Analysis 2008.
+The force is symmetric: half of it moves the moving image, half the fixed image the
+other way. Where the images agree both halves do. Where one image is noisy or blurred,
+its slopes have half the weight only.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from xdreg.engines.descent import NO_TENSOR, Terms
-from xdreg.numerics.filters import (
-    close_plane,
-    compiled,
-    place_in,
-    ring_of,
-    sum_boxes,
-    sum_ring,
-)
-from xdreg.numerics.trilinear import between, between_known, cell, cell_steps
+from xdreg.engines.descent import summed_forces
+from xdreg.engines.metric import NO_TENSOR, EngineMetric, Terms
+from xdreg.engines.voxel_units import VoxelUnits
+from xdreg.numerics import correlation_kernels as kernels
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from numpy.typing import NDArray
 
     from xdreg.engines.descent import Array, Kernel
+    from xdreg.engines.metric import ByDimension, Lengths
+    from xdreg.grid import Grid
 
-#: What differs by less than this share of an image's contrast is noise.
-NOISE = 0.05
+#: Length of an update relative to force over curvature, the curvature summed over all
+#: axes: a least-squares step at an edge is 1, in a texture it is ndim. Longer steps
+#: serve, as no match is perfect and the curvature then smaller.
+GAIN = {2: 18.0, 3: 2.0}
 
-#: Share of a box that must count; of one that has room in the image.
-LEAST_SHARE = 0.2
+#: Curvature added everywhere, as a share of the image's stiffness. Without it, noise
+#: would be pushed hardest in flat parts. In a plane it outweighs the rest: two stains
+#: agree in few places, and one length for all did better there.
+LEAST_STIFFNESS = {2: 2.0, 3: 0.05}
+
+
+class Correlation(EngineMetric):
+    """``"lncc"``: mean squared local normalised correlation.
+
+    Boxes have 2197 voxels in a volume, 121 in a plane. Smoothing is wider in a plane,
+    where fewer voxels are within reach.
+    """
+
+    radius: ClassVar[ByDimension] = {2: 5.0, 3: 6.0}
+    coarse_radius: ClassVar[ByDimension] = {2: 5.0, 3: 3.0}
+    update_sigma: ClassVar[ByDimension] = {2: 8.0, 3: 3.0}
+    field_sigma: ClassVar[ByDimension] = {2: 3.0, 3: 1.2}
+    coarse_convergence: ClassVar[ByDimension] = {2: 2e-3, 3: 1e-3}
+    wide_box: ClassVar[bool] = True
+    matches_edges: ClassVar[bool] = False
+
+    def force(
+        self,
+        pairs: Sequence[tuple[Array, Array]],
+        units: VoxelUnits,
+        radius: Lengths = None,
+        contrast: Sequence[tuple[float, float]] | None = None,
+        stiffness: Sequence[float] | None = None,
+    ) -> tuple[tuple[Kernel, ...], Array]:
+        """Return the kernels and the resistance of all channels."""
+        box, steps = units.radius(radius, self.radius), units.squared_steps
+        forces, resistance = [], np.zeros(units.shape, np.float32)
+        for i, (fixed, moving) in enumerate(pairs):
+            spread = contrast[i] if contrast else None
+            typical = stiffness[i] if stiffness else image_stiffness(fixed, units.grid)
+            least = LEAST_STIFFNESS[units.ndim] * (typical or 1.0)
+            local = match_stiffness(fixed, box, steps, spread and spread[0])
+            resistance += (local + np.float32(least)) / np.float32(GAIN[units.ndim])
+            forces.append(correlation_force(fixed, moving, box, steps, spread))
+        return summed_forces(units.shape, forces), resistance
+
+    def linear_terms(
+        self, fixed: Array, units: VoxelUnits, contrast: tuple[float, float]
+    ) -> Callable[[Array], Terms]:
+        """Return a function from a pulled moving image to the terms of a linear fit."""
+        radius = units.radius(None, self.coarse_radius)
+        return lambda pulled: correlation_terms(fixed, pulled, radius, contrast)
+
+    def similarity(self, fixed: Array, moving: Array, units: VoxelUnits) -> float:
+        """Return the mean squared local correlation."""
+        radius = units.radius(None, self.coarse_radius)
+        return mean_correlation(fixed, moving, radius)
+
+
+def image_stiffness(values: NDArray[np.float32], grid: Grid) -> float:
+    """Return the mean of an image's local stiffness, weighted by itself.
+
+    See `match_stiffness`.
+
+    Parameters
+    ----------
+    values : ([z], y, x)
+        The image, NaN outside the mask.
+    grid
+        Its geometry.
+    """
+    units = VoxelUnits(grid)
+    box = units.radius(None, Correlation.radius)
+    local = match_stiffness(values.reshape(units.shape), box, units.squared_steps)
+    total = np.sum(local, dtype=np.float64)
+    return float(np.sum(np.square(local), dtype=np.float64) / total) if total else 0.0
 
 
 def correlation_force(
@@ -63,21 +122,22 @@ def correlation_force(
     radius : (z, y, x), voxels
         Half-width of the box; 0 along an axis of one voxel.
     squared_steps : (z, y, x) float32
-        How far an update goes per axis, in voxels, for a gradient per voxel.
+        Factors per axis from a gradient per voxel to an update in voxels.
     contrast
-        Standard deviations that noise is measured against; by default the images' own.
+        Standard deviations relative to which noise is defined; by default those of the
+        images.
     """
     reference, source = _standardised(fixed, moving, contrast)
     pulled = np.empty_like(source)
 
     def pull_moving(start: int, stop: int, displacement: Array, *_: object) -> None:
-        _pull(start, stop, displacement, source, pulled)
+        kernels.pull(start, stop, displacement, source, pulled)
 
     def push(
         start: int, stop: int, _: Array, update: Array, totals: NDArray[np.float64]
     ) -> None:
         images = reference, pulled, radius, squared_steps
-        _force(start, stop, *images, update, NO_TENSOR, totals)
+        kernels.force(start, stop, *images, update, NO_TENSOR, totals)
 
     return pull_moving, push
 
@@ -88,19 +148,19 @@ def correlation_terms(
     radius: tuple[int, int, int],
     contrast: tuple[float, float] | None = None,
 ) -> Terms:
-    """Return what a linear fit needs: the force on every voxel, and its curvature.
+    """Return the force on every voxel and its curvature, for a linear fit.
 
     Parameters
     ----------
     fixed, pulled : (z, y, x)
-        The fixed image, and the moving one pulled onto its grid.
+        The fixed image, and the moving image pulled onto its grid.
     radius, contrast
         As for `correlation_force`.
     """
     reference, source = _standardised(fixed, pulled, contrast)
     terms = Terms.empty(reference.shape)
     steps = np.ones(3, np.float32)
-    _force(0, len(reference), reference, source, radius, steps, *terms.arrays)
+    kernels.force(0, len(reference), reference, source, radius, steps, *terms.arrays)
     return terms
 
 
@@ -110,24 +170,24 @@ def match_stiffness(
     squared_steps: Array,
     contrast: float | None = None,
 ) -> Array:
-    """Return the force beside a perfect match of an image, per voxel away from it.
+    """Return the curvature of the energy along the update, at a perfect match.
 
-    The energy's curvature along the update. Where an image is smooth even within a box
-    there is less of it.
+    It is the force per voxel of displacement. It is smaller where the image is smooth
+    within a box.
 
     Parameters
     ----------
     image : (z, y, x)
-        One image, as if it were matched with itself.
+        The image, which is matched with itself.
     radius, squared_steps
         As for `correlation_force`.
     contrast
-        Standard deviation that noise is measured against; by default the image's own.
+        Standard deviation relative to which noise is defined; by default the image's.
 
     Returns
     -------
     (z, y, x) float32
-        Zero where nothing has a slope.
+        Zero where the image has no slope.
     """
     alone = image, image, radius, (contrast, contrast) if contrast else None
     tensor = correlation_terms(*alone).tensor
@@ -142,7 +202,7 @@ def mean_correlation(
     radius: tuple[int, int, int],
     contrast: tuple[float, float] | None = None,
 ) -> float:
-    """Return the mean squared local correlation of two images, between 0 and 1.
+    """Return the mean squared local correlation of two images, 0 to 1.
 
     Parameters
     ----------
@@ -153,7 +213,7 @@ def mean_correlation(
     totals = np.zeros((reference.shape[0], 2))
     steps, no_update = np.ones(3, np.float32), np.empty((0, 0, 0, 3), np.float32)
     arrays = no_update, NO_TENSOR, totals
-    _force(0, len(totals), reference, source, radius, steps, *arrays)
+    kernels.force(0, len(totals), reference, source, radius, steps, *arrays)
     count = totals[:, 1].sum()
     return float(totals[:, 0].sum() / count) if count else float("nan")
 
@@ -161,7 +221,7 @@ def mean_correlation(
 def _standardised(
     fixed: Array, moving: Array, contrast: tuple[float, float] | None
 ) -> list[Array]:
-    """Return both images with mean zero and contrast one."""
+    """Return both images with mean zero and standard deviation one."""
     result = []
     for image, given in zip((fixed, moving), contrast or (None, None), strict=True):
         known = image[np.isfinite(image)]
@@ -169,228 +229,3 @@ def _standardised(
         scale = given or (float(known.std(dtype=np.float64)) if known.size else 0) or 1
         result.append(np.asarray((image - mean) / scale, np.float32))
     return result
-
-
-@compiled
-def _pull(start, stop, displacement, moving, out):  # type: ignore[no-untyped-def]
-    """Sample ``moving`` at every voxel plus its displacement; NaN outside."""
-    nz, ny, nx = moving.shape
-    values = moving.reshape(-1)
-    steps = cell_steps(moving.shape, 1)
-    half = np.float32(0.5)
-    for k in range(start, stop):
-        for j in range(ny):
-            for i in range(nx):
-                pz = np.float32(k) + displacement[k, j, i, 0]
-                py = np.float32(j) + displacement[k, j, i, 1]
-                px = np.float32(i) + displacement[k, j, i, 2]
-                z, fz, bz = cell(pz, nz)
-                y, fy, by = cell(py, ny)
-                x, fx, bx = cell(px, nx)
-                at = np.uintp((z * ny + y) * nx + x)
-                value = between(values, at, steps, (fz, fy, fx))
-                if value != value:
-                    value = between_known(values, at, steps, (fz, fy, fx))
-                # Inside is up to the voxel's edge.
-                inside = bz <= half and by <= half and bx <= half
-                out[k, j, i] = value if inside else np.float32(np.nan)
-
-
-@compiled
-def _products(fixed, moving, ry, rx, out):  # type: ignore[no-untyped-def]
-    """Write what is summed, where both images count: 1, f, m, f², m², f·m."""
-    ny, nx = fixed.shape
-    for j in range(ny):
-        for i in range(nx):
-            f, m = fixed[j, i], moving[j, i]
-            counts = f == f and m == m
-            f = f if counts else np.float32(0)
-            m = m if counts else np.float32(0)
-            out[0, ry + j, rx + i] = np.float32(1) if counts else np.float32(0)
-            out[1, ry + j, rx + i] = f
-            out[2, ry + j, rx + i] = m
-            out[3, ry + j, rx + i] = f * f
-            out[4, ry + j, rx + i] = m * m
-            out[5, ry + j, rx + i] = f * m
-
-
-@compiled
-def _moments(count, values, squares, mean, spread):  # type: ignore[no-untyped-def]
-    """Write a row's means, and its sums of squared deviations with those of noise."""
-    for i in range(count.size):
-        n = max(count[i], np.float32(1))
-        mean[i] = values[i] / n
-        deviations = max(squares[i] - values[i] * mean[i], np.float32(0))
-        spread[i] = deviations + np.float32(NOISE * NOISE) * n
-
-
-@compiled
-def _co_deviations(products, values, mean, out):  # type: ignore[no-untyped-def]
-    for i in range(out.size):
-        out[i] = products[i] - values[i] * mean[i]
-
-
-@compiled
-def _ratios(count, least, cross, spread_f, spread_m, out):  # type: ignore[no-untyped-def]
-    """Write ``2 cross / (spread_f spread_m)``; return the energy and how many count."""
-    energy, counted = np.float32(0), np.float32(0)
-    for i in range(out.size):
-        enough = np.float32(1) if count[i] >= least else np.float32(0)
-        ratio = enough * cross[i] / (spread_f[i] * spread_m[i])
-        out[i] = ratio + ratio
-        energy += ratio * cross[i]
-        counted += enough
-    return energy, counted
-
-
-@compiled
-def _own_shares(ratio, cross, spread, out):  # type: ignore[no-untyped-def]
-    for i in range(out.size):
-        out[i] = ratio[i] * cross[i] / spread[i]
-
-
-@compiled
-def _constants(ratio, share, own_mean, other_mean, out):  # type: ignore[no-untyped-def]
-    for i in range(out.size):
-        out[i] = share[i] * own_mean[i] - ratio[i] * other_mean[i]
-
-
-@compiled
-def _coefficients(sums, least, ry, rx, out):  # type: ignore[no-untyped-def]
-    """Turn a plane's sums into coefficients of the gradient; return the energy.
-
-    The derivative by the moving image's value is ``f Σa - m Σb + Σc``, that by the
-    fixed one's ``m Σa - f Σd + Σe``. In loops over few arrays each: of many, none of
-    which may overlap, the compiler makes no vectors.
-    """
-    ny, nx = out.shape[1] - 2 * ry, out.shape[2] - 2 * rx
-    scratch = np.empty((5, nx), np.float32)
-    mean_f, mean_m, cross = scratch[0], scratch[1], scratch[2]
-    spread_f, spread_m = scratch[3], scratch[4]
-    energy, count = np.float64(0), np.float64(0)
-    for j in range(ny):
-        w, f, m = sums[0, j, :nx], sums[1, j, :nx], sums[2, j, :nx]
-        _moments(w, f, sums[3, j, :nx], mean_f, spread_f)
-        _moments(w, m, sums[4, j, :nx], mean_m, spread_m)
-        _co_deviations(sums[5, j, :nx], f, mean_m, cross)
-        row, inner = ry + j, slice(rx, rx + nx)
-        a, b, c = out[0, row, inner], out[1, row, inner], out[2, row, inner]
-        d, e = out[3, row, inner], out[4, row, inner]
-        raised, counted = _ratios(w, least, cross, spread_f, spread_m, a)
-        _own_shares(a, cross, spread_m, b)
-        _constants(a, b, mean_m, mean_f, c)
-        _own_shares(a, cross, spread_f, d)
-        _constants(a, d, mean_f, mean_m, e)
-        energy += raised
-        count += counted
-    return energy, count
-
-
-@compiled
-def _slope(low, centre, high):  # type: ignore[no-untyped-def]
-    """Central difference; a neighbour that does not count stands still."""
-    low = low if low == low else centre
-    high = high if high == high else centre
-    return np.float32(0.5) * (high - low)
-
-
-@compiled
-def _slopes(image, k, j, i):  # type: ignore[no-untyped-def]
-    """Return the gradient of an image at a voxel, per voxel."""
-    nz, ny, nx = image.shape
-    centre = image[k, j, i]
-    return (
-        _slope(image[max(k - 1, 0), j, i], centre, image[min(k + 1, nz - 1), j, i]),
-        _slope(image[k, max(j - 1, 0), i], centre, image[k, min(j + 1, ny - 1), i]),
-        _slope(image[k, j, max(i - 1, 0)], centre, image[k, j, min(i + 1, nx - 1)]),
-    )
-
-
-@compiled
-def _push(fixed, pulled, k, sums, squared_steps, update, tensor):  # type: ignore[no-untyped-def]
-    """Write the update of plane ``k``: the energy's gradient by the displacement.
-
-    And, unless it is empty, the curvature of a least-squares fit as a ``tensor``: zz,
-    zy, zx, yy, yx, xx.
-    """
-    wanted = tensor.size > 0
-    sz, sy, sx = squared_steps
-    half = np.float32(0.5)
-    for j in range(pulled.shape[1]):
-        for i in range(pulled.shape[2]):
-            f, m = fixed[k, j, i], pulled[k, j, i]
-            if not (f == f and m == m):
-                update[k, j, i, 0] = 0
-                update[k, j, i, 1] = 0
-                update[k, j, i, 2] = 0
-                if wanted:
-                    tensor[k, j, i] = 0
-                continue
-            a = half * sums[0, j, i]
-            b, d = half * sums[1, j, i], half * sums[3, j, i]
-            g = f * a - m * b + half * sums[2, j, i]
-            h = m * a - f * d + half * sums[4, j, i]
-            mz, my, mx = _slopes(pulled, k, j, i)
-            fz, fy, fx = _slopes(fixed, k, j, i)
-            update[k, j, i, 0] = sz * (g * mz - h * fz)
-            update[k, j, i, 1] = sy * (g * my - h * fy)
-            update[k, j, i, 2] = sx * (g * mx - h * fx)
-            if wanted:
-                tensor[k, j, i, 0] = b * mz * mz + d * fz * fz
-                tensor[k, j, i, 1] = b * mz * my + d * fz * fy
-                tensor[k, j, i, 2] = b * mz * mx + d * fz * fx
-                tensor[k, j, i, 3] = b * my * my + d * fy * fy
-                tensor[k, j, i, 4] = b * my * mx + d * fy * fx
-                tensor[k, j, i, 5] = b * mx * mx + d * fx * fx
-
-
-@compiled
-def _force(start, stop, fixed, pulled, radius, squared_steps, update, tensor, totals):  # type: ignore[no-untyped-def]
-    """Stream a slab: products, box sums, coefficients, their box sums, the update.
-
-    Without an ``update`` to fill it stops at the energy.
-    """
-    nz, ny, nx = fixed.shape
-    rz, ry, rx = radius
-    depth = 2 * rz + 1
-    room = min(depth, nz) * min(2 * ry + 1, ny) * min(2 * rx + 1, nx)
-    least = np.float32(LEAST_SHARE * room)
-    high, wide = ny + 2 * ry, nx + 2 * rx
-    padded = np.zeros((6, high, wide), np.float32)
-    weights = np.zeros((5, high, wide), np.float32)
-    scratch = np.zeros((3, high, wide), np.float32)
-    sums = np.zeros((6, ny, wide), np.float32)
-    pulls = np.zeros((5, ny, wide), np.float32)
-    products = ring_of(depth, 6, ny, wide)
-    coefficients = ring_of(depth, 5, ny, wide)
-    for p in range(max(0, start - 2 * rz), stop + 2 * rz):
-        here = products[place_in(products, p)]
-        if p < nz:
-            _products(fixed[p], pulled[p], ry, rx, padded)
-            for q in range(6):
-                sum_boxes(padded[q], ry, rx, scratch, here[q])
-        else:
-            here[:] = 0
-        close_plane(products, p)
-        centre = p - rz
-        if centre < 0 or centre < start - rz:
-            continue
-        if centre < nz:
-            sum_ring(products, p, sums)
-            raised, count = _coefficients(sums, least, ry, rx, weights)
-            if start <= centre < stop:
-                totals[centre, 0] = raised
-                totals[centre, 1] = count
-        if update.size == 0:
-            continue
-        here = coefficients[place_in(coefficients, centre)]
-        if centre < nz:
-            for q in range(5):
-                sum_boxes(weights[q], ry, rx, scratch, here[q])
-        else:
-            here[:] = 0
-        close_plane(coefficients, centre)
-        k = centre - rz
-        if start <= k < stop:
-            sum_ring(coefficients, centre, pulls)
-            _push(fixed, pulled, k, pulls, squared_steps, update, tensor)

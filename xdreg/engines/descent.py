@@ -1,12 +1,12 @@
-"""Greedy diffeomorphic descent on two arrays, whatever the force that drives it.
+"""Greedy diffeomorphic descent, driven by the force of any metric.
 
-One iteration asks a force for an update, smooths and bounds it, applies it *before* the
-displacement (``φ ← φ ∘ (id + v)``) and smooths the total.
+An iteration gets an update from the force, smooths and bounds it, applies it *before*
+the displacement (``φ ← φ ∘ (id + v)``) and smooths the total.
 
-Displacements here are ``(z, y, x, 3)`` float32 in voxels: the components of a voxel lie
-together, so that every axis is smoothed along contiguous rows. Kernels work on a slab
-of planes, or of rows across them, and write each from inputs that no other slab
-changes, so the bits do not depend on how many threads share the work.
+Displacements are ``(z, y, x, 3)`` float32 in voxels. The components of a voxel are
+adjacent, so that every axis is smoothed along contiguous rows. Kernels work on a slab
+of planes, or of rows across them. They write each from inputs that no other slab
+changes, so the bits do not depend on the number of threads.
 
 Sources: Yushkevich et al., Automated volumetry and regional thickness analysis of
 hippocampal subfields, Human Brain Mapping 2015 (greedy); Vercauteren et al.,
@@ -34,44 +34,44 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float32]
     Kernel = Callable[[int, int, Array, Array, NDArray[np.float64]], None]
-    from numpy.typing import NDArray
 
 
-#: Iterations over which the slope of the energy is taken.
+#: Iterations from which the slope of the energy is computed.
 SLOPE_WINDOW = 5
 
-#: The energy counts as at least so much. Of noise there is less, and it always rises.
+#: Lower limit of the energy in the test of convergence. That of noise is lower, and
+#: always rises.
 LEAST_ENERGY = 0.1
 
-#: Steps are halved down to this, in voxels.
+#: Shortest step, in voxels.
 LEAST_STEP = 0.2
 
-#: Nothing is left to do when the longest update is below this, in voxels.
+#: The descent ends when the longest update is below this, in voxels.
 REST = 0.05
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a descent proceeds; triples are in (z, y, x), in voxels.
+    """Settings of a descent; triples are (z, y, x), in voxels.
 
     Parameters
     ----------
     update_sigma, field_sigma
-        Gaussian smoothing of each update, and of the total after a step of one voxel;
-        after a shorter step it is less, so that where the descent ends does not depend
+        Gaussian smoothing of each update, and of the total after a step of one voxel.
+        After shorter steps it is less, so that the end of the descent does not depend
         on the length of its steps.
     step
-        Longest vector of an update, in voxels; halved whenever it brings no more.
+        Longest vector of an update, in voxels. It is halved when the energy stops
+        rising.
     iterations
-        At most so many.
+        Upper limit.
     convergence
-        A step has done its work when the energy rises by less than this share of it per
-        iteration: a block full of content then stops when an image half of background
-        does.
+        The energy has stopped rising when its relative change per iteration is below
+        this. Relative, so that images full of content and half-empty ones stop alike.
     threads
-        How many share the work; the result is the same.
+        Number of threads. The bits of the result do not depend on it.
     timeout
-        Seconds after which to give up, if ever.
+        Time limit in seconds, or None.
     """
 
     update_sigma: tuple[float, ...]
@@ -86,28 +86,28 @@ class Settings:
 def descend(
     shape: tuple[int, int, int],
     force: Sequence[Kernel],
-    how: Settings,
+    settings: Settings,
     resistance: Array | None = None,
     start: Array | None = None,
 ) -> tuple[Array, list[float]]:
-    """Find the displacement along which a force no longer pulls.
+    """Find the displacement at which a force vanishes.
 
     Parameters
     ----------
     shape : (z, y, x)
         Of both images.
     force
-        Kernels, each run over all planes before the next: ``kernel(start, stop,
-        displacement, update, totals)``. The last one writes, for planes from ``start``
-        to ``stop``, the update (z, y, x, 3) in voxels, and the sums (z, 2) of the
-        energy, to be raised, and of the voxels behind it.
-    how
+        Kernels ``kernel(start, stop, displacement, update, totals)``, each run over all
+        planes before the next. The last one writes, for the planes from ``start`` to
+        ``stop``, the update (z, y, x, 3) in voxels, and into ``totals`` (z, 2) the sum
+        of the energy, to be raised, and the number of voxels it covers.
+    settings
         Settings.
     resistance : (z, y, x) float32
-        What an update is divided by, both smoothed alike: the force against it per
-        voxel that it goes. By default 1. It is smoothed in place.
+        Divisor of the update, smoothed alike: the force against an update per voxel of
+        its length. By default 1. It is smoothed in place.
     start : (z, y, x, 3) float32, voxels
-        The displacement to begin with; by default none.
+        Initial displacement; by default zero.
 
     Returns
     -------
@@ -125,37 +125,39 @@ def descend(
     if start is not None:
         total[...] = start
     totals = np.zeros((shape[0], 2))
-    update_taps = [gaussian_taps(sigma) for sigma in how.update_sigma]
-    step, since = how.step, 0
-    field_taps = [gaussian_taps(sigma * step**0.5) for sigma in how.field_sigma]
+    update_taps = [gaussian_taps(sigma) for sigma in settings.update_sigma]
+    step, since = settings.step, 0
+    field_taps = [gaussian_taps(sigma * step**0.5) for sigma in settings.field_sigma]
     energies: list[float] = []
     one = np.ones((1, 1, 1), np.float32)
-    with _Slabs(shape, how.threads) as slabs:
+    with _Slabs(shape, settings.threads) as slabs:
         if resistance is None:
             resistance = one
         else:
             update[...] = resistance[..., np.newaxis]
             slabs.smooth(update, update_taps, one)
             resistance[...] = update[..., 0]
-        for iteration in range(how.iterations):
+        for iteration in range(settings.iterations):
             for kernel in force:
                 slabs.run(kernel, total, update, totals)
             energy, count = totals.sum(axis=0)
             energies.append(float(energy / max(count, 1.0)))
             since += 1
-            least = how.convergence * max(energies[-1], LEAST_ENERGY)
+            least = settings.convergence * max(energies[-1], LEAST_ENERGY)
             if since > SLOPE_WINDOW and _slope(energies[-SLOPE_WINDOW:]) < least:
                 step, since = step / 2, 0
                 if step < LEAST_STEP:
                     break
-                field_taps = [gaussian_taps(s * step**0.5) for s in how.field_sigma]
+                field_taps = [
+                    gaussian_taps(s * step**0.5) for s in settings.field_sigma
+                ]
             if slabs.smooth(update, update_taps, resistance) < REST:
                 break
             slabs.run(_compose, np.float32(step), total, update)
             total, update = update, total
             slabs.smooth(total, field_taps, one)
             spent = time.perf_counter() - began
-            if how.timeout is not None and spent > how.timeout:
+            if settings.timeout is not None and spent > settings.timeout:
                 msg = (
                     f"stopped after {iteration + 1} iterations and {spent:.0f} s; "
                     "allow more time, or give it smaller blocks or fewer iterations"
@@ -172,16 +174,14 @@ def _slope(values: list[float]) -> float:
 def summed_forces(
     shape: tuple[int, int, int], forces: Sequence[Sequence[Kernel]]
 ) -> tuple[Kernel, ...]:
-    """Return the kernels that pull as all of several forces do together.
-
-    The energy is the mean over the forces.
+    """Return the kernels of the sum of several forces, whose energy is the mean.
 
     Parameters
     ----------
     shape : (z, y, x)
         Of the images.
     forces
-        The kernels of each.
+        Kernels of each force.
     """
     if len(forces) == 1:
         return tuple(forces[0])
@@ -204,7 +204,7 @@ def summed_forces(
 
 
 class _Slabs:
-    """Runs kernels on slabs of planes or rows, in threads where there are several."""
+    """Runs kernels on slabs of planes or rows, in threads if there are several."""
 
     def __init__(self, shape: tuple[int, int, int], threads: int) -> None:
         self._slabs = []
@@ -232,7 +232,7 @@ class _Slabs:
         return [call.result() for call in calls]
 
     def smooth(self, field: Array, taps: Sequence[Array], resistance: Array) -> float:
-        """Smooth a field in place and divide it; return the longest vector's length."""
+        """Smooth and divide a field in place; return the longest vector's length."""
         self.run(smooth_planes, field, taps[1], taps[2])
         squares = self.run(smooth_across, field, taps[0], resistance, axis=1)
         return float(np.sqrt(max(squares)))
@@ -240,9 +240,9 @@ class _Slabs:
 
 @compiled
 def _compose(start, stop, step, before, update):  # type: ignore[no-untyped-def]
-    """Turn ``v``, an update, into the total that has it first: ``v + before(x + v)``.
+    """Replace an update by the total that applies it first, ``v + before(x + v)``.
 
-    A vector longer than ``step`` is shortened to it.
+    Vectors longer than ``step`` are shortened to it.
     """
     nz, ny, nx = before.shape[:3]
     values, one = before.reshape(-1), np.float32(1)
@@ -278,52 +278,3 @@ def _compose(start, stop, step, before, update):  # type: ignore[no-untyped-def]
                 update[k, j, i, 0] = vz
                 update[k, j, i, 1] = vy
                 update[k, j, i, 2] = vx
-
-
-#: Given to a kernel that need not write one.
-NO_TENSOR = np.empty((0, 0, 0, 6), np.float32)
-
-
-@dataclass(frozen=True)
-class Terms:
-    """The linearised energy of two images, voxel by voxel, in voxels.
-
-    Parameters
-    ----------
-    force : (z, y, x, 3) float32
-        Gradient of the energy by the displacement.
-    tensor : (z, y, x, 6) float32
-        Its curvature as of a least-squares fit: zz, zy, zx, yy, yx, xx.
-    totals : (z, 2) float64
-        Sums over a plane: of the energy, and of the voxels behind it.
-    """
-
-    force: NDArray[np.float32]
-    tensor: NDArray[np.float32]
-    totals: NDArray[np.float64]
-
-    @classmethod
-    def empty(cls, shape: tuple[int, ...]) -> Terms:
-        """Return terms for kernels to fill."""
-        return cls(
-            np.zeros((*shape, 3), np.float32),
-            np.zeros((*shape, 6), np.float32),
-            np.zeros((shape[0], 2)),
-        )
-
-    @property
-    def arrays(
-        self,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
-        """All three, in the order in which kernels take them."""
-        return self.force, self.tensor, self.totals
-
-    @property
-    def energy(self) -> float:
-        """Mean energy of the voxels that count; zero without any."""
-        return float(self.totals[:, 0].sum() / max(self.totals[:, 1].sum(), 1.0))
-
-    @property
-    def count(self) -> float:
-        """Voxels that count."""
-        return float(self.totals[:, 1].sum())

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from xdreg.engines.mind import NOT_COUNTED, SCALE, descriptor
 from xdreg.grid import SPATIAL_DIMS, Grid
+from xdreg.numerics.descriptors import NOT_COUNTED, SCALE, descriptor
 from xdreg.numerics.filters import CHUNK, compiled
 from xdreg.numerics.folding import unfold
 from xdreg.numerics.kernels import resample_displacement

@@ -1,4 +1,4 @@
-"""A user's method in engine processes, so that its crash costs a block and no more."""
+"""Users' methods in engine processes, where a crash costs one block."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ SHARE_OF_MACHINE = 0.8
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles functions of a script or notebook, and the modules that they use by name.
+    """Pickler of functions of a script or notebook, and of modules by name.
 
-    The module itk is of a class of its own, which would be copied and come out useless.
+    Cloudpickle would copy the module itk, which has a class of its own, and break it.
     """
 
     def reducer_override(self, obj: Any) -> Any:
-        """Say how to pickle an object."""
+        """Return how to pickle an object."""
         if isinstance(obj, ModuleType) and sys.modules.get(obj.__name__) is obj:
             return importlib.import_module, (obj.__name__,)
         return super().reducer_override(obj)
@@ -44,7 +44,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class _Packed:
-    """A pickled method; arrives as the method, before its time counts."""
+    """A pickled method, which unpickles as the method before its time limit starts."""
 
     pickled: bytes
 
@@ -54,7 +54,7 @@ class _Packed:
 
 @dataclass(frozen=True)
 class Isolated:
-    """A method that runs in an engine process; called like the method itself.
+    """A method that runs in an engine process, called like the method itself.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class Isolated:
     timeout
         Seconds that a block may take.
     memory_limit
-        Bytes that its process may hold; None for most of the machine's.
+        Bytes that the process may hold. None for `SHARE_OF_MACHINE`.
     """
 
     packed: bytes
@@ -104,7 +104,7 @@ class Isolated:
 
 
 def load() -> None:
-    """Load what xarray loads with its first array only, outside of a block's time."""
+    """Import what xarray imports with its first array, outside the time limit."""
     xr.DataArray([0.0])
 
 
@@ -114,11 +114,11 @@ def apply(
     moving: xr.DataArray,
     options: dict[str, Any],
 ) -> NDArray[Any]:
-    """Run a method in its process; there, for an ITK transform does not pickle."""
+    """Run a method and sample its result, as ITK transforms do not pickle."""
     return as_displacement(method(fixed, moving, **options), grid_of(fixed))
 
 
 @functools.lru_cache(maxsize=8)
 def _unpack(packed: bytes) -> Any:
-    # Once per process: a method may keep what it loads, a network for example.
+    # Once per process: a method may cache what it loads, such as a network.
     return pickle.loads(packed)

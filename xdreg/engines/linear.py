@@ -19,10 +19,8 @@ import numpy as np
 import xarray as xr
 
 from xdreg.coordinates import coordinates, grid_of
-from xdreg.engines.correlation import correlation_terms
-from xdreg.engines.local_correlation import COARSE_RADIUS_VOXELS, MIND_RADIUS_VOXELS
-from xdreg.engines.mind import descriptor, descriptor_terms
-from xdreg.engines.voxel_units import VoxelUnits, counted
+from xdreg.engines.own_metrics import METRICS
+from xdreg.engines.voxel_units import VoxelUnits, masked_values
 from xdreg.errors import MethodTimeout
 from xdreg.grid import pyramid_factors
 from xdreg.numerics import kernels
@@ -30,7 +28,7 @@ from xdreg.numerics import kernels
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from xdreg.engines.descent import Terms
+    from xdreg.engines.metric import Terms
     from xdreg.grid import Grid
     from xdreg.stages import Kind, OwnMetric
 
@@ -62,7 +60,7 @@ class Volume:
     def of(cls, image: xr.DataArray, name: str) -> Volume:
         """Take an image whose coordinate ``mask``, if any, says what counts."""
         grid = grid_of(image, name)
-        values = counted(image, grid).reshape(grid.shape)
+        values = masked_values(image, grid).reshape(grid.shape)
         return cls(np.where(np.isfinite(values), values, np.float32(np.nan)), grid)
 
     def coarsened(self, factors: tuple[int, ...]) -> Volume:
@@ -273,22 +271,20 @@ class _Problem:
     """Two images on one level, and the energy of transforms between them."""
 
     def __init__(self, fixed: Volume, moving: Volume, metric: OwnMetric) -> None:
-        self._fixed, self._moving, self._metric = fixed, moving, metric
+        self._fixed, self._moving = fixed, moving
         grid = fixed.grid
         self._units = VoxelUnits(grid)
         self._smaller = min(fixed.extent, moving.extent)
-        self._contrast = fixed.contrast, moving.contrast
         self._size = float(np.mean(np.subtract(*grid.bounds[::-1]))) / 2
-        self._lifted = fixed.values.reshape(self._units.shape)
-        # Positions in half extents from the centre, so that parameters are alike.
+        # In half extents from the centre, so that parameters are of one magnitude.
         index = np.moveaxis(np.indices(grid.shape), 0, -1).reshape(-1, grid.ndim)
         place = (grid.index_to_physical(index) - grid.centre) / self._size
         self._place = np.concatenate([place, np.ones((len(place), 1))], axis=1)
-        if metric == "mind":
-            self._radius = self._units.radius(None, MIND_RADIUS_VOXELS)
-            self._reference = descriptor(self._lifted, self._radius)
-        else:
-            self._radius = self._units.radius(None, COARSE_RADIUS_VOXELS)
+        self._terms = METRICS[metric].linear_terms(
+            fixed.values.reshape(self._units.shape),
+            self._units,
+            (fixed.contrast, moving.contrast),
+        )
 
     def terms(self, matrix: Matrix) -> tuple[Terms, float]:
         """Return the linearised energy at a transform, and the score."""
@@ -298,14 +294,8 @@ class _Problem:
             self._moving.grid,
             *kernels.affine_displacement(matrix, grid),
             grid,
-        ).reshape(self._units.shape)
-        if self._metric == "mind":
-            source = descriptor(pulled, self._radius)
-            terms = descriptor_terms(self._reference, source)
-        else:
-            terms = correlation_terms(
-                self._lifted, pulled, self._radius, self._contrast
-            )
+        )
+        terms = self._terms(pulled.reshape(self._units.shape))
         if not self._smaller:
             # A mask of few voxels may leave nothing on a coarse level.
             return terms, 0.0

@@ -1,10 +1,9 @@
-"""Diffeomorphic registration of one pair of small images: xdreg's own engine.
+"""Diffeomorphic registration of two small images on one grid: the default engine.
 
-Two images on one grid go in, a displacement comes out. Lengths are physical here and
-voxels below: `descent` proceeds, `correlation` or `mind` pulls. An
-image in a plane is one of a single slice.
+Lengths are physical here and in voxels below. `descent` moves, driven by the force of a
+metric of `own_metrics`. Two-dimensional images are volumes of one plane.
 
-Kernels release the GIL, so blocks run side by side in threads of one process.
+Kernels release the GIL, so that blocks run in parallel threads of one process.
 """
 
 from __future__ import annotations
@@ -18,16 +17,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xdreg.coordinates import grid_of
-from xdreg.engines.correlation import (
-    correlation_force,
-    match_stiffness,
-    mean_correlation,
-)
-from xdreg.engines.descent import Settings, descend, summed_forces
+from xdreg.engines.descent import Settings, descend
 from xdreg.engines.discrete_search import large_motion
-from xdreg.engines.mind import descriptor_force, mean_likeness
+from xdreg.engines.own_metrics import METRICS
 from xdreg.engines.result import MethodResult
-from xdreg.engines.voxel_units import VoxelUnits, counted
+from xdreg.engines.voxel_units import VoxelUnits, masked_values
 from xdreg.errors import InputError, MethodTimeout
 
 if TYPE_CHECKING:
@@ -35,82 +29,38 @@ if TYPE_CHECKING:
     from typing import Any
 
     import xarray as xr
-    from numpy.typing import NDArray
 
     from xdreg.engines.descent import Array, Kernel
     from xdreg.grid import Grid
     from xdreg.stages import OwnMetric
 
-    Pairs = list[tuple[xr.DataArray, xr.DataArray]]
-
-#: Half-width of the box in mean voxels: boxes of 2197 voxels in space, 121 in a plane.
-RADIUS_VOXELS = {2: 5.0, 3: 6.0}
-
-#: The same for linear transforms, which are found on images of few voxels, and to judge
-#: how similar two images are.
-COARSE_RADIUS_VOXELS = {2: 5.0, 3: 3.0}
-
-#: On a coarse level a box takes at most this share of the image's mean extent on either
-#: side: one that sees half the image does not see a part that moves by itself.
+#: On a coarse level a wide box has at most this half-width, as a share of the image's
+#: mean extent. A box that sees half the image misses parts that move by themselves.
 LARGEST_RADIUS = 1 / 8
 
-#: Half-width of the patches that descriptors compare, in mean voxels.
-MIND_RADIUS_VOXELS = {2: 1.0, 3: 1.0}
-
-#: Smoothing in mean voxels: of an update, and of the total after one voxel's step. In a
-#: plane wider, for fewer voxels lie within reach; wider for descriptors, too, each of
-#: which says less than a box's correlation.
-UPDATE_SIGMA_VOXELS = {
-    "lncc": {2: 8.0, 3: 3.0},
-    "mind": {2: 16.0, 3: 6.0},
-}
-FIELD_SIGMA_VOXELS = {
-    "lncc": {2: 3.0, 3: 1.2},
-    "mind": {2: 6.0, 3: 2.4},
-}
-
-#: Share of that smoothing at the finest level of a run. What a coarse level gets wrong
-#: costs more than a voxel, and is not mended later; at the finest all detail is there.
+#: Share of the default smoothing at the finest level of a run. Errors of a coarse level
+#: cost more than a voxel and are not corrected later; the finest level has all detail.
 FINEST_SHARE = {
     "update_sigma": {2: 1.0, 3: 2 / 3},
     "field_sigma": {2: 1.0, 3: 0.6},
 }
 
-#: See `descent.Settings`: at the finest level of a run, and before. The energy of
-#: descriptors rises more slowly.
+#: See `descent.Settings`: at the finest level of a run.
 FINEST_CONVERGENCE = 6e-3
-COARSE_CONVERGENCE = {
-    "lncc": {2: 2e-3, 3: 1e-3},
-    "mind": {2: 3e-5, 3: 3e-5},
-}
 
-#: At least so long where large motion is looked for: if little of the image moves so
-#: far, the energy rises slowly until it is found, and iterations cost little. In a
-#: plane only after the search: two stains agree in too few places to wait before.
+#: Upper limit of the convergence with a search. If a small part of the image moves far,
+#: the energy rises slowly until it is found. In a plane only after the search: two
+#: stains agree in too few places to wait before.
 SEARCH_CONVERGENCE = 1e-4
 
-#: Share of the box's half-width with which descent goes on amid looking for large
-#: motion: narrow boxes see a part that moves where a wide one sees more of the rest.
-#: In space only; in a plane two stains agree in too few places for it.
+#: Share of the box's half-width in the narrow descent of a search. Narrow boxes see a
+#: part that moves where a wide one sees more of the rest. In a volume only: in a plane
+#: two stains agree in too few places.
 NARROW = 0.5
 
-#: What comes of a second start is kept if it explains so large a share of what that of
-#: the first leaves unexplained.
+#: The descent from the discrete search is kept if it explains this share of what the
+#: first descent leaves unexplained.
 LEAST_MARGIN = 0.02
-
-#: What an update is of the force over the curvature against it, that of all axes
-#: together: at an edge a least-squares step, in a texture a third of it. It may be
-#: longer, for a match is never perfect, and the curvature then less.
-GAIN = {2: 18.0, 3: 2.0}
-
-#: What is added to the curvature everywhere, as a share of the image's stiffness, or
-#: noise would be pushed hardest where there is least to see. In a plane it outweighs
-#: the rest: for two stains, which agree in few places, one length for all did better.
-LEAST_STIFFNESS = {2: 2.0, 3: 0.05}
-
-#: Voxels that an update by descriptors goes for a force of one, much of which smoothing
-#: takes away again.
-MIND_GAIN = {2: 16.0, 3: 7.0}
 
 
 def local_correlation(
@@ -130,48 +80,48 @@ def local_correlation(
     threads: int = 1,
     timeout: float | None = None,
 ) -> MethodResult:
-    """Register two images on one grid, diffeomorphically.
+    """Register two images on one grid by a diffeomorphism.
 
     Parameters
     ----------
     fixed, moving : DataArray ([c], [z], y, x)
-        Small images on one grid; a boolean coordinate ``mask`` says which voxels count.
-        Channels pull together, each of fixed at that of moving.
+        Small images on one grid, optionally with a boolean coordinate ``mask``.
+        Channels are registered together, each of fixed to that of moving.
     metric
         ``"lncc"`` squared local normalised correlation; ``"mind"`` descriptors of
         self-similarity, for images that share shapes but no intensities.
     radius
-        Half-width of the box, physical; one number, or one per dim. By default six
-        voxels in three dimensions, five in two, the voxel's mean extent taken; for
-        descriptors that of the patches compared, one voxel.
+        Half-width of the box, or for descriptors of the patches compared. Physical, one
+        number or one per dim. The defaults of this and the smoothing are those of the
+        metric, in mean voxels.
     update_sigma, field_sigma
-        Gaussian smoothing of each update, and of the total after a step of one voxel;
-        physical, one number or one per dim. By default 3 and 1.2 mean voxels, in a
-        plane 8 and 3; twice as much for descriptors. What the stages of a run are given
-        says `by_level`.
+        Gaussian smoothing of each update, and of the total after a step of one voxel.
+        Physical, one number or one per dim. `by_level` returns what the stages of a run
+        use.
     step
-        Longest vector of an update, in voxels; halved whenever it brings no more.
+        Longest vector of an update, in voxels. It is halved when the energy stops
+        rising.
     iterations
-        At most so many.
+        Upper limit.
     convergence
-        A step brings no more when the energy rises by less than this share of it per
-        iteration.
+        The energy has stopped rising when its relative change per iteration is below
+        this.
     search
-        Whether to look for large motion: for correlation in three dimensions, to go on
-        with narrow boxes and end with wide ones; then to begin a second time, where
-        `discrete_search` finds large motion in the first channel, and keep that result
-        if it fits clearly better.
+        Whether to look for large motion. A metric with wide boxes continues with narrow
+        ones in a volume, and returns to wide ones. Then a second descent starts at the
+        result of `discrete_search` for the first channel, and is kept if it fits
+        clearly better.
     contrast
-        Standard deviations of fixed and moving that noise is measured against, for
-        each channel; by default those of the two arrays.
+        Standard deviations of fixed and moving per channel, relative to which noise is
+        defined. By default those of the arrays.
     stiffness
-        What `image_stiffness` tells of each channel of fixed, or of the image that it
-        is cut from: an update is short where there is far less of it. By default that
-        of the array. Not used for descriptors.
+        `correlation.image_stiffness` of each channel of fixed, or of the image that it
+        was cut from. Updates are short where the local stiffness is far lower. By
+        default that of the array. Not used for descriptors.
     threads
-        How many share the work; the result is the same to the bit.
+        Number of threads. The bits of the result do not depend on it.
     timeout : float, second, optional
-        Give up after this long; where that is during a second attempt, on that only.
+        Time limit. During the second descent it ends that descent only.
 
     Returns
     -------
@@ -182,7 +132,7 @@ def local_correlation(
     Raises
     ------
     InputError
-        If the two do not lie on one grid.
+        If the images are not on one grid.
     MethodTimeout
         If the time is up.
 
@@ -206,15 +156,15 @@ def local_correlation(
             f"fixed and moving must lie on one grid, got {fixed.sizes}, {moving.sizes}"
         )
         raise InputError(msg)
-    units = VoxelUnits(grid)
-    pairs = list(zip(_channels(fixed), _channels(moving), strict=True))
-    if metric == "mind":
-        force, resistance = _by_descriptors(pairs, grid, radius), None
-    else:
-        force, resistance = _by_correlation(pairs, grid, radius, contrast, stiffness)
-    how = Settings(
-        units.voxels(update_sigma, UPDATE_SIGMA_VOXELS[metric]),
-        units.voxels(field_sigma, FIELD_SIGMA_VOXELS[metric]),
+    units, own = VoxelUnits(grid), METRICS[metric]
+    pairs = [
+        (masked_values(one, grid), masked_values(other, grid))
+        for one, other in zip(_channels(fixed), _channels(moving), strict=True)
+    ]
+    force, resistance = own.force(pairs, units, radius, contrast, stiffness)
+    settings = Settings(
+        units.voxels(update_sigma, own.update_sigma),
+        units.voxels(field_sigma, own.field_sigma),
         step,
         iterations,
         convergence,
@@ -222,21 +172,21 @@ def local_correlation(
         timeout,
     )
     if not search:
-        found, _ = descend(units.shape, force, how, resistance)
+        found, _ = descend(units.shape, force, settings, resistance)
         return MethodResult(units.physical(found))
     end = None if timeout is None else time.perf_counter() + timeout
-    first, energies = _descend(units.shape, force, how, resistance, end)
-    if metric == "lncc" and units.in_space:
-        lengths = np.array(units.radius(radius, RADIUS_VOXELS))
+    first, energies = _descend(units.shape, force, settings, resistance, end)
+    if own.wide_box and units.ndim == 3:
+        lengths = np.array(units.radius(radius, own.radius))
         narrow = (NARROW * lengths * grid.spacing).tolist()
-        finer, stiff = _by_correlation(pairs, grid, narrow, contrast, stiffness)
-        first, _ = _descend(units.shape, finer, how, stiff, end, first)
-        first, energies = _descend(units.shape, force, how, resistance, end, first)
-    start = large_motion(*(counted(image, grid) for image in pairs[0]))
-    how = replace(how, convergence=min(convergence, SEARCH_CONVERGENCE))
+        finer, stiff = own.force(pairs, units, narrow, contrast, stiffness)
+        first, _ = _descend(units.shape, finer, settings, stiff, end, first)
+        first, energies = _descend(units.shape, force, settings, resistance, end, first)
+    start = large_motion(*pairs[0])
+    settings = replace(settings, convergence=min(convergence, SEARCH_CONVERGENCE))
     better = False
     with contextlib.suppress(MethodTimeout):
-        second, others = _descend(units.shape, force, how, resistance, end, start)
+        second, others = _descend(units.shape, force, settings, resistance, end, start)
         better = 1 - others[-1] < (1 - LEAST_MARGIN) * (1 - energies[-1])
     return MethodResult(units.physical(second if better else first), float(better))
 
@@ -244,73 +194,15 @@ def local_correlation(
 def _descend(
     shape: tuple[int, int, int],
     force: Sequence[Kernel],
-    how: Settings,
+    settings: Settings,
     resistance: Array | None,
     end: float | None,
     start: Array | None = None,
 ) -> tuple[Array, list[float]]:
-    """Descend by a clock, and leave the resistance as it is."""
+    """Descend until a value of ``time.perf_counter``; keep the resistance unchanged."""
     left = None if end is None else max(end - time.perf_counter(), 0.0)
-    against = None if resistance is None else resistance.copy()
-    return descend(shape, force, replace(how, timeout=left), against, start)
-
-
-def _by_descriptors(
-    pairs: Pairs, grid: Grid, radius: float | Sequence[float] | None
-) -> tuple[Kernel, ...]:
-    """Return the force of descriptors on all channels."""
-    units = VoxelUnits(grid)
-    gain = MIND_GAIN[3 if units.in_space else 2] / len(pairs)
-    box = units.radius(radius, MIND_RADIUS_VOXELS)
-    steps = np.float32(gain) * units.squared_steps
-    forces = [
-        descriptor_force(counted(fixed, grid), counted(moving, grid), box, steps)
-        for fixed, moving in pairs
-    ]
-    return summed_forces(units.shape, forces)
-
-
-def _by_correlation(
-    pairs: Pairs,
-    grid: Grid,
-    radius: float | Sequence[float] | None,
-    contrast: Sequence[tuple[float, float]] | None,
-    stiffness: Sequence[float] | None,
-) -> tuple[tuple[Kernel, ...], Array]:
-    """Return the force of correlation on all channels, and what is against it."""
-    units = VoxelUnits(grid)
-    ndim = 3 if units.in_space else 2
-    box, steps = units.radius(radius, RADIUS_VOXELS), units.squared_steps
-    forces, resistance = [], np.zeros(units.shape, np.float32)
-    for i, (fixed, moving) in enumerate(pairs):
-        values = counted(fixed, grid)
-        spread = contrast[i] if contrast else None
-        typical = stiffness[i] if stiffness else image_stiffness(values, grid)
-        least = LEAST_STIFFNESS[ndim] * (typical or 1.0)
-        local = match_stiffness(values, box, steps, spread and spread[0])
-        resistance += (local + np.float32(least)) / np.float32(GAIN[ndim])
-        other = counted(moving, grid)
-        forces.append(correlation_force(values, other, box, steps, spread))
-    return summed_forces(units.shape, forces), resistance
-
-
-def image_stiffness(values: NDArray[np.float32], grid: Grid) -> float:
-    """Return an image's stiffness: its local one, averaged with itself as the weight.
-
-    See `correlation.match_stiffness`.
-
-    Parameters
-    ----------
-    values : ([z], y, x)
-        The image, NaN where it does not count.
-    grid
-        Its geometry.
-    """
-    units = VoxelUnits(grid)
-    box = units.radius(None, RADIUS_VOXELS)
-    local = match_stiffness(values.reshape(units.shape), box, units.squared_steps)
-    total = np.sum(local, dtype=np.float64)
-    return float(np.sum(np.square(local), dtype=np.float64) / total) if total else 0.0
+    own = None if resistance is None else resistance.copy()
+    return descend(shape, force, replace(settings, timeout=left), own, start)
 
 
 def _channels(image: xr.DataArray) -> list[xr.DataArray]:
@@ -327,51 +219,49 @@ def smoothing(
     Parameters
     ----------
     options
-        Keyword arguments of `local_correlation`; a metric that is still open counts as
-        ``"lncc"``.
+        Keyword arguments of `local_correlation`. Without a metric, or with one that is
+        still to be chosen, the defaults are those of ``"lncc"``.
     grid
-        Grid of the images, by whose voxels what is not among them is chosen.
+        Grid of the images. Defaults are multiples of its mean voxel.
     finest
-        Whether no level of the run is finer, so that less smoothing is chosen.
+        Whether the level is the finest of the run, which needs less smoothing.
     """
     units = VoxelUnits(grid)
+    own = METRICS.get(options.get("metric", "lncc"), METRICS["lncc"])
     result = {}
-    for name, default in (
-        ("update_sigma", UPDATE_SIGMA_VOXELS),
-        ("field_sigma", FIELD_SIGMA_VOXELS),
-    ):
-        of_metric = default.get(options.get("metric", "lncc"), default["lncc"])
+    for name in ("update_sigma", "field_sigma"):
+        default = getattr(own, name)
         if finest:
             share = FINEST_SHARE[name]
-            of_metric = {ndim: share[ndim] * of_metric[ndim] for ndim in share}
-        voxels = units.voxels(options.get(name), of_metric)[3 - grid.ndim :]
+            default = {ndim: share[ndim] * default[ndim] for ndim in share}
+        voxels = units.voxels(options.get(name), default)[3 - grid.ndim :]
         result[name] = (np.asarray(voxels) * grid.spacing).tolist()
     return result
 
 
 def by_level(options: Mapping[str, Any], grid: Grid, *, finest: bool) -> dict[str, Any]:
-    """Return options with those filled in that hang on the level of a run.
+    """Return options with the defaults that depend on the level of a run.
 
     Parameters
     ----------
     options, grid, finest
         As for `smoothing`; ``search`` is among the options.
     """
-    units, metric = VoxelUnits(grid), options.get("metric")
-    ndim = 3 if units.in_space else 2
+    units, own = VoxelUnits(grid), METRICS.get(options.get("metric", ""))
     result = dict(options)
-    if finest or metric not in COARSE_CONVERGENCE:
+    if finest or own is None:
         result.setdefault("convergence", FINEST_CONVERGENCE)
     else:
-        share = COARSE_CONVERGENCE[metric][ndim]
-        if options["search"] and units.in_space:
+        share = own.coarse_convergence[units.ndim]
+        if options["search"] and units.ndim == 3:
             share = min(share, SEARCH_CONVERGENCE)
         result.setdefault("convergence", share)
-    if metric == "lncc" and not finest:
-        widest = LARGEST_RADIUS * math.prod(units.shape) ** (1 / ndim)
-        voxels = units.voxels(None, {ndim: min(RADIUS_VOXELS[ndim], widest)})
-        lengths = np.asarray(voxels[3 - grid.ndim :]) * grid.spacing
-        result.setdefault("radius", lengths.tolist())
+        if own.wide_box:
+            widest = LARGEST_RADIUS * math.prod(units.shape) ** (1 / units.ndim)
+            default = min(own.radius[units.ndim], widest)
+            voxels = units.voxels(None, {units.ndim: default})
+            lengths = np.asarray(voxels[3 - grid.ndim :]) * grid.spacing
+            result.setdefault("radius", lengths.tolist())
     return result | smoothing(options, grid, finest=finest)
 
 
@@ -388,32 +278,3 @@ def safer(options: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
         for name, lengths in smoothing(options, grid).items()
     }
     return {**options, **stiffer, "step": 0.5 * options.get("step", 1.0)}
-
-
-def local_similarity(
-    metric: str,
-    fixed: NDArray[np.float32],
-    moving: NDArray[np.float32],
-    mask: NDArray[np.bool_],
-    grid: Grid,
-) -> float:
-    """Return how similar two images are to this engine; larger is better.
-
-    Parameters
-    ----------
-    metric : {"lncc", "mind"}
-        Mean squared local correlation, or mean likeness of descriptors; 0 to 1.
-    fixed, moving, mask : ([z], y, x)
-        Images on one grid, and where they count.
-    grid
-        That grid.
-    """
-    units = VoxelUnits(grid)
-    hole = np.float32(np.nan)
-    images = (
-        np.where(mask, fixed, hole).reshape(units.shape),
-        np.where(mask, moving, hole).reshape(units.shape),
-    )
-    if metric == "mind":
-        return mean_likeness(*images, units.radius(None, MIND_RADIUS_VOXELS))
-    return mean_correlation(*images, units.radius(None, COARSE_RADIUS_VOXELS))

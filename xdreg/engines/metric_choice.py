@@ -30,13 +30,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xdreg.engines.correlation import NOISE
 from xdreg.engines.linear import Volume, fit, levels
-from xdreg.engines.local_correlation import local_similarity
+from xdreg.engines.own_metrics import METRICS, local_similarity
 from xdreg.engines.pose import Pose, find_pose
 from xdreg.grid import pyramid_factors
 from xdreg.numerics import kernels
-from xdreg.stages import OWN_METRICS
+from xdreg.numerics.correlation_kernels import NOISE
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -235,7 +234,7 @@ class _Look:
                 _agreement(metric, fixed, pulled, grid),
                 [_agreement(metric, fixed, other, grid) for other in shifted],
             )
-            for metric in OWN_METRICS
+            for metric in METRICS
         )
         return correlation, shapes
 

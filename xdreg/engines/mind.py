@@ -1,47 +1,75 @@
-"""Self-similarity descriptors of two images, and the force that makes them alike.
+"""Likeness of the self-similarity descriptors of two images, and its force.
 
-MIND-SSC: around every voxel, neighbours at distance one lie on both sides of each axis.
-For each two of them that are not opposite, the mean squared difference of the patches
-around them is measured, relative to the mean over all pairs. What comes out describes
-the shape around the voxel, whatever the modality: 12 numbers in space, 4 in a plane.
-
-Descriptors are stored as bytes, ``(z, y, x, channel)``; the highest value in the first
-channel marks a voxel that does not count. Source: Heinrich et al., Towards realtime
-multimodal fusion for image-guided interventions using self-similarities, MICCAI 2013.
+The descriptors and their kernels are in `numerics.descriptors`. They suit images that
+share shapes but no intensities.
 """
 
 from __future__ import annotations
 
-from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from xdreg.engines.descent import NO_TENSOR, Terms
-from xdreg.numerics.filters import (
-    close_plane,
-    compiled,
-    place_in,
-    ring_of,
-    sum_boxes,
-    sum_ring,
-)
-from xdreg.numerics.trilinear import cell
+from xdreg.engines.descent import summed_forces
+from xdreg.engines.metric import NO_TENSOR, EngineMetric, Terms
+from xdreg.numerics.descriptors import NOT_COUNTED, SCALE, descriptor
+from xdreg.numerics.descriptors import force as _force
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from numpy.typing import NDArray
 
     from xdreg.engines.descent import Array, Kernel
+    from xdreg.engines.metric import ByDimension, Lengths
+    from xdreg.engines.voxel_units import VoxelUnits
+    from xdreg.numerics.descriptors import Descriptor
 
-    Descriptor = NDArray[np.uint8]
+#: Voxels of an update for a force of one, before smoothing reduces them.
+GAIN = {2: 16.0, 3: 7.0}
 
-#: Descriptors are stored in steps of 1 / SCALE; the byte above says "does not count".
-SCALE = 254
-NOT_COUNTED = 255
 
-#: Differences of patches are judged against their mean around the voxel, but no less
-#: than this share of the image's mean: flat parts have no shape.
-LEAST_VARIANCE = 0.01
+class SelfSimilarity(EngineMetric):
+    """``"mind"``: one minus the mean squared difference of descriptors.
+
+    Smoothing is twice that of local correlation, as a descriptor says less than a box.
+    The energy rises more slowly.
+    """
+
+    radius: ClassVar[ByDimension] = {2: 1.0, 3: 1.0}
+    coarse_radius: ClassVar[ByDimension] = radius
+    update_sigma: ClassVar[ByDimension] = {2: 16.0, 3: 6.0}
+    field_sigma: ClassVar[ByDimension] = {2: 6.0, 3: 2.4}
+    coarse_convergence: ClassVar[ByDimension] = {2: 3e-5, 3: 3e-5}
+    wide_box: ClassVar[bool] = False
+    matches_edges: ClassVar[bool] = True
+
+    def force(
+        self,
+        pairs: Sequence[tuple[Array, Array]],
+        units: VoxelUnits,
+        radius: Lengths = None,
+        contrast: Sequence[tuple[float, float]] | None = None,
+        stiffness: Sequence[float] | None = None,
+    ) -> tuple[tuple[Kernel, ...], None]:
+        """Return the kernels of all channels; nothing resists."""
+        gain = GAIN[units.ndim] / len(pairs)
+        box = units.radius(radius, self.radius)
+        steps = np.float32(gain) * units.squared_steps
+        forces = [descriptor_force(*images, box, steps) for images in pairs]
+        return summed_forces(units.shape, forces), None
+
+    def linear_terms(
+        self, fixed: Array, units: VoxelUnits, contrast: tuple[float, float]
+    ) -> Callable[[Array], Terms]:
+        """Return a function from a pulled moving image to the terms of a linear fit."""
+        radius = units.radius(None, self.coarse_radius)
+        reference = descriptor(fixed, radius)
+        return lambda pulled: descriptor_terms(reference, descriptor(pulled, radius))
+
+    def similarity(self, fixed: Array, moving: Array, units: VoxelUnits) -> float:
+        """Return the mean likeness of descriptors."""
+        return mean_likeness(fixed, moving, units.radius(None, self.coarse_radius))
 
 
 def descriptor_force(
@@ -52,11 +80,11 @@ def descriptor_force(
     Parameters
     ----------
     fixed, moving : (z, y, x) float32
-        Images on one grid, NaN where they do not count.
+        Images on one grid, NaN outside the mask.
     radius : (z, y, x), voxels
         Half-width of the patches compared; 0 along an axis of one voxel.
     squared_steps : (z, y, x) float32
-        How far an update goes per axis, in voxels, for a gradient per voxel.
+        Factors per axis from a gradient per voxel to an update in voxels.
     """
     reference, source = descriptor(fixed, radius), descriptor(moving, radius)
 
@@ -74,12 +102,12 @@ def descriptor_force(
 
 
 def descriptor_terms(reference: Descriptor, source: Descriptor) -> Terms:
-    """Return what a linear fit needs: the force on every voxel, and its curvature.
+    """Return the force on every voxel and its curvature, for a linear fit.
 
     Parameters
     ----------
     reference, source : (z, y, x, channel) uint8
-        Descriptors of the fixed image and of the moving one pulled onto its grid.
+        Descriptors of the fixed image, and of the moving image pulled onto its grid.
     """
     shape = reference.shape[:3]
     terms = Terms.empty(shape)
@@ -102,216 +130,3 @@ def mean_likeness(fixed: Array, moving: Array, radius: tuple[int, int, int]) -> 
         return float("nan")
     difference = (a[counts].astype(np.float32) - b[counts]) / SCALE
     return float(1 - (difference**2).mean())
-
-
-def descriptor(image: Array, radius: tuple[int, int, int]) -> Descriptor:
-    """Return the descriptors of an image.
-
-    Parameters
-    ----------
-    image : (z, y, x) float32
-        NaN where it does not count: such voxels make no difference to a patch.
-    radius : (z, y, x), voxels
-        Half-width of the patches compared.
-
-    Returns
-    -------
-    (z, y, x, channel) uint8
-        Of a line, or a single voxel, no voxel counts: there are no two directions to
-        compare.
-    """
-    pairs = _pairs(image.shape)
-    if not len(pairs):
-        return np.full((*image.shape, 1), NOT_COUNTED, np.uint8)
-    known = np.isfinite(image)
-    values = np.where(known, image - (image[known].mean() if known.any() else 0), 0)
-    values = values.astype(np.float32)
-    out = np.zeros((*image.shape, len(pairs)), np.uint8)
-    # One pass for the image's mean difference, one to measure against it.
-    total = _describe(values, known, pairs, radius, np.float32(0), out)
-    mean = np.float32(total / max(1, known.sum()))
-    _describe(values, known, pairs, radius, LEAST_VARIANCE * mean, out)
-    return out
-
-
-def _pairs(shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Return pairs of neighbours (pair, 2, 3) that are not opposite each other."""
-    sides = []
-    for axis, size in enumerate(shape):
-        if size > 1:
-            step = np.eye(3, dtype=np.int64)[axis]
-            sides += [step, -step]
-    pairs = [(a, b) for a, b in combinations(sides, 2) if (a + b).any()]
-    return np.array(pairs, np.int64).reshape(len(pairs), 2, 3)
-
-
-@compiled
-def _differences(image, known, pair, k, ry, rx, out):  # type: ignore[no-untyped-def]
-    """Write the squared difference of two neighbours of every voxel of a plane.
-
-    Zero where one of them does not count; beyond the edge the nearest voxel stands in.
-    """
-    nz, ny, nx = image.shape
-    az, ay, ax = pair[0]
-    bz, by, bx = pair[1]
-    ka, kb = min(max(k + az, 0), nz - 1), min(max(k + bz, 0), nz - 1)
-    for j in range(ny):
-        ja, jb = min(max(j + ay, 0), ny - 1), min(max(j + by, 0), ny - 1)
-        for i in range(nx):
-            ia, ib = min(max(i + ax, 0), nx - 1), min(max(i + bx, 0), nx - 1)
-            difference = image[ka, ja, ia] - image[kb, jb, ib]
-            both = known[ka, ja, ia] and known[kb, jb, ib]
-            out[ry + j, rx + i] = difference * difference if both else np.float32(0)
-
-
-@compiled
-def _describe(image, known, pairs, radius, least, out):  # type: ignore[no-untyped-def]
-    """Write the descriptors; return the sum of the voxels' mean differences."""
-    nz, ny, nx = image.shape
-    rz, ry, rx = radius
-    channels, depth = pairs.shape[0], 2 * rz + 1
-    padded = np.zeros((ny + 2 * ry, nx + 2 * rx), np.float32)
-    scratch = np.zeros((3, *padded.shape), np.float32)
-    ring = ring_of(depth, channels, ny, nx + 2 * rx)
-    sums = np.zeros((channels, ny, nx + 2 * rx), np.float32)
-    total = np.float64(0)
-    for p in range(nz + rz):
-        here = ring[place_in(ring, p)]
-        if p < nz:
-            for c in range(channels):
-                _differences(image, known, pairs[c], p, ry, rx, padded)
-                sum_boxes(padded, ry, rx, scratch, here[c])
-        else:
-            here[:] = 0
-        close_plane(ring, p)
-        o = p - rz
-        if o < 0:
-            continue
-        sum_ring(ring, p, sums)
-        for j in range(ny):
-            for i in range(nx):
-                mean, smallest = np.float32(0), sums[0, j, i]
-                for c in range(channels):
-                    mean += sums[c, j, i]
-                    smallest = min(smallest, sums[c, j, i])
-                mean /= channels
-                if not known[o, j, i]:
-                    out[o, j, i, 0] = NOT_COUNTED
-                    continue
-                total += mean
-                variance = max(mean, least) + np.float32(1e-20)
-                for c in range(channels):
-                    likeness = np.exp((smallest - sums[c, j, i]) / variance)
-                    out[o, j, i, c] = np.uint8(SCALE * likeness + np.float32(0.5))
-    return total
-
-
-@compiled
-def _counting(descriptor, weight):  # type: ignore[no-untyped-def]
-    """Return a corner's weight, or zero where it does not count."""
-    return weight if descriptor[0] != NOT_COUNTED else np.float32(0)
-
-
-@compiled
-def _pull_plane(k, displacement, source, out):  # type: ignore[no-untyped-def]
-    """Sample descriptors at a plane's displaced voxels; NaN where they do not count."""
-    nz, ny, nx, channels = source.shape
-    half = np.float32(0.5)
-    for j in range(ny):
-        for i in range(nx):
-            z, fz, bz = cell(np.float32(k) + displacement[k, j, i, 0], nz)
-            y, fy, by = cell(np.float32(j) + displacement[k, j, i, 1], ny)
-            x, fx, bx = cell(np.float32(i) + displacement[k, j, i, 2], nx)
-            if not (bz <= half and by <= half and bx <= half):
-                out[j, i, 0] = np.nan
-                continue
-            z1, y1, x1 = min(z + 1, nz - 1), min(y + 1, ny - 1), min(x + 1, nx - 1)
-            gz, gy, gx = 1 - fz, 1 - fy, 1 - fx
-            w000 = _counting(source[z, y, x], gz * gy * gx)
-            w001 = _counting(source[z, y, x1], gz * gy * fx)
-            w010 = _counting(source[z, y1, x], gz * fy * gx)
-            w011 = _counting(source[z, y1, x1], gz * fy * fx)
-            w100 = _counting(source[z1, y, x], fz * gy * gx)
-            w101 = _counting(source[z1, y, x1], fz * gy * fx)
-            w110 = _counting(source[z1, y1, x], fz * fy * gx)
-            w111 = _counting(source[z1, y1, x1], fz * fy * fx)
-            known = w000 + w001 + w010 + w011 + w100 + w101 + w110 + w111
-            if known < half:
-                out[j, i, 0] = np.nan
-                continue
-            scale = np.float32(1) / (np.float32(SCALE) * known)
-            for c in range(channels):
-                value = (
-                    w000 * np.float32(source[z, y, x, c])
-                    + w001 * np.float32(source[z, y, x1, c])
-                    + w010 * np.float32(source[z, y1, x, c])
-                    + w011 * np.float32(source[z, y1, x1, c])
-                    + w100 * np.float32(source[z1, y, x, c])
-                    + w101 * np.float32(source[z1, y, x1, c])
-                    + w110 * np.float32(source[z1, y1, x, c])
-                    + w111 * np.float32(source[z1, y1, x1, c])
-                )
-                out[j, i, c] = scale * value
-
-
-@compiled
-def _force(  # type: ignore[no-untyped-def]
-    start, stop, displacement, fixed, source, squared_steps, update, tensor, totals
-):
-    """Stream a slab: three planes of pulled descriptors, their slopes, the update."""
-    nz, ny, nx, channels = fixed.shape
-    sz, sy, sx = squared_steps
-    wanted = tensor.size > 0
-    ring = np.empty((3, ny, nx, channels), np.float32)
-    for p in range(max(0, start - 1), min(nz, start + 1)):
-        _pull_plane(p, displacement, source, ring[p % 3])
-    for k in range(start, stop):
-        if k + 1 < nz:
-            _pull_plane(k + 1, displacement, source, ring[(k + 1) % 3])
-        here = ring[k % 3]
-        below = ring[(k - 1) % 3] if k > 0 else here
-        above = ring[(k + 1) % 3] if k + 1 < nz else here
-        energy, count = np.float64(0), np.float64(0)
-        for j in range(ny):
-            south, north = here[max(j - 1, 0)], here[min(j + 1, ny - 1)]
-            for i in range(nx):
-                update[k, j, i, 0] = 0
-                update[k, j, i, 1] = 0
-                update[k, j, i, 2] = 0
-                if wanted:
-                    tensor[k, j, i] = 0
-                if fixed[k, j, i, 0] == NOT_COUNTED or np.isnan(here[j, i, 0]):
-                    continue
-                centre = here[j, i]
-                z0 = centre if np.isnan(below[j, i, 0]) else below[j, i]
-                z1 = centre if np.isnan(above[j, i, 0]) else above[j, i]
-                y0 = centre if np.isnan(south[i, 0]) else south[i]
-                y1 = centre if np.isnan(north[i, 0]) else north[i]
-                x0, x1 = here[j, max(i - 1, 0)], here[j, min(i + 1, nx - 1)]
-                x0 = centre if np.isnan(x0[0]) else x0
-                x1 = centre if np.isnan(x1[0]) else x1
-                squares = np.float32(0)
-                vz, vy, vx = np.float32(0), np.float32(0), np.float32(0)
-                for c in range(channels):
-                    gap = np.float32(fixed[k, j, i, c]) / SCALE - centre[c]
-                    dz = np.float32(0.5) * (z1[c] - z0[c])
-                    dy = np.float32(0.5) * (y1[c] - y0[c])
-                    dx = np.float32(0.5) * (x1[c] - x0[c])
-                    squares += gap * gap
-                    vz += gap * dz
-                    vy += gap * dy
-                    vx += gap * dx
-                    if wanted:
-                        tensor[k, j, i, 0] += dz * dz
-                        tensor[k, j, i, 1] += dz * dy
-                        tensor[k, j, i, 2] += dz * dx
-                        tensor[k, j, i, 3] += dy * dy
-                        tensor[k, j, i, 4] += dy * dx
-                        tensor[k, j, i, 5] += dx * dx
-                update[k, j, i, 0] = sz * vz
-                update[k, j, i, 1] = sy * vy
-                update[k, j, i, 2] = sx * vx
-                energy += 1 - squares / channels
-                count += 1
-        totals[k, 0] = energy
-        totals[k, 1] = count

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from xdreg.engines.linear import Volume, fit, levels
+from xdreg.engines.own_metrics import METRICS
 from xdreg.engines.shift_search import SMALLEST_SCALE, ShiftSearch
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ def _searched(
 ) -> list[Matrix]:
     """Return the poses that correlate best, best first, and some far from them."""
     ndim = images[0].grid.ndim
-    search = ShiftSearch(*images, edges=metric == "mind")
+    search = ShiftSearch(*images, edges=METRICS[metric].matches_edges)
     turns = [np.eye(ndim)]
     if kind != "translation":
         turns += list(_turns(ndim))

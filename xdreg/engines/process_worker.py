@@ -1,8 +1,8 @@
-"""The inner side of an engine process, and the messages that both sides exchange.
+"""The inner side of an engine process, and the messages between both sides.
 
-A message is a count and lengths, a pickle (protocol 5), then the pickle's buffers.
-Requests arrive on fd 0 and replies leave by a pipe of their own. A third pipe, the
-lifeline, carries nothing: it closes when the parent is gone, however it went.
+A message consists of a count, the lengths of its parts, a pickle (protocol 5) and the
+pickle's buffers. Requests arrive on fd 0, replies leave by a pipe of their own. A third
+pipe, the lifeline, carries nothing. It closes when the parent is gone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def pack(message: object) -> list[Any]:
-    """Return a message as parts to be written one after the other."""
+    """Return the parts of a message, to be written in order."""
     buffers: list[pickle.PickleBuffer] = []
     body = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
     parts = [body, *(buffer.raw() for buffer in buffers)]
@@ -43,7 +43,7 @@ def write(fd: int, parts: Sequence[Any]) -> None:
 
 
 def read(fd: int) -> Any:
-    """Read one message from a pipe; EOFError if the other side is gone."""
+    """Read one message from a pipe; raise EOFError if the other side is gone."""
     (count,) = struct.unpack("<Q", _read_exactly(fd, 8))
     lengths = struct.unpack(f"<{count}Q", _read_exactly(fd, 8 * count))
     body, *buffers = [_read_exactly(fd, length) for length in lengths]
@@ -51,7 +51,7 @@ def read(fd: int) -> Any:
 
 
 def _read_exactly(fd: int, length: int) -> bytearray:
-    # Not bytes: an array made of a bytearray's memory is writable.
+    # Not bytes: an array on the memory of a bytearray is writable.
     result = bytearray(length)
     rest = memoryview(result)
     with io.FileIO(fd, closefd=False) as pipe:
@@ -64,7 +64,7 @@ def _read_exactly(fd: int, length: int) -> bytearray:
 
 
 def serve(replies: int, parent: int, lifeline: int | None) -> None:
-    """Answer requests on fd 0 until the parent closes it; the child's main loop."""
+    """Answer requests on fd 0 until the parent closes it: the child's main loop."""
     posix.leave_signals_to_parent()
     posix.end_with_parent(parent, lifeline)
     # This process costs one block, its parent the whole run.
@@ -78,7 +78,7 @@ def serve(replies: int, parent: int, lifeline: int | None) -> None:
             reply = _answer(_receive(requests), replies, loaded)
             write(replies, reply)
     except (EOFError, BrokenPipeError):
-        # The parent is gone or wants no more.
+        # The parent is gone or closed the pipe.
         shutil.rmtree(directory, ignore_errors=True)
         os._exit(0)
 
@@ -89,7 +89,7 @@ def _receive(requests: int) -> tuple[Any, ...] | Exception:
     except (EOFError, OSError):
         raise
     except Exception as error:
-        # The request is read in full, so the next one is in its place.
+        # The request was read in full, so the next one can be read.
         return error
     return request
 

@@ -1,17 +1,17 @@
 """Warm, replaceable engine processes for methods that hold the GIL or can crash.
 
 `call` runs a function by its name in another process while the calling thread waits
-without the GIL. One process serves one call at a time, so as many run as threads call.
-A process that dies, or that is killed for taking too long or too much memory, costs its
-own call only; the next call starts another. None outlives the process that started it,
-however that one ends.
+without the GIL. A process serves one call at a time, so there is one process per
+calling thread. A process that dies, or that is killed at its time or memory limit,
+costs its own call only. The next call starts another. Processes end with the process
+that started them, even if that one is killed.
 
-A module may define ``load()``: it runs once per process, before the module's first call
-and outside its time limit.
+A module may define ``load()``. It runs once per process, before the module's first call
+and outside the time limit.
 
-The children are plain subprocesses, not `multiprocessing`'s: those re-import the user's
-script, which then needs a main guard, and cannot start from Dask's daemonic workers.
-What runs in them is `xdreg.engines.process_worker`.
+The children are plain subprocesses, not those of `multiprocessing`, which re-import the
+user's script, so that it needs a main guard, and which Dask's daemonic workers may not
+start. They run `xdreg.engines.process_worker`.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from xdreg.stores.locks import temporary_directory
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-#: Seconds that a process may take to start and load a module: itk from a cold disk on a
-#: busy machine took 20.
+#: Seconds that a process may take to start and load a module. Loading itk from a cold
+#: disk on a busy machine took 20.
 LOAD_LIMIT = 300.0
 
-#: Bytes kept of what a process prints, to be shown should it crash.
+#: Bytes of a process's output that the message of a crash shows.
 TAIL_BYTES = 4096
 
-#: Seconds between looks at the memory of a process that has a limit. Fresh memory is
-#: filled at a few GB/s: it gets past its limit by a few hundred MB at most.
+#: Seconds between checks of the memory of a process that has a limit. A process fills a
+#: few GB/s, so it exceeds its limit by a few hundred MB at most.
 _LOOK = 0.05
 
-#: Seconds that idle processes get to leave by themselves at `shutdown`.
+#: Seconds that idle processes get to exit at `shutdown`.
 _GRACE = 1.0
 
 _ENVIRONMENT = {
@@ -59,7 +59,7 @@ _ENVIRONMENT = {
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1",
 }
 
-# Moves the pipe away from fd 1 before any import, so that no print can reach it.
+# Moves the pipe away from fd 1 before any import, so that no print reaches it.
 _BOOTSTRAP = (
     "import os; replies = os.dup(1); os.dup2(2, 1); "
     "from xdreg.engines.process_worker import serve; "
@@ -84,9 +84,9 @@ def call(
     *args, **kwargs
         Its arguments; they must pickle.
     timeout : float, second, optional
-        How long the function may run, starting and loading excluded.
+        Limit for the function, without starting and loading.
     memory_limit : int, byte, optional
-        How much memory the process may hold at any time; it is killed beyond.
+        Limit for the memory of the process, which is killed beyond it.
 
     Returns
     -------
@@ -96,13 +96,13 @@ def call(
     Raises
     ------
     MethodCrash
-        If the process died, or was killed for taking more than ``memory_limit``.
+        If the process died, or was killed for exceeding ``memory_limit``.
     MethodTimeout
-        If the function ran longer than ``timeout``; its process is killed.
+        If the function ran longer than ``timeout``. Its process is killed.
     MethodError
-        If the function raised anything but an `XdregError`, which is raised as it is.
+        If the function raised anything but an `XdregError`, which is passed on.
     Interrupted
-        If `shutdown` stopped the process: the call says nothing about the function.
+        If `shutdown` stopped the process, which says nothing about the function.
 
     Examples
     --------
@@ -118,7 +118,7 @@ def call(
     try:
         kind, value = process.run(request, function, timeout, memory_limit)
     except BaseException:
-        # Also on KeyboardInterrupt: the reply to come belongs to nobody.
+        # Also on KeyboardInterrupt: no later call may read the pending reply.
         process.stop()
         raise
     finally:
@@ -131,20 +131,20 @@ def call(
 
 
 def prepare(count: int, module: str) -> None:
-    """Start processes and let them load a module while the caller goes on.
+    """Start processes and make them load a module in the background.
 
     Parameters
     ----------
     count
-        How many processes should be there, busy ones included.
+        Number of processes, busy ones included.
     module
-        What each idle one imports (and loads).
+        Module that each idle one imports and loads.
     """
     _pool.prepare(count, module)
 
 
 def shutdown() -> None:
-    """Stop every process; a later `call` starts new ones."""
+    """Stop all processes; a later `call` starts new ones."""
     _pool.shutdown()
 
 
@@ -170,7 +170,7 @@ class _Process:
             os.close(theirs)
         self.loaded: set[str] = set()
         self._unread = 0
-        # Why this side killed the process, if it did.
+        # Why this side killed the process, if it did so.
         self._verdict: Exception | None = None
         self._tail = b""
         self._drain = threading.Thread(target=self._keep_tail, daemon=True)
@@ -182,10 +182,10 @@ class _Process:
         return self._verdict is None and self.popen.poll() is None
 
     def preload(self, module: str) -> None:
-        """Ask for a module; the answer is read before the next call's."""
+        """Request a module; the reply is read before that of the next call."""
         if module in self.loaded:
             return
-        # A process that is dead already is found out, and replaced, when it is taken.
+        # A dead process is replaced when it is taken.
         with contextlib.suppress(OSError):
             write(self.popen.stdin.fileno(), pack(("load", module)))  # type: ignore[union-attr]
             self.loaded.add(module)
@@ -211,18 +211,18 @@ class _Process:
                 with self._limits(function, timeout, memory_limit):
                     kind, value = self._read()
         except (EOFError, OSError) as error:
-            raise self._obituary(function) from error
+            raise self._failure(function) from error
         return kind, value
 
     def interrupt(self) -> None:
-        """Kill the process; a call under way learns that it is not to blame."""
+        """Kill the process; a call in progress raises `Interrupted`."""
         self._verdict = Interrupted("the engine processes were shut down")
         self.popen.kill()
         self.popen.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def stop(self) -> None:
-        """Kill the process, if need be, and clear up after it."""
+        """Kill the process and remove its directory."""
         with contextlib.suppress(OSError):
             self.popen.kill()
         self.popen.wait()
@@ -231,7 +231,7 @@ class _Process:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def close(self) -> None:
-        """Close this end of the pipes; the process leaves when it is idle."""
+        """Close this end of the pipes; the process exits when it is idle."""
         for pipe in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
             with contextlib.suppress(OSError):
                 pipe.close()  # type: ignore[union-attr]
@@ -252,7 +252,7 @@ class _Process:
     def _limits(
         self, function: str, seconds: float | None, memory: int | None
     ) -> Iterator[None]:
-        """Kill the process if the body takes longer, or the process more memory."""
+        """Kill the process if the body exceeds a time or memory limit."""
         if seconds is None and memory is None:
             yield
             return
@@ -298,14 +298,14 @@ class _Process:
     def _memory(self) -> int:
         try:
             return int(psutil.Process(self.popen.pid).memory_info().rss)
-        except psutil.Error:  # gone: the pipe tells
+        except psutil.Error:  # It is gone, and the pipe closes.
             return 0
 
-    def _obituary(self, function: str) -> Exception:
+    def _failure(self, function: str) -> Exception:
         try:
             code = self.popen.wait(timeout=_GRACE)
         except subprocess.TimeoutExpired:
-            # It closed its pipe and lives on.
+            # It closed its pipe but still runs.
             self.popen.kill()
             code = self.popen.wait()
         self._drain.join(timeout=_GRACE)
@@ -313,8 +313,7 @@ class _Process:
             return self._verdict
         cause = posix.describe_exit(code)
         if code == posix.KILLED:
-            # Where everything is being killed this process has no time to say a word;
-            # without the pause it might blame the block just before its own end.
+            # If this process is about to be killed too, it must not blame the block.
             time.sleep(_GRACE)
             cause += ", perhaps for lack of memory"
         tail = self._tail.decode(errors="replace").strip() or "nothing"
@@ -333,11 +332,11 @@ class _Pool:
         self._idle: list[_Process] = []
 
     def take(self) -> _Process:
-        """Return a process that no other thread uses."""
+        """Return an idle process, or a new one."""
         dead = []
         try:
             with self._lock:
-                # The last one in is the warmest.
+                # The process released last is the warmest.
                 while self._idle:
                     process = self._idle.pop()
                     if process.alive:
@@ -350,9 +349,9 @@ class _Pool:
                 process.stop()
 
     def release(self, process: _Process) -> None:
-        """Take a process back."""
+        """Return a process to the pool."""
         with self._lock:
-            # One that `shutdown` has removed meanwhile must not come back.
+            # `shutdown` may have removed it meanwhile.
             if process in self._all and process.alive:
                 self._idle.append(process)
                 return
@@ -360,14 +359,14 @@ class _Pool:
         process.stop()
 
     def prepare(self, count: int, module: str) -> None:
-        """Have ``count`` processes and let the idle ones load a module."""
+        """Start processes up to ``count``; make the idle ones load a module."""
         with self._lock:
             self._idle.extend(self._start() for _ in range(count - len(self._all)))
             for process in self._idle:
                 process.preload(module)
 
     def shutdown(self) -> None:
-        """Stop all processes, idle ones gently."""
+        """Stop all processes; let idle ones exit by themselves."""
         with self._lock:
             processes, self._all = self._all, set()
             idle, self._idle = self._idle, []
@@ -378,12 +377,12 @@ class _Pool:
                 process.popen.wait(timeout=_GRACE)
         for process in idle:
             process.stop()
-        # Their pipes are closed by the threads that wait for them.
+        # The threads that wait for these close their pipes.
         for process in processes - set(idle):
             process.interrupt()
 
     def forget(self) -> None:
-        """Let go of processes that belong to the parent of this fork."""
+        """Close the pipes to processes of the parent of this fork."""
         for process in self._all:
             process.close()
 

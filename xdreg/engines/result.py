@@ -1,4 +1,4 @@
-"""The result of a method, as a displacement on its window."""
+"""The result of a method, and its displacement on the grid of a window."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class MethodResult:
 
     @classmethod
     def of(cls, result: object) -> MethodResult:
-        """Return the result of any method; one without diagnostics gets none."""
+        """Wrap what a method returned, unless it is a `MethodResult` already."""
         return result if isinstance(result, cls) else cls(result)
 
 
 def as_displacement(result: object, grid: Grid) -> NDArray[np.float32]:
-    """Bring what a method returned onto the window's grid.
+    """Return the result of a method as a displacement on the grid of its window.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def as_displacement(result: object, grid: Grid) -> NDArray[np.float32]:
     Raises
     ------
     MethodError
-        If it is something else, has NaN, or does not lie on the window. Without
+        If it is something else, contains NaN, or does not cover the window. Without
         coordinates it must have the window's shape.
     """
     if isinstance(result, MethodResult):

@@ -1,4 +1,4 @@
-"""Images and lengths as the engine has them: in voxels, always three axes (z, y, x)."""
+"""Conversion of images and lengths to voxels on three axes (z, y, x), and back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import xarray as xr
 from xdreg.coordinates import coordinates
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from xdreg.grid import Grid
 
 
-def counted(image: xr.DataArray, grid: Grid) -> Array:
-    """Return an image (z, y, x) with NaN where its mask says that it does not count."""
+def masked_values(image: xr.DataArray, grid: Grid) -> Array:
+    """Return the values of an image (z, y, x), NaN outside its mask."""
     values = np.asarray(image.transpose(*grid.dims).values, np.float32)
     if "mask" in image.coords:
         mask = image["mask"].transpose(*grid.dims).values
@@ -30,7 +30,7 @@ def counted(image: xr.DataArray, grid: Grid) -> Array:
 
 @dataclass(frozen=True)
 class VoxelUnits:
-    """Turns physical lengths into voxels of a grid, always in (z, y, x), and back.
+    """Conversion between physical lengths and voxels (z, y, x) of a grid.
 
     Axes of a single voxel have no extent: nothing is smoothed or moved along them.
     """
@@ -52,9 +52,9 @@ class VoxelUnits:
         return np.array(self.shape) > 1
 
     @property
-    def in_space(self) -> bool:
-        """Whether the grid extends along three axes, or lies in a plane."""
-        return bool(self._present.all())
+    def ndim(self) -> int:
+        """3 if all three axes have more than one voxel, else 2."""
+        return 3 if self._present.all() else 2
 
     @property
     def _mean_spacing(self) -> float:
@@ -64,35 +64,34 @@ class VoxelUnits:
         return float(np.exp(np.mean(np.log(steps)))) if steps else 1.0
 
     def voxels(
-        self, lengths: float | Sequence[float] | None, default: dict[int, float]
+        self, lengths: float | Sequence[float] | None, default: Mapping[int, float]
     ) -> tuple[float, ...]:
-        """Return physical lengths in voxels; by default so many mean voxels."""
+        """Convert physical lengths to voxels; defaults by `ndim` are in mean voxels."""
         if lengths is None:
-            lengths = default[3 if self.in_space else 2] * self._mean_spacing
+            lengths = default[self.ndim] * self._mean_spacing
         given = np.broadcast_to(np.asarray(lengths, float), (self.grid.ndim,))
         padded = np.concatenate([np.zeros(3 - self.grid.ndim), given])
         return tuple(np.where(self._present, padded / self._spacing, 0.0).tolist())
 
     def radius(
-        self, lengths: float | Sequence[float] | None, default: dict[int, float]
+        self, lengths: float | Sequence[float] | None, default: Mapping[int, float]
     ) -> tuple[int, int, int]:
-        """Return a box's half-width in whole voxels, at least one where there are."""
+        """Return a box's half-width in whole voxels, 1 or more; 0 on flat axes."""
         voxels = self.voxels(lengths, default)
         z, y, x = (max(1, round(v)) if v else 0 for v in voxels)
         return z, y, x
 
     @property
     def squared_steps(self) -> Array:
-        """How far a gradient in voxels moves a voxel, per axis.
+        """Factors per axis from a gradient per voxel to an update in voxels.
 
-        A physical gradient is one in voxels over the spacing, and a physical step
-        another spacing shorter in voxels.
+        Spacing enters twice: once for the gradient, once for the update.
         """
         steps = np.where(self._present, (self._mean_spacing / self._spacing) ** 2, 0)
         return steps.astype(np.float32)
 
     def physical(self, displacement: Array) -> xr.DataArray:
-        """Return a displacement (z, y, x, 3) in voxels as one in physical units."""
+        """Convert a displacement (z, y, x, 3) from voxels to physical units."""
         grid = self.grid
         values = np.moveaxis(displacement, -1, 0)[3 - grid.ndim :]
         scale = np.array(grid.spacing, np.float32).reshape((-1,) + (1,) * grid.ndim)

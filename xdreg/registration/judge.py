@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xdreg.engines.local_correlation import local_similarity
+from xdreg.engines.own_metrics import local_similarity
 from xdreg.numerics import folding, kernels, metrics
 from xdreg.partition import BlockStatus
 from xdreg.stages import OWN_METRICS

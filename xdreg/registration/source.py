@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import dask.array
 import numpy as np
 
-from xdreg.engines.local_correlation import image_stiffness
+from xdreg.engines.correlation import image_stiffness
 from xdreg.errors import InputError
 from xdreg.numerics.foreground import foreground
 from xdreg.registration.inputs import AUTO, mask_reader
