@@ -1,7 +1,4 @@
-"""Channels of an image: found by number or name, or mixed into one.
-
-One of several is read; of an RGB image also the luminance, a weighted sum.
-"""
+"""Selection of an image's channel by number or name, or of an RGB image's luminance."""
 
 from __future__ import annotations
 
@@ -19,27 +16,27 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-#: What a user may ask for beside the channels of an RGB image.
+#: Selects the weighted sum of an RGB image's channels.
 LUMINANCE = "luminance"
 
 #: Weights of ITU-R BT.709, whose primaries are those of sRGB.
 LUMINANCE_WEIGHTS = {"red": 0.2126, "green": 0.7152, "blue": 0.0722}
 
-#: A channel or time point, or a weight per channel.
+#: Index of a channel or time point, or a weight per channel.
 Selection = int | tuple[float, ...]
 
 
 class ChannelMix:
-    """The weighted sum of an array's channels, window by window.
+    """The weighted sum of an array's channels, computed window by window.
 
     Parameters
     ----------
     source
-        Anything that numpy-style slicing reads.
+        Anything with numpy-style slicing.
     axis
-        That of the channels.
+        The axis of the channels.
     weights
-        One per channel; channels of weight zero do not matter.
+        One per channel. Values of channels with weight zero are ignored.
     """
 
     def __init__(self, source: Any, axis: int, weights: Sequence[float]) -> None:
@@ -50,12 +47,12 @@ class ChannelMix:
         self.dtype = np.dtype(np.float32)
 
     def __getitem__(self, index: tuple[int | slice, ...]) -> NDArray[np.float32]:
-        """Read one window; ``index`` leaves the channel axis out."""
+        """Return a window; ``index`` omits the channel axis."""
         axis = self._axis
         stored = self._source[(*index[:axis], slice(None), *index[axis:])]
         before = sum(isinstance(part, slice) for part in index[:axis])
         channels = np.moveaxis(np.asarray(stored), before, 0)
-        # One by one in float32, so that the bits do not depend on the window.
+        # Summed one by one in float32, so that bits do not depend on the window.
         mixed = np.zeros(channels.shape[1:], np.float32)
         for weight, channel in zip(self._weights, channels, strict=True):
             if weight:
@@ -81,7 +78,7 @@ def source_identity(source: Any) -> object:
 
 
 def has_channel(array: xr.DataArray, name: str) -> bool:
-    """Tell whether an image has a channel of a name."""
+    """Return whether an image has a channel of this name."""
     return name in _channel_names(array)
 
 
@@ -90,12 +87,12 @@ def _channel_names(array: xr.DataArray) -> list[str]:
 
 
 def channel_selection(array: xr.DataArray, channel: int | str, name: str) -> Selection:
-    """Return a channel's position, or for ``"luminance"`` the weight of each.
+    """Return a channel's index, or for ``"luminance"`` each channel's weight.
 
     Raises
     ------
     InputError
-        If the image has no such channel, or is no RGB image.
+        If the image has no such channel, or for luminance is not RGB or RGBA.
     """
     own = channel != LUMINANCE or has_channel(array, LUMINANCE)
     if own or "c" not in array.dims:
@@ -123,12 +120,12 @@ def channel_selection(array: xr.DataArray, channel: int | str, name: str) -> Sel
 
 
 def channel_index(array: xr.DataArray, channel: int | str, name: str) -> int:
-    """Return the position of a channel given by index or by name.
+    """Return the index of a channel given by index or name.
 
     Raises
     ------
     InputError
-        If the image has no such channel; the message lists those that it has.
+        If the image has no such channel. The message lists its channels.
     """
     if "c" not in array.dims:
         msg = f"channel={channel!r} was given, but {name} has no channel axis 'c'"

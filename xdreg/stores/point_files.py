@@ -1,9 +1,13 @@
-"""Files of points: CSV, GeoJSON, Parquet, and meshes by their vertices.
+"""Point files: CSV, GeoJSON, Parquet and the vertices of meshes.
 
-Coordinates are physical, in the units of the field that the points go through. Tables
-have a column for each dim, named ``z``, ``y`` and ``x``, or, as napari writes points
-and shapes, ``axis-0``, ``axis-1`` and so on, the last of them the last dim. Positions
-of GeoJSON and of meshes are in the order x, y, z. Whatever else is in a file is kept.
+Coordinates are physical, in the units of the field that maps the points. A table has a
+column per dim, named ``z``, ``y`` and ``x``, or as napari names them ``axis-0``,
+``axis-1`` and so on, where the last axes are the dims. GeoJSON and meshes store
+positions as x, y, z. Everything else in a file is kept.
+
+The files are edited rather than converted, so that nothing is lost: shapely drops a
+geometry's other members and a fourth coordinate, and pandas the schema of Parquet and
+the place of an additional value in a row of CSV.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,54 +24,60 @@ from xdreg.errors import InputError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     Write = Callable[[Path, NDArray[np.float64]], None]
 
-_GEOJSON = (".geojson", ".json")
-_PARQUET = (".parquet", ".pq")
+_KINDS = {
+    ".csv": "CSV",
+    ".geojson": "GeoJSON",
+    ".json": "GeoJSON",
+    ".parquet": "Parquet",
+    ".pq": "Parquet",
+}
 
 #: Columns that may name a point.
 NAME_COLUMNS = ("name", "label", "id")
 
+_NORMALS = ("nx", "ny", "nz", "Normals", "normals", "obj:vn")
+
 
 @dataclass(frozen=True)
 class PointFile:
-    """The points of a file, and how to write it with others in their place.
+    """The points of a file, and a function that writes the file with moved points.
 
     Parameters
     ----------
-    kind
-        Of the file: ``"CSV"``, ``"GeoJSON"``, ``"Parquet"`` or ``"mesh"``.
     points : (n, ndim), physical units
-        In the order of the dims, as many as the file has.
+        In dims order.
     write
-        Function of a path and as many points.
+        Function of a path and an array like ``points``.
     """
 
-    kind: str
     points: NDArray[np.float64]
     write: Write
 
 
 def kind_of(path: Path) -> str:
-    """Return of what kind a file is, by its suffix.
+    """Return ``"CSV"``, ``"GeoJSON"``, ``"Parquet"`` or ``"mesh"``, by the suffix.
 
     Raises
     ------
     InputError
-        If there is no such kind.
+        If the suffix belongs to none of them.
     """
     suffix = path.suffix.lower()
-    if suffix == ".csv":
-        return "CSV"
-    if suffix in _GEOJSON:
-        return "GeoJSON"
-    if suffix in _PARQUET:
-        return "Parquet"
-    if suffix in _mesh_suffixes():
-        return "mesh"
+    if suffix in _KINDS:
+        return _KINDS[suffix]
+    try:
+        import meshio
+
+        if suffix in meshio.extension_to_filetypes:
+            return "mesh"
+    except ImportError:
+        pass
     msg = (
         f"{path} must be .csv, .geojson, .parquet, or a mesh such as .ply or .vtk, for "
         "which pip install 'xdreg[points]'"
@@ -81,9 +91,9 @@ def read_points(path: Path, dims: Sequence[str]) -> PointFile:
     Parameters
     ----------
     path
-        The file; its suffix says of what kind it is.
+        The file; its suffix decides its kind.
     dims
-        Of the points, slowest first.
+        Spatial dims of the points, slowest first.
 
     Returns
     -------
@@ -96,31 +106,28 @@ def read_points(path: Path, dims: Sequence[str]) -> PointFile:
     InputError
         If it holds no points of these dims.
     """
-    kind = kind_of(path)
     readers = {
         "CSV": _read_csv,
         "GeoJSON": _read_geojson,
         "Parquet": _read_parquet,
         "mesh": _read_mesh,
     }
-    points, write = readers[kind](path, tuple(dims))
-    return PointFile(kind, points, write)
+    return PointFile(*readers[kind_of(path)](path, tuple(dims)))
 
 
 def point_names(path: Path) -> list[str] | None:
-    """Return what a column of a CSV file calls its points; None where none does."""
+    """Return the points' names if the file is a CSV with a column of names."""
     if kind_of(path) != "CSV":
         return None
-    header, rows = _table(path)
-    for name in NAME_COLUMNS:
-        if name in header:
-            column = header.index(name)
-            return [row[column] if column < len(row) else "" for row in rows]
-    return None
+    header, rows = _read_table(path)
+    column = next((header.index(n) for n in NAME_COLUMNS if n in header), None)
+    if column is None:
+        return None
+    return [row[column] if column < len(row) else "" for row in rows]
 
 
-def _table(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows of a CSV file that are not empty."""
+def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the non-empty rows of a CSV file."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]
@@ -137,27 +144,27 @@ def _unreadable(path: Path, kind: str, error: Exception) -> StoreError:
 
 
 def _read_csv(path: Path, dims: tuple[str, ...]) -> tuple[NDArray[np.float64], Write]:
-    header, rows = _table(path)
-    places = [header.index(name) for name in _columns(header, dims, path)]
-    points = np.empty((len(rows), len(places)))
+    header, rows = _read_table(path)
+    columns = [header.index(name) for name in _column_names(header, dims, path)]
+    points = np.empty((len(rows), len(dims)))
     for number, row in enumerate(rows):
         try:
-            points[number] = [float(row[place]) for place in places]
+            points[number] = [float(row[column]) for column in columns]
         except (ValueError, IndexError) as error:
             msg = f"{path}: point {number + 1} is {row}; expected numbers"
             raise InputError(msg) from error
 
     def write(target: Path, moved: NDArray[np.float64]) -> None:
         for row, point in zip(rows, moved.tolist(), strict=True):
-            for place, value in zip(places, point, strict=True):
-                row[place] = repr(value)
+            for column, value in zip(columns, point, strict=True):
+                row[column] = repr(value)
         with target.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([header, *rows])
 
     return points, write
 
 
-def _columns(
+def _column_names(
     header: Sequence[str], dims: tuple[str, ...], path: Path
 ) -> tuple[str, ...]:
     """Return the names of the columns that hold the dims."""
@@ -187,15 +194,12 @@ def _read_parquet(
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, "Parquet", error) from error
-    names = _columns(table.column_names, dims, path)
-    columns = []
+    names = _column_names(table.column_names, dims, path)
     for name in names:
         kind = table.schema.field(name).type
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
             msg = f"{path}: column {name!r} holds {kind}; expected numbers"
             raise InputError(msg)
-        values = table.column(name).cast(pa.float64()).to_numpy()
-        columns.append(np.asarray(values, np.float64))
 
     def write(target: Path, moved: NDArray[np.float64]) -> None:
         changed = table
@@ -205,6 +209,7 @@ def _read_parquet(
             changed = changed.set_column(place, name, column)
         pq.write_table(changed.replace_schema_metadata(table.schema.metadata), target)
 
+    columns = [table.column(name).cast(pa.float64()).to_numpy() for name in names]
     return np.stack(columns, axis=1), write
 
 
@@ -212,90 +217,76 @@ def _read_geojson(
     path: Path, dims: tuple[str, ...]
 ) -> tuple[NDArray[np.float64], Write]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        document = json.loads(text)
     except (OSError, ValueError) as error:
         raise _unreadable(path, "GeoJSON", error) from error
-    places = [place for _, place in _positions(document)]
-    if not places:
+    ndim, positions = len(dims), list[list[Any]]()
+
+    def collect(places: list[list[Any]]) -> bool:
+        positions.extend(places)
+        return True
+
+    _mapped(document, collect)
+    if not positions:
         msg = f"{path} holds no positions; expected GeoJSON with geometries"
         raise InputError(msg)
-    ndim = len(dims)
-    for place in places:
-        good = all(isinstance(v, int | float) for v in place[:ndim])
-        if len(place) < ndim or not good:
+    for position in positions:
+        numbers = all(isinstance(v, int | float) for v in position[:ndim])
+        if len(position) < ndim or not numbers:
             msg = (
-                f"{path}: a position is {place}; expected {ndim} numbers, {dims[::-1]}"
+                f"{path}: a position is {position}; expected {ndim} numbers, "
+                f"{dims[::-1]}"
             )
             raise InputError(msg)
-    points = np.array([place[:ndim][::-1] for place in places], float)
 
     def write(target: Path, moved: NDArray[np.float64]) -> None:
-        written = json.loads(json.dumps(document))
-        found = list(_positions(written))
-        lost = set()
-        for (owner, place), point in zip(found, moved.tolist(), strict=True):
-            place[:ndim] = point[::-1]
-            if np.isnan(point).any():
-                lost.add(id(owner))
-        _finish_geojson(written, lost)
+        points = iter(moved.tolist())
+
+        def move(places: list[list[Any]]) -> bool:
+            own = list(islice(points, len(places)))
+            for place, point in zip(places, own, strict=True):
+                place[:ndim] = point[::-1]
+            return not np.isnan(own).any()
+
+        written = _mapped(json.loads(text), move)
+        if written is None:
+            written = {**document, "coordinates": []}
+            written.pop("bbox", None)
         target.write_text(json.dumps(written, allow_nan=False), encoding="utf-8")
 
-    return points, write
+    return np.array([position[:ndim][::-1] for position in positions], float), write
 
 
-def _positions(node: Any) -> Iterator[tuple[dict[str, Any], list[Any]]]:
-    """Yield every position of a GeoJSON document, with the geometry that holds it."""
-    if isinstance(node, dict):
-        if "coordinates" in node:
-            for place in _leaves(node["coordinates"]):
-                yield node, place
-        for key in ("geometry", "geometries", "features"):
-            yield from _positions(node.get(key))
-    elif isinstance(node, list):
-        for child in node:
-            yield from _positions(child)
+def _mapped(node: Any, move: Callable[[list[list[Any]]], bool]) -> Any:
+    """Return a GeoJSON object after ``move`` has changed each geometry's positions.
 
-
-def _leaves(node: Any) -> Iterator[list[Any]]:
-    if isinstance(node, list) and node:
-        if isinstance(node[0], list):
-            for child in node:
-                yield from _leaves(child)
-        else:
-            yield node
-
-
-def _finish_geojson(node: Any, lost: set[int]) -> bool:
-    """Empty geometries that lost a position; tell whether a node is such a one.
-
-    A feature keeps its properties, and its geometry becomes null, which is GeoJSON for
-    one without a place. Bounding boxes are dropped: they were those of the old points.
+    A geometry of which ``move`` returns false is left out; a feature keeps its
+    properties and has null instead. Bounding boxes are left out too: they are outdated.
     """
     if isinstance(node, list):
-        for child in node:
-            _finish_geojson(child, lost)
-        return False
+        return [_mapped(child, move) for child in node]
     if not isinstance(node, dict):
-        return False
-    node.pop("bbox", None)
-    _finish_geojson(node.get("features"), lost)
-    if _finish_geojson(node.get("geometry"), lost):
-        node["geometry"] = None
-    parts = node.get("geometries")
-    if isinstance(parts, list):
-        node["geometries"] = [v for v in parts if not _finish_geojson(v, lost)]
-    if id(node) in lost:
-        node["coordinates"] = []
-        return True
-    return False
+        return node
+    node = {key: value for key, value in node.items() if key != "bbox"}
+    if "coordinates" in node and not move(list(_positions(node["coordinates"]))):
+        return None
+    for key in ("geometry", "geometries", "features"):
+        if key in node:
+            node[key] = _mapped(node[key], move)
+    if isinstance(node.get("geometries"), list):
+        node["geometries"] = [part for part in node["geometries"] if part is not None]
+    return node
 
 
-def _mesh_suffixes() -> set[str]:
-    try:
-        import meshio
-    except ImportError:
-        return set()
-    return set(meshio.extension_to_filetypes)
+def _positions(coordinates: Any) -> Iterator[list[Any]]:
+    """Yield every position in a geometry's nested coordinates."""
+    if isinstance(coordinates, list) and coordinates:
+        if isinstance(coordinates[0], list):
+            for child in coordinates:
+                yield from _positions(child)
+        else:
+            yield coordinates
 
 
 def _read_mesh(path: Path, dims: tuple[str, ...]) -> tuple[NDArray[np.float64], Write]:
@@ -304,7 +295,7 @@ def _read_mesh(path: Path, dims: tuple[str, ...]) -> tuple[NDArray[np.float64], 
     try:
         mesh = meshio.read(path)
     except SystemExit as error:
-        # How meshio ends where no reader of its takes a file, having printed why.
+        # meshio prints the reason and exits if none of its readers takes the file.
         msg = f"{path} cannot be read as a mesh"
         raise StoreError(msg) from error
     except Exception as error:
@@ -321,17 +312,9 @@ def _read_mesh(path: Path, dims: tuple[str, ...]) -> tuple[NDArray[np.float64], 
     def write(target: Path, moved: NDArray[np.float64]) -> None:
         vertices = np.array(mesh.points, np.float64)
         vertices[:, :ndim] = moved[:, ::-1]
-        # Normals were those of the old surface.
+        # The stored normals are those of the old surface.
         data = {k: v for k, v in mesh.point_data.items() if k not in _NORMALS}
-        meshio.Mesh(
-            vertices,
-            mesh.cells,
-            point_data=data,
-            cell_data=mesh.cell_data,
-            field_data=mesh.field_data,
-        ).write(target)
+        cells, cell_data, more = mesh.cells, mesh.cell_data, mesh.field_data
+        meshio.Mesh(vertices, cells, data, cell_data, more).write(target)
 
     return points, write
-
-
-_NORMALS = ("nx", "ny", "nz", "Normals", "normals", "obj:vn")

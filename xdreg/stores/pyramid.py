@@ -1,4 +1,4 @@
-"""An image at its levels: those that are stored, and coarser ones that a run makes."""
+"""An image's pyramid: its stored levels, and coarser ones that a run makes."""
 
 from __future__ import annotations
 
@@ -20,30 +20,31 @@ if TYPE_CHECKING:
     from xdreg.grid import Grid
 
 
-#: Asks for an image's own unit of length; None asks for an image without units.
+#: Stands for the image's own unit of length; None stands for no unit.
 OWN_UNITS = "own"
 
-#: A look at the whole image is a look at a level of at most so many voxels.
+#: Most voxels of the level that is read to look at the whole image.
 OVERVIEW_VOXELS = 64**3
 
-#: Deformable stages begin at a level of at most so many voxels: there motion of a
-#: quarter of the image is a few voxels, and coarser levels know too little of it.
+#: Most voxels of the level at which deformable stages begin. There, motion by a quarter
+#: of the image is a few voxels, and coarser levels show too little of it.
 START_VOXELS = {2: 2**14, 3: 2**16}
 
-#: Levels are made until the longest axis has at most so many voxels.
+#: Most voxels along the longest axis of the coarsest level that is made.
 COARSEST = {2: 64, 3: 32}
 
 
 @dataclass(frozen=True)
 class Pyramid:
-    """An image at its levels, finest first; levels that no store has are ``None``.
+    """An image at its levels, finest first.
 
     Parameters
     ----------
     arrays
-        The image at every level, or None where it must be made from the level before.
+        The image at every level, or None if no store has the level, so that it must be
+        made from the one before.
     grids
-        Geometry of every level, all in one unit.
+        Geometry of every level, all in the same unit.
     """
 
     arrays: tuple[xr.DataArray | None, ...]
@@ -51,24 +52,24 @@ class Pyramid:
 
     @property
     def finest(self) -> xr.DataArray:
-        """The image as it is stored; levels are made below it, never above."""
+        """The finest level, which is always stored."""
         array = self.arrays[0]
         assert array is not None
         return array
 
     def dtype(self, level: int) -> np.dtype[Any]:
-        """Return the data type of a level; those that are made are float32."""
+        """Return the data type of a level, which is float32 if it is made."""
         array = self.arrays[level]
         return np.dtype(np.float32 if array is None else array.dtype)
 
     def level_within(self, voxels: int) -> int:
-        """Return the finest level of at most so many voxels, else the coarsest."""
+        """Return the finest level of at most ``voxels`` voxels, else the coarsest."""
         fitting = (i for i, grid in enumerate(self.grids) if grid.size <= voxels)
         return next(fitting, len(self.grids) - 1)
 
     @property
     def overview(self) -> int:
-        """The level on which a look at the whole image costs little."""
+        """The level that is read to look at the whole image."""
         return self.level_within(OVERVIEW_VOXELS)
 
     @property
@@ -77,7 +78,7 @@ class Pyramid:
         return self.level_within(START_VOXELS[self.grids[0].ndim])
 
     def bytes_made(self, level: int) -> int:
-        """Return what levels take that must be made to have one of them, in bytes."""
+        """Return the bytes of all levels that must be made to get ``level``."""
         made = zip(self.arrays[: level + 1], self.grids, strict=False)
         return sum(
             self.dtype(i).itemsize * grid.size
@@ -86,20 +87,26 @@ class Pyramid:
         )
 
     def level_like(self, grid: Grid) -> int:
-        """Return the level whose voxels are nearest in size to those of ``grid``."""
-        cost = [
-            np.abs(np.log(np.divide(g.spacing, grid.spacing))).sum() for g in self.grids
-        ]
+        """Return the level whose spacing is nearest to that of ``grid``."""
+        ratios = [np.divide(own.spacing, grid.spacing) for own in self.grids]
+        cost = [np.abs(np.log(ratio)).sum() for ratio in ratios]
         return int(np.argmin(np.round(cost, 3)))
 
 
 def image_levels(image: Any, name: str) -> list[xr.DataArray]:
-    """Return the levels, finest first, of a tree, an array or an ITK image.
+    """Return an image's levels, finest first.
+
+    Parameters
+    ----------
+    image : DataTree, DataArray or itk.Image
+        A tree has a variable ``image`` in a node per level.
+    name
+        What to call it in an error.
 
     Raises
     ------
     InputError
-        If it is none of them.
+        If it is none of these.
     """
     if isinstance(image, xr.DataTree):
         levels = [
@@ -118,8 +125,7 @@ def image_levels(image: Any, name: str) -> list[xr.DataArray]:
     msg = (
         f"{name} must be a DataArray, a DataTree from xdreg.open_ome_zarr or an "
         f"itk.Image, got {type(image).__name__}; open files with xdreg.open_ome_zarr "
-        f"or "
-        "xdreg.open_image"
+        "or xdreg.open_image"
     )
     raise InputError(msg)
 
@@ -127,16 +133,16 @@ def image_levels(image: Any, name: str) -> list[xr.DataArray]:
 def build_pyramid(
     levels: Sequence[xr.DataArray], name: str, units: str | None = OWN_UNITS
 ) -> Pyramid:
-    """Return an image's pyramid, continued below its coarsest stored level.
+    """Return an image's pyramid, extended by levels coarser than the stored ones.
 
     Parameters
     ----------
     levels
-        Its stored levels, as from `image_levels`.
+        Its stored levels, from `image_levels`.
     name
         What to call it in an error.
     units
-        Unit of length to express all grids in; by default its own.
+        Unit of length of all grids; by default the image's own.
     """
     arrays: list[xr.DataArray | None] = [*levels]
     grids = [grid_of(level, name) for level in levels]
@@ -151,7 +157,7 @@ def build_pyramid(
 def downsample(
     array: dask.array.Array, factors: Sequence[int], *, labels: bool = False
 ) -> dask.array.Array:
-    """Coarsen the last axes of an array; a remainder at the end is dropped.
+    """Coarsen the last axes of an array, dropping a remainder at their ends.
 
     Parameters
     ----------
@@ -160,13 +166,13 @@ def downsample(
     factors
         Voxels per coarse voxel, for the last axes.
     labels
-        Take one voxel of each group instead of the mean, which would invent labels.
+        Take one voxel of each group, not the mean, which would invent labels.
 
     Returns
     -------
     dask.array.Array
-        Means are computed in float and rounded back for integer dtypes; those of
-        64-bit integers are good to 53 bits.
+        Means are computed in float and rounded for integer dtypes. Those of 64-bit
+        integers are exact to 53 bits.
     """
     steps = (1,) * (array.ndim - len(factors)) + tuple(factors)
     trimmed = array[
@@ -174,12 +180,12 @@ def downsample(
     ]
     if labels:
         return trimmed[tuple(slice(None, None, k) for k in steps)]
-    # Chunks must hold whole groups.
+    # Chunks must hold whole groups of voxels.
     chunks = tuple(
         max(size - size % k, k)
         for size, k in zip(trimmed.chunksize, steps, strict=True)
     )
-    # float32 holds 16-bit integers exactly, and halves of them; float64 32-bit ones.
+    # float32 represents halves of 16-bit integers exactly, float64 those of 32 bits.
     exact = np.result_type(array.dtype, np.float32)
     means = dask.array.coarsen(
         np.mean, trimmed.rechunk(chunks), dict(enumerate(steps)), dtype=exact
@@ -187,7 +193,7 @@ def downsample(
     if array.dtype.kind in "iub":
         means = dask.array.rint(means)
     if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
-        # The largest 64-bit integer is no float: the next one above it would wrap.
+        # No float equals the largest 64-bit integer, and the next larger one wraps.
         limits = np.iinfo(array.dtype)
         means = means.clip(float(limits.min), np.nextafter(float(limits.max), 0.0))
     return means.astype(array.dtype)

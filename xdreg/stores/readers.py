@@ -1,7 +1,7 @@
-"""Readers: what a block task holds instead of an image.
+"""Readers: what a block task holds in place of an image.
 
-A reader names an image and reads windows of it. It pickles to about a kilobyte when the
-image lies in a Zarr store, so tens of thousands of tasks can share it.
+A reader reads windows of an image. If the image is in a Zarr store, it pickles to about
+a kilobyte, so that tens of thousands of tasks can share it.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from xdreg.stores.channels import Selection
 
 
-#: A source that does not say its chunks is looked at in pieces of so many voxels per
-#: axis, to find the ones that are unreadable.
+#: Voxels per axis of the smallest window that is tried to find unreadable parts, in a
+#: source without chunks.
 UNKNOWN_CHUNK = 32
 
 
 class LazyArray:
-    """A Dask array that a task computes by itself, window by window.
+    """A Dask array that a task computes window by window.
 
-    It hides the array from Dask, which would otherwise compute all of it first.
+    Hidden in this class, Dask does not compute all of it before the task.
     """
 
     def __init__(self, array: dask.array.Array) -> None:
@@ -47,26 +47,26 @@ class LazyArray:
         self.shape, self.dtype = array.shape, array.dtype
 
     def __getitem__(self, index: tuple[int | slice, ...]) -> NDArray[Any]:
-        """Compute one window in the calling thread."""
+        """Compute a window in the calling thread."""
         return np.asarray(self._array[index].compute(scheduler="synchronous"))
 
     def __dask_tokenize__(self) -> object:
-        """Identify by the Dask array's own name."""
+        """Identify by the Dask array's name."""
         return ("xdreg.LazyArray", self._array.name)
 
 
 class ImageReader:
-    """One spatial image: a channel, or a mix of them, and time point of an array.
+    """A reader of one channel, or a mix of channels, at one time point.
 
     Parameters
     ----------
     source
-        Anything that numpy-style slicing reads: a Zarr or numpy array, a `LazyArray`,
-        a `ChannelMix`.
+        Anything with numpy-style slicing: a Zarr or numpy array, a `LazyArray` or a
+        `ChannelMix`.
     grid
         Geometry of the spatial axes.
     axes
-        For each axis of ``source``, the spatial dim that it is, or the index to take.
+        For each axis of ``source``, its spatial dim, or the index to take.
     """
 
     def __init__(self, source: Any, grid: Grid, axes: tuple[str | int, ...]) -> None:
@@ -84,7 +84,7 @@ class ImageReader:
         return dtype
 
     def read(self, window: Sequence[slice] | None = None) -> NDArray[Any]:
-        """Read a window, with axes in dims order and the stored dtype."""
+        """Return a window, by default all, in dims order and the stored dtype."""
         if window is None:
             window = tuple(slice(0, n) for n in self.grid.shape)
         parts = dict(zip(self.grid.dims, window, strict=True))
@@ -98,17 +98,17 @@ class ImageReader:
         return values.transpose([stored.index(dim) for dim in self.grid.dims])
 
     def read_finite(self, window: Sequence[slice] | None = None) -> NDArray[np.float32]:
-        """Read a window as float32 with every value that is not finite as NaN."""
+        """Return a window as float32, with NaN for every value that is not finite."""
         with np.errstate(over="ignore", invalid="ignore"):
             values = self.read(window).astype(np.float32)
         values[~np.isfinite(values)] = np.nan
         return values
 
     def read_known(self, window: Sequence[slice] | None = None) -> NDArray[np.float32]:
-        """Read a window as float32, with NaN also for the chunks that are unreadable.
+        """Return a window as float32, with NaN also for unreadable chunks.
 
-        For a look at a whole level, which is not to fail for a part of it; a block that
-        is to be registered is read by `read_finite`.
+        For a look at a whole level, which should not fail for a part of it. Blocks to
+        register are read by `read_finite`.
         """
         if window is None:
             window = tuple(slice(0, n) for n in self.grid.shape)
@@ -126,10 +126,15 @@ class ImageReader:
     def _halves(
         self, window: Sequence[slice]
     ) -> tuple[int, tuple[slice, ...], tuple[slice, ...]] | None:
-        """Cut a window along the border of two chunks; None where it is within one."""
-        chunks = getattr(self.source, "shards", None) or getattr(
-            self.source, "chunks", None
-        )
+        """Cut a window between two chunks; return None if it is within one.
+
+        Returns
+        -------
+        axis, one, other
+            The axis that is cut, and both parts.
+        """
+        source = self.source
+        chunks = getattr(source, "shards", None) or getattr(source, "chunks", None)
         sizes = [UNKNOWN_CHUNK] * self.grid.ndim
         if chunks is not None and len(chunks) == len(self.axes):
             by_dim = dict(zip(self.axes, chunks, strict=True))
@@ -153,17 +158,17 @@ class ImageReader:
         displacement: NDArray[np.float32] | None = None,
         displacement_grid: Grid | None = None,
     ) -> NDArray[np.bool_]:
-        """Read the image as a mask on another grid, by the nearest voxel.
+        """Return the image as a mask on another grid, by the nearest voxel.
 
-        A mask finer than the target is read with a stride, so that memory is bounded by
-        the target. Outside the mask's own region nothing counts.
+        A mask finer than the target is read with a stride, so memory is bounded by the
+        target. The result is false outside the mask's own region.
 
         Parameters
         ----------
         target
             Grid of the result.
         displacement, displacement_grid
-            A field around the target to pull the mask through; by default none.
+            A field around the target that maps it into the mask; by default none.
 
         Returns
         -------
@@ -183,7 +188,7 @@ class ImageReader:
             slice(w.start, w.stop, k) for w, k in zip(window, strides, strict=True)
         ]
         values = self.read(every)
-        # NaN is no foreground.
+        # NaN is not foreground, though it differs from 0.
         return kernels.warp_array(
             ((values != 0) & (values == values)).astype(np.uint8),
             self.grid.window(every),
@@ -196,7 +201,7 @@ class ImageReader:
 
 
 def _place_of(source: Any) -> str:
-    """Return where an image lies, for an error."""
+    """Return an image's location, for an error."""
     if hasattr(source, "store"):
         return f"{source.store}/{source.path}"
     return "the image"
@@ -214,13 +219,13 @@ def _is_remote(source: Any) -> bool:
 
 
 def source_of(array: xr.DataArray) -> Any:
-    """Return what holds an image's voxels: a Zarr array, numpy, or a `LazyArray`."""
+    """Return an image's voxels as a Zarr array, a numpy array or a `LazyArray`."""
     stored = zarr_array_of(array)
     if stored is not None:
         return stored
     if array.chunks is not None:
         return LazyArray(array.data)
-    if array.variable._in_memory:  # the only way to ask without loading
+    if array.variable._in_memory:  # the only way to find out without loading
         return array.to_numpy()
     return LazyArray(array.chunk().data)
 
@@ -232,7 +237,7 @@ def image_reader(
     grid: Grid | None = None,
     select: Mapping[str, Selection] | None = None,
 ) -> ImageReader:
-    """Make the reader of an image.
+    """Return the reader of an image.
 
     Parameters
     ----------
@@ -241,10 +246,10 @@ def image_reader(
     name
         What to call it in an error.
     grid
-        Its geometry where that is known, perhaps in other units; by default derived.
+        Its geometry, perhaps in other units; by default from its coordinates.
     select
-        Which time point and channel to read, where there are several; or a weight per
-        channel.
+        Time point ``t`` and channel ``c`` to read, or a weight per channel. Needed for
+        axes of several points or channels.
 
     Returns
     -------
@@ -261,8 +266,7 @@ def image_reader(
     if array.dtype.kind not in "biuf":
         msg = (
             f"{name} has dtype {array.dtype}; expected integers, floating point or "
-            f"bool. "
-            f"Take, for example, abs({name}) of a complex image"
+            f"bool. Take, for example, abs({name}) of a complex image"
         )
         raise InputError(msg)
     source = source_of(array)
