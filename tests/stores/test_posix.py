@@ -71,16 +71,6 @@ def test_windows_locks_a_byte_that_nobody_reads(tmp_path, monkeypatch):
         assert taken
 
 
-def test_without_locks_of_the_file_system_the_owner_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "try_lock", lambda _: None)
-    with (
-        locks.Lock(tmp_path),
-        pytest.raises(InputError, match=f"in use by process {os.getpid()}"),
-    ):
-        locks.Lock(tmp_path).__enter__()
-    assert locks.Lock(tmp_path).__enter__()
-
-
 def test_a_process_without_lifeline_ends_with_its_parent():
     # As on Windows: the grandchild watches its parent's number.
     grandchild = """
@@ -89,6 +79,7 @@ def test_a_process_without_lifeline_ends_with_its_parent():
         posix.end_with_parent(os.getppid(), None)
         print("ready", flush=True)
         time.sleep(60)
+        print("outlived its parent")
     """
     child = """
         import subprocess, sys
@@ -106,9 +97,9 @@ def test_a_process_without_lifeline_ends_with_its_parent():
     run.stdin.close()
     assert run.stdout.readline() == b"ready\n"
     run.kill()
+    assert run.wait(10) == posix.KILLED
     # The pipe ends when the last process that may write to it has ended.
     assert run.stdout.read() == b""
-    assert run.wait(10) == posix.KILLED
 
 
 def test_exits_are_described():

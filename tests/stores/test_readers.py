@@ -8,7 +8,7 @@ import pytest
 import xdreg
 from tests.helpers.servers import serving
 from xdreg.partition import BlockStatus
-from xdreg.stores import retrying as patience
+from xdreg.stores import retrying
 
 SHAPE, BLOCK = (576, 576), 144
 CHUNK = "scale0/image/c/1/2"
@@ -22,7 +22,7 @@ OPTIONS = {
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(patience, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(retrying, "FIRST_WAIT", 0.01)
 
 
 @pytest.fixture
@@ -167,23 +167,3 @@ def test_a_coarse_look_does_without_a_damaged_part(pair):
     with pytest.warns(UserWarning, match="cannot be read: .*; it is masked out"):
         field = xdreg.register(*opened(*pair), **OPTIONS | {"stages": stages})
     assert field.block_status.values.item() == BlockStatus.SUCCESS
-
-
-def test_tries_are_bounded_and_the_waits_are_the_same(monkeypatch):
-    waits = []
-    monkeypatch.setattr(patience, "FIRST_WAIT", 0.2)
-    monkeypatch.setattr(patience.time, "sleep", waits.append)
-
-    def fail():
-        raise ConnectionResetError
-
-    with pytest.raises(xdreg.StoreError, match="a chunk cannot be read: Connection"):
-        patience.patiently(fail, "a chunk")
-    assert waits == [0.2, 0.4, 0.8, 1.6]
-
-    def missing():
-        raise PermissionError
-
-    with pytest.raises(xdreg.StoreError):
-        patience.patiently(missing, "a chunk")
-    assert len(waits) == 4

@@ -1,7 +1,7 @@
-"""Images and outputs where they are stored.
+"""Storage: images, points and outputs on disks and servers.
 
-Read `ome_zarr`, `ome_metadata` and `ome_checks` for how an image is opened, `channels`,
-`pyramid` and `readers` for how it is read, `ome_writer`, `outputs` and `resumable` for
-how an output is written. `itk_images` and `point_files` are other formats; `paths`,
-`retrying`, `locks`, `posix` and `progress` serve all of them.
+Reading order: how an image is opened (`ome_zarr`, `ome_metadata`, `ome_checks`), how
+blocks read it (`pyramid`, `channels`, `readers`), how an output is written
+(`ome_writer`, `outputs`, `resumable`), other formats (`itk_images`, `point_files`), and
+what all of them use (`paths`, `retrying`, `locks`, `posix`, `progress`).
 """

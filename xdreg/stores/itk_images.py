@@ -1,7 +1,7 @@
-"""Images of ITK, in memory and in files, as DataArrays.
+"""ITK images, in memory and in files, as DataArrays.
 
-Axes turn from ``z, y, x`` to ITK's ``x, y, z`` here and in
-`xdreg.numerics.itk_transforms`, nowhere else.
+Only this module and `xdreg.numerics.itk_transforms` convert between the axis order
+``z, y, x`` and ITK's ``x, y, z``.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-#: A direction cosine may be off a permutation by so much and still be one.
+#: Most difference of a direction cosine from 0, 1 or -1 on an axis-aligned grid.
 _AXIS_TOLERANCE = 1e-6
 
 
 def from_itk_image(image: Any, *, units: str | None = "millimeter") -> xr.DataArray:
-    """Return an ITK image as a DataArray; every voxel keeps its physical place.
+    """Return an ITK image as a DataArray, with every voxel at its physical position.
 
     Parameters
     ----------
     image : itk.Image
-        Two- or three-dimensional, of scalar or vector pixels. A direction matrix that
-        flips or permutes axes is honoured.
+        Two- or three-dimensional, with scalar or vector pixels. Its direction matrix
+        may flip or permute axes.
     units
-        Unit of its coordinates; ITK's convention is millimetres.
+        Unit of its coordinates. ITK's convention is millimetres.
 
     Returns
     -------
@@ -56,11 +56,11 @@ def from_itk_image(image: Any, *, units: str | None = "millimeter") -> xr.DataAr
     ndim = int(image.GetImageDimension())
     if ndim not in (2, 3):
         msg = (
-            f"the image has {ndim} dimensions; expected 2 or 3. Extract one "
-            f"volume first"
+            f"the image has {ndim} dimensions; expected 2 or 3. Extract one volume "
+            "first"
         )
         raise InputError(msg)
-    # The array of a view would be lost with the image.
+    # Copied, because a view does not keep the image alive.
     values = np.array(itk.array_view_from_image(image))
     components = values.ndim - ndim
     direction = itk.array_from_matrix(image.GetDirection())[::-1, ::-1]
@@ -76,8 +76,7 @@ def from_itk_image(image: Any, *, units: str | None = "millimeter") -> xr.DataAr
             "output_direction=identity)"
         )
         raise InputError(msg)
-    # Array axis k runs along physical axis axes[k], backwards where its sign is
-    # negative.
+    # Array axis k runs along physical axis axes[k], backwards if its sign is negative.
     sizes = np.array(values.shape[:ndim])
     low = origin.copy()
     for k in range(ndim):
@@ -104,13 +103,13 @@ def from_itk_image(image: Any, *, units: str | None = "millimeter") -> xr.DataAr
 def _axes_and_signs(
     direction: NDArray[np.float64],
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Return the physical axis that each array axis runs along, and which way."""
+    """Return the physical axis that each array axis runs along, and its sign."""
     axes = np.abs(direction).argmax(axis=0)
     return axes, np.sign(direction[axes, range(len(axes))])
 
 
 def is_aligned(image: Any) -> bool:
-    """Tell whether the grid of an ITK image runs along the axes of space."""
+    """Return whether the grid of an ITK image is axis-aligned."""
     import itk
 
     direction = itk.array_from_matrix(image.GetDirection())
@@ -123,12 +122,12 @@ def is_aligned(image: Any) -> bool:
 
 
 def to_itk_image(array: xr.DataArray) -> Any:
-    """Return a DataArray as an ITK image, in memory.
+    """Return a DataArray as an ITK image in memory.
 
     Parameters
     ----------
     array : DataArray ([c], [z], y, x)
-        Channels become vector pixels.
+        Channels become components of vector pixels.
 
     Returns
     -------
@@ -159,7 +158,7 @@ def to_itk_image(array: xr.DataArray) -> Any:
 
 
 def _itk_dtype(values: NDArray[Any]) -> np.dtype[Any]:
-    """Return a dtype that ITK knows and that holds every value."""
+    """Return a dtype that ITK supports and that represents every value."""
     dtype = values.dtype
     wider = {"bool": np.uint8, "int8": np.int16, "float16": np.float32}
     if dtype.name in wider:
@@ -182,14 +181,16 @@ def _itk_dtype(values: NDArray[Any]) -> np.dtype[Any]:
 def open_image(
     path: str | os.PathLike[str], *, units: str | None = "millimeter"
 ) -> xr.DataArray:
-    """Read any image file that ITK reads (NRRD, MetaImage, NIfTI, TIFF, PNG, …), whole.
+    """Read an image file of any format that ITK reads: NRRD, MetaImage, NIfTI, TIFF….
+
+    The file is read whole.
 
     Parameters
     ----------
     path
         The file.
     units
-        Unit of its coordinates; medical formats are in millimetres.
+        Unit of its coordinates. Medical formats use millimetres.
 
     Returns
     -------
@@ -208,7 +209,13 @@ def open_image(
 
 
 def read_image(path: str | os.PathLike[str]) -> Any:
-    """Read an image file as an ``itk.Image``, or say why that is not possible."""
+    """Read an image file as an ``itk.Image``.
+
+    Raises
+    ------
+    StoreError
+        If the file does not exist or ITK cannot read it.
+    """
     import itk
 
     address = as_address(path)

@@ -1,9 +1,9 @@
-"""Who works in a directory: locks that end with their process, temporary directories.
+"""Locks on directories that end with their process, and temporary directories.
 
-The kernel's lock on a file ends with the process that holds it, be it by ``kill -9``.
-Some shared file systems know no locks, or none between hosts. So the file also names
-its owner, whose process touches it while it lives: on another host it is taken to be
-dead once it has not done so for a while.
+The kernel's lock on a file ends with the process that holds it, even by ``kill -9``.
+Some shared file systems have no locks, or none between hosts. The file therefore also
+names its owner, which touches it at intervals. An owner on another host counts as dead
+if it has not done so for a while.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ import psutil
 from xdreg.errors import InputError, StoreError
 from xdreg.stores.posix import try_lock
 
-#: Name of the lock's file in the directory that it is for.
+#: Name of the lock's file in its directory.
 LOCK = "lock"
 
-#: Seconds between signs of life, and without one after which an owner on another host
-#: counts as dead. Clocks of hosts may differ by less than that.
+#: Seconds between touches of the file, and seconds without one after which an owner on
+#: another host counts as dead. Hosts' clocks may differ by less than that.
 BEAT = 15.0
 SILENCE = 120.0
 
 
 class Lock:
-    """The right to work in a directory, for one owner at a time.
+    """An exclusive lock on a directory.
 
     Parameters
     ----------
     directory
-        Where the lock's file lies; it stays there, empty when nobody holds it.
+        Holds the lock's file, which stays there, empty when nobody holds the lock.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -48,12 +48,12 @@ class Lock:
         self._fd: int | None = None
 
     def __enter__(self) -> Lock:
-        """Take it.
+        """Acquire the lock.
 
         Raises
         ------
         InputError
-            If someone else holds it.
+            If another process holds it.
         StoreError
             If the directory cannot be written to.
         """
@@ -65,7 +65,7 @@ class Lock:
         try:
             owner = _owner(fd)
             free = try_lock(fd)
-            if free is False or (owner and _lives(owner, fd, sure=free is True)):
+            if free is False or (owner and _is_alive(owner, fd, locked=free is True)):
                 who = "someone"
                 if owner:
                     who = f"process {owner.get('pid')} on {owner.get('host')}"
@@ -84,7 +84,7 @@ class Lock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give it back."""
+        """Release the lock."""
         _beating.remove(self)
         if self._fd is not None:
             with contextlib.suppress(OSError):
@@ -93,13 +93,13 @@ class Lock:
             self._fd = None
 
     def beat(self) -> None:
-        """Give a sign of life."""
+        """Show other hosts that the owner is alive."""
         with contextlib.suppress(OSError):
             os.utime(self.path)
 
 
 class _Heart:
-    """One thread that gives a sign of life for every lock that is held."""
+    """One thread that touches the files of all locks held by this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -145,25 +145,24 @@ def _write_owner(fd: int) -> None:
     os.write(fd, json.dumps(owner).encode())
 
 
-def _lives(owner: dict[str, Any], fd: int, *, sure: bool) -> bool:
-    """Tell whether an owner is still there; ``sure`` if this host's locks said no."""
+def _is_alive(owner: dict[str, Any], fd: int, *, locked: bool) -> bool:
+    """Return whether an owner is alive; ``locked`` if this process has the lock now."""
     if owner.get("host") != socket.gethostname():
         return time.time() - os.fstat(fd).st_mtime < SILENCE
-    if sure:
+    if locked:
         return False
     try:
         started = psutil.Process(owner["pid"]).create_time()
     except (psutil.Error, KeyError, TypeError, ValueError):
         return False
-    # Another process may have been given its number.
+    # Another process may have got its number.
     return bool(abs(started - owner.get("started", 0)) < 1)
 
 
 def temporary_directory(prefix: str) -> Path:
-    """Make a directory that is removed when this Python ends.
+    """Make a directory that is removed when this Python process ends.
 
-    It lies in one directory for all of this process. What processes left behind that
-    were killed is removed on the way.
+    All of them are in one directory. Those of killed processes are removed too.
     """
     return Path(tempfile.mkdtemp(prefix=prefix, dir=_root()))
 
@@ -171,7 +170,7 @@ def temporary_directory(prefix: str) -> Path:
 def _root() -> Path:
     global _own
     with _making:
-        # A fork shares the variable and not the directory.
+        # A fork inherits the variable but needs its own directory.
         if _own is None or _own[1] != os.getpid():
             _sweep()
             path = Path(tempfile.mkdtemp(prefix="xdreg-"))
@@ -182,14 +181,14 @@ def _root() -> Path:
 
 
 def _sweep() -> None:
-    """Remove directories whose processes are gone."""
+    """Remove the directories of processes that have ended."""
     for path in Path(tempfile.gettempdir()).glob("xdreg-*"):
-        # Those of others, or that another process removes at this moment.
+        # Some belong to others, or another process is removing them.
         with contextlib.suppress(OSError, InputError, StoreError):
             if (path / LOCK).stat().st_size and not path.is_symlink():
                 with Lock(path):
                     shutil.rmtree(path, ignore_errors=True)
-                # Windows keeps the file of a lock that is held.
+                # Windows does not remove the file of a held lock.
                 shutil.rmtree(path, ignore_errors=True)
 
 

@@ -1,7 +1,7 @@
-"""What is refused of a store: what no image needs, and what contradicts itself.
+"""Checks of OME-Zarr stores for unsafe, excessive and contradictory metadata.
 
-Nothing of a store is evaluated or unpickled; what would take more memory or time than
-any image is refused before it is read.
+Nothing in a store is evaluated or unpickled. What would take more memory or time than
+any image needs is refused before it is read.
 """
 
 from __future__ import annotations
@@ -20,31 +20,30 @@ if TYPE_CHECKING:
 
     Bounds = tuple[float, float]
 
-#: A document of metadata has at most so many bytes; that of a plate of thousands of
-#: wells has a few million.
+#: Most bytes of a metadata document. A plate of thousands of wells has a few million.
 MOST_BYTES = 2**26
 
-#: A pyramid has at most so many levels: each halves the image.
+#: Most levels of a pyramid. Each halves the image.
 MOST_LEVELS = 64
 
-#: An array has at most so many chunks, along an axis and all told, and a chunk, which
-#: is decoded whole, at most so many bytes.
+#: Most chunks of an array along an axis and in all, and most bytes of a chunk, which is
+#: decoded whole.
 MOST_CHUNKS_PER_AXIS = 10**6
 MOST_CHUNKS = 10**9
 MOST_CHUNK_BYTES = 2**34
 
-#: Images without a unit of length are often said to be in pixels.
+#: Images without a unit of length often declare pixels.
 KNOWN_UNITS = {*UNIT_METRES, "pixel", "pixels", "voxel", "voxels"}
 
-#: A level ends within so many of its own voxels of where the finest one does: a rest
-#: may be dropped, and some writers leave half a voxel of shift out.
+#: Most difference between the ends of a level and of the finest one, in voxels of the
+#: level. A remainder may be dropped, and some writers omit a shift of half a voxel.
 LEVEL_TOLERANCE = 2.0
 
 _DOCUMENTS = ("zarr.json", ".zattrs", ".zgroup", ".zarray", ".zmetadata")
 
 
 def check_sizes(address: str, options: Mapping[str, Any] | None) -> None:
-    """Refuse documents that are too large to be metadata, before they are parsed."""
+    """Raise if a document is too large to be metadata, before it is parsed."""
     import fsspec
 
     files, root = fsspec.core.url_to_fs(address, **(options or {}))
@@ -67,12 +66,12 @@ def check_sizes(address: str, options: Mapping[str, Any] | None) -> None:
 
 
 def check_array(address: str, path: str, array: zarr.Array[Any]) -> None:
-    """Refuse an array that would run code, or take memory or time beyond any image.
+    """Raise if an array would run code, or take more memory or time than any image.
 
     Raises
     ------
     StoreError
-        With the key and its value.
+        Naming the key and its value.
     """
     where = f"{address}: the array {path!r}"
     unsafe = [name for name in _names(array.metadata.to_dict()) if "pickle" in name]
@@ -120,7 +119,7 @@ def _names(metadata: Any) -> Iterator[str]:
 
 
 def check_unit(address: str, axis: Mapping[str, Any]) -> None:
-    """Refuse a space axis whose unit is no length that is known."""
+    """Raise if a space axis has a unit that is no known length."""
     unit = axis.get("unit")
     if axis.get("type") != "space" or unit is None or unit == "":
         return
@@ -133,7 +132,7 @@ def check_unit(address: str, axis: Mapping[str, Any]) -> None:
 
 
 def check_levels(address: str, levels: Sequence[tuple[zarr.Array[Any], Any]]) -> None:
-    """Refuse levels that contradict each other: all must span the same region."""
+    """Raise if levels contradict each other. All must span the same region."""
     first: list[Bounds] = []
     for array, image in levels:
         spans = []

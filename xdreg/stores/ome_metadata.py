@@ -1,8 +1,8 @@
-"""OME-Zarr metadata, none of which is trusted: it is used, or refused with its value.
+"""Reading of OME-Zarr metadata, which is used or refused, never trusted.
 
-Parsing goes through ngff-zarr. Spacing and origin are composed here, from the numbers
-in the store: ngff-zarr leaves out the transformations of the multiscale as a whole, and
-takes those that it does not know for the identity.
+ngff-zarr parses it. Spacing and origin are composed here from the numbers in the store,
+because ngff-zarr ignores the transformations of the multiscale as a whole, and takes
+unknown transformations for the identity.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from xdreg.stores.ome_checks import (
     check_unit,
 )
 from xdreg.stores.paths import is_remote
-from xdreg.stores.retrying import tried_again
+from xdreg.stores.retrying import retry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     import zarr
 
 
-#: A web server may be silent for so long; more by ``client_kwargs`` of fsspec.
+#: Seconds a web server may be silent, unless ``client_kwargs`` of fsspec say more.
 HTTP_SECONDS = 30
 
 
 def open_group(address: str, storage_options: Mapping[str, Any] | None) -> zarr.Group:
-    """Open a store for reading, or say why that is not possible."""
+    """Open a store for reading; raise `StoreError` with the reason if that fails."""
     import zarr
 
     remote = is_remote(address)
@@ -56,10 +56,10 @@ def open_group(address: str, storage_options: Mapping[str, Any] | None) -> zarr.
         msg = f"{address or 'an empty path'} does not exist; check the path"
         raise StoreError(msg)
     try:
-        # A relative path would be another one in a worker, and its chunks all zero.
+        # A relative path may not exist in a worker, which would read zeros.
         place = address if remote else path
-        tried_again(lambda: check_sizes(str(place), options))
-        node = tried_again(lambda: zarr.open(place, mode="r", storage_options=options))
+        retry(lambda: check_sizes(str(place), options))
+        node = retry(lambda: zarr.open(place, mode="r", storage_options=options))
     except (FileNotFoundError, NotADirectoryError) as error:
         msg = (
             f"{address} is not a Zarr store, or it cannot be reached; OME-Zarr images "
@@ -72,7 +72,7 @@ def open_group(address: str, storage_options: Mapping[str, Any] | None) -> zarr.
         raise StoreError(msg) from error
     except XdregError:
         raise
-    # Every remote client raises exceptions of its own.
+    # Every remote client has its own exceptions.
     except Exception as error:
         msg = (
             f"{address} cannot be read: {type(error).__name__}: {error}; check the "
@@ -89,10 +89,10 @@ def open_group(address: str, storage_options: Mapping[str, Any] | None) -> zarr.
 
 
 def _with_time_limit(options: dict[str, Any]) -> dict[str, Any]:
-    """Have a web server answer within a while; the default is five minutes."""
+    """Limit how long a web server may be silent. The default is five minutes."""
     try:
         import aiohttp
-    except ImportError:  # said by fsspec, with what to install
+    except ImportError:  # fsspec raises and says what to install
         return options
     limit = aiohttp.ClientTimeout(sock_connect=HTTP_SECONDS, sock_read=HTTP_SECONDS)
     client = {"timeout": limit} | dict(options.get("client_kwargs") or {})
@@ -113,14 +113,14 @@ def read_metadata(
     version = str(ome.get("version", declared.get("version", "unknown")))
     try:
         multiscales = ngff_zarr.from_ome_zarr(_metadata_documents(group, arrays))
-    # ngff-zarr does not say what it raises on metadata of the wrong form.
+    # ngff-zarr does not document what it raises.
     except Exception as error:
         msg = f"the OME-Zarr metadata of {address} cannot be read: {error}; correct it"
         raise StoreError(msg) from error
     omero = getattr(multiscales.metadata, "omero", None)
     for dataset, image in zip(declared["datasets"], multiscales.images, strict=True):
         steps = steps_of(address, dataset)
-        # From 0.6 on they lead from the intrinsic system to others.
+        # From 0.6 on, those of the multiscale lead to other coordinate systems.
         if steps and "coordinateSystems" not in declared:
             steps += steps_of(address, declared)
         scale, translation = composed_scale(
@@ -145,7 +145,13 @@ def steps_of(address: str, owner: Mapping[str, Any]) -> list[Any]:
 
 
 def the_multiscale(address: str, ome: Any) -> dict[str, Any]:
-    """Return the one multiscale's metadata as stored, or say what else is there."""
+    """Return the first multiscale's metadata as stored.
+
+    Raises
+    ------
+    StoreError
+        If there is none. The message says what the group is and what to open instead.
+    """
     found = ome.get("multiscales") if isinstance(ome, dict) else None
     if not found:
         kind, child = _another_kind(ome) if isinstance(ome, dict) else (None, None)
@@ -171,7 +177,7 @@ def the_multiscale(address: str, ome: Any) -> dict[str, Any]:
 
 
 def _another_kind(ome: dict[str, Any]) -> tuple[str | None, str]:
-    """Return what a group is that is no image, and what of it to open instead."""
+    """Return the kind of a group that is no image, and what to open instead."""
     if "scene" in ome:
         steps = _dicts(ome["scene"], "coordinateTransformations")
         ends = [step.get(end) for step in steps for end in ("input", "output")]
@@ -193,25 +199,25 @@ def _another_kind(ome: dict[str, Any]) -> tuple[str | None, str]:
 
 
 def _dicts(owner: Any, key: str) -> list[dict[str, Any]]:
-    """Return the objects in a list of metadata; what is none is left out."""
+    """Return the objects in a list of metadata, without values of other types."""
     values = owner.get(key) if isinstance(owner, dict) else None
     values = values if isinstance(values, list) else []
     return [value for value in values if isinstance(value, dict)]
 
 
 def level_array(address: str, group: zarr.Group, dataset: Any) -> zarr.Array[Any]:
-    """Return the array of a level, or say that it is missing or damaged."""
+    """Return the array of a level; raise `StoreError` if it is missing or damaged."""
     import zarr
 
     path: Any = dataset.get("path") if isinstance(dataset, dict) else None
-    # Backslashes and drives lead out of a store on Windows.
+    # On Windows, backslashes and drives may lead out of a store.
     parts = path.replace("\\", "/").split("/") if isinstance(path, str) else [""]
     if not parts[0] or ".." in parts or ":" in parts[0]:
         msg = f"{address}: dataset path {path!r} leaves the store; it is not opened"
         raise StoreError(msg)
     try:
-        source = tried_again(lambda: group[path])
-    # Zarr and its codecs do not say what they raise on metadata of the wrong form.
+        source = retry(lambda: group[path])
+    # Zarr and its codecs do not document what they raise.
     except Exception as error:
         msg = f"{address} names a level {path!r} that is missing or damaged"
         raise StoreError(msg) from error
@@ -245,7 +251,7 @@ def _check_axes(
         found = [(axis.get("name"), axis.get("type")) for axis in axes]
         msg = (
             f"{address} has the axes {found}; expected z, y, x or y, x of type "
-            "'space', in this order, with t and c beside them; correct the metadata"
+            "'space', in this order, and besides them t and c; correct the metadata"
         )
         raise StoreError(msg)
     for axis in axes:
@@ -257,12 +263,12 @@ def _check_axes(
 
 
 def axes_of(declared: dict[str, Any]) -> list[Any]:
-    """Return the axes of the system that the datasets lead to, as stored."""
+    """Return the axes of the datasets' coordinate system, as stored."""
     systems = declared.get("coordinateSystems")
     if not isinstance(systems, list) or not systems:
         axes = declared.get("axes")
         return axes if isinstance(axes, list) else []
-    # The datasets lead to the intrinsic system, wherever it is listed.
+    # That system may be anywhere in the list.
     steps = declared["datasets"][0].get("coordinateTransformations")
     first = steps[0] if isinstance(steps, list) and steps else None
     end = first.get("output") if isinstance(first, dict) else None
@@ -276,7 +282,7 @@ def axes_of(declared: dict[str, Any]) -> list[Any]:
 def composed_scale(
     address: str, path: str, steps: Sequence[Any], ndim: int
 ) -> tuple[list[float], list[float]]:
-    """Return scale and translation of transformations, applied in their order."""
+    """Return scale and translation of transformations applied in order."""
     scale, translation = np.ones(ndim), np.zeros(ndim)
     pending = list(steps)
     if not pending:
@@ -325,7 +331,7 @@ def _are_numbers(values: Any, count: int) -> bool:
 def _metadata_documents(
     group: zarr.Group, arrays: Sequence[zarr.Array[Any]]
 ) -> dict[str, bytes]:
-    """Copy an image's metadata into a mapping, which ngff-zarr reads from anywhere."""
+    """Return an image's metadata documents as a mapping, which ngff-zarr can read."""
     from zarr.core.buffer import default_buffer_prototype
 
     documents: dict[str, bytes] = {}
@@ -336,7 +342,7 @@ def _metadata_documents(
         nodes[path] = array
         parts = path.split("/")
         for parent in ("/".join(parts[:i]) for i in range(1, len(parts))):
-            # A group in between may have no document of its own.
+            # A group in between may have no document.
             if parent not in nodes and parent in group:
                 nodes[parent] = group[parent]
     prototype = default_buffer_prototype()
@@ -344,7 +350,7 @@ def _metadata_documents(
         for key, buffer in node.metadata.to_buffer_dict(prototype).items():
             document = json.loads(buffer.to_bytes())
             if "codecs" in document:
-                # No chunk is read from here, and shards would be refused.
+                # No chunk is read from here, and ngff-zarr refuses shards.
                 document["codecs"] = [
                     {"name": "bytes", "configuration": {"endian": "little"}}
                 ]

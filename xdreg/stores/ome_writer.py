@@ -1,7 +1,7 @@
-"""Writing OME-Zarr images, out of core, with their pyramids.
+"""Out-of-core writing of OME-Zarr images with their pyramids.
 
-ngff-zarr lays out the store and its metadata; the voxels are written chunk by chunk
-through zarr-python, on whatever scheduler is active.
+ngff-zarr writes the metadata. zarr-python writes the voxels chunk by chunk, on the
+active Dask scheduler.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from xdreg.stores.pyramid import downsample
 
 Version = Literal["0.4", "0.5", "0.6"]
 
-#: Voxels of a chunk per spatial axis, unless the image has chunks of its own.
+#: Default size of a chunk along each spatial axis, in voxels.
 CHUNK = {2: 512, 3: 64}
 
 
@@ -43,38 +43,38 @@ def write_ome_zarr(
     storage_options: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> None:
-    """Write an image as OME-Zarr with its pyramid, never more than chunks in memory.
+    """Write an image as OME-Zarr with its pyramid, chunk by chunk.
 
     Parameters
     ----------
     image : DataArray ([t], [c], [z], y, x)
         Numpy- or Dask-backed.
     path
-        Directory or URL to write; it appears whole or not at all.
+        Directory or URL. It appears whole or not at all.
     version
         OME-Zarr version.
     levels
-        Number of levels, fewer where a single voxel is reached before; by default
-        until the longest axis has at most 64 voxels.
+        Number of levels, or fewer if a level has a single voxel. By default levels are
+        added until the longest axis has at most 64 voxels.
     chunks
-        Voxels of a chunk along the spatial axes.
+        Size of a chunk along the spatial axes, in voxels.
     labels
-        Coarsen by picking voxels instead of by means.
+        Coarsen by picking voxels, not by means.
     overwrite
-        Replace the Zarr store that is there.
+        Replace an existing Zarr store.
     name
-        Name of the image; by default the one it has.
+        Name of the image; by default its own.
     storage_options
         For a URL, passed to fsspec.
     progress
-        Show how far it is, on a terminal and in a notebook.
+        Show a progress line on a terminal and in a notebook.
 
     Raises
     ------
     InputError
         If the image's coordinates are unusable or an option does not exist.
     StoreError
-        If something is there and ``overwrite`` is false, it is no Zarr store, or it
+        If ``path`` exists and ``overwrite`` is false or it is no Zarr store, or if it
         cannot be written.
 
     Examples
@@ -102,20 +102,22 @@ def write_ome_zarr(
 
 @dataclass(frozen=True)
 class Layout:
-    """What a store of an image is to look like.
+    """Layout of the store of an image.
 
     Parameters
     ----------
     image : DataArray ([t], [c], [z], y, x)
-        The finest level; what lies in its voxels does not matter.
+        The finest level. Its values are not used.
     grids
         Geometry of every level.
     factors
-        By how much each axis of a level is coarsened to make the next.
+        Coarsening of each axis from each level to the next.
     chunks
-        Voxels of a chunk along the spatial axes.
-    version, name
-        Of OME-Zarr, and of the image.
+        Size of a chunk along the spatial axes, in voxels.
+    version
+        OME-Zarr version.
+    name
+        Name of the image.
     """
 
     image: xr.DataArray
@@ -133,7 +135,7 @@ def make_layout(
     chunks: int | Sequence[int] | None,
     name: str | None,
 ) -> Layout:
-    """Check what `write_ome_zarr` is given, and fill in what is left open.
+    """Check the arguments of `write_ome_zarr` and fill in defaults.
 
     Raises
     ------
@@ -165,7 +167,7 @@ def make_layout(
 
 
 def level_path(number: int) -> str:
-    """Return where the array of a level lies in its store."""
+    """Return the path of a level's array in its store."""
     return f"scale{number}/image"
 
 
@@ -200,12 +202,12 @@ def _chunk_shape(chunks: int | Sequence[int] | None, grid: Grid) -> tuple[int, .
 
 
 def ome_units(units: str | None) -> str | None:
-    """Return a unit if OME-Zarr has a word for it, else None: plain numbers."""
+    """Return a unit if OME-Zarr knows it, else None."""
     return units if units in UNIT_METRES else None
 
 
 def lay_out(path: Path, layout: Layout) -> None:
-    """Make a store with its metadata and empty arrays."""
+    """Create a store with its metadata and empty arrays."""
     import ngff_zarr as nz
 
     image, grids, chunks = layout.image, layout.grids, layout.chunks
@@ -260,16 +262,16 @@ def lay_out(path: Path, layout: Layout) -> None:
 
 
 def compression(version: str) -> dict[str, Any]:
-    """Return the options of a store whose chunks are compressed fast by Zstandard.
+    """Return the options of a store for fast compression by Zstandard.
 
-    Level 1 takes about a third of the time of the default, for a tenth more of size.
-    Blosc would be faster still, but numcodecs decodes a chunk that is cut off without
-    an error, to whatever lies behind it.
+    Level 1 takes a third of the default's time, for 10 % more size. Blosc is faster
+    still, but numcodecs decodes a truncated chunk of it without an error, to whatever
+    follows it in memory.
 
     Parameters
     ----------
     version
-        Of OME-Zarr, which tells the format of Zarr; chunks of the later have checksums.
+        OME-Zarr version. Chunks have checksums from 0.5 on.
     """
     if version == "0.4":
         return {"compressor": {"id": "zstd", "level": 1}}
@@ -278,12 +280,12 @@ def compression(version: str) -> dict[str, Any]:
 
 
 def _step_and_start(image: xr.DataArray, dim: str) -> tuple[float, float]:
-    """Return scale and translation of a time axis; of any other, and of none, 1 and 0.
+    """Return scale and translation of a time axis; 1 and 0 without numeric times.
 
     Raises
     ------
     InputError
-        If the time points are not evenly spaced, which OME-Zarr cannot say.
+        If the times are not evenly spaced, which OME-Zarr cannot represent.
     """
     if dim != "t" or "t" not in image.coords or image["t"].dtype.kind not in "iuf":
         return 1.0, 0.0
@@ -305,7 +307,7 @@ def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _omero(image: xr.DataArray) -> Any:
-    """Return channel names as OME-Zarr keeps them, with display limits by dtype."""
+    """Return OME-Zarr's metadata of channels, with display limits from the dtype."""
     import ngff_zarr as nz
 
     limits = np.iinfo(image.dtype) if image.dtype.kind in "iu" else None

@@ -1,7 +1,7 @@
 """OME-Zarr images as chunked xarray objects with exact physical coordinates.
 
-Arrays come through zarr-python, whose arrays pickle to a kilobyte; `ome_metadata`
-reads the metadata. Versions 0.4, 0.5 and 0.6; paths and URLs.
+Versions 0.4, 0.5 and 0.6, at paths and URLs. `ome_metadata` reads the metadata, and
+zarr-python the arrays, because its arrays pickle to a kilobyte.
 """
 
 from __future__ import annotations
@@ -59,21 +59,21 @@ def open_ome_zarr(
     store
         Path or URL (``https://…``, ``s3://…``) of a multiscale image.
     level
-        Return this level only, 0 the finest.
+        Return only this level, 0 being the finest.
     storage_options
         For remote stores, passed to fsspec, for example ``{"anon": True}``.
 
     Returns
     -------
     DataTree or DataArray
-        The tree has a node per level, ``tree["scale0/image"]`` the finest, each a
-        DataArray ``([t], [c], [z], y, x)`` chunked as stored, whose coordinates are
-        voxel centres with ``units``.
+        The tree has a node per level, ``tree["scale0/image"]`` being the finest. Each
+        is a DataArray ``([t], [c], [z], y, x)`` chunked as stored, whose coordinates
+        are voxel centres with ``units``.
 
     Raises
     ------
     StoreError
-        If nothing is there, it is no OME-Zarr image, or its metadata cannot be used.
+        If it does not exist, is no OME-Zarr image, or has unusable metadata.
     InputError
         If the level does not exist.
 
@@ -105,7 +105,7 @@ def open_ome_zarr(
         return arrays[0]
     tree = xr.DataTree.from_dict(
         {f"scale{i}": xr.Dataset({"image": array}) for i, array in enumerate(arrays)},
-        # A slash would stand for a node below.
+        # A slash in a name would mean a child node.
         name=name.replace("/", "-"),
     )
     tree.attrs |= {"source": address, "ome_zarr_version": version}
@@ -113,9 +113,9 @@ def open_ome_zarr(
 
 
 def zarr_array_of(array: xr.DataArray) -> zarr.Array[Any] | None:
-    """Return the Zarr array behind a DataArray, where nothing was done to it since.
+    """Return the Zarr array behind a DataArray, None if it was changed since opening.
 
-    Dask keeps what an array was made from under a key that any change leaves behind.
+    Dask keeps the source of an array under a key that every operation drops.
     """
     import zarr
 
@@ -137,7 +137,10 @@ def lazy_zarr(source: zarr.Array[Any]) -> dask.array.Array:
 
 
 def modified(source: zarr.Array[Any]) -> int | None:
-    """Tell a local array from the one that it overwrote; a cluster may hold both."""
+    """Return when a local array was written, to distinguish it from an overwritten one.
+
+    A cluster may hold both.
+    """
     from zarr.storage import LocalStore
 
     if not isinstance(source.store, LocalStore):

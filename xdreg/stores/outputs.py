@@ -1,8 +1,8 @@
-"""Outputs that appear whole or not at all, and replace nothing unless asked to.
+"""Outputs that appear whole or not at all, and overwrite nothing unless asked to.
 
-A local store is written beside its place and renamed once it is finished. At a URL,
-where nothing can be renamed, the documents by which a store is known come last. What
-cannot be finished is removed; what a killed process left is removed by the next.
+A local store is written under another name and renamed once it is finished. At a URL,
+where nothing can be renamed, the documents that make it a store are written last. An
+unfinished output is removed, or if its process was killed, by the next process.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ import zarr
 from xdreg.errors import StoreError, XdregError
 from xdreg.stores.paths import as_address, is_remote
 from xdreg.stores.posix import sync_disks
-from xdreg.stores.retrying import of_a_store
+from xdreg.stores.retrying import is_store_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     StorageOptions = Mapping[str, Any] | None
 
-#: What makes a directory a Zarr store, in the order in which they are to appear.
+#: Documents that make a directory a Zarr store, in the order in which to write them.
 _ROOT = (".zattrs", ".zmetadata", ".zarray", ".zgroup", "zarr.json")
 
-#: Lies in a store at a URL until it is finished.
+#: Marks a store at a URL as unfinished.
 MARK = ".xdreg-unfinished"
 
 
 class Output:
-    """A store that is being written.
+    """A store while it is written.
 
     Parameters
     ----------
     folder
-        A local directory to lay out metadata in, and whatever is small.
+        A local directory for metadata and small arrays.
     url, storage_options
-        Where the store is to be, if that is not local.
+        Location of the store, unless it is ``folder``.
     """
 
     def __init__(
@@ -55,16 +55,16 @@ class Output:
         self._sent: set[Path] = set()
 
     def array(self, path: str) -> zarr.Array[Any]:
-        """Return an array whose metadata was laid out, where its voxels are to go."""
+        """Return an array that exists in ``folder``, to write its voxels."""
         if self._url is None:
             return zarr.open_array(self.folder / path, mode="r+")
         self._send(root=False)
         place = f"{self._url}/{path}"
-        options = self._options or None  # Else refused where nobody takes them.
+        options = self._options or None  # some stores refuse an empty dict
         return zarr.open_array(place, mode="r+", storage_options=options)
 
     def finish(self) -> None:
-        """Send the rest, last what makes the store one, where it is not local."""
+        """Upload the remaining documents, those of the root last."""
         if self._url is not None:
             self._send(root=False)
             self._send(root=True)
@@ -92,14 +92,14 @@ def new_store(
     overwrite: bool,
     storage_options: StorageOptions = None,
 ) -> Iterator[Output]:
-    """Write a Zarr store that appears when the body ends well.
+    """Write a Zarr store that appears when the body succeeds.
 
     Parameters
     ----------
     path
         Local directory or URL.
     overwrite
-        Replace a store that is there.
+        Replace an existing store.
     storage_options
         For a URL, passed to fsspec.
 
@@ -110,7 +110,7 @@ def new_store(
     Raises
     ------
     StoreError
-        If something is there and ``overwrite`` is false, or it cannot be written.
+        If ``path`` exists and ``overwrite`` is false, or it cannot be written.
     """
     address = as_address(path)
     with writing(address):
@@ -126,21 +126,21 @@ def new_store(
 def writing(
     place: object, rest: str = "nothing half-written was left"
 ) -> Iterator[None]:
-    """Turn what a full or lost disk or a server raises into an error with a remedy.
+    """Raise errors of disks and servers as `StoreError` with a remedy.
 
     Parameters
     ----------
     place
         What is written.
     rest
-        What became of it, to end the message with.
+        End of the message: what remains of it.
     """
     try:
         yield
     except XdregError:
         raise
     except Exception as error:
-        if not of_a_store(error):
+        if not is_store_error(error):
             raise
         msg = (
             f"{place} cannot be written: {error}. See that there is room and that it "
@@ -164,7 +164,7 @@ def _local(target: Path, overwrite: bool) -> Iterator[Output]:
 
 
 def partial_of(target: Path) -> Path:
-    """Return where a local store lies until it is finished."""
+    """Return the path of a local store until it is finished."""
     return target.with_name(f".{target.name}.part")
 
 
@@ -173,15 +173,15 @@ def _previous_of(target: Path) -> Path:
 
 
 def bring_back(target: Path) -> None:
-    """Put back a store whose replacement a kill prevented, between two renames."""
+    """Restore a store whose replacement was killed between its two renames."""
     previous = _previous_of(target)
     if previous.exists() and not target.exists():
         previous.rename(target)
 
 
 def put_in_place(partial: Path, target: Path) -> None:
-    """Give a finished store its name, in place of what has it."""
-    # A name may reach the disk before what it names does.
+    """Rename a finished store, in place of an existing one."""
+    # A name may reach the disk before its content.
     sync_disks()
     previous = _previous_of(target)
     shutil.rmtree(previous, ignore_errors=True)
@@ -217,12 +217,12 @@ def _remote(
 def remote_place(
     url: str, overwrite: bool, storage_options: StorageOptions
 ) -> tuple[Any, str, set[str]]:
-    """Return the file system of a URL, the place there, and the names that it holds.
+    """Return the file system of a URL, the path in it, and the names found there.
 
     Raises
     ------
     StoreError
-        If they are not to be replaced, or the file system is not known.
+        If they must not be replaced, or the file system is unknown.
     """
     try:
         files, place = filesystem(url, dict(storage_options or {}))
@@ -230,7 +230,7 @@ def remote_place(
     except (ImportError, ValueError) as error:
         msg = f"{url} cannot be written: {error}; pip install 'xdreg[remote]'"
         raise StoreError(msg) from error
-    # What a killed process left is no store, and nobody else's.
+    # Marked ones are leftovers of a killed process.
     if names and MARK not in names:
         if not overwrite:
             raise _exists(url)
@@ -240,7 +240,7 @@ def remote_place(
 
 
 def remove_store(files: Any, place: str, names: set[str]) -> None:
-    """Remove a store, first what makes it one."""
+    """Remove a store, first the documents that make it one."""
     if not names:
         return
     for name in _ROOT[::-1]:
@@ -252,7 +252,7 @@ def remove_store(files: Any, place: str, names: set[str]) -> None:
 
 
 def listed(files: Any, place: str) -> list[str]:
-    """Return what lies at a place, nothing where there is no such place."""
+    """Return the paths in a folder, none if it does not exist."""
     files.invalidate_cache()
     try:
         return [str(entry) for entry in files.ls(place, detail=False)]
@@ -261,7 +261,7 @@ def listed(files: Any, place: str) -> list[str]:
 
 
 def filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
-    """Return the file system of a URL or path, and the place there."""
+    """Return the file system of a URL or path, and the path in it."""
     import fsspec
 
     files, place = fsspec.core.url_to_fs(url, **options)
@@ -269,7 +269,7 @@ def filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
 
 
 def check_target(target: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Refuse a local output that exists, or a folder that does not.
+    """Raise if a local output exists, or its folder does not.
 
     Only a Zarr or N5 store, or an empty directory, is ever overwritten.
 
@@ -288,7 +288,7 @@ def check_target(target: str | os.PathLike[str], *, overwrite: bool) -> None:
 
 
 def check_file(target: Path, *, overwrite: bool) -> None:
-    """Refuse a file that exists, what is no file, or a folder that does not exist.
+    """Raise if a file exists, is not a file, or its folder does not exist.
 
     Raises
     ------
@@ -303,9 +303,9 @@ def check_file(target: Path, *, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def new_file(target: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Write a file that appears when the body ends well; yield where to write it."""
+    """Write a file that appears when the body succeeds; yield the path to write."""
     check_file(target, overwrite=overwrite)
-    # A tool tells the format by all suffixes: ".nii.gz".
+    # Tools infer the format from all suffixes, as in ".nii.gz".
     partial = target.with_name(f".part-{target.name}")
     with writing(target):
         try:

@@ -1,4 +1,4 @@
-"""What a user gives as a path: text or a path object, local or a URL."""
+"""Paths and URLs as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def as_address(path: object, name: str = "path") -> str:
     Raises
     ------
     InputError
-        If it is neither text nor a path object.
+        If it is neither text nor a path object, or contains a null character.
 
     Examples
     --------
@@ -29,5 +29,5 @@ def as_address(path: object, name: str = "path") -> str:
 
 
 def is_remote(address: str) -> bool:
-    """Tell a URL from a local path."""
+    """Return whether an address is a URL."""
     return "://" in address

@@ -1,9 +1,4 @@
-"""Progress: of a stage, read off the work directory, and of what Dask computes.
-
-Blocks leave a record each, wherever they ran, so one way of watching serves threads and
-clusters alike. Dask tells of its tasks only where they run in this process. A program
-that watches a stage stops the run by raising.
-"""
+"""A progress line for Dask computations in this process."""
 
 from __future__ import annotations
 
@@ -32,14 +27,14 @@ def _shown(console: Console, *, enabled: bool) -> bool:
 
 @contextlib.contextmanager
 def working(description: str, *, enabled: bool) -> Iterator[None]:
-    """Show a line with the tasks done while the body computes with Dask; then none.
+    """Show a line with the finished Dask tasks while the body runs.
 
     Parameters
     ----------
     description
-        What the line says.
+        Text of the line.
     enabled
-        False shows nothing. True shows the line on a terminal and in a notebook.
+        True shows the line on a terminal and in a notebook, False nowhere.
     """
     console = Console(stderr=True)
     if not _shown(console, enabled=enabled):
@@ -58,7 +53,7 @@ def working(description: str, *, enabled: bool) -> Iterator[None]:
 
 
 class _Tasks(Callback):  # type: ignore[misc]
-    """Counts the tasks of all that is computed, one computation after the other."""
+    """Counts the tasks of all computations, one after the other."""
 
     def __init__(self, bars: Progress, line: TaskID) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ from xdreg.grid import Grid
 from xdreg.numerics import kernels
 from xdreg.stores.channels import ChannelMix, source_identity
 from xdreg.stores.ome_zarr import zarr_array_of
-from xdreg.stores.retrying import patiently
+from xdreg.stores.retrying import retry_read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,7 +89,7 @@ class ImageReader:
             window = tuple(slice(0, n) for n in self.grid.shape)
         parts = dict(zip(self.grid.dims, window, strict=True))
         index = tuple(parts[a] if isinstance(a, str) else a for a in self.axes)
-        values = patiently(
+        values = retry_read(
             lambda: np.asarray(self.source[index]),
             f"{_place_of(self.source)} at {_extent(window, self.grid.dims)}",
             remote=_is_remote(self.source),

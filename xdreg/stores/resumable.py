@@ -1,12 +1,12 @@
-"""Outputs whose making goes on where it was ended, and that appear whole all the same.
+"""Outputs that an interrupted process can continue, and that appear only when whole.
 
-An unfinished store holds a journal, a folder: a description of what is being made, and
-for every region that is written a file without content, whose name tells the region and
-the checksum of its voxels. Such a file is there or it is not; nothing of it can be cut
-off. What lost its voxels to a power cut shows by the checksum.
+An unfinished store holds a journal. This folder has a description of the output, and an
+empty file per written region, named by the region and the checksum of its voxels. An
+empty file exists or not, and cannot be truncated. The checksum shows which regions lost
+voxels in a power cut.
 
-Locally the store lies beside its place until it is finished; at a URL in its place,
-without the documents by which a store is known. See `xdreg.stores.outputs`.
+Until it is finished, a local store has another name, and a store at a URL lacks the
+documents that make it one. See `xdreg.stores.outputs`.
 """
 
 from __future__ import annotations
@@ -55,40 +55,40 @@ def checksum(values: NDArray[Any]) -> int:
 
 
 class Journal:
-    """Which regions of a store are written; it pickles, for workers to write to it.
+    """Record of the written regions of a store; it pickles, so that workers can add.
 
     Parameters
     ----------
     address, storage_options
-        Its folder: a local path or a URL.
+        The folder, a local path or a URL.
     """
 
     def __init__(self, address: str, storage_options: StorageOptions = None) -> None:
         self._address, self._options = address, dict(storage_options or {})
 
     def __dask_tokenize__(self) -> object:
-        """Identify by place."""
+        """Identify by address."""
         return ("xdreg.Journal", self._address)
 
     def description(self) -> str | None:
-        """Return what is being made here, None where nothing is."""
+        """Return the description of the output, None if there is no journal."""
         files, place = filesystem(self._address, self._options)
         with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
             return str(files.cat_file(f"{place}/{_DESCRIPTION}").decode())
         return None
 
     def begin(self, description: str) -> None:
-        """Say what is being made here."""
+        """Write the description of the output."""
         files, place = filesystem(self._address, self._options)
         files.pipe_file(f"{place}/{_DESCRIPTION}", description.encode())
 
     def add(self, region: str, number: int) -> None:
-        """Note that a region is written, and the checksum of its voxels."""
+        """Mark a region as written, with the checksum of its voxels."""
         files, place = filesystem(self._address, self._options)
         files.pipe_file(f"{place}/{region}-{number:08x}", b"")
 
     def entries(self) -> dict[str, int]:
-        """Return the checksum of every region that is written."""
+        """Return the checksum of every written region."""
         files, place = filesystem(self._address, self._options)
         found = {}
         for entry in listed(files, place):
@@ -106,33 +106,33 @@ def resumable_store(
     overwrite: bool,
     storage_options: StorageOptions = None,
 ) -> Iterator[tuple[Output, Journal]]:
-    """Write a Zarr store that appears when the body ends well, in one go or several.
+    """Write a Zarr store that appears when the body succeeds, in one call or several.
 
     Parameters
     ----------
     path
         Local directory or URL.
     description
-        All that decides about the bits of the result. What an earlier call left is
-        gone on with if it had the same, and else removed.
+        Everything that determines the bits of the result. The rest of an earlier call
+        is continued if its description was the same, otherwise removed.
     overwrite
-        Replace a store that is there.
+        Replace an existing store.
     storage_options
         For a URL, passed to fsspec.
 
     Yields
     ------
     output : Output
-        Metadata may be laid out in it again; voxels that are there are kept.
+        Writing its metadata again keeps voxels that are there.
     journal : Journal
-        What is done, and to be told what is.
+        The regions that are written, to be added to.
 
     Raises
     ------
     StoreError
-        If something is there and ``overwrite`` is false, or it cannot be written.
+        If ``path`` exists and ``overwrite`` is false, or it cannot be written.
     InputError
-        If another process is at it.
+        If another process is writing it.
     """
     address = as_address(path)
     with writing(address, "what is done is kept, the same call goes on from there"):

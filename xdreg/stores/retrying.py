@@ -1,7 +1,7 @@
-"""Reading again what may be read a moment later: bounded, and the same every time.
+"""Bounded, reproducible retries of reads that may succeed a moment later.
 
-A busy server answers with an error, a line drops, a network disk blinks. What a file
-says about itself does not change: damage and missing permission are not waited for.
+A server may be busy, a connection or a network disk may drop out. Damaged or forbidden
+files stay so, and are not tried again.
 """
 
 from __future__ import annotations
@@ -16,43 +16,43 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: How often something is tried, and how many seconds are waited after the first time;
-#: the wait doubles: three seconds in all, for what goes away by itself.
+#: Number of tries, and seconds to wait after the first. The wait doubles: 3 s in all.
 TRIES = 5
 FIRST_WAIT = 0.2
 
-#: Clients of remote stores raise exceptions of their own.
+#: Packages that access remote stores and raise exceptions of their own.
 _CLIENTS = {"aiohttp", "botocore", "aiobotocore", "urllib3", "requests", "google"}
 
-#: Statuses of HTTP that say: later.
+#: Client errors of HTTP that may pass: timeout, too early, too many requests.
 _BUSY = (408, 425, 429)
 
 _LASTING = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
-def lasts(error: Exception) -> bool:
-    """Tell whether an error is an answer, which will be the same the next time."""
+def is_permanent(error: Exception) -> bool:
+    """Return whether another try would raise the same error."""
     status = getattr(error, "status", None)
     refused = isinstance(status, int) and 400 <= status < 500 and status not in _BUSY
     return refused or isinstance(error, _LASTING)
 
 
-def of_a_store(error: Exception) -> bool:
-    """Tell whether a disk, a server or its client raised an error."""
+def is_store_error(error: Exception) -> bool:
+    """Return whether an error came from a disk, a server or its client."""
     if isinstance(error, OSError):
         return True
     return type(error).__module__.partition(".")[0] in _CLIENTS
 
 
-def tried_again(read: Callable[[], T], *, remote: bool = False) -> T:
-    """Read something, again after a while where that failed; at last raise its error.
+def retry(read: Callable[[], T], *, remote: bool = False) -> T:
+    """Return what ``read`` returns, calling it again after errors that may pass.
 
     Parameters
     ----------
     read
-        Reads it.
+        Function without arguments.
     remote
-        Whether it travels: then what arrived may be damaged, and what is stored not.
+        Whether data travels, so that it may arrive damaged though it is stored whole.
+        Then every error may pass.
     """
     wait = FIRST_WAIT
     for _ in range(TRIES - 1):
@@ -61,26 +61,26 @@ def tried_again(read: Callable[[], T], *, remote: bool = False) -> T:
         except (UnreadableError, MemoryError):
             raise
         except Exception as error:
-            if lasts(error) or not (remote or of_a_store(error)):
+            if is_permanent(error) or not (remote or is_store_error(error)):
                 raise
         time.sleep(wait)
         wait *= 2
     return read()
 
 
-def patiently(read: Callable[[], T], what: str, *, remote: bool = False) -> T:
-    """Read a part of an image as `tried_again` does.
+def retry_read(read: Callable[[], T], what: str, *, remote: bool = False) -> T:
+    """Read a part of an image as `retry` does.
 
     Raises
     ------
     UnreadableError
-        If it could not be read, with the name of what it is.
+        If it cannot be read, named as ``what``.
     """
     try:
-        return tried_again(read, remote=remote)
+        return retry(read, remote=remote)
     except (UnreadableError, MemoryError):
         raise
-    # Stores, codecs and clients do not say what they raise.
+    # Stores, codecs and clients do not document what they raise.
     except Exception as error:
         text = str(error).strip() or "no message"
         msg = f"{what} cannot be read: {type(error).__name__}: {text}"
