@@ -5,7 +5,27 @@ Every message says what was expected, what came, and the remedy.
 
 
 class XdregError(Exception):
-    """Base class of every error that xdreg raises on purpose."""
+    """Base class of every error that xdreg raises on purpose.
+
+    Parameters
+    ----------
+    message
+        What was expected, what came, and the remedy.
+    **remedy
+        Options that help, with their values; ``...`` where the user chooses one. They
+        follow the message, in Python as ``workdir=..., overwrite=True``.
+    """
+
+    def __init__(self, message: str = "", **remedy: object) -> None:
+        super().__init__(message)
+        self.message, self.remedy = message, remedy
+
+    def __str__(self) -> str:
+        options = [
+            f"{name}={'...' if value is ... else repr(value)}"
+            for name, value in self.remedy.items()
+        ]
+        return f"{self.message}: {', '.join(options)}" if options else self.message
 
 
 class InputError(XdregError, ValueError):

@@ -96,8 +96,8 @@ def unit_ratio(
     msg = (
         f"{name + ': ' if name else ''}lengths in {source or 'no unit'} do not convert "
         f"to {target or 'no unit'}; "
-        "give both images the same kind of unit, for example "
-        "image.x.attrs['units'] = 'micrometer' on each spatial coordinate"
+        "give both images the same kind of unit in their metadata, or in Python for "
+        "example image.x.attrs['units'] = 'micrometer' on each spatial coordinate"
     )
     raise InputError(msg)
 

@@ -191,7 +191,7 @@ class Linear(Stage):
             chosen = stage.metric or metric
             msg = (
                 f"samples={self.samples} is for elastix, and {chosen!r} takes "
-                "every voxel; leave it out, or choose metric='ncc', 'mi' or 'msd'"
+                "every voxel; leave it out, or choose the metric ncc, mi or msd"
             )
             raise InputError(msg)
         return stage

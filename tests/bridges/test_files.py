@@ -141,7 +141,7 @@ def test_what_does_not_fit_into_memory_is_said(tmp_path, monkeypatch):
     for write in writers.values():
         # A step that does not fit is no step to count from.
         for step in (1, 2):
-            with pytest.raises(xdreg.InputError, match="coarsen it with step=3,"):
+            with pytest.raises(xdreg.InputError, match=r"coarsen it: step=3$"):
                 write(step)
         write(3)
 
@@ -169,7 +169,7 @@ def test_turned_grids_keep_vectors_in_space(tmp_path, direction):
     middle = np.array(list(image.TransformContinuousIndexToPhysicalPoint(index)))
     like = Grid(("y", "x"), (2, 2), (0.1, 0.1), tuple(middle[::-1].tolist()), None)
     if oblique:
-        with pytest.raises(xdreg.InputError, match="pass like="):
+        with pytest.raises(xdreg.InputError, match=r": like=\.\.\."):
             xdreg.open_transform(tmp_path / "turned.nrrd")
     field = xdreg.open_transform(
         tmp_path / "turned.nrrd",
@@ -210,7 +210,7 @@ def test_a_linear_transform_needs_to_be_told_where(tmp_path):
     transform.SetOffset([-4.0, 3.0])
     for name in ("a.tfm", "a.mat", "a.txt"):
         itk.transformwrite([transform], str(tmp_path / name))
-        with pytest.raises(xdreg.InputError, match="pass like="):
+        with pytest.raises(xdreg.InputError, match=r": like=\.\.\."):
             xdreg.open_transform(tmp_path / name)
         like = Grid(("y", "x"), (5, 6), (2.0, 1.0), (1.0, 7.0), "millimeter")
         field = xdreg.open_transform(tmp_path / name, like=like)
@@ -378,7 +378,7 @@ def test_a_quantised_field_of_bigwarp_with_its_affine(tmp_path):
     bent = make_field((values.transpose(0, 2, 1)[::-1] * 0.01).astype("f4"), grid)
     field = xdreg.open_transform(tmp_path / "q.n5", units="micrometer")
     assert difference(field, compose(bent, TURN)) < 1e-4
-    with pytest.raises(xdreg.InputError, match="pass like="):
+    with pytest.raises(xdreg.InputError, match=r": like=\.\.\."):
         xdreg.open_transform(tmp_path / "q.n5", units="micrometer", inverse=True)
     back = xdreg.open_transform(
         tmp_path / "q.n5", units="micrometer", inverse=True, like=grid

@@ -163,7 +163,7 @@ def test_a_matrix_and_a_transform_start_a_run(xdreg_command, pair, tmp_path):
     code, _, err = xdreg_command("register", *pair, "-o", tmp_path, "--initial", matrix)
     assert code == 1
     assert "initial maps fixed to 499" in err
-    assert "with --initial, a matrix" in err
+    assert "a matrix of a translation: --initial" in err
     shift = itk.TranslationTransform[itk.D, 2].New()
     shift.SetOffset([1.0, 2.0])
     itk.transformwrite(shift, str(tmp_path / "shift.tfm"))

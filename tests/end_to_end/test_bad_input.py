@@ -27,7 +27,7 @@ COLOURS = xr.concat([GOOD] * 3, "c")
         (GOOD, xr.concat([GOOD, GOOD], "c"), {}, "2 channels"),
         (GOOD, GOOD, {"channel": 1}, "no channel axis"),
         (GOOD, GOOD, {"channel": "luminance"}, "no channel axis"),
-        (GOOD, COLOURS, {}, "channel='luminance'"),
+        (GOOD, COLOURS, {}, "'luminance' of an RGB image"),
         (
             GOOD,
             xr.concat([GOOD] * 2, "c"),

@@ -205,7 +205,7 @@ def test_an_affine_first_asks_for_a_grid(tmp_path):
             ]
         ),
     )
-    with pytest.raises(xdreg.InputError, match="pass like="):
+    with pytest.raises(xdreg.InputError, match=r": like=\.\.\."):
         xdreg.open_field(tmp_path / "s.zarr")
     field = xdreg.open_field(tmp_path / "s.zarr", like=grid((4, 5)))
     inner = make_field(VECTORS, grid((4, 5)))
@@ -376,7 +376,7 @@ def test_inverse_displacements_of_the_drafts(tmp_path):
         ("physical", "displaced"),
         place="multiscales",
     )
-    with pytest.raises(xdreg.StoreError, match="Open the other one"):
+    with pytest.raises(xdreg.StoreError, match="Open the opposite direction"):
         xdreg.open_field(tmp_path / "i.zarr")
     field = xdreg.open_field(tmp_path / "i.zarr", inverse=True)
     np.testing.assert_allclose(field.displacement, VECTORS, atol=1e-6)

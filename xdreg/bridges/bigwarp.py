@@ -177,7 +177,7 @@ def read(
     if not (folder / "attributes.json").exists():
         msg = (
             f"{path} has no dataset {name!r}; expected BigWarp's layout, with 'dfield' "
-            "and, for inverse=True, 'invdfield'"
+            "and, for the inverse, 'invdfield'"
         )
         raise StoreError(msg)
     attributes = _attributes(folder)

@@ -286,10 +286,10 @@ def _fixed_grid(path: Path, values: Parameters, units: str | None) -> Grid:
     straight = np.isclose(np.abs(direction[axes, range(ndim)]), 1, atol=1e-6).all()
     if not straight or len(set(axes.tolist())) < ndim:
         msg = (
-            f"{path} is for an oblique fixed image; pass like=, where the transform is "
-            "to be sampled"
+            f"{path} is for an oblique fixed image; name an image or a field on whose "
+            "grid to sample the transform"
         )
-        raise InputError(msg)
+        raise InputError(msg, like=...)
     ends = [origin + direction @ (spacing * (index + e)) for e in (0 * size, size - 1)]
     order = np.argsort(axes)[::-1]
     return Grid(

@@ -190,13 +190,13 @@ def open_transform(
     units = normalise_units(units)
     if inverse and kind not in ("ome_zarr", "n5"):
         msg = (
-            f"{address} holds one transform; inverse=True is for .ome.zarr and .n5. "
-            "Invert it: xdreg.inverse(field, moving)"
+            f"{address} holds one transform; only .ome.zarr and .n5 hold its inverse "
+            "too. Invert it: xdreg.inverse(field, moving)"
         )
         raise InputError(msg)
     if kind == "ome_zarr":
         if units is not None:
-            msg = f"{address} says its unit itself; leave out units={units!r}"
+            msg = f"{address} says its unit itself; leave out units {units!r}"
             raise InputError(msg)
         return open_field(address, inverse=inverse, like=like)
     target = _local(address)
@@ -237,8 +237,7 @@ def _check_options(
         raise InputError(msg)
     if affine and kind not in ("ome_zarr", "n5", "itk"):
         msg = (
-            f"a {suffix} file holds displacements only; write .h5 with affine=True, or "
-            "leave it out"
+            f"a {suffix} file holds displacements only; leave affine out, or write .h5"
         )
         raise InputError(msg)
 

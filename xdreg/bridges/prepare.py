@@ -89,11 +89,10 @@ def whole(field: xr.Dataset, step: int = 1) -> tuple[NDArray[np.float32], Grid]:
     if _needed(grid) > free:
         msg = (
             f"this tool holds the whole field, {_needed(grid) / 1e9:.3g} GB at its "
-            f"shape of {grid.shape}, and {free / 1e9:.3g} GB are free; coarsen it with "
-            f"step={_fitting_step(grid, step, free)}, or write OME-Zarr or N5, which "
-            "are written in chunks"
+            f"shape of {grid.shape}, and {free / 1e9:.3g} GB are free; write OME-Zarr "
+            "or N5, which are written in chunks, or coarsen it"
         )
-        raise InputError(msg)
+        raise InputError(msg, step=_fitting_step(grid, step, free))
     reader = open_displacement(field)
     return reader.read([slice(0, n) for n in grid.shape])
 

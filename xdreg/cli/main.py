@@ -1,14 +1,12 @@
 """The command ``xdreg``: its subcommands, and how it ends.
 
 A user's mistake ends it with one line and exit code 1, wrong arguments with 2, Ctrl-C
-with 130. Messages are the library's, turned into the language of the command line.
+with 130. Messages are the library's, with the options of the command for a remedy.
 """
 
 from __future__ import annotations
 
-import functools
 import os
-import re
 import sys
 import warnings
 from typing import Annotated, Any
@@ -48,20 +46,6 @@ for _command in (
 ):
     app.command()(_command)
 
-#: Remedies that name functions, and what does the same here.
-_PHRASES = {
-    "the same call again": "the same command again",
-    "then call again": "then try again",
-    "open files with xdreg.open_ome_zarr or xdreg.open_image": "check the path",
-    " Open other files with xdreg.open_image": " Other files are given by their path",
-    "for example image.x.attrs": "in the metadata of the store, or in Python with "
-    "image.x.attrs",
-    "open OME-Zarr with xdreg.open_ome_zarr": "name the file, or the store, inside",
-}
-
-#: Options that Python calls otherwise, or that are something else there.
-_OTHERS = {"options", "save_options", "as_json", "progress"}
-
 #: What a shell makes of an interrupt.
 _INTERRUPTED = 130
 
@@ -86,48 +70,26 @@ def _whole(
     """Register images too large for memory, block by block."""
 
 
-@functools.cache
-def option_flags() -> dict[str, str]:
-    """Return the flags of the options that are arguments in Python, by their names."""
-    commands: Any = typer.main.get_command(app)
-    return {
-        option.name: max(option.opts, key=len)
-        for command in commands.commands.values()
-        for option in command.params
-        if option.opts[0].startswith("-") and option.name not in _OTHERS
-    }
-
-
-def in_terms_of_options(message: str) -> str:
-    """Turn the remedies of a message into the language of the command line.
+def describe(error: XdregError) -> str:
+    """Return an error's message, its remedy as options of the command.
 
     Examples
     --------
-    >>> in_terms_of_options("it exists; overwrite it: overwrite=True")
+    >>> describe(XdregError("it exists; overwrite it", overwrite=True))
     'it exists; overwrite it: --overwrite'
-    >>> in_terms_of_options("choose metric='ncc', or name them with channel=[...]")
-    'choose --metric ncc, or name them with --channel'
+    >>> describe(XdregError("it does not fit; coarsen it", step=3))
+    'it does not fit; coarsen it: --step 3'
     """
-    for phrase, other in _PHRASES.items():
-        message = message.replace(phrase, other)
-    flags = option_flags()
-    pattern = rf"\b({'|'.join(flags)})=(True\b|\[\.\.\.\]|'[^']*'|[\w.]+)?"
-
-    def spoken(match: re.Match[str]) -> str:
-        value = (match[2] or "").strip("'")
-        shown = "" if value in ("True", "[...]", "") else f" {value}"
-        return flags[match[1]] + shown
-
-    return re.sub(pattern, spoken, message)
+    flags = [
+        f"--{name.replace('_', '-')}" + ("" if value in (True, ...) else f" {value}")
+        for name, value in error.remedy.items()
+    ]
+    return f"{error.message}: {', '.join(flags)}" if flags else error.message
 
 
 def _complain(text: str, style: str) -> None:
     Console(stderr=True).print(
-        f"xdreg: {in_terms_of_options(text)}",
-        style=style,
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+        f"xdreg: {text}", style=style, highlight=False, markup=False, soft_wrap=True
     )
 
 
@@ -143,7 +105,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except XdregError as error:
-        _complain(str(error), "red")
+        _complain(describe(error), "red")
         code = 1
     except Stopped as stopped:
         _complain(str(stopped), "yellow")

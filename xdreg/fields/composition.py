@@ -191,7 +191,7 @@ def split_affine(field: xr.Dataset) -> tuple[NDArray[np.float64], xr.Dataset]:
     if abs(np.linalg.det(matrix)) < LEAST_VOLUME:
         msg = (
             f"the affine part of the field is {matrix.tolist()}, which flattens space "
-            "and cannot be taken out; use affine=False"
+            "and cannot be taken out; leave affine out"
         )
         raise InputError(msg)
     return matrix, compose(field, np.linalg.inv(matrix))
@@ -209,10 +209,10 @@ def _target(first: Any, like: Any) -> tuple[Grid, Grid]:
         grid = grid_of(image_levels(like, "like")[0], "like")
         return grid, grid
     msg = (
-        "the first transform has no grid of its own; pass like=, a field, an image or "
-        "a Grid on which the result is wanted"
+        "the first transform has no grid of its own; name a field, an image or a Grid "
+        "on which the result is wanted"
     )
-    raise InputError(msg)
+    raise InputError(msg, like=...)
 
 
 def _move(transform: Any, grid: Grid, name: str) -> Move:
@@ -294,9 +294,9 @@ def as_one_field(
         grid = field_grid(transforms[0])
     if grid is None:
         msg = (
-            f"{place} starts with a transform that has no grid of its own; pass like=, "
-            "an image or a field: where it is to be sampled"
+            f"{place} starts with a transform that has no grid of its own; name an "
+            "image or a field on whose grid to sample it"
         )
-        raise InputError(msg)
+        raise InputError(msg, like=...)
     field = compose(*transforms, like=grid)
     return field if asked is None else in_units(field, asked.units)

@@ -105,11 +105,8 @@ def inverse(
     if like is None:
         image = moving_grid(field)
         if image is None:
-            msg = (
-                "the field does not tell which moving image it was made for; pass "
-                "like=moving"
-            )
-            raise InputError(msg)
+            msg = "the field does not tell which moving image it was made for; name it"
+            raise InputError(msg, like=...)
     else:
         image = grid_of(image_levels(like, "like")[0], "like")
     image = image.to_units(own.units, "like")

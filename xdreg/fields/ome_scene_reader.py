@@ -193,8 +193,8 @@ class _Document:
                 raise self._refused(
                     step,
                     "this direction is the inverse of displacements, which the store "
-                    "does not hold. Open the other one, with inverse=True or without, "
-                    "and invert it: xdreg.inverse",
+                    "does not hold. Open the opposite direction and invert it: "
+                    "xdreg.inverse",
                 )
             return [self._field(step, FIELDS[kind], units)]
         matrix = self._matrix(step)

@@ -164,7 +164,7 @@ class How:
             msg = f"labels must be one of {get_args(Labels)}, got {self.labels!r}"
             raise InputError(msg)
         if self.order == 3:
-            msg = f"labels={self.labels!r} are not interpolated; leave order=3 out"
+            msg = f"labels, {self.labels!r}, are not interpolated; leave order 3 out"
             raise InputError(msg)
 
     @property

@@ -59,8 +59,8 @@ def blend_block(index: tuple[int, ...], task: BlockTask) -> float:
         status = float(task.records[other][0])
         if np.isnan(status):
             msg = (
-                f"the record of block {other} is gone from {task.errors.parent}; the "
-                "same call again runs that block anew"
+                f"the record of block {other} is gone from {task.errors.parent}; run "
+                "the same again, which does that block anew"
             )
             raise StoreError(msg)
         if status != BlockStatus.SUCCESS:

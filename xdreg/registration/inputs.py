@@ -60,8 +60,8 @@ def retried(retry: str | Sequence[str], workdir: object) -> list[BlockStatus]:
             msg = f"retry names a status, one of {', '.join(known)}; got {name!r}"
             raise InputError(msg)
     if names and workdir is None:
-        msg = "retry goes on with an earlier run; name its directory with workdir="
-        raise InputError(msg)
+        msg = "retry goes on with an earlier run; name its directory"
+        raise InputError(msg, workdir=...)
     return [known[name] for name in names]
 
 
@@ -133,11 +133,11 @@ def selections(
     if channel == ALL and "c" in array.dims and not has_channel(array, ALL):
         chosen = list(range(array.sizes["c"]))
     if not chosen:
-        msg = f"channel=[] names no channel of {name}; leave it out, or name some"
+        msg = f"channel [] names no channel of {name}; leave it out, or name some"
         raise InputError(msg)
     result = [{"c": channel_selection(array, one, name)} for one in chosen]
     if len({str(one) for one in result}) < len(result):
-        msg = f"channel={channel!r} names a channel of {name} twice"
+        msg = f"channel {channel!r} names a channel of {name} twice"
         raise InputError(msg)
     return result
 
@@ -148,10 +148,9 @@ def check_joint(plan: Plan, select: Sequence[Sequence[object]]) -> None:
     if counts[0] != counts[1]:
         msg = (
             f"{counts[0]} channels of fixed cannot be registered with {counts[1]} of "
-            "moving: each needs its counterpart; name them with channel=[...] and "
-            "moving_channel=[...]"
+            "moving: each needs its counterpart; name them"
         )
-        raise InputError(msg)
+        raise InputError(msg, channel=..., moving_channel=...)
     stages = [s.options for s in plan.stages if not isinstance(s.options, Linear)]
     single = [s.name for s in stages if not isinstance(s, LocalCorrelation)]
     if counts[0] > 1 and (single or not stages):
@@ -173,9 +172,9 @@ def check_overlap(plan: Plan, start: Any) -> None:
         msg = (
             f"{where} {_span(lower, upper)} and moving spans {_span(low, high)} "
             f"{fixed.units or ''}: they do not overlap. Check units and origins, or "
-            "say where they meet with initial=, a matrix of a translation"
+            "say where they meet with a matrix of a translation"
         )
-        raise InputError(msg)
+        raise InputError(msg, initial=...)
 
 
 def _mapped_bounds(

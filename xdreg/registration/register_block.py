@@ -155,10 +155,10 @@ def check_there(task: BlockTask) -> None:
     if not task.errors.is_dir():
         msg = (
             f"{task.errors.parent} is not there on {socket.gethostname()}: was a disk "
-            "unmounted, or does this worker not see it? Give workdir= a directory that "
-            "all workers see; once it is there, the same call goes on"
+            "unmounted, or does this worker not see it? Once it is there, run the same "
+            "again to go on; or name a directory that all workers see"
         )
-        raise StoreError(msg)
+        raise StoreError(msg, workdir=...)
 
 
 def _read_block(index: tuple[int, ...], task: BlockTask) -> Window | BlockStatus:

@@ -266,8 +266,8 @@ class Run:
         if pose["margin"] < DOUBTFUL:
             warnings.warn(
                 f"two different poses fit about equally well; took "
-                f"{pose_text(pose, units)}. Check the result, and if it is wrong say "
-                "where the images meet with initial=, a matrix or an ITK transform",
+                f"{pose_text(pose, units)}. Check the result, and if it is wrong, name "
+                "where the images meet as initial, a matrix or an ITK transform",
                 stacklevel=6,
             )
 

@@ -106,16 +106,14 @@ class WorkDirectory:
         except OSError as error:
             if error.errno not in DISK_ERRORS:
                 raise
-            remedy = (
-                "it is temporary: choose a place with workdir=, then what is done is "
-                "kept"
-                if self.temporary
-                else "what is done is kept; the same call again goes on from there"
-            )
             msg = (
                 f"workdir {self.path} cannot be used: {error}. See that it is there, "
-                f"has room and may be written to; {remedy}"
+                "has room and may be written to; "
             )
+            if self.temporary:
+                msg += "it is temporary: to keep what is done, choose a place"
+                raise StoreError(msg, workdir=...) from error
+            msg += "what is done is kept: run the same again to go on from there"
             raise StoreError(msg) from error
 
     def claim(self, manifest: dict[str, Any]) -> None:

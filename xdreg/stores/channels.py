@@ -100,7 +100,7 @@ def channel_selection(array: xr.DataArray, channel: int | str, name: str) -> Sel
     labels = _channel_names(array)
     if array.sizes["c"] not in (3, 4):
         msg = (
-            f"channel='luminance' needs an RGB or RGBA image, and {name} has "
+            f"channel 'luminance' needs an RGB or RGBA image, and {name} has "
             f"{array.sizes['c']} channels; choose one by number or name"
         )
         raise InputError(msg)
@@ -112,7 +112,7 @@ def channel_selection(array: xr.DataArray, channel: int | str, name: str) -> Sel
                 array.sizes["c"] - len(order)
             )
     msg = (
-        f"channel='luminance' needs channels red, green and blue, and those of {name} "
+        f"channel 'luminance' needs channels red, green and blue, and those of {name} "
         f"are named {labels}; choose one of them, or drop the names with "
         f"{name}.drop_vars('c')"
     )
@@ -128,7 +128,7 @@ def channel_index(array: xr.DataArray, channel: int | str, name: str) -> int:
         If the image has no such channel. The message lists its channels.
     """
     if "c" not in array.dims:
-        msg = f"channel={channel!r} was given, but {name} has no channel axis 'c'"
+        msg = f"channel {channel!r} was given, but {name} has no channel axis 'c'"
         raise InputError(msg)
     count = array.sizes["c"]
     labels = _channel_names(array)

@@ -223,7 +223,7 @@ def read_image(path: str | os.PathLike[str]) -> Any:
         msg = f"{address} does not exist; check the path"
         raise StoreError(msg)
     if os.path.isdir(address):  # noqa: PTH112
-        msg = f"{address} is a directory; open OME-Zarr with xdreg.open_ome_zarr"
+        msg = f"{address} is a directory; expected a file, or open it as OME-Zarr"
         raise StoreError(msg)
     try:
         return itk.imread(address)

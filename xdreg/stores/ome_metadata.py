@@ -63,8 +63,8 @@ def open_group(address: str, storage_options: Mapping[str, Any] | None) -> zarr.
     except (FileNotFoundError, NotADirectoryError) as error:
         msg = (
             f"{address} is not a Zarr store, or it cannot be reached; OME-Zarr images "
-            "are directories with zarr.json or .zgroup inside. Open other files with "
-            "xdreg.open_image"
+            "are directories with zarr.json or .zgroup inside; xdreg.open_image opens "
+            "other files"
         )
         raise StoreError(msg) from error
     except ImportError as error:

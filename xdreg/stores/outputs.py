@@ -144,7 +144,7 @@ def writing(
             raise
         msg = (
             f"{place} cannot be written: {error}. See that there is room and that it "
-            f"may be written to, then call again; {rest}"
+            f"may be written to, then try again; {rest}"
         )
         raise StoreError(msg) from error
 
@@ -316,8 +316,8 @@ def new_file(target: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def _exists(target: object) -> StoreError:
-    msg = f"{target} exists; choose another name, or overwrite it: overwrite=True"
-    return StoreError(msg)
+    msg = f"{target} exists; choose another name, or overwrite it"
+    return StoreError(msg, overwrite=True)
 
 
 def _no_folder(folder: Path) -> StoreError:

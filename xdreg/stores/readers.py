@@ -280,11 +280,13 @@ def image_reader(
             what = {"c": "channels", "t": "time points"}[str(dim)]
             msg = (
                 f"{name} has {array.sizes[dim]} {what}; choose one, for example "
-                f"{name}.isel({dim}=0)" + (" or channel=0" if dim == "c" else "")
+                f"{name}.isel({dim}=0)"
             )
-            if dim == "c" and array.sizes[dim] in (3, 4):
-                msg += ", or of an RGB image channel='luminance'"
-            raise InputError(msg)
+            if dim != "c":
+                raise InputError(msg)
+            if array.sizes["c"] in (3, 4):
+                msg += ", or 'luminance' of an RGB image"
+            raise InputError(msg, channel=0)
         if isinstance(index, tuple):
             source = ChannelMix(source, axis, index)
             continue
