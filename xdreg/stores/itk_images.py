@@ -47,38 +47,18 @@ def from_itk_image(image: Any, *, units: str | None = "millimeter") -> xr.DataAr
     """
     import itk
 
-    if not hasattr(image, "GetImageDimension"):
-        msg = (
-            f"expected an itk.Image, got {type(image).__name__}; read files with "
-            "xdreg.open_image"
-        )
-        raise InputError(msg)
-    ndim = int(image.GetImageDimension())
-    if ndim not in (2, 3):
-        msg = (
-            f"the image has {ndim} dimensions; expected 2 or 3. Extract one volume "
-            "first"
-        )
-        raise InputError(msg)
+    _check_image(image)
     # Copied, because a view does not keep the image alive.
     values = np.array(itk.array_view_from_image(image))
+    ndim = int(image.GetImageDimension())
     components = values.ndim - ndim
     direction = itk.array_from_matrix(image.GetDirection())[::-1, ::-1]
     spacing = np.array(list(image.GetSpacing()))[::-1]
     index = np.array(list(image.GetLargestPossibleRegion().GetIndex()))[::-1]
-    origin = np.array(list(image.GetOrigin()))[::-1] + direction @ (spacing * index)
+    low = np.array(list(image.GetOrigin()))[::-1] + direction @ (spacing * index)
     axes, signs = _axes_and_signs(direction)
-    if not is_aligned(image):
-        msg = (
-            f"the image is oblique, its direction matrix is {direction[::-1, ::-1]}; "
-            "xdreg works on axis-aligned grids. Resample it first: itk.resample_image_"
-            "filter(image, size=..., output_spacing=..., output_origin=..., "
-            "output_direction=identity)"
-        )
-        raise InputError(msg)
     # Array axis k runs along physical axis axes[k], backwards if its sign is negative.
     sizes = np.array(values.shape[:ndim])
-    low = origin.copy()
     for k in range(ndim):
         if signs[k] < 0:
             low[axes[k]] -= spacing[k] * (sizes[k] - 1)
@@ -98,6 +78,34 @@ def from_itk_image(image: Any, *, units: str | None = "millimeter") -> xr.DataAr
     return xr.DataArray(
         np.ascontiguousarray(values), dims=dims, coords=coordinates(grid)
     )
+
+
+def _check_image(image: Any) -> None:
+    """Raise if an object is no ITK image that a DataArray can represent."""
+    import itk
+
+    if not hasattr(image, "GetImageDimension"):
+        msg = (
+            f"expected an itk.Image, got {type(image).__name__}; read files with "
+            "xdreg.open_image"
+        )
+        raise InputError(msg)
+    ndim = int(image.GetImageDimension())
+    if ndim not in (2, 3):
+        msg = (
+            f"the image has {ndim} dimensions; expected 2 or 3. Extract one volume "
+            "first"
+        )
+        raise InputError(msg)
+    if not is_aligned(image):
+        direction = itk.array_from_matrix(image.GetDirection())
+        msg = (
+            f"the image is oblique, its direction matrix is {direction}; "
+            "xdreg works on axis-aligned grids. Resample it first: itk.resample_image_"
+            "filter(image, size=..., output_spacing=..., output_origin=..., "
+            "output_direction=identity)"
+        )
+        raise InputError(msg)
 
 
 def _axes_and_signs(

@@ -79,50 +79,26 @@ class Lock:
         except BaseException:
             os.close(fd)
             raise
-        self._fd = fd
-        _beating.add(self)
+        self._fd, self._released = fd, threading.Event()
+        threading.Thread(
+            target=self._touch_until, args=(self._released,), daemon=True
+        ).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Release the lock."""
-        _beating.remove(self)
+        self._released.set()
         if self._fd is not None:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, 0)
             os.close(self._fd)
             self._fd = None
 
-    def beat(self) -> None:
+    def _touch_until(self, released: threading.Event) -> None:
         """Show other hosts that the owner is alive."""
-        with contextlib.suppress(OSError):
-            os.utime(self.path)
-
-
-class _Heart:
-    """One thread that touches the files of all locks held by this process."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._held: set[Lock] = set()
-        self._started = False
-
-    def add(self, lock: Lock) -> None:
-        with self._lock:
-            self._held.add(lock)
-            if not self._started:
-                threading.Thread(target=self._beat, daemon=True).start()
-                self._started = True
-
-    def remove(self, lock: Lock) -> None:
-        with self._lock:
-            self._held.discard(lock)
-
-    def _beat(self) -> None:
-        while True:
-            time.sleep(BEAT)
-            with self._lock:
-                for lock in self._held:
-                    lock.beat()
+        while not released.wait(BEAT):
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
 
 
 def _owner(fd: int) -> dict[str, Any]:
@@ -198,6 +174,5 @@ def _remove(lock: Lock, path: Path, pid: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-_beating = _Heart()
 _making = threading.Lock()
 _own: tuple[Path, int] | None = None

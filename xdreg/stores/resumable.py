@@ -72,30 +72,31 @@ class Journal:
 
     def description(self) -> str | None:
         """Return the description of the output, None if there is no journal."""
-        files, place = filesystem(self._address, self._options)
+        files, place = self._open()
         with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
             return str(files.cat_file(f"{place}/{_DESCRIPTION}").decode())
         return None
 
     def begin(self, description: str) -> None:
         """Write the description of the output."""
-        files, place = filesystem(self._address, self._options)
-        files.pipe_file(f"{place}/{_DESCRIPTION}", description.encode())
+        self._write(_DESCRIPTION, description.encode())
 
     def add(self, region: str, number: int) -> None:
         """Mark a region as written, with the checksum of its voxels."""
-        files, place = filesystem(self._address, self._options)
-        files.pipe_file(f"{place}/{region}-{number:08x}", b"")
+        self._write(f"{region}-{number:08x}", b"")
 
     def entries(self) -> dict[str, int]:
         """Return the checksum of every written region."""
-        files, place = filesystem(self._address, self._options)
-        found = {}
-        for entry in listed(files, place):
-            region, dash, number = entry.rpartition("/")[2].rpartition("-")
-            if dash:
-                found[region] = int(number, 16)
-        return found
+        names = [entry.rpartition("/")[2] for entry in listed(*self._open())]
+        parts = [name.rpartition("-") for name in names]
+        return {region: int(number, 16) for region, dash, number in parts if dash}
+
+    def _open(self) -> tuple[Any, str]:
+        return filesystem(self._address, self._options)
+
+    def _write(self, name: str, content: bytes) -> None:
+        files, place = self._open()
+        files.pipe_file(f"{place}/{name}", content)
 
 
 @contextlib.contextmanager
