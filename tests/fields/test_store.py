@@ -164,20 +164,6 @@ def test_a_unit_without_a_word_in_the_standard_is_kept(tmp_path):
     assert again.x.attrs["units"] == "pixel"
 
 
-@pytest.mark.parametrize(
-    "scene",
-    [[], {"coordinateTransformations": None},
-     {"coordinateTransformations": [{"type": "displacements"}]},
-     {"coordinateTransformations": [{"type": "displacements", "path": 3}]}],
-)  # fmt: skip
-def test_a_damaged_field_store_is_said(scene, tmp_path):
-    import zarr
-
-    zarr.create_group(tmp_path / "a.zarr", attributes={"ome": {"scene": scene}})
-    with pytest.raises(xdreg.StoreError, match="displacement"):
-        xdreg.open_field(tmp_path / "a.zarr")
-
-
 def test_a_url_that_cannot_be_written_is_a_store_error():
     grid = Grid(("y", "x"), (3, 4), (1.0, 1.0), (0.0, 0.0))
     field = make_field(np.ones((2, 3, 4), np.float32), grid)

@@ -1,12 +1,7 @@
-"""Fields of vectors in OME-Zarr: a multiscale with an axis of components, or an array.
-
-Version 0.6 has a multiscale, whose finest level is taken; the drafts of RFC-5 an array
-with a coordinate system and a scale of its own.
-"""
+"""Fields of vectors in OME-Zarr 0.6: multiscales with an axis of components."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +11,7 @@ import zarr
 
 from xdreg.errors import InputError, StoreError
 from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
-from xdreg.stores.ome_checks import check_array, check_unit
+from xdreg.stores.ome_checks import check_unit
 from xdreg.stores.ome_metadata import (
     axes_of,
     composed_scale,
@@ -29,18 +24,18 @@ from xdreg.stores.ome_zarr import lazy_zarr
 
 @dataclass(frozen=True)
 class VectorStep:
-    """A field of vectors: ``displacement``, or ``coordinate`` of where points go.
+    """A field of vectors: displacements, or coordinates of where points go.
 
     Parameters
     ----------
     array
-        What holds the vectors.
+        The vectors.
     axis
         Its axis of components; the others are those of the grid.
     kind
         ``"displacement"`` or ``"coordinate"``.
     grid
-        Geometry of the others.
+        Geometry of the other axes.
     """
 
     array: zarr.Array[Any]
@@ -51,7 +46,7 @@ class VectorStep:
     def displacement(self) -> Any:
         """Return displacements ``(ndim, *grid.shape)`` float32, lazily.
 
-        The array itself where it holds just that.
+        This is the array itself if it holds just that.
         """
         plain = self.axis == 0 and self.kind == "displacement"
         if plain and self.array.dtype == np.float32:
@@ -69,34 +64,28 @@ class VectorStep:
         return values.rechunk({0: -1}).astype(np.float32)
 
 
-def vectors(address: str, node: Any, kind: str, units: Any) -> VectorStep:
-    """Return the field at a node: a multiscale's finest level, or an array.
+def vectors(address: str, group: zarr.Group, kind: str, units: Any) -> VectorStep:
+    """Return the finest level of a multiscale of vectors.
 
     Parameters
     ----------
     address
-        Where it is, to be named in errors.
-    node
-        A Zarr group or array.
+        Where it is, for error messages.
+    group
+        The multiscale.
     kind
         ``"displacement"`` or ``"coordinate"``, the type of the axis of components.
     units
-        Unit of the transformation's ends, if they have any.
+        Unit of the transformation's ends, if known; the field's own comes first.
+
+    Raises
+    ------
+    StoreError
+        If the axes, the shape or the geometry are not those of a field.
     """
-    attrs: dict[str, Any] = dict(node.attrs)
-    ome = attrs.get("ome")
-    if isinstance(node, zarr.Group):
-        declared = the_multiscale(address, ome)
-        first = declared["datasets"][0]
-        array, axes = level_array(address, node, first), axes_of(declared)
-        steps = steps_of(address, first)
-    else:
-        # The drafts of RFC-5.
-        array, owner = node, ome if isinstance(ome, dict) else {}
-        check_array(address, "", array)
-        systems = owner.get("coordinateSystems")
-        axes = systems[0]["axes"] if systems else []
-        steps = steps_of(address, owner)[:1]
+    declared = the_multiscale(address, group.attrs.get("ome"))
+    first = declared["datasets"][0]
+    array, axes = level_array(address, group, first), axes_of(declared)
     names = [axis["name"] for axis in axes]
     types = [axis["type"] for axis in axes]
     if types.count(kind) != 1 or len(types) != array.ndim:
@@ -115,46 +104,19 @@ def vectors(address: str, node: Any, kind: str, units: Any) -> VectorStep:
             "expected z, y, x or y, x in this order, and a component for each"
         )
         raise StoreError(msg)
-    scale, translation = _scale_of(address, array, steps, axis)
     for i in space:
         check_unit(address, axes[i])
     own = {axes[i].get("unit") for i in space}
     if len(own) > 1:
         msg = f"{address} has space axes in different units {own}; use one unit"
         raise StoreError(msg)
+    numbers = composed_scale(address, array.path, steps_of(address, first), array.ndim)
+    scale, translation = (tuple(values[i] for i in space) for values in numbers)
     shape = tuple(array.shape[i] for i in space)
     unit = normalise_units(own.pop() or units)
     try:
-        return VectorStep(
-            array, axis, kind, Grid(dims, shape, scale, translation, unit)
-        )
+        grid = Grid(dims, shape, scale, translation, unit)
     except InputError as error:
         msg = f"{address}: the field has no usable geometry: {error}"
         raise StoreError(msg) from error
-
-
-def _scale_of(
-    address: str, array: zarr.Array[Any], steps: Sequence[Any], axis: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return scale and translation of the spatial axes."""
-    if steps and _length(steps[0]) == array.ndim - 1:
-        # Without the axis of components, which later drafts leave out.
-        scale, translation = composed_scale(address, array.path, steps, array.ndim - 1)
-    else:
-        scale, translation = composed_scale(address, array.path, steps, array.ndim)
-        scale, translation = (
-            [v for i, v in enumerate(values) if i != axis]
-            for values in (scale, translation)
-        )
-    return tuple(map(float, scale)), tuple(map(float, translation))
-
-
-def _length(step: Any) -> int | None:
-    if isinstance(step, dict):
-        for kind in ("scale", "translation"):
-            if isinstance(step.get(kind), list):
-                return len(step[kind])
-        inner = step.get("transformations")
-        if isinstance(inner, list) and inner:
-            return _length(inner[0])
-    return None
+    return VectorStep(array, axis, kind, grid)
