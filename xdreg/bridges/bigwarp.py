@@ -26,7 +26,6 @@ from xdreg.bridges.prepare import for_tool
 from xdreg.errors import InputError, StoreError
 from xdreg.fields.composition import as_one_field, split_affine
 from xdreg.fields.field import field_grid, make_field, ordered_displacement
-from xdreg.fields.ome_scene_writer import store_chunks
 from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
 from xdreg.stores.outputs import new_store
 
@@ -154,7 +153,7 @@ def _write_dataset(
     _write_json(document, attributes)
     data = dask.array.asarray(ordered_displacement(field, grid).data)
     data = data.astype(np.float32).rechunk((grid.ndim, *block))
-    store_chunks(data, N5Vectors(folder)).compute()
+    dask.array.store(data, N5Vectors(folder), lock=False)
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

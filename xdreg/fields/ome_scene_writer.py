@@ -1,36 +1,27 @@
-"""Displacement fields as OME-Zarr 0.6: written, and what xdreg keeps beside them."""
+"""Metadata of displacement fields as an OME-Zarr 0.6 scene (RFC-5)."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dask.array
 import numpy as np
-import xarray as xr
 import zarr
 
-from xdreg.errors import StoreError
-from xdreg.stores.ome_checks import check_array
-from xdreg.stores.ome_metadata import open_group
 from xdreg.stores.ome_writer import compression, ome_units
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from xdreg.grid import Grid
 
-#: Diagnostics are read whole; no run has more blocks.
-MOST_BLOCKS = 10**8
-
 
 @dataclass(frozen=True)
 class FieldPart:
-    """A field of vectors that is to be written, and what is applied after it.
+    """Layout of a field of vectors, and the matrix applied after it.
 
     Parameters
     ----------
@@ -41,7 +32,7 @@ class FieldPart:
     chunks : (ndim + 1,)
         Chunk shape, components first.
     matrix : (ndim + 1, ndim + 1), optional
-        An affine transform to apply to where the vectors lead.
+        An affine transform, applied to the displaced points.
     """
 
     name: str
@@ -58,17 +49,17 @@ class FieldPart:
 def write_field_metadata(
     path: Path, forward: FieldPart, inverse: FieldPart | None = None
 ) -> list[str]:
-    """Make an OME-Zarr 0.6 scene that holds displacement fields and nothing else.
+    """Write the metadata of a scene that holds displacement fields and no images.
 
-    The scene's coordinate systems ``fixed`` and ``moving`` are related by one
-    transformation: ``displacements``; a ``sequence`` of them and an ``affine``; or,
-    with an inverse, a ``bijection`` of two of these. A field is a multiscale image
-    with a ``displacement`` axis, at ``coordinateTransformations/NAME``.
+    One transformation relates the coordinate systems ``fixed`` and ``moving``:
+    ``displacements``; a ``sequence`` of them and an ``affine``; or, with an inverse, a
+    ``bijection`` of two of these. A field is a multiscale image with a
+    ``displacement`` axis, at ``coordinateTransformations/NAME``.
 
     Parameters
     ----------
     path
-        Directory to make.
+        Directory to write to.
     forward
         The field fixed → moving.
     inverse
@@ -77,8 +68,8 @@ def write_field_metadata(
     Returns
     -------
     list of str
-        Paths of the arrays ``(ndim, *grid.shape)`` below the store, of ``forward`` and
-        of ``inverse``; they are to be filled.
+        Paths of the empty arrays ``(ndim, *grid.shape)`` below the store, of
+        ``forward`` and of ``inverse``.
     """
     import ngff_zarr as nz
 
@@ -112,7 +103,7 @@ def write_field_metadata(
 
 
 def _transformation(part: FieldPart) -> Any:
-    """Return the transformation of one direction."""
+    """Return the transformation of one direction, as ngff-zarr's object."""
     import ngff_zarr as nz
 
     displacements = nz.Displacements(path=part.location, interpolation="linear")
@@ -125,7 +116,7 @@ def _transformation(part: FieldPart) -> Any:
 
 
 def _lay_out_field(path: Path, part: FieldPart) -> str:
-    """Make the multiscale of a field, and return the path of its array."""
+    """Write the metadata of a field's multiscale, and return the path of its array."""
     import ngff_zarr as nz
 
     grid = part.grid
@@ -145,7 +136,7 @@ def _lay_out_field(path: Path, part: FieldPart) -> str:
     multiscales = nz.to_multiscales(
         image, scale_factors=[], chunks=dict(zip(dims, part.chunks, strict=True))
     )
-    # It says how levels were made, and there are none.
+    # They describe how levels were made; there is only one.
     multiscales.metadata.type = multiscales.metadata.metadata = None
     multiscales.method = None
     nz.to_ome_zarr(
@@ -159,117 +150,3 @@ def _lay_out_field(path: Path, part: FieldPart) -> str:
     group = zarr.open_group((path / part.location).absolute(), mode="r+")
     metadata: Any = group.attrs["ome"]
     return f"{part.location}/{metadata['multiscales'][0]['datasets'][0]['path']}"
-
-
-def store_chunks(data: dask.array.Array, store: Any) -> dask.array.Array:
-    """Return the writing of an array in its own chunks, lazily.
-
-    Parameters
-    ----------
-    data
-        What to write; its chunks are whole chunks of the store.
-    store : array-like
-        Where to.
-
-    Returns
-    -------
-    Array of bool, one element per chunk
-    """
-    return dask.array.map_blocks(
-        _write_chunk,
-        data,
-        store,
-        chunks=tuple((1,) * n for n in data.numblocks),
-        dtype=bool,
-        meta=np.empty((0,) * data.ndim, bool),
-    )
-
-
-def _write_chunk(
-    values: NDArray[np.float32], store: Any, block_info: Any = None
-) -> NDArray[np.bool_]:
-    store[tuple(slice(*ends) for ends in block_info[0]["array-location"])] = values
-    return np.ones((1,) * values.ndim, bool)
-
-
-def child_group(address: str, group: zarr.Group, path: str) -> zarr.Group:
-    """Return a group below a store, or say that it is missing or damaged."""
-    try:
-        child = group[path]
-    # Zarr does not say what it raises on metadata of the wrong form.
-    except Exception as error:
-        msg = f"{address} has no group {path[:80]!r}, or it is damaged"
-        raise StoreError(msg) from error
-    if not isinstance(child, zarr.Group):
-        msg = f"{address}: {path!r} is an array; expected a group"
-        raise StoreError(msg)
-    return child
-
-
-def parsed(address: str, key: str, text: Any) -> dict[str, Any]:
-    """Return the object that an attribute of a field store holds as JSON."""
-    try:
-        value = json.loads(text) if isinstance(text, str) else text
-    except (ValueError, RecursionError):
-        value = text
-    if not isinstance(value, dict):
-        msg = f"{address}: the attribute {key} is {text!r}; expected an object as JSON"
-        raise StoreError(msg)
-    return value
-
-
-def read_extra(
-    address: str,
-    storage_options: Mapping[str, Any] | None,
-    path: str,
-    kinds: Container[str],
-) -> xr.Dataset:
-    """Read the diagnostics beside a field, where a store has any.
-
-    Parameters
-    ----------
-    address, storage_options
-        The store.
-    path
-        The group in it.
-    kinds
-        What ``block_…`` variables are called; others are left alone.
-    """
-    group = open_group(address, storage_options)
-    try:
-        if path not in group:
-            return xr.Dataset()
-        for name, array in child_group(address, group, path).arrays():
-            check_array(address, f"{path}/{name}", array)
-            if array.size > MOST_BLOCKS:
-                msg = f"{address}: {name} has the shape {array.shape}, too many blocks"
-                raise StoreError(msg)
-        extra = xr.open_zarr(
-            address,
-            group=path,
-            consolidated=False,
-            chunks=None,
-            storage_options=dict(storage_options or {}) or None,
-        )
-        names = [
-            str(n) for n in extra.data_vars if _is_diagnostic(str(n), extra, kinds)
-        ]
-        chosen: xr.Dataset = extra[names]
-        return chosen.load()
-    except StoreError:
-        raise
-    # Neither xarray nor Zarr says what it raises on metadata of the wrong form.
-    except Exception as error:
-        msg = f"{address}: the group {path!r} beside the field is damaged: {error}"
-        raise StoreError(msg) from error
-
-
-def _is_diagnostic(name: str, extra: xr.Dataset, kinds: Container[str]) -> bool:
-    """Tell diagnostics of blocks from what else lies there."""
-    prefix, found, kind = name.rpartition("block_")
-    dims = [str(dim) for dim in extra[name].dims]
-    return (
-        bool(found)
-        and kind in kinds
-        and all(dim.startswith(f"{prefix}block_") for dim in dims)
-    )

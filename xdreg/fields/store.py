@@ -1,10 +1,14 @@
-"""Fields in OME-Zarr stores: saving and opening."""
+"""Displacement fields in OME-Zarr stores: saving and opening.
+
+A store is a scene (`xdreg.fields.ome_scene_writer`). The groups ``xdreg`` and
+``xdreg_inverse`` in it hold diagnostics and provenance, which no other reader needs.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -13,6 +17,7 @@ import numpy as np
 import xarray as xr
 
 from xdreg.errors import InputError, StoreError
+from xdreg.fields.composition import as_one_field, split_affine
 from xdreg.fields.diagnostics import DIAGNOSTICS, INVERSE_DIAGNOSTICS
 from xdreg.fields.field import (
     COMPONENT,
@@ -22,15 +27,10 @@ from xdreg.fields.field import (
     ordered_displacement,
 )
 from xdreg.fields.ome_scene_reader import read_steps
-from xdreg.fields.ome_scene_writer import (
-    FieldPart,
-    parsed,
-    read_extra,
-    store_chunks,
-    write_field_metadata,
-)
+from xdreg.fields.ome_scene_writer import FieldPart, write_field_metadata
 from xdreg.fields.ome_vectors import VectorStep
 from xdreg.grid import Grid, normalise_units
+from xdreg.stores.ome_checks import check_array
 from xdreg.stores.ome_metadata import open_group
 from xdreg.stores.ome_writer import write_ome_zarr
 from xdreg.stores.outputs import new_store
@@ -40,10 +40,15 @@ from xdreg.stores.progress import working
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import zarr
 
-#: Groups for diagnostics and provenance, of a field and of its inverse.
+
+#: Groups for diagnostics and provenance, and names of the fields, by ``inverse``.
 _EXTRA = {False: "xdreg", True: "xdreg_inverse"}
 _NAMES = {False: "displacement", True: "inverse"}
+
+#: Most blocks whose diagnostics are read; no run has more.
+MOST_BLOCKS = 10**8
 
 
 def save_field(
@@ -58,9 +63,9 @@ def save_field(
 ) -> None:
     """Write a field as OME-Zarr 0.6, with RFC-5 transformation metadata.
 
-    The store is a scene of two coordinate systems, ``fixed`` and ``moving``, and holds
-    no images. They are related by ``displacements``, whose field is a multiscale image
-    of its own. Diagnostics and provenance lie beside it, in the group ``xdreg``.
+    The store is a scene of two coordinate systems, ``fixed`` and ``moving``, related by
+    ``displacements``. It holds the field as a multiscale image, and no other images.
+    Diagnostics and provenance are kept in the group ``xdreg``.
 
     Parameters
     ----------
@@ -69,70 +74,75 @@ def save_field(
     path
         Directory or URL to write; it appears whole or not at all.
     inverse : Dataset, optional
-        The field moving → fixed, see `xdreg.inverse`: written too, so that the scene
-        has a ``bijection``, and readers need no inversion.
+        The field moving → fixed, see `xdreg.inverse`. It makes the transformation a
+        ``bijection``, so that readers need no inversion.
     affine
         Write a ``sequence`` of displacements and the field's affine part, for readers
-        that go on with it beyond the field's grid. Rounded to single precision, where
-        without it values stay the same to the bit.
+        that continue it beyond the field's grid. This rounds to single precision;
+        without it, values stay the same to the bit.
     overwrite
-        Replace what is there.
+        Replace an existing store.
     storage_options
         For a URL, passed to fsspec.
     progress
-        Show how far it is, on a terminal and in a notebook.
+        Show progress, on a terminal and in a notebook.
 
     Raises
     ------
     InputError
-        If the inverse is no field, or of other dimensions or units.
+        If the inverse is no field, or has other dimensions or units.
     StoreError
-        If something is there and ``overwrite`` is false, or it cannot be written.
+        If the path exists and ``overwrite`` is false, or it cannot be written.
     """
     pairs = [(False, field)] if inverse is None else [(False, field), (True, inverse)]
-    parts: list[FieldPart] = []
-    data: list[dask.array.Array] = []
-    extras: list[xr.Dataset] = []
-    for back, one in pairs:
-        grid = field_grid(one)
-        if (grid.dims, grid.units) != (field_grid(field).dims, field_grid(field).units):
-            msg = (
-                f"the inverse is in {grid.dims} {grid.units}; expected as the field is"
-            )
-            raise InputError(msg)
-        displacement = ordered_displacement(one, grid)
-        extra = one.drop_vars(["displacement", COMPONENT, *grid.dims], errors="ignore")
-        extras.append(
-            extra.assign_attrs(displacement_attrs=json.dumps(displacement.attrs))
-        )
-        matrix = None
-        if affine:
-            from xdreg.fields.composition import split_affine  # it composes fields
-
-            matrix, rest = split_affine(one)
-            displacement = rest["displacement"]
-        values = dask.array.asarray(displacement.data).astype(np.float32)
-        data.append(values)
-        # A field in memory may be one chunk, of which every window would be read.
-        most = (grid.ndim, *(FIELD_CHUNK[grid.ndim],) * grid.ndim)
-        chunks = tuple(min(a, b) for a, b in zip(values.chunksize, most, strict=True))
-        parts.append(FieldPart(_NAMES[back], grid, chunks, matrix))
+    prepared = [_prepared(one, field, back, affine=affine) for back, one in pairs]
     with (
         working("writing", enabled=progress),
         new_store(path, overwrite=overwrite, storage_options=storage_options) as output,
     ):
+        places = write_field_metadata(output.folder, *(p.layout for p in prepared))
         written = []
-        for values, place in zip(
-            data, write_field_metadata(output.folder, *parts), strict=True
-        ):
+        for part, place in zip(prepared, places, strict=True):
             store: Any = output.array(place)
-            written.append(store_chunks(values.rechunk(store.chunks), store))
-        # Together, for diagnostics of a lazy field come from the tasks that make it.
-        _, found = dask.compute(written, extras)
-        for (back, _), extra in zip(pairs, found, strict=True):
+            values = part.values.rechunk(store.chunks)
+            written.append(dask.array.store(values, store, lock=False, compute=False))
+        # Together: diagnostics of a lazy field come from the tasks that make it.
+        _, extras = dask.compute(written, [part.extra for part in prepared])
+        for (back, _), extra in zip(pairs, extras, strict=True):
             extra.to_zarr(
                 output.folder, group=_EXTRA[back], mode="a", consolidated=False
             )
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A field to write: layout, displacement, and diagnostics with provenance."""
+
+    layout: FieldPart
+    values: dask.array.Array
+    extra: xr.Dataset
+
+
+def _prepared(
+    one: xr.Dataset, field: xr.Dataset, back: bool, *, affine: bool
+) -> _Prepared:
+    """Return the parts of a field, or of its inverse, that are written."""
+    grid, own = field_grid(one), field_grid(field)
+    if (grid.dims, grid.units) != (own.dims, own.units):
+        msg = f"the inverse is in {grid.dims} {grid.units}; expected as the field is"
+        raise InputError(msg)
+    displacement = ordered_displacement(one, grid)
+    extra = one.drop_vars(["displacement", COMPONENT, *grid.dims], errors="ignore")
+    extra = extra.assign_attrs(displacement_attrs=json.dumps(displacement.attrs))
+    matrix = None
+    if affine:
+        matrix, rest = split_affine(one)
+        displacement = rest["displacement"]
+    values = dask.array.asarray(displacement.data).astype(np.float32)
+    # A field in memory may be one chunk, which every window would read.
+    most = (grid.ndim, *(FIELD_CHUNK[grid.ndim],) * grid.ndim)
+    chunks = tuple(min(a, b) for a, b in zip(values.chunksize, most, strict=True))
+    return _Prepared(FieldPart(_NAMES[back], grid, chunks, matrix), values, extra)
 
 
 def save(
@@ -154,7 +164,7 @@ def save(
     Raises
     ------
     StoreError
-        If something is there and ``overwrite`` is not given.
+        If the path exists and ``overwrite`` is not given.
     """
     if isinstance(data, xr.Dataset):
         save_field(data, path, **options)
@@ -172,9 +182,9 @@ def open_field(
 ) -> xr.Dataset:
     """Open a field that `xdreg.save` or another tool wrote as OME-Zarr, lazily.
 
-    Scenes and transformations of version 0.6 and of its drafts: displacements and
-    coordinates, in sequences with affine transformations, and in bijections. A lone
-    field that `xdreg.save` wrote is the same to the bit.
+    Scenes and transformations of version 0.6 are read: displacements and coordinates,
+    in sequences with affine transformations, and in bijections. A field that
+    `xdreg.save` wrote without ``affine`` comes back to the bit.
 
     Parameters
     ----------
@@ -183,9 +193,9 @@ def open_field(
     inverse
         Return the field moving → fixed of a bijection.
     name
-        Which transformation, where a store declares several.
+        Name of the transformation, if a store declares several.
     like : Dataset, DataArray, DataTree or Grid, optional
-        Where the field is wanted; needed only for a sequence that does not start with
+        Grid to sample the field on; needed only for a sequence that does not start with
         displacements.
     storage_options
         For remote stores, passed to fsspec, for example ``{"anon": True}``.
@@ -197,22 +207,18 @@ def open_field(
     Raises
     ------
     StoreError
-        If there is no such store, or it holds no displacement field that can be used.
+        If there is no such store, or it holds no displacement field that can be used,
+        for example one of a draft of RFC-5.
     InputError
         If ``like`` is needed, or its units do not convert.
     """
     address = as_address(path)
     group = open_group(address, storage_options)
     steps = read_steps(address, group, inverse=inverse, name=name)
-    extra = read_extra(
-        address,
-        storage_options,
-        _EXTRA[inverse],
-        DIAGNOSTICS | INVERSE_DIAGNOSTICS,
-    )
+    extra = _read_extra(address, group, _EXTRA[inverse])
     attrs = dict(extra.attrs)
-    stored = parsed(address, "displacement_attrs", attrs.pop("displacement_attrs", {}))
-    fixed = parsed(address, "fixed_grid", attrs.get("fixed_grid", "{}"))
+    stored = _parsed(address, "displacement_attrs", attrs.pop("displacement_attrs", {}))
+    fixed = _parsed(address, "fixed_grid", attrs.get("fixed_grid", "{}"))
     try:
         if fixed:
             Grid.from_dict(fixed)
@@ -230,10 +236,54 @@ def open_field(
             parts.append(step)
     field = parts[0]
     if len(parts) > 1 or like is not None:
-        from xdreg.fields.composition import as_one_field  # it composes fields
-
         units = next(field_grid(p).units for p in parts if isinstance(p, xr.Dataset))
         field = as_one_field(parts, like, units, address)
     field["displacement"].attrs |= stored
     result: xr.Dataset = field.merge(extra)
     return result.assign_attrs({**field.attrs, **attrs})
+
+
+def _read_extra(address: str, group: zarr.Group, name: str) -> xr.Dataset:
+    """Return the diagnostics and provenance in a group of the store, if any."""
+    try:
+        if name not in group:
+            return xr.Dataset()
+        child: Any = group[name]
+        for key, array in child.arrays():
+            check_array(address, f"{name}/{key}", array)
+            if array.size > MOST_BLOCKS:
+                msg = f"{address}: {key} has the shape {array.shape}, too many blocks"
+                raise StoreError(msg)
+        extra = xr.open_zarr(
+            group.store, group=child.path, consolidated=False, chunks=None
+        )
+        names = sorted(str(n) for n in extra.data_vars if _is_diagnostic(extra[n]))
+        return extra[names].load()
+    except StoreError:
+        raise
+    # Neither xarray nor Zarr documents what malformed metadata raises.
+    except Exception as error:
+        msg = f"{address}: the group {name!r} beside the field is damaged: {error}"
+        raise StoreError(msg) from error
+
+
+def _is_diagnostic(variable: xr.DataArray) -> bool:
+    """Return whether a variable is a known diagnostic of blocks."""
+    prefix, found, kind = str(variable.name).rpartition("block_")
+    return (
+        bool(found)
+        and kind in DIAGNOSTICS | INVERSE_DIAGNOSTICS
+        and all(str(dim).startswith(f"{prefix}block_") for dim in variable.dims)
+    )
+
+
+def _parsed(address: str, key: str, text: Any) -> dict[str, Any]:
+    """Return the object that an attribute holds as JSON."""
+    try:
+        value = json.loads(text) if isinstance(text, str) else text
+    except (ValueError, RecursionError):
+        value = text
+    if not isinstance(value, dict):
+        msg = f"{address}: the attribute {key} is {text!r}; expected an object as JSON"
+        raise StoreError(msg)
+    return value
