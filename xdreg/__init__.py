@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from xdreg.bridges import from_itk_transform, open_transform, write_transform
     from xdreg.fields.accuracy import LandmarkErrors, label_overlaps, landmark_errors
     from xdreg.fields.composition import compose
+    from xdreg.fields.diagnostics import status_counts
     from xdreg.fields.field import identity, make_field
     from xdreg.fields.inverse import inverse
     from xdreg.fields.measures import (
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
         statistics,
     )
     from xdreg.fields.points import transform_points
-    from xdreg.fields.provenance import status_counts
     from xdreg.fields.store import open_field, save
     from xdreg.fields.warp import warp
     from xdreg.fields.warp_to import warp_to
@@ -93,7 +93,7 @@ _LAZY = {
         "statistics",
     ),
     "fields.points": ("transform_points",),
-    "fields.provenance": ("status_counts",),
+    "fields.diagnostics": ("status_counts",),
     "fields.store": (
         "open_field",
         "save",

@@ -27,8 +27,8 @@ from tests.benchmarks.scale import scale
 from tests.benchmarks.speed import speed
 from tests.benchmarks.tradeoff import tradeoff
 from xdreg.coordinates import grid_of
+from xdreg.fields.diagnostics import status_counts
 from xdreg.fields.field import field_grid
-from xdreg.fields.provenance import status_counts
 
 
 def synthetic():

@@ -20,7 +20,7 @@ from tests.benchmarks.common import (
     row,
     timed,
 )
-from xdreg.fields.provenance import status_counts
+from xdreg.fields.diagnostics import status_counts
 from xdreg.numerics.metrics import normalised_correlation
 
 #: Blocks and overlaps that are compared, in voxels.

@@ -11,7 +11,7 @@ import numpy as np
 import xdreg
 from tests.benchmarks.common import landmark_error, pair, row
 from tests.helpers.faulty import faulty
-from xdreg.fields.provenance import status_counts
+from xdreg.fields.diagnostics import status_counts
 
 KINDS = ("zero", "noise", "nan", "raise", "shift", "wave")
 

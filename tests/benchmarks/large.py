@@ -21,7 +21,7 @@ import numpy as np
 
 import xdreg
 from tests.benchmarks.common import row
-from xdreg.fields.provenance import status_counts
+from xdreg.fields.diagnostics import status_counts
 from xdreg.partition import MOVING_MARGIN
 
 AMPLITUDE = 10.0

@@ -20,7 +20,7 @@ from distributed.scheduler import KilledWorker
 import xdreg
 from tests.helpers.hostile import hostile
 from tests.helpers.pairs import shifted_pair
-from xdreg.fields.provenance import status_counts
+from xdreg.fields.diagnostics import status_counts
 from xdreg.registration.judge import RECORD
 from xdreg.registration.mapping import _suspects
 

@@ -14,7 +14,7 @@ from xdreg.coordinates import grid_of
 from xdreg.engines import elastix, processes
 from xdreg.engines.isolated import Isolated
 from xdreg.errors import Interrupted
-from xdreg.fields.provenance import status_counts
+from xdreg.fields.diagnostics import status_counts
 
 
 def run(kind, workdir=None, **limits):

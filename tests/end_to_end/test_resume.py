@@ -25,7 +25,7 @@ from tests.helpers.runs import (
     register,
     small_pair,
 )
-from xdreg.fields.provenance import status_counts
+from xdreg.fields.diagnostics import status_counts
 from xdreg.partition import BlockStatus
 from xdreg.registration import run, workdir
 from xdreg.registration.mapping import map_over_blocks

@@ -9,6 +9,7 @@ import xarray as xr
 import xdreg
 from tests.helpers.fields import Known, Watched, folding, image, moving_like, unreadable
 from xdreg.fields import inverse as inverse_field
+from xdreg.fields.diagnostics import status_counts
 from xdreg.fields.field import (
     field_grid,
     fixed_grid,
@@ -17,7 +18,6 @@ from xdreg.fields.field import (
     open_displacement,
 )
 from xdreg.fields.preimage import Preimage, affine_part
-from xdreg.fields.provenance import status_counts
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid
 from xdreg.numerics import kernels

@@ -10,7 +10,7 @@ import xdreg
 from tests.helpers.faulty import chosen, faulty, wave
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.engines.local_correlation import local_correlation
-from xdreg.fields.provenance import status_counts
+from xdreg.fields.diagnostics import status_counts
 from xdreg.grid import Grid
 from xdreg.partition import BlockStatus
 from xdreg.registration.agreement import offsets, outliers

@@ -12,8 +12,8 @@ import xdreg
 from tests.helpers.stores import axes, dataset, edited, multiscale, sample
 from xdreg.cli import common as cli_common
 from xdreg.cli import summary as cli_summary
+from xdreg.fields.diagnostics import status_counts
 from xdreg.fields.field import fixed_grid
-from xdreg.fields.provenance import status_counts
 from xdreg.stores import ome_checks
 
 ODD = [

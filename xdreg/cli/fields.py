@@ -51,8 +51,8 @@ def invert(
 
     Example: xdreg invert out/field.ome.zarr --like moving.ome.zarr -o inverse.ome.zarr
     """
+    from xdreg.fields.diagnostics import status_counts
     from xdreg.fields.inverse import inverse
-    from xdreg.fields.provenance import status_counts
     from xdreg.fields.store import open_field, save_field
     from xdreg.stores.outputs import check_target
 

@@ -26,7 +26,8 @@ def field_summary(field: xr.Dataset) -> dict[str, Any]:
 
     What it does not tell is None; ``blocks`` is empty without diagnostics.
     """
-    from xdreg.fields.provenance import last_metric, pose_of, status_counts
+    from xdreg.fields.diagnostics import status_counts
+    from xdreg.fields.provenance import last_metric, pose_of
 
     similarity = {}
     for when in ("before", "after"):

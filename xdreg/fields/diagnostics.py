@@ -36,6 +36,20 @@ INVERSE_DIAGNOSTICS = {
     "folded": "share of points without an inverse, for the field folds",
 }
 
+#: Statuses of blocks that had nothing to register: none of them is a failure.
+HARMLESS = (BlockStatus.EMPTY, BlockStatus.NO_OVERLAP)
+
+#: What is worth knowing of a block, worst first: how it ended, then how it fared.
+SEVERITY = (
+    BlockStatus.CRASHED,
+    BlockStatus.TIMEOUT,
+    BlockStatus.UNREADABLE,
+    BlockStatus.REJECTED,
+    BlockStatus.FOLDED,
+    BlockStatus.NOT_IMPROVED,
+    BlockStatus.TOO_FEW_SAMPLES,
+)
+
 #: Colours of statuses, wherever they are shown: people who see red and green alike tell
 #: them apart; grey needs no action.
 STATUS_COLOURS = {
@@ -87,3 +101,17 @@ def status_attrs() -> dict[str, Any]:
         "flag_values": [int(s) for s in used],
         "flag_meanings": " ".join(s.meaning for s in used),
     }
+
+
+def status_name(value: float) -> str:
+    """Return a status as a word, also one that this version does not know."""
+    known = {float(status): status.meaning for status in BlockStatus}
+    return known.get(float(value), f"status {value:g}")
+
+
+def status_counts(field: xr.Dataset) -> dict[str, int]:
+    """Return how many blocks of the last deformable stage ended in each status."""
+    if "block_status" not in field:
+        return {}
+    values, counts = np.unique(field["block_status"].values, return_counts=True)
+    return {status_name(v): int(c) for v, c in zip(values, counts, strict=True)}

@@ -14,9 +14,10 @@ import numpy as np
 import xarray as xr
 
 from xdreg.errors import InputError, StoreError
+from xdreg.fields.diagnostics import HARMLESS, SEVERITY, status_name
 from xdreg.fields.field import field_grid
 from xdreg.grid import Grid, is_finite
-from xdreg.partition import BlockStatus, Partition
+from xdreg.partition import Partition
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
     from xdreg.stores.channels import Selection
 
-
-#: Statuses of blocks that had nothing to register: none of them is a failure.
-HARMLESS = (BlockStatus.EMPTY, BlockStatus.NO_OVERLAP)
 
 #: Kinds of stage that find one transform of the whole image.
 LINEAR = ("translation", "rigid", "similarity", "affine")
@@ -76,12 +74,6 @@ class StageRecord:
         values, counts = np.unique(self.blocks["status"], return_counts=True)
         order = np.argsort(-counts, kind="stable")
         return {status_name(values[i]): int(counts[i]) for i in order}
-
-
-def status_name(value: float) -> str:
-    """Return a status as a word, also one that this version does not know."""
-    known = {float(status): status.meaning for status in BlockStatus}
-    return known.get(float(value), f"status {value:g}")
 
 
 def manifest_of(field: xr.Dataset) -> dict[str, Any]:
@@ -251,18 +243,6 @@ def _partition(
     return partition if fits else None
 
 
-#: What is worth knowing of a block, worst first: how it ended, then how it fared.
-SEVERITY = (
-    BlockStatus.CRASHED,
-    BlockStatus.TIMEOUT,
-    BlockStatus.UNREADABLE,
-    BlockStatus.REJECTED,
-    BlockStatus.FOLDED,
-    BlockStatus.NOT_IMPROVED,
-    BlockStatus.TOO_FEW_SAMPLES,
-)
-
-
 def worst_blocks(stage: StageRecord, count: int = 10) -> list[tuple[int, ...]]:
     """Return the indices of a stage's worst blocks, the worst first.
 
@@ -293,15 +273,3 @@ def worst_blocks(stage: StageRecord, count: int = 10) -> list[tuple[int, ...]]:
     order = np.lexsort((np.nan_to_num(similar, nan=-np.inf).ravel(), rank.ravel()))
     chosen = [i for i in order if status.ravel()[i] not in HARMLESS][:count]
     return [tuple(int(v) for v in np.unravel_index(i, status.shape)) for i in chosen]
-
-
-def status_counts(field: xr.Dataset) -> dict[str, int]:
-    """Return how many blocks of the last deformable stage ended in each status."""
-    if "block_status" not in field:
-        return {}
-    values, counts = np.unique(field["block_status"].values, return_counts=True)
-    known = {int(status): status.meaning for status in BlockStatus}
-    return {
-        known.get(int(v), f"status {v}"): int(c)
-        for v, c in zip(values, counts, strict=True)
-    }

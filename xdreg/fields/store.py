@@ -258,7 +258,8 @@ def _read_extra(address: str, group: zarr.Group, name: str) -> xr.Dataset:
             group.store, group=child.path, consolidated=False, chunks=None
         )
         names = sorted(str(n) for n in extra.data_vars if _is_diagnostic(extra[n]))
-        return extra[names].load()
+        chosen: xr.Dataset = extra[names]
+        return chosen.load()
     except StoreError:
         raise
     # Neither xarray nor Zarr documents what malformed metadata raises.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LEAST_VOXEL = 1e-6
 
 
-def target_grid(
+def resampling_grid(
     field: xr.Dataset,
     like: xr.DataArray | xr.DataTree | None = None,
     spacing: Spacing = None,

@@ -15,7 +15,7 @@ import xarray as xr
 from xdreg.coordinates import coordinates, grid_of, spatial_dims
 from xdreg.errors import InputError
 from xdreg.fields.field import field_grid, open_displacement
-from xdreg.fields.targets import target_grid
+from xdreg.fields.targets import resampling_grid
 from xdreg.graphs import shared
 from xdreg.grid import unit_ratio
 from xdreg.numerics import interpolation, kernels
@@ -100,9 +100,9 @@ def warp(
         ``labels``, ``spacing`` or ``region`` are none that there is, or ``fill_value``
         does not fit the dtype.
     """
-    how = How(order, labels, fill_value)
+    how = Interpolation(order, labels, fill_value)
     image = image_levels(moving, "moving")[0]
-    target = target_grid(field, like, spacing, region)
+    target = resampling_grid(field, like, spacing, region)
     template = None
     if like is not None and spacing is None and region is None:
         template = image_levels(like, "like")[0]
@@ -114,13 +114,13 @@ def warp(
         )
     if chunks is None:
         chunks = dask.array.core.normalize_chunks(CHUNK[target.ndim], target.shape)
-    pulling = make_pulling(field, image, target, how)
+    warper = make_warper(field, image, target, how)
     data = dask.array.map_blocks(
         _warp_chunk,
-        chunks=(*((1,) * image.sizes[d] for d in pulling.others), *chunks),
-        dtype=pulling.dtype,
-        meta=np.empty((0,) * image.ndim, pulling.dtype),
-        pulling=shared(pulling, "warp"),
+        chunks=(*((1,) * image.sizes[d] for d in warper.others), *chunks),
+        dtype=warper.dtype,
+        meta=np.empty((0,) * image.ndim, warper.dtype),
+        warper=shared(warper, "warp"),
     )
     result = warped_like(image, target, data)
     if template is not None:
@@ -142,7 +142,7 @@ def warped_like(image: xr.DataArray, target: Grid, data: Any) -> xr.DataArray:
 
 
 @dataclass(frozen=True)
-class How:
+class Interpolation:
     """How values are made between voxels, and beyond them; as in `warp`."""
 
     order: Order
@@ -180,7 +180,7 @@ class How:
 
 
 @dataclass(frozen=True)
-class Pulling:
+class Warper:
     """What makes any part of a warped image, and all that it needs for that.
 
     Parameters
@@ -199,19 +199,19 @@ class Pulling:
     others: tuple[str, ...]
     displacement: FieldReader
     target: Grid
-    how: How
+    how: Interpolation
     dtype: np.dtype[Any]
 
     def part(self, position: tuple[int, ...], window: Sequence[slice]) -> NDArray[Any]:
         """Return a window of the result, of one time point and channel."""
         grid = self.target.window(window)
-        values = pull(self.readers[position], self.displacement, grid, self.how)
-        return cast(values, self.dtype)
+        values = warp_window(self.readers[position], self.displacement, grid, self.how)
+        return as_dtype(values, self.dtype)
 
 
-def make_pulling(
-    field: xr.Dataset, image: xr.DataArray, target: Grid, how: How
-) -> Pulling:
+def make_warper(
+    field: xr.Dataset, image: xr.DataArray, target: Grid, how: Interpolation
+) -> Warper:
     """Check an image against a field, and return what warps it onto a grid.
 
     Raises
@@ -236,7 +236,7 @@ def make_pulling(
         select = dict(zip(others, position, strict=True))
         readers[position] = image_reader(image, "moving", grid=own, select=select)
     displacement = open_displacement(field)
-    return Pulling(readers, others, displacement, target, how, dtype)
+    return Warper(readers, others, displacement, target, how, dtype)
 
 
 def _merged_chunks(chunks: tuple[int, ...], most: int) -> tuple[int, ...]:
@@ -250,18 +250,18 @@ def _merged_chunks(chunks: tuple[int, ...], most: int) -> tuple[int, ...]:
     return tuple(joined)
 
 
-def _warp_chunk(pulling: Pulling, block_info: Any = None) -> NDArray[Any]:
+def _warp_chunk(warper: Warper, block_info: Any = None) -> NDArray[Any]:
     """Make one chunk of the warped image."""
     location = block_info[None]["array-location"]
-    ndim = pulling.target.ndim
+    ndim = warper.target.ndim
     position = tuple(int(start) for start, _ in location[:-ndim])
     window = tuple(slice(int(a), int(b)) for a, b in location[-ndim:])
-    values = pulling.part(position, window)
+    values = warper.part(position, window)
     return values.reshape((1,) * len(position) + values.shape)
 
 
-def pull(
-    reader: ImageReader, displacement: FieldReader, grid: Grid, how: How
+def warp_window(
+    reader: ImageReader, displacement: FieldReader, grid: Grid, how: Interpolation
 ) -> NDArray[Any]:
     """Read the part of the moving image that a window maps onto, and resample it.
 
@@ -314,7 +314,7 @@ def _size(window: Sequence[slice]) -> int:
 
 
 def _in_halves(
-    reader: ImageReader, displacement: FieldReader, grid: Grid, how: How
+    reader: ImageReader, displacement: FieldReader, grid: Grid, how: Interpolation
 ) -> NDArray[Any]:
     axis = int(np.argmax(grid.shape))
     middle = grid.shape[axis] // 2
@@ -322,11 +322,11 @@ def _in_halves(
     for part in (slice(0, middle), slice(middle, grid.shape[axis])):
         window = [slice(0, n) for n in grid.shape]
         window[axis] = part
-        halves.append(pull(reader, displacement, grid.window(window), how))
+        halves.append(warp_window(reader, displacement, grid.window(window), how))
     return np.concatenate(halves, axis)
 
 
-def cast(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+def as_dtype(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Bring interpolated values to a dtype: round and clip for integers."""
     if values.dtype == dtype:
         return values

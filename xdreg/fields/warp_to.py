@@ -23,8 +23,8 @@ from dask.base import tokenize
 
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
-from xdreg.fields.targets import target_grid
-from xdreg.fields.warp import CHUNK, How, make_pulling, warped_like
+from xdreg.fields.targets import resampling_grid
+from xdreg.fields.warp import CHUNK, Interpolation, make_warper, warped_like
 from xdreg.graphs import MOST_TASKS, shared
 from xdreg.stores.ome_writer import lay_out, level_path, make_layout
 from xdreg.stores.progress import working
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xdreg.fields.targets import Region, Spacing
-    from xdreg.fields.warp import Pulling
+    from xdreg.fields.warp import Warper
     from xdreg.grid import Grid
     from xdreg.numerics.interpolation import Labels, Order
     from xdreg.stores.ome_writer import Layout, Version
@@ -122,20 +122,20 @@ def warp_to(
     if not isinstance(levels_from, str) or levels_from not in ("moving", "finest"):
         msg = f"levels_from must be 'moving' or 'finest', got {levels_from!r}"
         raise InputError(msg)
-    how = How(order, labels, fill_value)
+    how = Interpolation(order, labels, fill_value)
     images = image_levels(moving, "moving")
-    target = target_grid(field, like, spacing, region)
-    dtype = make_pulling(field, images[0], target, how).dtype
+    target = resampling_grid(field, like, spacing, region)
+    dtype = make_warper(field, images[0], target, how).dtype
     layout = _layout(images[0], target, dtype, version, levels, chunks, name)
     grids = [grid_of(v, "moving").to_units(target.units, "moving") for v in images]
     sources = _sources(grids, layout.grids, levels_from)
-    pullings = [
+    warpers = [
         None
         if source is None
-        else replace(make_pulling(field, images[source], grid, how), dtype=dtype)
+        else replace(make_warper(field, images[source], grid, how), dtype=dtype)
         for source, grid in zip(sources, layout.grids, strict=True)
     ]
-    description = _description(layout, pullings)
+    description = _description(layout, warpers)
     with (
         working("warping", enabled=progress),
         resumable_store(
@@ -148,12 +148,12 @@ def warp_to(
             shutil.copytree(Path(scratch) / "store", output.folder, dirs_exist_ok=True)
         done = journal.entries()
         finer = None
-        for number, pulling in enumerate(pullings):
+        for number, warper in enumerate(warpers):
             store = output.array(level_path(number))
             task = _Level(
                 number,
                 tuple(str(d) for d in layout.image.dims),
-                pulling,
+                warper,
                 finer,
                 layout.factors[number - 1] if number else (),
                 how.keeps_values,
@@ -192,14 +192,14 @@ def _sources(
     return sources
 
 
-def _description(layout: Layout, pullings: Sequence[Pulling | None]) -> str:
+def _description(layout: Layout, warpers: Sequence[Warper | None]) -> str:
     """Return text that differs whenever any bit of the result may."""
     import xdreg
 
     image = layout.image
     values = {
         "xdreg": xdreg.__version__,
-        "source": tokenize(*pullings),
+        "source": tokenize(*warpers),
         "grids": [grid.to_dict() for grid in layout.grids],
         "dims": [str(d) for d in image.dims],
         "sizes": list(image.shape),
@@ -216,11 +216,11 @@ def _description(layout: Layout, pullings: Sequence[Pulling | None]) -> str:
 
 @dataclass(frozen=True)
 class _Level:
-    """One level of the result, and what makes it: ``pulling``, else ``finer``."""
+    """One level of the result, and what makes it: ``warper``, else ``finer``."""
 
     number: int
     dims: tuple[str, ...]
-    pulling: Pulling | None
+    warper: Warper | None
     finer: zarr.Array[Any] | None
     factors: tuple[int, ...]
     labels: bool
@@ -231,9 +231,9 @@ class _Level:
     def region(self) -> tuple[int, ...]:
         """Voxels of a region along each axis: whole chunks, so that none is shared."""
         chunks: tuple[int, ...] = self.store.chunks
-        if self.pulling is None:
+        if self.warper is None:
             return chunks
-        ndim = self.pulling.target.ndim
+        ndim = self.warper.target.ndim
         most = CHUNK[ndim]
         spatial = [n * max(most // n, 1) for n in chunks[-ndim:]]
         # Neighbours read the same chunks of the moving image: together, once.
@@ -264,16 +264,16 @@ class _Level:
 
     def make(self, window: tuple[slice, ...]) -> NDArray[Any]:
         """Return the voxels of a region, as they are stored."""
-        values = self._means(window) if self.pulling is None else self._warped(window)
+        values = self._means(window) if self.warper is None else self._warped(window)
         return values.astype(self.store.dtype, copy=False)
 
     def _warped(self, window: tuple[slice, ...]) -> NDArray[Any]:
-        pulling = self.pulling
-        assert pulling is not None
-        ndim = pulling.target.ndim
+        warper = self.warper
+        assert warper is not None
+        ndim = warper.target.ndim
         place = dict(zip(self.dims, window, strict=True))
-        position = tuple(place[dim].start for dim in pulling.others)
-        values = pulling.part(position, window[-ndim:])
+        position = tuple(place[dim].start for dim in warper.others)
+        values = warper.part(position, window[-ndim:])
         return values.reshape((1,) * (len(window) - ndim) + values.shape)
 
     def _means(self, window: tuple[slice, ...]) -> NDArray[Any]:

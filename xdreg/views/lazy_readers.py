@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from xdreg.fields.warp import How, cast, pull
+from xdreg.fields.warp import Interpolation, as_dtype, warp_window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,8 +63,10 @@ class WarpedReader:
     def read(self, window: Sequence[slice] | None = None) -> NDArray[Any]:
         """Resample a window; 0 where the moving image has nothing."""
         target = self.grid if window is None else self.grid.window(window)
-        values = pull(self._moving, self._displacement, target, How(1, None, 0))
-        return cast(values, self.dtype)
+        values = warp_window(
+            self._moving, self._displacement, target, Interpolation(1, None, 0)
+        )
+        return as_dtype(values, self.dtype)
 
 
 class MagnitudeReader:

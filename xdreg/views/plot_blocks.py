@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xdreg.errors import InputError
-from xdreg.fields.diagnostics import STATUS_COLOURS, UNKNOWN_COLOUR
-from xdreg.fields.provenance import (
+from xdreg.fields.diagnostics import (
     SEVERITY,
+    STATUS_COLOURS,
+    UNKNOWN_COLOUR,
+    status_name,
+)
+from xdreg.fields.provenance import (
     StageRecord,
     last_deformable,
     stages_of,
-    status_name,
 )
 from xdreg.partition import BlockStatus
 from xdreg.views.plot_axes import NOTHING, axes_or_new, colour_bar, label

@@ -11,15 +11,14 @@ from dask.utils import format_bytes
 
 from xdreg.engines.pose import DOUBTFUL, pose_text
 from xdreg.errors import InputError
+from xdreg.fields.diagnostics import HARMLESS, status_name
 from xdreg.fields.field import field_grid, fixed_grid, moving_grid, open_displacement
 from xdreg.fields.measures import folded_share
 from xdreg.fields.provenance import (
-    HARMLESS,
     StageRecord,
     last_deformable,
     manifest_of,
     pose_of,
-    status_name,
     worst_blocks,
 )
 from xdreg.grid import Grid

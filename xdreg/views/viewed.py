@@ -20,7 +20,7 @@ from xdreg.errors import InputError, UnreadableError
 from xdreg.fields.field import field_grid
 from xdreg.fields.provenance import registered_channels, selects
 from xdreg.fields.reader import FieldReader
-from xdreg.fields.warp import How, pull
+from xdreg.fields.warp import Interpolation, warp_window
 from xdreg.numerics import kernels
 from xdreg.stores.channels import channel_selection
 from xdreg.stores.pyramid import image_levels
@@ -307,7 +307,9 @@ def _tiled(
     for tile in tiles:
         part = plane.grid.window(tile)
         try:
-            values = pull(reader, displacement, part, How(1, None, np.nan))
+            values = warp_window(
+                reader, displacement, part, Interpolation(1, None, np.nan)
+            )
         except UnreadableError as error:
             warnings.warn(f"{error}; it is left out of the picture", stacklevel=4)
             continue
