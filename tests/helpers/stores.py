@@ -27,6 +27,16 @@ def sample(ndim=3, channels=0, dtype="uint16"):
     return image.assign_coords(c=["dapi", "gfp"][:channels]) if channels else image
 
 
+def rgb(image, *, alpha=False, axis=0):
+    """Return a colour image whose channels differ."""
+    grey = image.astype("float32").load() / 60_000 * 255
+    parts = [grey, 0.5 * grey + 20, 200 - 0.5 * grey]
+    if alpha:
+        parts.append(grey * 0 + 255)
+    colour = xr.concat(parts, "c").astype("uint8")
+    return colour.transpose(*np.roll(colour.dims, -axis))
+
+
 def levels_of(path):
     """Return the levels of a stored image, finest first."""
     return image_levels(xdreg.open_ome_zarr(path), "image")

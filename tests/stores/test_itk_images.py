@@ -1,4 +1,4 @@
-"""ITK in and out: every voxel keeps its physical place."""
+"""ITK images in and out: every voxel keeps its physical place."""
 
 import itertools
 
@@ -10,13 +10,6 @@ import xarray as xr
 import xdreg
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
-from xdreg.grid import Grid
-from xdreg.numerics.itk_transforms import (
-    displacement_from_itk,
-    matrix_from_itk,
-    matrix_to_itk,
-)
-from xdreg.numerics.kernels import grid_points
 
 
 def itk_image(ndim, direction):
@@ -84,50 +77,6 @@ def test_files_that_itk_reads(tmp_path):
     opened = xdreg.open_image(tmp_path / "rgb.png", units=None)
     assert opened.dims == ("c", "y", "x")
     np.testing.assert_array_equal(opened.transpose("y", "x", "c"), colour)
-
-
-def test_linear_transforms_are_matrices_in_dims_order():
-    transform = itk.Euler3DTransform[itk.D].New()
-    transform.SetCenter([3.0, 4.0, 5.0])
-    transform.SetRotation(0.2, -0.1, 0.3)
-    transform.SetTranslation([1.0, 2.0, 3.0])
-    matrix = matrix_from_itk(transform)
-    back = matrix_to_itk(matrix)
-    point = np.array([7.0, -2.0, 9.0])
-    expected = np.array(list(transform.TransformPoint(list(point))))
-    np.testing.assert_allclose(list(back.TransformPoint(list(point))), expected)
-    ours = matrix[:3, :3] @ point[::-1] + matrix[:3, 3]
-    np.testing.assert_allclose(ours, expected[::-1])
-
-
-def test_a_composite_transform_is_sampled():
-    grid = Grid(("y", "x"), (6, 8), (1.0, 0.5), (2.0, -1.0))
-    spline = itk.BSplineTransform[itk.D, 2, 3].New()
-    spline.SetTransformDomainOrigin([-2.0, 1.0])
-    spline.SetTransformDomainPhysicalDimensions([8.0, 9.0])
-    spline.SetTransformDomainMeshSize([3, 3])
-    count = spline.GetNumberOfParameters()
-    parameters = itk.OptimizerParameters[itk.D](count)
-    for i, value in enumerate(np.random.default_rng(0).normal(size=count)):
-        parameters.SetElement(i, float(value))
-    spline.SetParameters(parameters)
-    shift = itk.TranslationTransform[itk.D, 2].New()
-    shift.SetOffset([0.3, 0.7])
-    both = itk.CompositeTransform[itk.D, 2].New()
-    both.AddTransform(shift)
-    both.AddTransform(spline)
-    field = displacement_from_itk(both, grid).reshape(2, -1).T
-    points = grid_points(grid)
-    expected = [list(both.TransformPoint(list(p[::-1])))[::-1] for p in points]
-    np.testing.assert_allclose(points + field, expected, atol=1e-5)
-
-
-def test_what_is_no_transform_is_refused():
-    grid = Grid(("y", "x"), (6, 8), (1.0, 0.5), (2.0, -1.0))
-    with pytest.raises(xdreg.InputError, match=r"itk\.Transform"):
-        xdreg.from_itk_transform("a.tfm", grid)
-    with pytest.raises(xdreg.InputError, match="3 dimensions"):
-        xdreg.from_itk_transform(itk.TranslationTransform[itk.D, 3].New(), grid)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int64", "float16", "bool", ">i4", "uint64"])

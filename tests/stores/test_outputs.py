@@ -5,21 +5,21 @@ import signal
 import subprocess
 import sys
 
-import itk
 import numpy as np
 import pytest
 
 import xdreg
 from tests.helpers.disks import ROOT
+from tests.helpers.pairs import zero_field
 from tests.helpers.stores import sample
 from xdreg.cli.main import app
 from xdreg.stores.outputs import new_file
 
 SLOW = """
 import os, sys, time
-import itk
 import numpy as np
 import xdreg
+from tests.helpers.pairs import zero_field
 from tests.helpers.stores import sample
 
 def slowly(block):
@@ -32,7 +32,7 @@ kind, target, overwrite = sys.argv[1], sys.argv[2], bool(int(sys.argv[3]))
 if kind == "image":
     data = image.copy(data=image.data.map_blocks(slowly, dtype=image.dtype))
 else:
-    data = xdreg.from_itk_transform(itk.TranslationTransform[itk.D, 2].New(), image)
+    data = zero_field(image.shape)
     chunks = data.chunk(y=8, x=8)
     data["displacement"] = chunks.displacement.copy(
         data=chunks.displacement.data.map_blocks(slowly, dtype=np.float32)
@@ -42,12 +42,8 @@ print("written", flush=True)
 """
 
 
-def translation():
-    return xdreg.from_itk_transform(itk.TranslationTransform[itk.D, 2].New(), sample(2))
-
-
 def data_of(kind):
-    return sample(2) if kind == "image" else translation()
+    return sample(2) if kind == "image" else zero_field((70, 93))
 
 
 def values_of(kind, path):
@@ -156,3 +152,42 @@ def test_commands_overwrite_nothing_and_say_so_before_they_start(tmp_path):
         assert (out / name).read_text() == "mine"
         (out / name).unlink()
     refused("register", *pair, "-o", "s3://bucket/out", match="must be a local folder")
+
+
+def test_outputs_are_not_overwritten_unless_asked(tmp_path):
+    path = tmp_path / "image.zarr"
+    xdreg.save(sample(2), path)
+    with pytest.raises(xdreg.StoreError, match="exists"):
+        xdreg.save(sample(2), path)
+    xdreg.save(sample(2) * 0 + 5, path, overwrite=True)
+    assert float(xdreg.open_ome_zarr(path, level=0).mean()) == 5
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_only_stores_are_overwritten(tmp_path):
+    folder, file = tmp_path / "folder", tmp_path / "file.txt"
+    folder.mkdir()
+    for precious in (folder / "precious.txt", file):
+        precious.write_text("years of work")
+    for path in (folder, file):
+        with pytest.raises(xdreg.StoreError, match="not a Zarr store"):
+            xdreg.save(sample(2), path, overwrite=True)
+    assert (folder / "precious.txt").exists()
+    assert file.exists()
+
+
+def test_an_image_may_replace_the_store_it_is_read_from(tmp_path):
+    path = tmp_path / "image.zarr"
+    xdreg.save(sample(2), path)
+    before = xdreg.open_ome_zarr(path, level=0)
+    xdreg.save(before + 1, path, overwrite=True)
+    after = xdreg.open_ome_zarr(path, level=0)
+    np.testing.assert_array_equal(after, sample(2) + 1)
+    assert after.data.name != before.data.name
+
+
+def test_what_cannot_be_written_to_is_said(tmp_path):
+    with pytest.raises(xdreg.StoreError, match="Protocol not known"):
+        xdreg.save(sample(2), "unheard-of://image.zarr")
+    with pytest.raises(xdreg.StoreError, match="folder"):
+        xdreg.save(sample(2), tmp_path / "missing" / "image.zarr")

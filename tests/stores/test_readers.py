@@ -1,169 +1,89 @@
-"""Stores that misbehave: each fault costs at most the blocks it touches."""
+"""Readers of windows."""
 
-import warnings
-
+import dask.base
 import numpy as np
 import pytest
+import xarray as xr
 
 import xdreg
-from tests.helpers.servers import serving
-from xdreg.partition import BlockStatus
-from xdreg.stores import retrying
+from tests.helpers.stores import rgb
+from xdreg.errors import UnreadableError
+from xdreg.grid import Grid
+from xdreg.stores.channels import LUMINANCE_WEIGHTS
+from xdreg.stores.readers import ImageReader, image_reader
 
-SHAPE, BLOCK = (576, 576), 144
-CHUNK = "scale0/image/c/1/2"
-OPTIONS = {
-    "stages": [xdreg.LocalCorrelation(level=0, iterations=3, metric="lncc")],
-    "block_shape": BLOCK,
-    "overlap": 4,
-    "progress": False,
-}
+PAIR = xdreg.datasets.phantom_pair((64, 80), amplitude=2.0)
+WEIGHTS = tuple(LUMINANCE_WEIGHTS.values())
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(retrying, "FIRST_WAIT", 0.01)
-
-
-@pytest.fixture
-def pair(tmp_path):
-    """Write a pair in chunks of blocks; return the paths."""
-    pair = xdreg.datasets.phantom_pair(SHAPE, amplitude=1.0)
-    for name in ("fixed", "moving"):
-        image = getattr(pair, name).compute()
-        xdreg.save(image, tmp_path / f"{name}.zarr", chunks=BLOCK, levels=2)
-    return tmp_path / "fixed.zarr", tmp_path / "moving.zarr"
-
-
-def opened(*paths, **options):
-    return [xdreg.open_ome_zarr(path, **options) for path in paths]
-
-
-def quietly(*images, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return xdreg.register(*images, **OPTIONS | options)
-
-
-def blocks(field, status):
-    found = np.argwhere(field.block_status.values == status)
-    return {tuple(int(i) for i in index) for index in found}
-
-
-def spoil(path, how):
-    data = path.read_bytes()
-    if how == "corrupt":
-        path.write_bytes(bytes(255 - byte for byte in data[:40]) + data[40:])
-    elif how == "truncated":
-        path.write_bytes(data[: len(data) // 2])
-    elif how == "empty":
-        path.write_bytes(b"")
-    elif how == "directory":
-        path.unlink()
-        path.mkdir()
-
-
-def test_a_missing_chunk_is_the_fill_value(pair):
-    (pair[0] / CHUNK).unlink()
-    fixed, moving = opened(*pair)
-    part = fixed["scale0/image"][144:288, 288:432]
-    assert (part == 0).all()
-    assert not blocks(quietly(fixed, moving), BlockStatus.UNREADABLE)
-
-
-@pytest.mark.parametrize("how", ["corrupt", "truncated", "empty"])
-def test_a_damaged_chunk_costs_the_blocks_that_need_it(pair, how, monkeypatch):
-    whole = quietly(*opened(*pair))
-    assert (whole.block_status == BlockStatus.SUCCESS).mean() > 0.9
-    spoil(pair[0] / CHUNK, how)
-    # The block itself, and those whose overlap reaches into it.
-    monkeypatch.setattr("xdreg.registration.register_block.MOST_UNREADABLE", 0.6)
-    with pytest.warns(
-        UserWarning, match=r"9 of 16 blocks .* could not be read: \(0, 1"
-    ):
-        field = xdreg.register(*opened(*pair), **OPTIONS)
-    expected = {(i, j) for i in (0, 1, 2) for j in (1, 2, 3)}
-    assert blocks(field, BlockStatus.UNREADABLE) == expected
-    assert np.isfinite(field.displacement.values).all()
-    assert "unreadable" in field.block_status.attrs["flag_meanings"]
-    far = (slice(None), slice(None), slice(0, 60))
-    np.testing.assert_array_equal(
-        field.displacement.values[far], whole.displacement.values[far]
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_window_of_luminance_is_read(axis, chunked):
+    image = rgb(PAIR.fixed, axis=axis)
+    wanted = (image * xr.DataArray(list(WEIGHTS), dims="c")).sum("c")
+    if chunked:
+        image = image.chunk(20)
+    reader = image_reader(image, select={"c": WEIGHTS})
+    window = (slice(3, 30), slice(10, 55))
+    np.testing.assert_allclose(
+        reader.read_finite(window), wanted.transpose("y", "x")[window], atol=1e-3
     )
+    # To the bit what a larger window holds there.
+    np.testing.assert_array_equal(reader.read(window), reader.read()[window])
+    other = image_reader(image, select={"c": WEIGHTS[::-1]})
+    assert dask.base.tokenize(reader) != dask.base.tokenize(other)
 
 
-def test_too_many_stop_the_run_and_the_rest_is_kept(pair, tmp_path):
-    whole = quietly(*opened(*pair))
-    good = (pair[0] / CHUNK).read_bytes()
-    spoil(pair[0] / CHUNK, "truncated")
-    images = opened(*pair)
-    run = tmp_path / "run"
-    with pytest.raises(xdreg.StoreError, match="blocks cannot be read, more than 25%"):
-        quietly(*images, workdir=run)
-    kept = {p.name for p in run.glob("stage_00/patches/*.0.0.0")}
-    assert kept
-    times = {
-        name: (run / "stage_00/patches" / name).stat().st_mtime_ns for name in kept
-    }
-    (pair[0] / CHUNK).write_bytes(good)
-    field = quietly(*images, workdir=run)
-    np.testing.assert_array_equal(field.displacement, whole.displacement)
-    for name, time in times.items():
-        assert (run / "stage_00/patches" / name).stat().st_mtime_ns == time
+GRID = Grid(("y", "x"), (6, 90), (2.0, 1.0), (0.0, 5.0))
+VALUES = np.arange(540, dtype=np.float64).reshape(6, 90)
 
 
-@pytest.mark.parametrize("answers", [[500], [503, 500, 429], ["cut"], ["garbage"]])
-def test_a_server_that_recovers_costs_nothing(pair, tmp_path, answers):
-    pytest.importorskip("aiohttp")
-    whole = quietly(*opened(*pair))
-    with serving(tmp_path) as (url, faults):
-        images = opened(f"{url}/fixed.zarr", f"{url}/moving.zarr")
-        faults.answers = {CHUNK: list(answers), "moving.zarr/scale0/image/c/3/3": [500]}
-        field = quietly(*images)
-    np.testing.assert_array_equal(field.displacement, whole.displacement)
-    assert sum(CHUNK in path for path in faults.asked) > len(answers)
+class Damaged:
+    """An image of which one column cannot be read."""
+
+    dtype = VALUES.dtype
+
+    def __getitem__(self, index):
+        columns = range(90)[index[1]]
+        if 40 in columns:
+            message = "damaged"
+            raise UnreadableError(message)
+        return VALUES[index]
 
 
-def test_a_server_that_hangs_is_asked_again(pair, tmp_path):
-    aiohttp = pytest.importorskip("aiohttp")
-    options = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(sock_read=0.3)}}
-    with serving(tmp_path) as (url, faults):
-        images = opened(
-            f"{url}/fixed.zarr", f"{url}/moving.zarr", storage_options=options
-        )
-        faults.answers = {CHUNK: ["hang", "hang"]}
-        field = quietly(*images)
-    assert not blocks(field, BlockStatus.UNREADABLE)
+def test_axes_come_in_dims_order_with_nan_for_what_is_not_finite():
+    values = VALUES.T[None].copy()
+    values[0, 3, 2] = np.inf
+    reader = ImageReader(values, GRID, (0, "x", "y"))
+    window = (slice(1, 5), slice(2, 9))
+    expected = VALUES[window].copy()
+    expected[1, 1] = np.inf
+    np.testing.assert_array_equal(reader.read(window), expected)
+    expected[1, 1] = np.nan
+    np.testing.assert_array_equal(reader.read_finite(window), expected)
 
 
-@pytest.mark.parametrize("answer", [500, 403, "cut"])
-def test_a_server_that_does_not_recover_costs_its_blocks(pair, tmp_path, answer):
-    pytest.importorskip("aiohttp")
-    corner = "fixed.zarr/scale0/image/c/0/0"
-    with serving(tmp_path) as (url, faults):
-        images = opened(f"{url}/fixed.zarr", f"{url}/moving.zarr")
-        faults.answers = {corner: answer}
-        with pytest.warns(UserWarning, match="4 of 16 blocks .* could not be read"):
-            field = xdreg.register(*images, **OPTIONS)
-    assert blocks(field, BlockStatus.UNREADABLE) == {(0, 0), (0, 1), (1, 0), (1, 1)}
-    # Five times for each look, unless the answer is that it may not be read.
-    assert sum(corner in path for path in faults.asked) < (20 if answer == 403 else 100)
+def test_what_is_unreadable_is_nan_in_a_look_at_a_level():
+    reader = ImageReader(Damaged(), GRID, ("y", "x"))
+    with pytest.raises(UnreadableError):
+        reader.read_finite()
+    with pytest.warns(UserWarning, match="damaged; it is masked out"):
+        known = reader.read_known()
+    lost = np.isnan(known)
+    assert lost[:, 32:64].all()
+    assert lost.sum() == 6 * 32
+    np.testing.assert_array_equal(known[~lost], VALUES[~lost])
 
 
-@pytest.mark.parametrize("answers", [[500, 503], ["cut"]])
-def test_metadata_is_asked_for_again(pair, tmp_path, answers):
-    pytest.importorskip("aiohttp")
-    with serving(tmp_path) as (url, faults):
-        faults.answers = {"zarr.json": answers}
-        xdreg.open_ome_zarr(f"{url}/fixed.zarr")
-        faults.answers = {"zarr.json": 500}
-        with pytest.raises(xdreg.StoreError, match="500"):
-            xdreg.open_ome_zarr(f"{url}/fixed.zarr")
-
-
-def test_a_coarse_look_does_without_a_damaged_part(pair):
-    spoil(pair[0] / "scale1/image/c/0/1", "truncated")
-    stages = [xdreg.Translation(metric="lncc")]
-    with pytest.warns(UserWarning, match="cannot be read: .*; it is masked out"):
-        field = xdreg.register(*opened(*pair), **OPTIONS | {"stages": stages})
-    assert field.block_status.values.item() == BlockStatus.SUCCESS
+def test_a_mask_is_read_by_the_nearest_voxel():
+    values = np.zeros((60, 90))
+    values[20:40], values[25, 25] = 1, np.nan
+    fine = Grid(("y", "x"), (60, 90), (1.0, 1.0), (0.0, 0.0))
+    coarse = Grid(("y", "x"), (14, 18), (5.0, 5.0), (0.0, 0.0))
+    mask = ImageReader(values, fine, ("y", "x")).read_mask(coarse)
+    rows, columns = (np.arange(n) * 5 for n in coarse.shape)
+    expected = ((rows >= 20) & (rows < 40))[:, None] & (columns < 90)
+    expected[5, 5] = False
+    np.testing.assert_array_equal(mask, expected)
+    beyond = Grid(("y", "x"), (3, 3), (1.0, 1.0), (500.0, 500.0))
+    assert not ImageReader(values, fine, ("y", "x")).read_mask(beyond).any()
