@@ -1,4 +1,4 @@
-"""Elastix through xdreg: known motions come back, and hopeless input is refused."""
+"""Recovery of known motions by elastix, its reproducibility, and unusable input."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ FLAT = Grid(("y", "x"), (48, 56), (2.0, 1.5), (-50.0, 7.0), None)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def stop_at_the_end():
+def stop_processes():
     yield
     processes.shutdown()
 
@@ -138,16 +138,13 @@ def test_bspline_recovers_a_smooth_field():
     assert error.mean() < 0.5
 
 
-def test_bspline_in_two_dimensions_with_bending_energy():
+def test_bspline_in_two_dimensions():
     points = points_of(FLAT)
     moving = image(scene(points, FLAT), FLAT)
     fixed = image(scene(points + np.array([3.0, -2.0]), FLAT), FLAT)
-    free = elastix.bspline(fixed, moving, grid_spacing=20.0)
-    stiff = elastix.bspline(fixed, moving, grid_spacing=20.0, bending_energy=1000.0)
-    error = np.linalg.norm(free.values - [[[3.0]], [[-2.0]]], axis=0)
+    found = elastix.bspline(fixed, moving, grid_spacing=20.0)
+    error = np.linalg.norm(found.values - [[[3.0]], [[-2.0]]], axis=0)
     assert np.median(error) < 0.5 * FLAT.spacing[1]
-    curvature = [np.abs(np.diff(f.values, 2, axis=-1)).mean() for f in (free, stiff)]
-    assert curvature[1] < 0.5 * curvature[0]
 
 
 @pytest.mark.parametrize("masked", ["fixed", "moving"])
@@ -177,7 +174,7 @@ def test_same_input_same_bits_other_seed_other_bits():
     )
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
-    options |= {"grid_spacing": 20.0, "bending_energy": 0.1}
+    options["grid_spacing"] = 20.0
     first = elastix.bspline(fixed, moving, **options)
     processes.shutdown()  # nor does the process matter
     xr.testing.assert_identical(first, elastix.bspline(fixed, moving, **options))
@@ -187,7 +184,6 @@ def test_same_input_same_bits_other_seed_other_bits():
 def test_far_origins_and_small_units_change_nothing():
     fixed, moving = pair(GRID, about_centre(GRID, rotation(3, 3.0), np.ones(3)))
     options = {"iterations": 30, "samples": 500, "grid_spacing": 20.0}
-    options["bending_energy"] = 1.0
     near = elastix.bspline(fixed, moving, **options)
     far = Grid(
         GRID.dims,

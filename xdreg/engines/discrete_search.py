@@ -1,10 +1,10 @@
-"""A discrete search for motion too large for a descent.
+"""A discrete search for motion that is too large for a descent.
 
-Descent follows slopes, which tell of the next few voxels. Here every displacement of up
-to a share of the image is tried at every voxel of a coarse copy, by how alike boxes of
-descriptors are. Of the costs a smooth field is made by coupled convex optimisation: by
-turns every voxel takes the displacement that costs least, with its distance from the
-field added, and the field is those displacements smoothed, while the coupling grows.
+A descent follows slopes, which reach a few voxels. Here all displacements up to a share
+of the image are tried at every voxel of a coarse copy. The cost of each is the squared
+difference of descriptors in a box. Coupled convex optimisation makes a smooth field of
+the costs: in turns, every voxel takes the displacement with the least cost, including
+its distance from the field, and the field is smoothed, while the coupling grows.
 
 Sources: Heinrich et al., Non-parametric discrete registration with convex optimisation,
 WBIR 2014; Siebert et al., ConvexAdam, IEEE TMI 2024.
@@ -32,38 +32,38 @@ if TYPE_CHECKING:
 
     from xdreg.engines.descent import Array
 
-#: Displacements go up to this share of the image's extent.
+#: Largest displacement, as a share of the image's extent.
 REACH = 0.25
 
-#: At most so many costs, one for every displacement at every voxel of the copy: it then
-#: has about 20³ voxels, or 80² in a plane.
+#: Most costs, one per displacement and voxel of the copy, which then has about 20³
+#: voxels, or 80² in a plane.
 MOST_COSTS = 12_000_000
 
-#: Bytes that a search takes at most.
+#: Peak memory of a search in bytes.
 SEARCH_BYTES = 5 * MOST_COSTS
 
-#: Half-width in voxels of the boxes compared, and of descriptors' patches.
+#: Half-width in voxels of the boxes compared, and of the descriptors' patches.
 BOX_RADIUS = 4
 PATCH_RADIUS = 1
 
-#: What a voxel's squared distance from the field costs, beside the mean squared
-#: difference of descriptors; and the smoothing of the field. Both in voxels.
+#: Cost of a squared distance of one voxel from the field, relative to the mean squared
+#: difference of descriptors, in each iteration; and smoothing of the field in voxels.
 COUPLINGS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 SIGMA = 1.0
 
 
 def large_motion(fixed: Array, moving: Array) -> Array:
-    """Return a displacement by which boxes of two images are most alike.
+    """Return a smooth displacement at which boxes of two images are most similar.
 
     Parameters
     ----------
     fixed, moving : (z, y, x) float32
-        Images on one grid, NaN where they do not count.
+        Images on one grid, NaN outside the mask.
 
     Returns
     -------
     (z, y, x, 3) float32, voxels
-        To be refined: it is as fine as the coarse copy.
+        As precise as the coarse copy.
     """
     factors = _factors(fixed.shape)
     coarse = [_shrunk(image, factors) for image in (fixed, moving)]
@@ -83,7 +83,7 @@ def large_motion(fixed: Array, moving: Array) -> Array:
 
 
 def _factors(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return how many voxels per axis make one of the copy."""
+    """Return the number of voxels per axis in a voxel of the copy."""
     for n in itertools.count(1):
         factors = tuple(min(n, size) for size in shape)
         coarse = [-(-size // f) for size, f in zip(shape, factors, strict=True)]
@@ -94,12 +94,12 @@ def _factors(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _reach(shape: Sequence[int]) -> list[int]:
-    """Return how many voxels displacements go at most, per axis."""
+    """Return the largest displacement per axis in voxels."""
     return [math.ceil(REACH * size) if size > 1 else 0 for size in shape]
 
 
 def _shrunk(image: Array, factors: tuple[int, ...]) -> Array:
-    """Return means of cells; NaN where less than half of one counts."""
+    """Return means of cells, without NaN; NaN where less than half is known."""
     padding = [(0, -size % n) for size, n in zip(image.shape, factors, strict=True)]
     padded = np.pad(image, padding, constant_values=np.nan)
     cells = [
@@ -116,7 +116,7 @@ def _shrunk(image: Array, factors: tuple[int, ...]) -> Array:
 
 
 def _moves(shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Return the displacements (n, 3) to try, shortest first: of equals it is taken."""
+    """Return the displacements (n, 3) to try, shortest first, so that ties go to it."""
     reach = _reach(shape)
     every = np.indices([2 * n + 1 for n in reach]).reshape(3, -1).T - np.array(reach)
     order = np.argsort((every**2).sum(axis=1), kind="stable")
@@ -124,7 +124,7 @@ def _moves(shape: tuple[int, ...]) -> NDArray[np.int64]:
 
 
 def _enlarged(field: Array, factors: tuple[int, ...], shape: tuple[int, ...]) -> Array:
-    """Return a coarse field in its voxels on the grid it was made from, unfolded."""
+    """Return a field in voxels of the copy as one of the image, unfolded."""
     spacing = tuple(map(float, factors))
     centre = tuple((n - 1) / 2 for n in spacing)
     coarse = Grid(SPATIAL_DIMS, field.shape[:3], spacing, centre, None)
@@ -139,8 +139,7 @@ def _enlarged(field: Array, factors: tuple[int, ...], shape: tuple[int, ...]) ->
 def _costs(fixed, moving, moves, out):  # type: ignore[no-untyped-def]
     """Write the mean squared difference of descriptors for every displacement.
 
-    Where one of the two does not count it is the mean of all, which speaks neither for
-    the displacement nor against it.
+    Where one of the two is outside its mask it is the mean of all, which is neutral.
     """
     nz, ny, nx, channels = fixed.shape
     scale = np.float32(1 / (SCALE * SCALE * channels))
@@ -172,7 +171,7 @@ def _costs(fixed, moving, moves, out):  # type: ignore[no-untyped-def]
 
 @compiled
 def _average(costs):  # type: ignore[no-untyped-def]
-    """Average costs (before, axis, after) along an axis, as far as the image goes."""
+    """Average costs (before, axis, after) over boxes along an axis, cut at its ends."""
     before, size, after = costs.shape
     line = np.empty((size, CHUNK), np.float32)
     for b in range(before):
@@ -193,7 +192,7 @@ def _average(costs):  # type: ignore[no-untyped-def]
 
 @compiled
 def _choose(costs, moves, coupling, field):  # type: ignore[no-untyped-def]
-    """Replace each vector of a field by what costs least, its distance counted in."""
+    """Replace each vector of a field by the displacement with the least cost."""
     for z in range(costs.shape[0]):
         for y in range(costs.shape[1]):
             for x in range(costs.shape[2]):

@@ -1,29 +1,38 @@
-"""Registration of one pair of small images by elastix, in engine processes.
+"""Registration of two small images by elastix, in engine processes.
 
-This module owns the way into elastix and out of it. Elastix gets the images in a frame
-of its own: origin at the fixed image's first voxel (B-spline) or centre (linear), one
-unit of length to a (mean) fixed voxel. So weights and steps mean the same in nanometres
-and metres, far-off origins cost no precision, and the index is zero, without which its
-B-spline is wrong. The order of axes is ITK's (x, y, z) inside ``_engine_*`` alone.
+Elastix gets the images in a frame of its own: the origin is the fixed image's first
+voxel (B-spline) or centre (linear), and a mean voxel of it has length one. So weights
+and steps mean the same in nanometres and metres, distant origins cost no precision, and
+the image's index is zero, without which elastix's B-spline is wrong.
 
-Klein et al., "elastix: a toolbox for intensity-based medical image registration", 2010.
+Source: Klein et al., elastix: a toolbox for intensity-based medical image registration,
+IEEE TMI 2010.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import xarray as xr
 
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.engines import bspline as _bspline
-from xdreg.engines import processes
+from xdreg.engines import elastix_process, processes
+from xdreg.engines.elastix_parameters import (
+    METRICS,
+    TRANSFORMS,
+    bspline_parameters,
+    common_parameters,
+    linear_parameters,
+)
+from xdreg.engines.elastix_process import Image
 from xdreg.errors import InputError, MethodError
 from xdreg.grid import Grid, checked_matrix, positive_per_axis
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -31,37 +40,11 @@ if TYPE_CHECKING:
 
 Metric = Literal["ncc", "mi", "msd"]
 
-_METRICS = {
-    "ncc": "AdvancedNormalizedCorrelation",
-    "mi": "AdvancedMattesMutualInformation",
-    "msd": "AdvancedMeanSquares",
-}
-_TRANSFORMS = {
-    "translation": "TranslationTransform",
-    "rigid": "EulerTransform",
-    "similarity": "SimilarityTransform",
-    "affine": "AffineTransform",
-}
-
-#: Fewest voxels per axis that a linear or B-spline registration can say anything about.
+#: Fewest voxels per axis of a linear or B-spline registration.
 MINIMUM_VOXELS = {"linear": 4, "bspline": 8}
 
 #: Fewest voxels within a mask.
 MINIMUM_MASK = 64
-
-#: A linear registration starts where smoothing leaves about this many voxels per axis.
-_COARSEST_VOXELS = 8
-
-#: Points at which the optimiser's step length is estimated before a B-spline is fitted.
-#: With elastix's own numbers, one per control point and 100,000, that takes as long as
-#: the fit, which is no better for it.
-_ESTIMATE = {
-    "NumberOfJacobianMeasurements": ["300"],
-    "NumberOfSamplesForExactGradient": ["10000"],
-}
-
-#: Below this share of the image, drawing points until they hit the mask takes too long.
-_SPARSE_MASK = 0.2
 
 
 def linear(
@@ -82,25 +65,25 @@ def linear(
     Parameters
     ----------
     fixed, moving : DataArray ([z], y, x)
-        Small images (a coarse level, up to about 100³ voxels), each on its own grid;
-        a boolean coordinate ``mask`` says which voxels count.
+        Small images (a coarse level, up to about 100³ voxels), each on its own grid,
+        optionally with a boolean coordinate ``mask``.
     kind
-        What the update of ``initial`` may do.
+        Kind of the update of ``initial``.
     metric
         ``"ncc"`` for one modality, ``"mi"`` for two, ``"msd"`` for equal intensities.
     initial : (ndim + 1, ndim + 1), optional
-        Where to start, fixed to moving, in dims order; identity if not given.
+        Where to start, fixed to moving, in dims order; by default the identity.
     iterations
-        Optimiser steps on each smoothing level; the levels follow from the image's
+        Optimiser steps on each smoothing level. The levels follow from the image's
         size.
     samples
         Points drawn in each step.
     seed
-        Of the random points. The result is the same to the bit for the same input.
+        Of the random points. The bits of the result depend on the input only.
     timeout : float, second, optional
-        Give up after this long.
+        Time limit.
     memory_limit : int, byte, optional
-        Give up where the process takes more.
+        Memory limit of the process.
 
     Returns
     -------
@@ -111,11 +94,11 @@ def linear(
     Raises
     ------
     MethodError
-        If the images cannot be registered, or elastix says so.
+        If the images cannot be registered, or elastix fails.
     """
     _check_choices(metric, iterations=iterations, samples=samples)
-    if kind not in _TRANSFORMS:
-        msg = f"kind must be one of {sorted(_TRANSFORMS)}, got {kind!r}"
+    if kind not in TRANSFORMS:
+        msg = f"kind must be one of {sorted(TRANSFORMS)}, got {kind!r}"
         raise InputError(msg)
     fixed_grid, moving_grid = grid_of(fixed, "fixed"), grid_of(moving, "moving")
     if (fixed_grid.dims, fixed_grid.units) != (moving_grid.dims, moving_grid.units):
@@ -128,33 +111,23 @@ def linear(
     start = np.eye(ndim + 1)
     if initial is not None:
         start = checked_matrix(initial, ndim, "initial")
-    images: list[Any] = [
-        *_prepared(fixed, fixed_grid, "fixed", metric, "linear"),
-        *_prepared(moving, moving_grid, "moving", metric, "linear"),
-    ]
-    images = _on_one_scale(images)
-
     # In elastix's frame the initial transform maps zero to zero.
     scale = float(np.prod(fixed_grid.spacing) ** (1 / ndim))
     fixed_zero = fixed_grid.centre
     moving_zero = start[:ndim, :ndim] @ fixed_zero + start[:ndim, ndim]
-    local_fixed = _local_grid(fixed_grid, fixed_zero, scale)
-    local_moving = _local_grid(moving_grid, moving_zero, scale)
-    levels = _linear_levels(local_fixed)
+    images = _prepared(
+        (fixed, fixed_grid, _local_grid(fixed_grid, fixed_zero, scale)),
+        (moving, moving_grid, _local_grid(moving_grid, moving_zero, scale)),
+        metric,
+        "linear",
+    )
     parameters = {
-        **_common_parameters(metric, iterations, samples, seed, images[1]),
-        "Registration": ["MultiResolutionRegistration"],
-        "Transform": [_TRANSFORMS[kind]],
-        "AutomaticScalesEstimation": ["true"],
-        "AutomaticTransformInitialization": ["false"],
-        **_pyramid(levels, local_fixed),
-        "MaximumStepLength": [str(max(1.0, level / 2)) for level in levels],
+        **common_parameters(metric, iterations, samples, seed, images[0].mask),
+        **linear_parameters(kind, images[0].grid),
     }
     local = processes.call(
-        f"{__name__}:_engine_linear",
+        f"{elastix_process.__name__}:linear",
         *images,
-        local_fixed,
-        local_moving,
         parameters,
         start[:ndim, :ndim],
         timeout=timeout,
@@ -179,39 +152,27 @@ def bspline(
     metric: Metric = "ncc",
     iterations: int = 100,
     samples: int = 2048,
-    resolutions: int = 2,
-    bending_energy: float = 0.0,
     seed: int = 0,
     timeout: float | None = None,
     memory_limit: int | None = None,
 ) -> xr.DataArray:
     """Register two images on one grid by a cubic B-spline.
 
+    The first of two rounds has twice the grid spacing, and smooths the images.
+
     Parameters
     ----------
     fixed, moving : DataArray ([z], y, x)
-        Small images on one grid, the moving one warped already; a boolean coordinate
-        ``mask`` says which voxels count.
+        Small images on one grid, the moving image pulled onto it, optionally with a
+        boolean coordinate ``mask``.
     grid_spacing
         Distance of the control points, one number or one per dim, in the images' units.
     metric
         ``"ncc"`` for one modality, ``"mi"`` for two, ``"msd"`` for equal intensities.
     iterations
-        Optimiser steps on each resolution.
-    samples
-        Points drawn in each step.
-    resolutions
-        Rounds, each with half the smoothing and half the grid spacing of the one
-        before; the last has no smoothing and ``grid_spacing``.
-    bending_energy
-        Weight of the bending energy, which is measured in voxels; zero leaves the term
-        out.
-    seed
-        Of the random points. The result is the same to the bit for the same input.
-    timeout : float, second, optional
-        Give up after this long.
-    memory_limit : int, byte, optional
-        Give up where the process takes more.
+        Optimiser steps in each round.
+    samples, seed, timeout, memory_limit
+        As for `linear`.
 
     Returns
     -------
@@ -221,14 +182,9 @@ def bspline(
     Raises
     ------
     MethodError
-        If the images cannot be registered, or elastix says so.
+        If the images cannot be registered, or elastix fails.
     """
-    _check_choices(
-        metric, iterations=iterations, samples=samples, resolutions=resolutions
-    )
-    if not np.isfinite(bending_energy) or bending_energy < 0:
-        msg = f"bending_energy must be zero or positive, got {bending_energy}"
-        raise InputError(msg)
+    _check_choices(metric, iterations=iterations, samples=samples)
     grid, moving_grid = grid_of(fixed, "fixed"), grid_of(moving, "moving")
     if not _same_grid(grid, moving_grid):
         msg = (
@@ -237,37 +193,16 @@ def bspline(
         )
         raise InputError(msg)
     knots = positive_per_axis(grid_spacing, grid.ndim, "grid_spacing")
-    images: list[Any] = [
-        *_prepared(fixed, grid, "fixed", metric, "bspline"),
-        *_prepared(moving, grid, "moving", metric, "bspline"),
-    ]
-    images = _on_one_scale(images)
     scale = float(np.prod(grid.spacing) ** (1 / grid.ndim))
     local = _local_grid(grid, np.asarray(grid.origin), scale)
-    levels = [2**k for k in reversed(range(resolutions))]
+    images = _prepared((fixed, grid, local), (moving, grid, local), metric, "bspline")
     parameters = {
-        **_common_parameters(metric, iterations, samples, seed, images[1]),
-        **_ESTIMATE,
-        "Registration": ["MultiResolutionRegistration"],
-        "Transform": ["BSplineTransform"],
-        "BSplineTransformSplineOrder": ["3"],
-        "FinalGridSpacingInPhysicalUnits": [
-            repr(_rounded(v / scale)) for v in knots[::-1]
-        ],
-        "GridSpacingSchedule": [str(level) for level in levels],
-        **_pyramid(levels, local),
+        **common_parameters(metric, iterations, samples, seed, images[0].mask),
+        **bspline_parameters([_rounded(v / scale) for v in knots], local),
     }
-    if bending_energy > 0:
-        parameters |= {
-            "Registration": ["MultiMetricMultiResolutionRegistration"],
-            "Metric": [_METRICS[metric], "TransformBendingEnergyPenalty"],
-            "Metric0Weight": ["1.0"],
-            "Metric1Weight": [repr(float(bending_energy))],
-        }
     values, control = processes.call(
-        f"{__name__}:_engine_bspline",
+        f"{elastix_process.__name__}:bspline",
         *images,
-        local,
         parameters,
         timeout=timeout,
         memory_limit=memory_limit,
@@ -285,18 +220,9 @@ def bspline(
     )
 
 
-def load() -> None:
-    """Import what elastix needs, which takes seconds; engine processes do it once."""
-    import itk
-
-    for ndim in (2, 3):
-        image_type = itk.Image[itk.F, ndim]
-        itk.ElastixRegistrationMethod[image_type, image_type].New()
-
-
 def _check_choices(metric: str, **counts: int) -> None:
-    if metric not in _METRICS:
-        msg = f"metric must be one of {sorted(_METRICS)}, got {metric!r}"
+    if metric not in METRICS:
+        msg = f"metric must be one of {sorted(METRICS)}, got {metric!r}"
         raise InputError(msg)
     for name, count in counts.items():
         if int(count) != count or count < 1:
@@ -317,9 +243,32 @@ def _same_grid(a: Grid, b: Grid) -> bool:
 
 
 def _prepared(
+    fixed: tuple[xr.DataArray, Grid, Grid],
+    moving: tuple[xr.DataArray, Grid, Grid],
+    metric: str,
+    method: str,
+) -> tuple[Image, Image]:
+    """Return two images for elastix, each from its data, its grid and the local grid.
+
+    Both are shifted and scaled alike, so that float32 sums are precise enough.
+    """
+    images = []
+    for name, (image, grid, local) in (("fixed", fixed), ("moving", moving)):
+        values, mask = _checked(image, grid, name, metric, method)
+        images.append(Image(values, mask, local))
+    one, other = images
+    inside = one.values if one.mask is None else one.values[one.mask]
+    offset, spread = inside.mean(dtype=np.float64), inside.std(dtype=np.float64)
+    return (
+        replace(one, values=((one.values - offset) / spread).astype(np.float32)),
+        replace(other, values=((other.values - offset) / spread).astype(np.float32)),
+    )
+
+
+def _checked(
     image: xr.DataArray, grid: Grid, name: str, metric: str, method: str
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
-    """Return values and mask that elastix can take, or say why there are none."""
+    """Return values and mask of an image, or raise if elastix cannot use them."""
     if set(image.dims) != set(grid.dims):
         msg = f"{name} must have the dims {grid.dims} alone, got {image.dims}"
         raise InputError(msg)
@@ -342,39 +291,30 @@ def _prepared(
             raise MethodError(msg)
         if mask.all():
             mask = None
-    counted = values if mask is None else values[mask]
-    if not np.isfinite(counted).all():
+    inside = values if mask is None else values[mask]
+    if not np.isfinite(inside).all():
         msg = (
             f"{name} holds NaN or infinity; fill them, or exclude them by a boolean "
             "coordinate 'mask'"
         )
         raise MethodError(msg)
-    low, high = float(counted.min()), float(counted.max())
+    low, high = float(inside.min()), float(inside.max())
     if not high > low:
         msg = f"{name} is constant ({low:g}) where it counts; nothing to register"
         raise MethodError(msg)
-    # Smoothing would spread what is not finite into the mask.
+    # Smoothing would spread NaN into the mask.
     values[~np.isfinite(values)] = low
     if metric == "mi":
-        values = _without_outliers(values, counted)
+        values = _without_outliers(values, inside)
     return values, mask
 
 
 def _without_outliers(
-    values: NDArray[np.float32], counted: NDArray[np.float32]
+    values: NDArray[np.float32], inside: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Clip to the central 99.8 %: a few extremes would empty the histogram's bins."""
-    low, high = np.quantile(counted, (0.001, 0.999))
+    low, high = np.quantile(inside, (0.001, 0.999))
     return np.clip(values, low, high) if high > low else values
-
-
-def _on_one_scale(images: list[Any]) -> list[Any]:
-    """Shift and divide both images alike, so that float32 sums stay exact enough."""
-    fixed = images[0] if images[1] is None else images[0][images[1]]
-    offset, spread = fixed.mean(dtype=np.float64), fixed.std(dtype=np.float64)
-    for i in (0, 2):
-        images[i] = ((images[i] - offset) / spread).astype(np.float32)
-    return images
 
 
 def _local_grid(grid: Grid, zero: NDArray[np.float64], scale: float) -> Grid:
@@ -387,152 +327,5 @@ def _local_grid(grid: Grid, zero: NDArray[np.float64], scale: float) -> Grid:
 
 
 def _rounded(length: float) -> float:
-    # Elastix counts control points by rounding up: the last bit must not decide.
+    # Elastix rounds the number of control points up: the last bit must not decide.
     return float(f"{length:.12g}")
-
-
-def _linear_levels(local: Grid) -> list[int]:
-    """Return the smoothing of each level in mean voxels, coarsest first."""
-    extent = float((np.asarray(local.shape) * np.asarray(local.spacing)).min())
-    coarsest = int(np.clip(np.log2(max(extent / _COARSEST_VOXELS, 1.0)), 0, 4))
-    return [2**k for k in reversed(range(coarsest + 1))]
-
-
-def _pyramid(levels: Sequence[int], local: Grid) -> dict[str, list[str]]:
-    """Return a smoothing pyramid that is isotropic in physical space."""
-    schedule = [
-        str(max(1, round(level / step))) if level > 1 else "0"
-        for level in levels
-        for step in local.spacing[::-1]
-    ]
-    return {
-        "FixedImagePyramid": ["FixedSmoothingImagePyramid"],
-        "MovingImagePyramid": ["MovingSmoothingImagePyramid"],
-        "NumberOfResolutions": [str(len(levels))],
-        "ImagePyramidSchedule": schedule,
-    }
-
-
-def _common_parameters(
-    metric: str,
-    iterations: int,
-    samples: int,
-    seed: int,
-    fixed_mask: NDArray[Any] | None,
-) -> dict[str, list[str]]:
-    sparse = fixed_mask is not None and fixed_mask.mean() < _SPARSE_MASK
-    return {
-        "FixedInternalImagePixelType": ["float"],
-        "MovingInternalImagePixelType": ["float"],
-        "Metric": [_METRICS[metric]],
-        "NumberOfHistogramBins": ["32"],
-        "Optimizer": ["AdaptiveStochasticGradientDescent"],
-        "AutomaticParameterEstimation": ["true"],
-        "MaximumNumberOfIterations": [str(int(iterations))],
-        "ImageSampler": ["RandomSparseMask" if sparse else "RandomCoordinate"],
-        "NumberOfSpatialSamples": [str(int(samples))],
-        "NewSamplesEveryIteration": ["true"],
-        "MaximumNumberOfSamplingAttempts": ["8"],
-        "RequiredRatioOfValidSamples": ["0.05"],
-        "RandomSeed": [str(int(seed))],
-        "Interpolator": ["LinearInterpolator"],
-        "ErodeMask": ["false"],
-        "Resampler": ["DefaultResampler"],
-        "ResampleInterpolator": ["FinalLinearInterpolator"],
-        "WriteResultImage": ["false"],
-        "WriteFinalTransformParameters": ["false"],
-    }
-
-
-def _engine_linear(
-    fixed: NDArray[np.float32],
-    fixed_mask: NDArray[np.bool_] | None,
-    moving: NDArray[np.float32],
-    moving_mask: NDArray[np.bool_] | None,
-    fixed_grid: Grid,
-    moving_grid: Grid,
-    parameters: Mapping[str, Sequence[str]],
-    initial: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Run elastix on a linear transform; return the matrix in its frame, dims order."""
-    import itk
-
-    ndim = fixed.ndim
-    method = _method(
-        fixed, fixed_mask, moving, moving_mask, fixed_grid, moving_grid, parameters
-    )
-    if not np.array_equal(initial, np.eye(ndim)):
-        start = itk.AffineTransform[itk.D, ndim].New()
-        start.SetMatrix(itk.matrix_from_array(initial[::-1, ::-1].copy()))
-        method.SetExternalInitialTransform(start)
-    method.UpdateLargestPossibleRegion()
-    transform = method.GetCombinationTransform()
-    # Any linear transform is known by where it sends zero and the axes.
-    zero = np.array(transform.TransformPoint([0.0] * ndim))
-    reach = float(max(fixed_grid.shape))
-    columns = [
-        (np.array(transform.TransformPoint(point)) - zero) / reach
-        for point in (reach * np.eye(ndim)).tolist()
-    ]
-    result = np.eye(ndim + 1)
-    result[:ndim, :ndim] = np.stack(columns, axis=1)[::-1, ::-1]
-    result[:ndim, ndim] = zero[::-1]
-    return result
-
-
-def _engine_bspline(
-    fixed: NDArray[np.float32],
-    fixed_mask: NDArray[np.bool_] | None,
-    moving: NDArray[np.float32],
-    moving_mask: NDArray[np.bool_] | None,
-    grid: Grid,
-    parameters: Mapping[str, Sequence[str]],
-) -> tuple[NDArray[np.float64], Grid]:
-    """Run elastix on a B-spline; return coefficients and their grid in its frame."""
-    method = _method(fixed, fixed_mask, moving, moving_mask, grid, grid, parameters)
-    method.UpdateLargestPossibleRegion()
-    found = method.GetTransformParameterObject().GetParameterMap(0)
-    size, spacing, origin = (
-        tuple(float(v) for v in found[name])[::-1]
-        for name in ("GridSize", "GridSpacing", "GridOrigin")
-    )
-    control = Grid(grid.dims, tuple(int(v) for v in size), spacing, origin)
-    values = np.array(found["TransformParameters"], dtype=np.float64)
-    return values.reshape(grid.ndim, *control.shape)[::-1].copy(), control
-
-
-def _method(
-    fixed: NDArray[np.float32],
-    fixed_mask: NDArray[np.bool_] | None,
-    moving: NDArray[np.float32],
-    moving_mask: NDArray[np.bool_] | None,
-    fixed_grid: Grid,
-    moving_grid: Grid,
-    parameters: Mapping[str, Sequence[str]],
-) -> Any:
-    import itk
-
-    fixed_image = _itk_image(fixed, fixed_grid)
-    method = itk.ElastixRegistrationMethod[type(fixed_image), type(fixed_image)].New()
-    method.SetFixedImage(fixed_image)
-    method.SetMovingImage(_itk_image(moving, moving_grid))
-    if fixed_mask is not None:
-        method.SetFixedMask(_itk_image(fixed_mask.astype(np.uint8), fixed_grid))
-    if moving_mask is not None:
-        method.SetMovingMask(_itk_image(moving_mask.astype(np.uint8), moving_grid))
-    settings = itk.ParameterObject.New()
-    settings.AddParameterMap({name: list(v) for name, v in parameters.items()})
-    method.SetParameterObject(settings)
-    method.SetLogToConsole(False)
-    # More threads crash with two metrics, and change the bits with one.
-    method.SetNumberOfThreads(1)
-    return method
-
-
-def _itk_image(values: NDArray[Any], grid: Grid) -> Any:
-    import itk
-
-    image = itk.image_from_array(values)
-    image.SetSpacing(list(grid.spacing[::-1]))
-    image.SetOrigin(list(grid.origin[::-1]))
-    return image

@@ -1,12 +1,12 @@
-"""Linear registration of two whole images by xdreg's own metrics.
+"""Linear registration of two images in memory by xdreg's own metrics.
 
-Gauss-Newton: the force on every voxel, and the curvature against it, are summed into
-the normal equations of an affine transform, which are then confined to its kind. The
-transform grows by what comes *before* it, ``T ← T ∘ exp(δ)``, for the pulled image and
-its slopes live on the fixed grid, and so that a rotation stays one.
+Gauss-Newton: the force on every voxel and its curvature are summed into the normal
+equations of an affine transform, which are then projected to the kind of transform. An
+update is applied *before* the transform, ``T ← T ∘ exp(δ)``, as the pulled image and
+its slopes are on the fixed grid. The exponential keeps a rotation a rotation.
 
 Sources: Baker and Matthews, Lucas-Kanade 20 years on: a unifying framework, IJCV 2004;
-damped as by Marquardt.
+damping: Marquardt, J. SIAM 1963.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 
     Matrix = NDArray[np.float64]
 
-#: Registration starts with a level of at most so many voxels.
+#: Most voxels of the coarsest level, where registration starts.
 COARSEST_VOXELS = {2: 48**2, 3: 24**3}
 
-#: Overlap, as a share of the smaller image, from which a fit counts in full.
+#: Overlap from which a score is not reduced, as a share of the smaller image.
 FULL_OVERLAP = 0.5
 
-#: A fit is at rest when no corner moves by more than this, in voxels.
+#: A fit has converged when no corner moves by more than this, in voxels.
 REST_VOXELS = 0.02
 
-#: Damping to start with, at least, and beyond which no step is worth another try.
+#: Initial, least and largest damping. The fit ends beyond the largest.
 DAMPING = 1e-3
 LEAST_DAMPING = 1e-6
 MOST_DAMPING = 1e3
@@ -51,20 +51,20 @@ MOST_DAMPING = 1e3
 
 @dataclass(frozen=True)
 class Volume:
-    """An image in memory: values, NaN where they do not count, and their grid."""
+    """An image in memory: values, NaN outside the mask, and their grid."""
 
     values: NDArray[np.float32]
     grid: Grid
 
     @classmethod
     def of(cls, image: xr.DataArray, name: str) -> Volume:
-        """Take an image whose coordinate ``mask``, if any, says what counts."""
+        """Return a volume from an image, with its coordinate ``mask``, if any."""
         grid = grid_of(image, name)
         values = masked_values(image, grid).reshape(grid.shape)
         return cls(np.where(np.isfinite(values), values, np.float32(np.nan)), grid)
 
     def coarsened(self, factors: tuple[int, ...]) -> Volume:
-        """Return the means over cells of what counts; NaN where under half does."""
+        """Return means over cells, without NaN; NaN where less than half is known."""
         if max(factors) == 1:
             return self
         counts = np.isfinite(self.values)
@@ -75,7 +75,7 @@ class Volume:
         return Volume(values.astype(np.float32), self.grid.coarsen(factors))
 
     def with_spacing(self, spacing: tuple[float, ...]) -> Volume:
-        """Return means over the cells that come nearest to a spacing."""
+        """Return means over cells, for a spacing as near as whole factors allow."""
         factors = [
             min(max(1, round(target / own)), size)
             for target, own, size in zip(
@@ -86,12 +86,12 @@ class Volume:
 
     @property
     def extent(self) -> float:
-        """Area or volume of what counts, in physical units."""
+        """Area or volume of the known voxels, in physical units."""
         return float(np.isfinite(self.values).sum() * np.prod(self.grid.spacing))
 
     @property
     def contrast(self) -> float:
-        """Standard deviation of what counts."""
+        """Standard deviation of the known voxels."""
         if not np.isfinite(self.values).any():
             return 1.0
         return float(np.nanstd(self.values, dtype=np.float64)) or 1.0
@@ -112,18 +112,18 @@ def linear(
     Parameters
     ----------
     fixed, moving : DataArray ([z], y, x)
-        Images in memory, each on its own grid; a boolean coordinate ``mask`` says
-        which voxels count.
+        Images in memory, each on its own grid, optionally with a boolean coordinate
+        ``mask``.
     kind
-        What the update of ``initial`` may do.
+        Kind of the update of ``initial``.
     metric
         ``"lncc"`` or ``"mind"``, as in `xdreg.LocalCorrelation`.
     initial : (ndim + 1, ndim + 1), optional
-        Where to start, fixed to moving, in dims order; identity if not given.
+        Where to start, fixed to moving, in dims order; by default the identity.
     iterations
-        At most so many on each level.
+        Upper limit on each level.
     timeout : float, second, optional
-        Give up after this long.
+        Time limit.
 
     Returns
     -------
@@ -174,19 +174,19 @@ def linear_displacement(
     iterations: int = 50,
     timeout: float | None = None,
 ) -> xr.DataArray:
-    """Register a block by a linear transform; return it as a displacement.
+    """Register two images by a linear transform; return it as a displacement.
 
     Parameters
     ----------
     fixed, moving, metric, iterations, timeout
         As for `linear`.
     transform
-        Its ``kind``.
+        The ``kind`` of `linear`.
 
     Returns
     -------
     DataArray (component, [z], y, x)
-        At the corners of the block, between which it is linear.
+        At the corners of the fixed image, between which it is linear.
     """
     matrix = linear(
         fixed,
@@ -220,14 +220,14 @@ def fit(
     start, kind, metric, iterations
         As for `linear`.
     until : float, optional
-        Value of ``time.perf_counter`` at which to give up.
+        Value of ``time.perf_counter`` at which to stop.
 
     Returns
     -------
     matrix : (ndim + 1, ndim + 1) float64
     score
-        Mean energy where the images overlap, 0 to 1, lowered in proportion where they
-        overlap by less than half of the smaller one.
+        Mean energy where the images overlap, 0 to 1, reduced in proportion where the
+        overlap is below `FULL_OVERLAP`.
     """
     problem = _Problem(fixed, moving, metric)
     basis = _basis(kind, fixed.grid.ndim)
@@ -257,7 +257,7 @@ def fit(
 
 
 def levels(fixed: Volume) -> list[tuple[float, ...]]:
-    """Return the spacings to go through, coarse to fine, down to the image's own."""
+    """Return the spacings of all levels, coarse to fine; the last is the image's."""
     grid, spacings = fixed.grid, [fixed.grid.spacing]
     for factors in pyramid_factors(grid, smallest=1):
         if grid.size <= COARSEST_VOXELS[grid.ndim]:
@@ -297,13 +297,13 @@ class _Problem:
         )
         terms = self._terms(pulled.reshape(self._units.shape))
         if not self._smaller:
-            # A mask of few voxels may leave nothing on a coarse level.
+            # A small mask may be empty on a coarse level.
             return terms, 0.0
         overlap = terms.count * float(np.prod(grid.spacing)) / self._smaller
         return terms, terms.energy * min(1.0, overlap / FULL_OVERLAP)
 
     def normal_equations(self, terms: Terms) -> tuple[Matrix, Matrix]:
-        """Return matrix and right-hand side for the entries of an affine change."""
+        """Return matrix and right-hand side for the entries of an affine update."""
         ndim = self._fixed.grid.ndim
         scale = self._size / np.asarray(self._fixed.grid.spacing)
         force = terms.force.reshape(-1, 3)[:, 3 - ndim :] * scale
@@ -322,7 +322,7 @@ class _Problem:
         return normal.reshape(size, size), gradient.reshape(size)
 
     def as_matrix(self, change: Matrix) -> Matrix:
-        """Return the homogeneous matrix of a change of an affine transform."""
+        """Return the homogeneous matrix of an affine update."""
         ndim = self._fixed.grid.ndim
         generator = np.zeros((ndim + 1, ndim + 1))
         generator[:ndim] = change.reshape(ndim, ndim + 1)
@@ -332,7 +332,7 @@ class _Problem:
         return np.asarray(frame @ _exponential(generator) @ np.linalg.inv(frame))
 
     def corner_motion(self, matrix: Matrix) -> float:
-        """Return how far a transform moves the corner that it moves most, in voxels."""
+        """Return the largest displacement of a corner, in voxels."""
         displacement, _ = kernels.affine_displacement(matrix, self._fixed.grid)
         spacing = np.reshape(
             self._fixed.grid.spacing, (-1,) + (1,) * self._fixed.grid.ndim
@@ -351,7 +351,7 @@ def _cell_means(values: NDArray[np.generic], factors: tuple[int, ...]) -> Matrix
 
 
 def _basis(kind: Kind, ndim: int) -> Matrix:
-    """Return the changes that a kind allows (ndim · (ndim + 1), parameters)."""
+    """Return a basis of the updates of a kind (ndim · (ndim + 1), parameters)."""
     size = ndim * (ndim + 1)
     if kind == "affine":
         return np.eye(size)
@@ -372,7 +372,10 @@ def _basis(kind: Kind, ndim: int) -> Matrix:
 
 
 def _exponential(generator: Matrix) -> Matrix:
-    """Return the matrix exponential, by scaling and squaring."""
+    """Return the matrix exponential, by scaling and squaring.
+
+    `scipy.linalg.expm` differs in the last bits, and so would the transforms.
+    """
     small = generator / 2**8
     result = term = np.eye(len(generator))
     for power in range(1, 9):

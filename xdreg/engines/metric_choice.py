@@ -1,25 +1,24 @@
-"""Which of xdreg's own metrics suits a pair: local correlation, or self-similarity.
+"""Choice between xdreg's own metrics: local correlation or self-similarity.
 
-What two images have in common shows only where they lie on each other. So they are
-aligned on a coarse level, by local correlation, and judged there, flat parts left out:
+The two images are aligned on a coarse level by local correlation, and compared there
+without their flat parts:
 
-- *linearity*: how much of what a general relation of the intensities explains (the
-  correlation ratio, from the joint histogram) does a linear one explain (the squared
-  correlation)? Both are means over the two directions, one image by the other.
-- *agreement*: what does either metric see, as a share of what a perfect pair would
-  have, above what the same images have when shifted against each other by a quarter of
-  their extent, as kappa corrects an agreement for chance?
+- *linearity*: the squared correlation of the intensities, as a share of their
+  correlation ratio (from the joint histogram), which is what any relation explains.
+  Both are means over the two directions.
+- *agreement*: the similarity by either metric, corrected for chance as by kappa. Chance
+  is the similarity after shifts by a quarter of the extent.
 
-Descriptors are for intensities whose relation is not linear, or where they see far
-more. Local correlation is the more precise of the two and bears more noise, so it has
-the benefit of the doubt; the sign of a relation and its slow changes do not matter to
-it, and gamma hardly. Where it finds little its alignment may be the fault: then the
-images are aligned by descriptors as well, and the better alignment says which metric.
+Descriptors are chosen if the relation of the intensities is not linear, or if they
+agree far better. Otherwise local correlation is, which is more precise and tolerates
+more noise. It ignores the sign of a relation and slow changes, and gamma nearly. Where
+it agrees little, the alignment may be wrong. Then the images are aligned by descriptors
+as well, and the better alignment decides.
 
 Sources: Roche et al., The correlation ratio as a new similarity measure for multimodal
 image registration, MICCAI 1998; Cohen, A coefficient of agreement for nominal scales,
-Educational and Psychological Measurement 1960. The thresholds were set on real pairs
-and modified copies of them.
+Educational and Psychological Measurement 1960. The thresholds were calibrated on real
+pairs and modified copies of them.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import ndimage
 
 from xdreg.engines.linear import Volume, fit, levels
 from xdreg.engines.own_metrics import METRICS, local_similarity
@@ -46,37 +46,38 @@ if TYPE_CHECKING:
     from xdreg.grid import Grid
     from xdreg.stages import Kind, OwnMetric
 
-#: Longest axis of the level that is looked at, in voxels.
+#: Longest axis of the level that is compared, in voxels.
 LOOK_VOXELS = {2: 320, 3: 40}
 
-#: Half-width in voxels of the box in which contrast is judged, and the least there is,
-#: as a share of the image's own: twice what local correlation takes for noise.
+#: Half-width in voxels of the box in which contrast is measured, and the least contrast
+#: of a part that is not flat, as a share of the image's: twice the noise of local
+#: correlation.
 CONTRAST_RADIUS = 2
 LEAST_CONTRAST = 2 * NOISE
 
 #: Bins of the joint histogram.
 BINS = 32
 
-#: A relation with less linearity than this is not linear.
+#: Least linearity of a linear relation.
 LINEAR = 0.7
 
-#: How many times as much descriptors must see: of a linear relation, and else.
+#: Factors by which descriptors must agree better: for a linear relation, and else.
 FAR_MORE = 2.0
 MORE = 1.5
 
-#: From this share on local correlation has found the alignment.
+#: Agreement from which the alignment by local correlation is right.
 FOUND = 0.25
 
-#: An alignment is the better one where both metrics together explain so much more.
+#: Factor by which the summed agreement of a better alignment must be larger.
 BETTER = 1.2
 
-#: Below this share neither metric says anything.
+#: Agreement below which neither metric says anything.
 NOTHING = 0.05
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A metric, and why it was chosen.
+    """A metric, and the reason of its choice.
 
     Parameters
     ----------
@@ -87,7 +88,7 @@ class Choice:
     linearity
         0 to 1, see the module; NaN where it was not measured.
     correlation, shapes
-        Agreement that ``"lncc"`` and ``"mind"`` see.
+        Agreement by ``"lncc"`` and by ``"mind"``.
     """
 
     metric: OwnMetric
@@ -97,7 +98,7 @@ class Choice:
     shapes: float = float("nan")
 
     def __str__(self) -> str:
-        """Name the metric and say why."""
+        """Return the metric and the reason."""
         return f"{self.metric}, chosen: {self.reason}"
 
 
@@ -114,21 +115,21 @@ def choose_metric(
     Parameters
     ----------
     fixed, moving : DataArray ([z], y, x)
-        Coarse images in memory, each on its own grid; a boolean coordinate ``mask``
-        says which voxels count.
+        Coarse images in memory, each on its own grid, optionally with a boolean
+        coordinate ``mask``.
     start : (ndim + 1, ndim + 1), optional
-        Where the moving image lies, homogeneous, fixed to moving, in dims order; by
-        default that is looked for.
+        Initial alignment, homogeneous, fixed to moving, in dims order; by default the
+        result of `pose.find_pose`.
     kind
-        What the alignment may do.
+        Kind of the alignment.
     threads
-        How many share the work; the result is the same to the bit.
+        Number of threads. The bits of the result do not depend on it.
 
     Returns
     -------
     choice : Choice
     pose : Pose or None
-        What was found on the way by the metric chosen, if it was looked for.
+        The initial alignment for the chosen metric, if it was searched for.
 
     Examples
     --------
@@ -138,25 +139,25 @@ def choose_metric(
     >>> choice.metric
     'lncc'
     """
-    look = _Look(fixed, moving, start, kind, threads)
-    choice = _chosen_by(look)
-    return choice, look.poses.get(choice.metric)
+    pair = _CoarsePair(fixed, moving, start, kind, threads)
+    choice = _choose(pair)
+    return choice, pair.poses.get(choice.metric)
 
 
-def _chosen_by(look: _Look) -> Choice:
-    aligned = look.aligned("lncc")
-    seen = look.agreement(aligned)
+def _choose(pair: _CoarsePair) -> Choice:
+    aligned = pair.aligned("lncc")
+    seen = pair.agreement(aligned)
     if not seen[0] >= FOUND:
-        other = look.aligned("mind")
-        better = look.agreement(other)
+        other = pair.aligned("mind")
+        better = pair.agreement(other)
         if sum(better) > max(NOTHING, BETTER * sum(seen)):
-            return _chosen(
+            return _choice(
                 "mind",
                 "they find an alignment that local correlation misses",
-                look.linearity(other),
+                pair.linearity(other),
                 *better,
             )
-    linearity = look.linearity(aligned)
+    linearity = pair.linearity(aligned)
     correlation, shapes = seen
     metric: OwnMetric = "lncc"
     if max(seen) < NOTHING:
@@ -169,10 +170,10 @@ def _chosen_by(look: _Look) -> Choice:
         reason = "descriptors see little more than intensities"
     else:
         reason = "the relation of the intensities is linear"
-    return _chosen(metric, reason, linearity, correlation, shapes)
+    return _choice(metric, reason, linearity, correlation, shapes)
 
 
-def _chosen(
+def _choice(
     metric: OwnMetric, why: str, linearity: float, correlation: float, shapes: float
 ) -> Choice:
     reason = (
@@ -182,7 +183,7 @@ def _chosen(
     return Choice(metric, reason, linearity, correlation, shapes)
 
 
-class _Look:
+class _CoarsePair:
     """Two images on one coarse level."""
 
     def __init__(
@@ -204,7 +205,7 @@ class _Look:
         self.poses: dict[str, Pose] = {}
 
     def aligned(self, metric: OwnMetric) -> Matrix:
-        """Return the linear transform that a metric finds."""
+        """Return the linear transform found by a metric."""
         one, other, matrix = self._fixed, self._moving, self._start
         if matrix is None:
             pose = find_pose(
@@ -212,12 +213,12 @@ class _Look:
             )
             self.poses[metric], matrix = pose, pose.matrix
         for spacing in levels(one):
-            pair = one.with_spacing(spacing), other.with_spacing(spacing)
-            matrix, _ = fit(*pair, matrix, kind=self._kind, metric=metric)
+            images = one.with_spacing(spacing), other.with_spacing(spacing)
+            matrix, _ = fit(*images, matrix, kind=self._kind, metric=metric)
         return matrix
 
     def agreement(self, matrix: Matrix) -> tuple[float, float]:
-        """Return what correlation and descriptors see in an alignment, above chance."""
+        """Return the agreement by ``"lncc"`` and by ``"mind"`` in an alignment."""
         fixed, grid = self._fixed.values, self._fixed.grid
         pulled = self._pulled(matrix)
         axes = tuple(range(grid.ndim))
@@ -239,9 +240,9 @@ class _Look:
         return correlation, shapes
 
     def linearity(self, matrix: Matrix) -> float:
-        """Return how much of the relation of the intensities is linear."""
+        """Return the linearity of the intensities in an alignment."""
         fixed, pulled = self._fixed.values, self._pulled(matrix)
-        both = _judged(fixed, pulled)
+        both = _compared(fixed, pulled)
         a, b = fixed[both].astype(np.float64), pulled[both].astype(np.float64)
         if a.size <= BINS or a.min() == a.max() or b.min() == b.max():
             return float("nan")
@@ -250,7 +251,7 @@ class _Look:
         return min(1.0, squared / max(general, squared, 1e-6))
 
     def _pulled(self, matrix: Matrix) -> Array:
-        """Return the moving image on the fixed one's grid."""
+        """Return the moving image on the fixed grid."""
         grid = self._fixed.grid
         field = kernels.affine_displacement(matrix, grid)
         return kernels.warp_array(self._moving.values, self._moving.grid, *field, grid)
@@ -259,57 +260,44 @@ class _Look:
 def _correlation_ratio(
     explained: NDArray[np.float64], by: NDArray[np.float64]
 ) -> float:
-    """Return the share of a variance that the bins of another image explain."""
+    """Return the share of the variance that the bins of another image explain."""
     edges = np.unique(np.quantile(by, np.linspace(0, 1, BINS + 1)[1:-1]))
     bins = np.digitize(by, edges)
     count = np.maximum(np.bincount(bins, minlength=edges.size + 1), 1)
     means = np.bincount(bins, explained, edges.size + 1) / count
     rest = float(np.mean((explained - means[bins]) ** 2))
-    # Bins explain a little of anything.
+    # Bins explain a little of anything: adjust by the degrees of freedom.
     freedom = (explained.size - 1) / (explained.size - edges.size - 1)
     return 1 - freedom * rest / float(explained.var())
 
 
 def _agreement(metric: str, a: Array, b: Array, grid: Grid) -> float:
-    """Return how alike two images are where there is anything in one of them.
-
-    NaN where they share no voxel that counts.
-    """
-    both = _judged(a, b)
+    """Return the similarity of two images outside flat parts; NaN if there are none."""
+    both = _compared(a, b)
     return local_similarity(metric, a, b, both, grid) if both.any() else float("nan")
 
 
-def _judged(a: Array, b: Array) -> NDArray[np.bool_]:
-    """Tell where both images count and there is anything in one of them."""
+def _compared(a: Array, b: Array) -> NDArray[np.bool_]:
+    """Return where both images are known, and not both are flat."""
     both = np.isfinite(a) & np.isfinite(b) & (_has_contrast(a) | _has_contrast(b))
     return np.asarray(both)
 
 
 def _has_contrast(image: Array) -> NDArray[np.bool_]:
-    """Tell where values differ from their neighbours'."""
+    """Return where the values in the box around a voxel differ."""
     known = np.isfinite(image)
     if not known.any():
         return known
     values = np.where(known, image - np.nanmean(image, dtype=np.float64), 0)
-    mean, square = _box_mean(values), _box_mean(values**2)
+    width = 2 * CONTRAST_RADIUS + 1
+    mean = ndimage.uniform_filter(values, width, mode="nearest")
+    square = ndimage.uniform_filter(values**2, width, mode="nearest")
     overall = np.nanstd(image, dtype=np.float64)
     return np.asarray(square - mean**2 > (LEAST_CONTRAST * overall) ** 2)
 
 
-def _box_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean over a box around every voxel; the edge is continued."""
-    width = 2 * CONTRAST_RADIUS + 1
-    for axis in range(values.ndim):
-        around = [(0, 0)] * values.ndim
-        around[axis] = (CONTRAST_RADIUS, CONTRAST_RADIUS)
-        padded = np.pad(values, around, mode="edge")
-        views = np.lib.stride_tricks.sliding_window_view(padded, width, axis)
-        values = views.mean(axis=-1)
-    return values
-
-
 def _above_chance(value: float, shifted: list[float]) -> float:
-    """Return an agreement of 0 for what shifted images have, 1 for perfect ones."""
+    """Return a similarity scaled so that chance is 0 and perfect images are 1."""
     chances = [chance for chance in shifted if np.isfinite(chance)]
     chance = float(np.mean(chances)) if chances else 0.0
     above = (value - chance) / max(1 - chance, 1e-6)

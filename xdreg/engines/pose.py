@@ -1,9 +1,9 @@
-"""Where to start: the pose, of many, that fits best, and how sure that is.
+"""Search for the initial pose of a registration, with a measure of its certainty.
 
-Both images are made coarse. For every turn and scale of a grid the moving image is
-resampled, and correlated with the fixed one at all shifts at once. The best few are
-then fitted by `linear`, and the metric itself decides. What the second best of
-*another* pose leaves unexplained tells how sure the choice is.
+On coarse copies, the moving image is resampled for every rotation and scale of a grid,
+and correlated with the fixed image at all shifts at once. The best poses are refined by
+`linear`, and the metric decides. The score of the best *different* pose tells how
+certain the choice is.
 """
 
 from __future__ import annotations
@@ -29,40 +29,41 @@ if TYPE_CHECKING:
     from xdreg.grid import Grid
     from xdreg.stages import Kind, OwnMetric
 
-#: Turns to try, in degrees: in a plane all round, in space about 13 axes.
+#: Rotations to try, in degrees: in a plane all, in a volume about 13 axes.
 TURNS = {2: tuple(range(-165, 181, 15)), 3: (22.5, 45.0)}
 
-#: Scales to try, with so many of the best turns, where the kind of transform has one.
+#: Scales to try with the best rotations, if the kind of transform allows, and how many
+#: rotations these are.
 SCALES = (SMALLEST_SCALE, 1.0, 1.25)
 SCALED = 16
 
-#: Around so many of the best, turns half as far apart are tried.
+#: Number of best poses around which rotations of half the step are tried.
 REFINED = 4
 
-#: So many of the best are fitted on the coarsest level, and so many go on from there.
+#: Number of poses refined on the coarsest level, and on the level after it.
 FINALISTS = {2: 16, 3: 8}
 LAST = 5
 
-#: So many that are far from the best, by this share of the fixed image's longest
-#: extent at a corner, are fitted besides.
+#: Number of further poses to refine, and their least distance from the best at a
+#: corner, as a share of the fixed image's longest extent.
 RIVALS = 4
 FAR = 0.4
 
-#: Scores that differ by less than this share of their range say nothing.
+#: Scores are equal if they differ by less than this share of their range.
 NEARLY_EQUAL = 0.02
 
-#: Poses are different where they map a corner of the fixed image to places further
-#: apart than this share of its longest extent.
+#: Poses are different if they map a corner of the fixed image to points further apart
+#: than this share of its longest extent.
 DIFFERENT = 0.05
 
-#: A margin below this says that another pose fits about as well. Set on turned and
-#: cropped real pairs, phantoms and pairs without a right answer: see the benchmarks.
+#: Below this margin another pose fits about as well. Calibrated on rotated and cropped
+#: real pairs, phantoms and pairs without a right answer: see the benchmarks.
 DOUBTFUL = 0.125
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a registration starts, and how sure that is.
+    """Initial pose of a registration, and its certainty.
 
     Parameters
     ----------
@@ -70,16 +71,17 @@ class Pose:
         Homogeneous, fixed to moving, in dims order and the images' units; without
         shear.
     score
-        How well the images agree then, 0 to 1, on a coarse level.
+        Similarity of the images, 0 to 1, on a coarse level.
     runner_up
-        The same of the best *different* pose; zero if none was found.
+        Score of the best *different* pose; zero if none was found.
     origin
-        What it grew from: where the images lie, centre on centre, or the search.
+        Where it started: from the images' own positions, their centres aligned, or the
+        search.
     turn : degrees
     shift : (ndim,), physical units
         Of the fixed image's centre.
     scale
-        Length in the moving image of a unit of length in the fixed one.
+        Length in the moving image of a unit of length in the fixed image.
     """
 
     matrix: Matrix
@@ -94,22 +96,22 @@ class Pose:
     def margin(self) -> float:
         """Share of what the runner-up leaves unexplained that this pose explains.
 
-        Zero where both fit equally well, one where this one fits perfectly.
+        Zero if both fit equally well, one if this one fits perfectly.
         """
         return max(0.0, 1 - (1 - self.score) / max(1 - self.runner_up, 1e-6))
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON holds it."""
+        """Return all attributes as values of JSON."""
         return asdict(self) | {"matrix": self.matrix.tolist()}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Pose:
-        """Return what `to_json` was called on."""
+        """Return a pose from the result of `to_json`."""
         arrays = {"matrix": np.array(stored["matrix"]), "shift": tuple(stored["shift"])}
         return cls(**{**stored, **arrays})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what to tell of it, without the matrix, as JSON holds it."""
+        """Return rounded attributes, without the matrix, as values of JSON."""
         return {
             "origin": self.origin,
             "turn": round(self.turn, 1),
@@ -122,7 +124,7 @@ class Pose:
 
 
 def pose_text(pose: Mapping[str, Any], units: str | None) -> str:
-    """Tell of a pose in a line, from what `Pose.to_dict` returns."""
+    """Return a pose as a line of text, from the result of `Pose.to_dict`."""
     shift = ", ".join(f"{value:g}" for value in pose["shift"])
     return (
         f"a turn of {pose['turn']:g}°, a scale of {pose['scale']:g} and a shift of "
@@ -140,28 +142,28 @@ def find_pose(
     metric: OwnMetric = "lncc",
     threads: int = 1,
 ) -> Pose:
-    """Find where the moving image lies, whatever its position and turn.
+    """Find the pose of the moving image, whatever its position and rotation.
 
-    Where the images lie already, and centre on centre, are always among what is tried.
+    The images' own positions, and centre on centre, are always among the candidates.
 
     Parameters
     ----------
     fixed, moving : DataArray ([z], y, x)
-        Images in memory, each on its own grid; a boolean coordinate ``mask`` says
-        which voxels count.
+        Images in memory, each on its own grid, optionally with a boolean coordinate
+        ``mask``.
     kind
-        What the transform may do: ``"translation"``, ``"rigid"``, or ``"similarity"``
-        and ``"affine"``, for which scales are tried, too.
+        ``"translation"``, ``"rigid"``, ``"similarity"`` or ``"affine"``. The last two
+        search for a scale, too.
     metric
-        What decides between the best, as in `linear.linear`.
+        Metric of the refinement, as in `linear.linear`.
     threads
-        How many share the work; the result is the same to the bit.
+        Number of threads. The bits of the result do not depend on it.
     """
     with ThreadPoolExecutor(threads) as pool:
-        return _found(fixed, moving, kind, metric, pool)
+        return _find(fixed, moving, kind, metric, pool)
 
 
-def _found(
+def _find(
     fixed: xr.DataArray,
     moving: xr.DataArray,
     kind: Kind,
@@ -170,7 +172,7 @@ def _found(
 ) -> Pose:
     images = Volume.of(fixed, "fixed"), Volume.of(moving, "moving")
     grid = images[0].grid
-    # In this order: of nearly equal ones the first wins, the least moved.
+    # Of nearly equal poses the first wins: the one that moves least.
     centred = np.eye(grid.ndim + 1)
     centred[:-1, -1] = images[1].grid.centre - grid.centre
     starts = [np.eye(grid.ndim + 1), centred, *_searched(images, kind, metric, pool)]
@@ -209,7 +211,7 @@ def _found(
 
 @dataclass(frozen=True)
 class _Fit:
-    """A pose, its score, and the number of what it grew from."""
+    """A pose, its score, and the number of its start."""
 
     matrix: Matrix
     score: float
@@ -217,10 +219,10 @@ class _Fit:
 
 
 def _best_different(fits: list[_Fit], grid: Grid) -> list[_Fit]:
-    """Return the fits that differ from each other, best first.
+    """Return the different poses among fits, best first.
 
-    Of those that are one pose, and of the best if they are nearly equal, the one that
-    grew from the earliest start stands for all.
+    Nearly equal best fits, and fits of the same pose, are represented by the one with
+    the earliest start.
     """
     scores = [f.score for f in fits]
     least = max(scores) - NEARLY_EQUAL * (max(scores) - min(scores))
@@ -241,7 +243,7 @@ def _extent(grid: Grid) -> float:
 
 
 def _distance(one: Matrix, other: Matrix, grid: Grid) -> float:
-    """Return how far apart two transforms map a grid's corners, at most."""
+    """Return the largest distance between where two transforms map a corner."""
     corners = np.array(list(itertools.product(*zip(*grid.bounds, strict=True))))
     gap = (one - other)[:-1]
     return float(np.linalg.norm(corners @ gap[:, :-1].T + gap[:, -1], axis=1).max())
@@ -253,7 +255,7 @@ def _searched(
     metric: OwnMetric,
     pool: ThreadPoolExecutor,
 ) -> list[Matrix]:
-    """Return the poses that correlate best, best first, and some far from them."""
+    """Return the poses of best correlation, best first, and some far from them."""
     ndim = images[0].grid.ndim
     search = ShiftSearch(*images, edges=METRICS[metric].matches_edges)
     turns = [np.eye(ndim)]
@@ -279,7 +281,7 @@ def _searched(
         found += pool.map(search.best_shift, turned)
     found = sorted((p for p in found if p.score > 0), key=lambda pose: -pose.score)
     chosen, others = found[: FINALISTS[ndim]], found[FINALISTS[ndim] :]
-    # All of the best may be one pose; how sure it is, only others can tell.
+    # The best may all be one pose, whose certainty only others show.
     grid = images[0].grid
     far = [
         p
@@ -290,7 +292,7 @@ def _searched(
 
 
 def _turns(ndim: int) -> Iterator[NDArray[np.float64]]:
-    """Yield rotation matrices, in dims order."""
+    """Yield the rotation matrices of `TURNS`, in dims order."""
     if ndim == 2:
         for degrees in TURNS[2]:
             if degrees:
@@ -304,7 +306,7 @@ def _turns(ndim: int) -> Iterator[NDArray[np.float64]]:
 
 
 def _small_turns(ndim: int) -> Iterator[NDArray[np.float64]]:
-    """Yield turns either way by half of what the others are apart."""
+    """Yield rotations by half the step of `TURNS`, in all directions."""
     if ndim == 2:
         half = np.radians(TURNS[2][1] - TURNS[2][0]) / 2
         for angle in (-half, half):
@@ -316,7 +318,10 @@ def _small_turns(ndim: int) -> Iterator[NDArray[np.float64]]:
 
 
 def _rotation(axis: Sequence[float], angle: float) -> NDArray[np.float64]:
-    """Return the turn about an axis (Rodrigues)."""
+    """Return the rotation about an axis (Rodrigues).
+
+    Scipy's ``Rotation`` differs in the last bits, and so would the poses.
+    """
     x, y, z = np.asarray(axis, float) / np.linalg.norm(axis)
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return np.asarray(

@@ -1,7 +1,7 @@
-"""The best shift between two coarse images, for a turn and scale.
+"""Search for the best shift between two coarse images, given rotation and scale.
 
-The moving image is resampled, and correlated with the fixed one at all shifts at once
-by Fourier transforms; masks keep what lies outside either image from counting.
+The moving image is resampled, and correlated with the fixed image at all shifts at once
+by Fourier transforms. Masks exclude what is outside either image.
 
 Source: Padfield, Masked object registration in the Fourier domain, IEEE TIP 2012.
 """
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
     from xdreg.engines.linear import Matrix, Volume
 
-#: Voxels along the longest axis of the images that are correlated.
+#: Voxels along the longest axis of the correlated images.
 SEARCH_VOXELS = {2: 48, 3: 20}
 
-#: The smallest scale that is asked for: what makes the moving image largest.
+#: Smallest scale that is searched, at which the moving image is largest.
 SMALLEST_SCALE = 0.8
 
-#: Shifts at which less than this share of the smaller image overlaps do not count.
+#: Least overlap of a shift, as a share of the smaller image.
 LEAST_OVERLAP = 0.2
 
-#: Power of the overlap in the score of a shift. Without it, small parts that happen to
-#: agree win over a whole that does; more would hide images that share only a part.
+#: Power of the overlap in the score of a shift. Without it, small parts that agree by
+#: chance win over a whole. A higher power misses images that share only a part.
 OVERLAP_POWER = 1.5
 
 #: Variance below this share of an image's own is noise.
@@ -42,14 +42,14 @@ NOISE = 0.01
 
 @dataclass(frozen=True)
 class Shift:
-    """A transform, fixed to moving, and how well the coarse images agree then."""
+    """A transform, fixed to moving, and the correlation of the coarse images."""
 
     matrix: Matrix
     score: float
 
 
 class ShiftSearch:
-    """Correlates two coarse images at all shifts, for one turn after the other."""
+    """Correlation of two coarse images at all shifts, for one linear map at a time."""
 
     def __init__(self, fixed: Volume, moving: Volume, *, edges: bool) -> None:
         ndim = fixed.grid.ndim
@@ -65,7 +65,7 @@ class ShiftSearch:
             *kernels.affine_displacement(np.eye(ndim + 1), self._fixed_grid),
             self._fixed_grid,
         )
-        # Room for the largest turned image beside the fixed one.
+        # Padding for the largest rotated image.
         reach = float(np.linalg.norm(extents[1])) / SMALLEST_SCALE
         self._padded = tuple(
             fft.next_fast_len(n + int(np.ceil(reach / self._step)) + 2, real=True)
@@ -75,7 +75,7 @@ class ShiftSearch:
         self._count = np.isfinite(values).sum()
 
     def best_shift(self, linear: NDArray[np.float64]) -> Shift:
-        """Return the best shift for a turn and scale, and its score."""
+        """Return the best shift for a linear map (ndim, ndim), and its score."""
         # y -> centre + linear @ y, over all of the moving image.
         grid = self._moving.grid
         ndim = grid.ndim
@@ -108,7 +108,7 @@ class ShiftSearch:
         return Shift(matrix, float(score[best]))
 
     def _correlate(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the squared correlation at all shifts, less where little overlaps."""
+        """Return the squared correlation at all shifts, weighted by the overlap."""
         moments = [self._transform(part) for part in _moments(values)]
 
         def sums(one: int, other: int) -> NDArray[np.float32]:
@@ -119,7 +119,7 @@ class ShiftSearch:
         count = np.maximum(sums(0, 0), 1.0)
         f, m = sums(1, 0), sums(0, 1)
         cross = sums(1, 1) - f * m / count
-        # Images have contrast one, so noise is measured against that.
+        # Noise is relative to the contrast of the images, which is one.
         floor = NOISE * count
         var_f = np.maximum(sums(2, 0) - f * f / count, 0) + floor
         var_m = np.maximum(sums(0, 2) - m * m / count, 0) + floor
@@ -148,7 +148,7 @@ class ShiftSearch:
 
 
 def _searchable(image: Volume, edges: bool) -> Volume:
-    """Return an image of contrast one, or the strength of its edges."""
+    """Return an image, or the magnitude of its gradient, scaled to contrast one."""
     values = image.values
     if edges:
         slopes = [
@@ -158,7 +158,7 @@ def _searchable(image: Volume, edges: bool) -> Volume:
             )
             if size > 1
         ]
-        # An image of one voxel has no edge, and still the shape of an image.
+        # An image of one voxel has no gradient, but a shape.
         values = np.sqrt(sum((slope**2 for slope in slopes), np.zeros_like(values)))
     image = replace(image, values=values)
     scaled = (values - np.nanmean(values)) / image.contrast
@@ -166,7 +166,7 @@ def _searchable(image: Volume, edges: bool) -> Volume:
 
 
 def _moments(values: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """Return one, value and square where there is a value, zero elsewhere."""
+    """Return one, value and square of every known voxel, zero elsewhere."""
     counts = np.isfinite(values)
     known = np.where(counts, values, np.float32(0))
     return [counts.astype(np.float32), known, known**2]

@@ -1,6 +1,6 @@
-"""Arrays in, arrays out: no Dask, no Zarr, no files.
+"""Kernels and small numerics: arrays in, arrays out, without Dask, Zarr or files.
 
-Read `kernels`, then `interpolation` and `filters`; then what is built on them:
-`folding`, `newton`, `inversion`, `trilinear`, `metrics`, `foreground`. `itk_transforms`
-converts transforms of ITK.
+Reading order: `kernels`, `interpolation`, `filters`, `trilinear`; then `folding`,
+`newton`, `inversion`, `metrics`, `foreground`; `correlation_kernels` and `descriptors`
+for the engines. `itk_transforms` converts transforms from and to ITK.
 """

@@ -24,7 +24,7 @@ from xdreg.numerics.filters import (
     sum_boxes,
     sum_ring,
 )
-from xdreg.numerics.trilinear import between, between_known, cell, cell_steps
+from xdreg.numerics.trilinear import cell, cell_steps, interpolate, interpolate_known
 
 #: Deviations below this share of an image's contrast are noise.
 NOISE = 0.05
@@ -35,7 +35,7 @@ LEAST_SHARE = 0.2
 
 @compiled
 def pull(start, stop, displacement, moving, out):  # type: ignore[no-untyped-def]
-    """Sample ``moving`` at every voxel plus its displacement; NaN outside."""
+    """Sample ``moving`` at every displaced voxel; NaN outside."""
     nz, ny, nx = moving.shape
     values = moving.reshape(-1)
     steps = cell_steps(moving.shape, 1)
@@ -50,17 +50,17 @@ def pull(start, stop, displacement, moving, out):  # type: ignore[no-untyped-def
                 y, fy, by = cell(py, ny)
                 x, fx, bx = cell(px, nx)
                 at = np.uintp((z * ny + y) * nx + x)
-                value = between(values, at, steps, (fz, fy, fx))
+                value = interpolate(values, at, steps, (fz, fy, fx))
                 if value != value:
-                    value = between_known(values, at, steps, (fz, fy, fx))
-                # Inside is up to the voxel's edge.
+                    value = interpolate_known(values, at, steps, (fz, fy, fx))
+                # The image extends to the edges of its outer voxels.
                 inside = bz <= half and by <= half and bx <= half
                 out[k, j, i] = value if inside else np.float32(np.nan)
 
 
 @compiled
 def _products(fixed, moving, ry, rx, out):  # type: ignore[no-untyped-def]
-    """Write what is summed, where both images count: 1, f, m, f², m², f·m."""
+    """Write the quantities to sum: 1, f, m, f², m², f·m; zero outside either mask."""
     ny, nx = fixed.shape
     for j in range(ny):
         for i in range(nx):
@@ -78,7 +78,7 @@ def _products(fixed, moving, ry, rx, out):  # type: ignore[no-untyped-def]
 
 @compiled
 def _moments(count, values, squares, mean, spread):  # type: ignore[no-untyped-def]
-    """Write a row's means, and its sums of squared deviations with those of noise."""
+    """Write a row's means, and its sums of squared deviations, including noise."""
     for i in range(count.size):
         n = max(count[i], np.float32(1))
         mean[i] = values[i] / n
@@ -94,7 +94,7 @@ def _co_deviations(products, values, mean, out):  # type: ignore[no-untyped-def]
 
 @compiled
 def _ratios(count, least, cross, spread_f, spread_m, out):  # type: ignore[no-untyped-def]
-    """Write ``2 cross / (spread_f spread_m)``; return the energy and how many count."""
+    """Write ``2 cross / (spread_f spread_m)``; return the energy and the count."""
     energy, counted = np.float32(0), np.float32(0)
     for i in range(out.size):
         enough = np.float32(1) if count[i] >= least else np.float32(0)
@@ -119,11 +119,11 @@ def _constants(ratio, share, own_mean, other_mean, out):  # type: ignore[no-unty
 
 @compiled
 def _coefficients(sums, least, ry, rx, out):  # type: ignore[no-untyped-def]
-    """Turn a plane's sums into coefficients of the gradient; return the energy.
+    """Write the coefficients a to e of the gradient in a plane; return the energy.
 
     The derivative by the moving image's value is ``f Σa - m Σb + Σc``, that by the
-    fixed one's ``m Σa - f Σd + Σe``. In loops over few arrays each: of many, none of
-    which may overlap, the compiler makes no vectors.
+    fixed image's value ``m Σa - f Σd + Σe``. Each loop uses few arrays, as compilers do
+    not vectorise loops over many that might overlap.
     """
     ny, nx = out.shape[1] - 2 * ry, out.shape[2] - 2 * rx
     scratch = np.empty((5, nx), np.float32)
@@ -150,7 +150,7 @@ def _coefficients(sums, least, ry, rx, out):  # type: ignore[no-untyped-def]
 
 @compiled
 def _slope(low, centre, high):  # type: ignore[no-untyped-def]
-    """Central difference; a neighbour that does not count stands still."""
+    """Return the central difference; a NaN neighbour has the centre's value."""
     low = low if low == low else centre
     high = high if high == high else centre
     return np.float32(0.5) * (high - low)
@@ -170,10 +170,10 @@ def _slopes(image, k, j, i):  # type: ignore[no-untyped-def]
 
 @compiled
 def _push(fixed, pulled, k, sums, squared_steps, update, tensor):  # type: ignore[no-untyped-def]
-    """Write the update of plane ``k``: the energy's gradient by the displacement.
+    """Write the update of plane ``k``: the gradient of the energy.
 
-    And, unless it is empty, the curvature of a least-squares fit as a ``tensor``: zz,
-    zy, zx, yy, yx, xx.
+    Also write the curvature of a least-squares fit into ``tensor`` unless that is
+    empty: zz, zy, zx, yy, yx, xx.
     """
     wanted = tensor.size > 0
     sz, sy, sx = squared_steps
@@ -208,9 +208,10 @@ def _push(fixed, pulled, k, sums, squared_steps, update, tensor):  # type: ignor
 
 @compiled
 def force(start, stop, fixed, pulled, radius, squared_steps, update, tensor, totals):  # type: ignore[no-untyped-def]
-    """Stream a slab: products, box sums, coefficients, their box sums, the update.
+    """Write update, tensor and totals of a slab, plane by plane.
 
-    Without an ``update`` to fill it stops at the energy.
+    Products, their box sums, coefficients, and the box sums of these give the update.
+    With an empty ``update`` only the totals are written: energy and number of voxels.
     """
     nz, ny, nx = fixed.shape
     rz, ry, rx = radius

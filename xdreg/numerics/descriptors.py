@@ -48,15 +48,14 @@ def descriptor(image: Array, radius: tuple[int, int, int]) -> Descriptor:
     Parameters
     ----------
     image : (z, y, x) float32
-        NaN where it does not count: such voxels make no difference to a patch.
+        NaN outside the mask. NaN adds nothing to the difference of patches.
     radius : (z, y, x), voxels
         Half-width of the patches compared.
 
     Returns
     -------
     (z, y, x, channel) uint8
-        Of a line, or a single voxel, no voxel counts: there are no two directions to
-        compare.
+        A line or a single voxel is all `NOT_COUNTED`, as it has no two directions.
     """
     pairs = _pairs(image.shape)
     if not len(pairs):
@@ -65,7 +64,7 @@ def descriptor(image: Array, radius: tuple[int, int, int]) -> Descriptor:
     values = np.where(known, image - (image[known].mean() if known.any() else 0), 0)
     values = values.astype(np.float32)
     out = np.zeros((*image.shape, len(pairs)), np.uint8)
-    # One pass for the image's mean difference, one to measure against it.
+    # The first pass finds the image's mean difference.
     total = _describe(values, known, pairs, radius, np.float32(0), out)
     mean = np.float32(total / max(1, known.sum()))
     _describe(values, known, pairs, radius, LEAST_VARIANCE * mean, out)
@@ -73,7 +72,7 @@ def descriptor(image: Array, radius: tuple[int, int, int]) -> Descriptor:
 
 
 def _pairs(shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Return pairs of neighbours (pair, 2, 3) that are not opposite each other."""
+    """Return all pairs of neighbours (pair, 2, 3) that are not opposite."""
     sides = []
     for axis, size in enumerate(shape):
         if size > 1:
@@ -87,7 +86,7 @@ def _pairs(shape: tuple[int, ...]) -> NDArray[np.int64]:
 def _differences(image, known, pair, k, ry, rx, out):  # type: ignore[no-untyped-def]
     """Write the squared difference of two neighbours of every voxel of a plane.
 
-    Zero where one of them does not count; beyond the edge the nearest voxel stands in.
+    Zero where one of them is unknown. Edge voxels are repeated beyond the image.
     """
     nz, ny, nx = image.shape
     az, ay, ax = pair[0]
@@ -104,7 +103,7 @@ def _differences(image, known, pair, k, ry, rx, out):  # type: ignore[no-untyped
 
 @compiled
 def _describe(image, known, pairs, radius, least, out):  # type: ignore[no-untyped-def]
-    """Write the descriptors; return the sum of the voxels' mean differences."""
+    """Write the descriptors; return the sum over voxels of the mean difference."""
     nz, ny, nx = image.shape
     rz, ry, rx = radius
     channels, depth = pairs.shape[0], 2 * rz + 1
@@ -146,13 +145,13 @@ def _describe(image, known, pairs, radius, least, out):  # type: ignore[no-untyp
 
 @compiled
 def _counting(descriptor, weight):  # type: ignore[no-untyped-def]
-    """Return a corner's weight, or zero where it does not count."""
+    """Return a corner's weight, zero if it is `NOT_COUNTED`."""
     return weight if descriptor[0] != NOT_COUNTED else np.float32(0)
 
 
 @compiled
 def _pull_plane(k, displacement, source, out):  # type: ignore[no-untyped-def]
-    """Sample descriptors at a plane's displaced voxels; NaN where they do not count."""
+    """Sample descriptors at the displaced voxels of a plane; NaN if unknown."""
     nz, ny, nx, channels = source.shape
     half = np.float32(0.5)
     for j in range(ny):
@@ -196,7 +195,10 @@ def _pull_plane(k, displacement, source, out):  # type: ignore[no-untyped-def]
 def force(  # type: ignore[no-untyped-def]
     start, stop, displacement, fixed, source, squared_steps, update, tensor, totals
 ):
-    """Stream a slab: three planes of pulled descriptors, their slopes, the update."""
+    """Write update, tensor and totals of a slab; see `correlation_kernels.force`.
+
+    Three planes of pulled descriptors are kept for their slopes.
+    """
     nz, ny, nx, channels = fixed.shape
     sz, sy, sx = squared_steps
     wanted = tensor.size > 0

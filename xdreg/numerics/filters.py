@@ -1,11 +1,10 @@
-"""Separable filters on slabs of planes, compiled: Gaussian smoothing and box sums.
+"""Compiled separable filters on slabs of planes: Gaussian smoothing and box sums.
 
-Everything is one weighted sum of shifted copies of an array laid out flat, padded with
-zeros so that no shift needs a test: long loops without branches run as vectors.
+Each is a weighted sum of shifted copies of a flat array, padded with zeros so that no
+shift needs a bounds test. Compilers vectorise such long loops without branches.
 
 Kernels release the GIL. Each plane or row is written from inputs that no other slab
-changes and summed in one order, so the bits do not depend on how many threads share the
-work.
+changes, and summed in one order, so the bits do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -20,23 +19,23 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-#: Reordering of sums lets loops run as vectors; NaN keep their meaning.
+#: Reordered sums can be vectorised. NaN keep their meaning.
 FAST = {"contract", "reassoc", "nsz", "arcp"}
 
 compiled: Callable[..., Any] = numba.njit(
     cache=True, nogil=True, fastmath=FAST, error_model="numpy"
 )
 
-#: Up to so many numbers are summed one by one; more by threes, which takes fewer steps
+#: Most numbers to sum one by one. More are summed by threes, which takes fewer steps
 #: but one more pass.
 FEW = 7
 
-#: Sums are completed over so many numbers at a time, which stay in the nearest cache.
+#: Numbers per chunk of a sum, which stay in the nearest cache.
 CHUNK = 1024
 
 
 def gaussian_taps(sigma: float) -> NDArray[np.float32]:
-    """Return the weights of a Gaussian, cut at three sigma; a single one if narrow."""
+    """Return the weights of a Gaussian, cut at three sigma; one weight if narrow."""
     radius = int(np.ceil(3 * sigma)) if sigma > 0.1 else 0
     place = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (place / max(sigma, 0.1)) ** 2)
@@ -47,7 +46,7 @@ def gaussian_taps(sigma: float) -> NDArray[np.float32]:
 def _one(source, offset, weight, start, stop, out):  # type: ignore[no-untyped-def]
     a = np.uintp(offset)
     for n in range(start, stop):
-        i = np.uintp(n)  # A signed index would be tested for being negative.
+        i = np.uintp(n)  # A signed index is tested for being negative.
         out[i] = weight * source[i + a]
 
 
@@ -73,9 +72,9 @@ def _four_more(source, offsets, weights, start, stop, out):  # type: ignore[no-u
 
 @compiled
 def weighted_sums(source, offsets, weights, out):  # type: ignore[no-untyped-def]
-    """Write ``out[i] = Σ weights[k] · source[i + offsets[k]]``; ``k`` is odd in number.
+    """Write ``out[i] = Σ weights[k] · source[i + offsets[k]]`` for an odd count of k.
 
-    All of it in one order, whatever is summed beside it.
+    The order of the sum does not depend on ``i`` or on the length of ``out``.
     """
     count = weights.size
     for start in range(0, out.size, CHUNK):
@@ -90,9 +89,9 @@ def weighted_sums(source, offsets, weights, out):  # type: ignore[no-untyped-def
 
 @compiled
 def copy(source, out):  # type: ignore[no-untyped-def]
-    """Copy numbers one by one: assigning a slice takes seconds to compile.
+    """Copy numbers one by one.
 
-    For what that may raise, and how it would say so.
+    Assigning a slice takes seconds to compile, because of the errors it may raise.
     """
     for i in range(out.size):
         out[i] = source[i]
@@ -100,7 +99,7 @@ def copy(source, out):  # type: ignore[no-untyped-def]
 
 @compiled
 def _inverse_weights(taps, size):  # type: ignore[no-untyped-def]
-    """Return what makes the weights that stay on an axis sum to one, place by place."""
+    """Return factors that make the weights within an axis sum to one, per position."""
     radius = taps.size // 2
     result = np.empty(size, np.float32)
     for place in range(size):
@@ -111,14 +110,14 @@ def _inverse_weights(taps, size):  # type: ignore[no-untyped-def]
 
 @compiled
 def smooth_planes(start, stop, field, taps_y, taps_x):  # type: ignore[no-untyped-def]
-    """Smooth along y and x, in place; at the edges the weights are renormalised."""
+    """Smooth along y and x, in place; weights are renormalised at the edges."""
     ny, nx = field.shape[1], field.shape[2]
     ry, rx = taps_y.size // 2, taps_x.size // 2
     width = 3 * (nx + 2 * rx)
     padded = np.zeros((ny + 2 * ry, width), np.float32)
     rows, out = np.zeros_like(padded), np.empty((ny, width), np.float32)
     flat_rows, flat_out = rows.reshape(-1), out.reshape(-1)
-    # Where a row ends the next begins: sums there are of no meaning and not read.
+    # Sums across the end of a row are meaningless and not read.
     inner = flat_rows[: rows.size - 6 * rx]
     along, down = 3 * np.arange(taps_x.size), width * np.arange(taps_y.size)
     scale_y, scale_x = _inverse_weights(taps_y, ny), _inverse_weights(taps_x, nx)
@@ -138,8 +137,8 @@ def smooth_planes(start, stop, field, taps_y, taps_x):  # type: ignore[no-untype
 def smooth_across(start, stop, field, taps, resistance):  # type: ignore[no-untyped-def]
     """Smooth rows ``start`` to ``stop`` of y along z, in place, and divide.
 
-    By ``resistance`` (z, y, x), or by one number for all (1, 1, 1). Return the square
-    of the longest vector that results.
+    ``resistance`` is the divisor, (z, y, x) or (1, 1, 1). Return the squared length of
+    the longest resulting vector.
     """
     nz, _, nx = field.shape[:3]
     radius, width = taps.size // 2, 3 * nx
@@ -171,7 +170,7 @@ def _ones(count):  # type: ignore[no-untyped-def]
 def _sum_runs(numbers, at, triples_at, step, length, out):  # type: ignore[no-untyped-def]
     """Write ``out[i]``, the sum of ``length`` numbers from ``at + i``, ``step`` apart.
 
-    First threes, written from ``triples_at`` on, and then threes of those.
+    Sums of three are written from ``triples_at`` on, and then summed.
     """
     count = length // 3 if length > FEW else 0
     if count:
@@ -193,14 +192,14 @@ def sum_boxes(padded, ry, rx, scratch, out):  # type: ignore[no-untyped-def]
     Parameters
     ----------
     padded : (ry + y + ry, rx + x + rx)
-        A plane amid zeros.
+        A plane padded with zeros.
     scratch : (3, *padded.shape)
-        Zeros at first: room for the plane, sums of three, and sums along x.
+        Initially zero: work space for the plane, sums of three, and sums along x.
     out : (y, x + 2 rx)
-        The sums, in the first columns; the others hold nothing of meaning.
+        The sums in the first columns. The others are meaningless.
     """
     flat, size, values = scratch.reshape(-1), padded.size, padded.reshape(-1)
-    # Where a row ends the next begins: sums there are of no meaning and not read.
+    # Sums across the end of a row are meaningless and not read.
     rows = flat[2 * size : 3 * size - 2 * rx]
     if 2 * rx + 1 > FEW:
         copy(values, flat[:size])
@@ -212,10 +211,10 @@ def sum_boxes(padded, ry, rx, scratch, out):  # type: ignore[no-untyped-def]
 
 @compiled
 def ring_of(depth, quantities, ny, nx):  # type: ignore[no-untyped-def]
-    """Return room for the planes of boxes so deep, zeros as before the first plane.
+    """Return a ring buffer of planes for boxes of a depth, filled with zeros.
 
-    For all that a box holds; if those are more than a few for the last three planes,
-    and for the ``depth - 2`` sums of three among them.
+    It holds all planes of a box. If there are more than `FEW`, it holds the last three
+    planes and their ``depth - 2`` sums of three.
     """
     places = depth if depth <= FEW else depth + 1
     return np.zeros((places, quantities, ny, nx), np.float32)
@@ -223,13 +222,13 @@ def ring_of(depth, quantities, ny, nx):  # type: ignore[no-untyped-def]
 
 @compiled
 def place_in(ring, plane):  # type: ignore[no-untyped-def]
-    """Return where a plane belongs in a ring."""
+    """Return the position of a plane in a ring."""
     return plane % (ring.shape[0] if ring.shape[0] <= FEW else 3)
 
 
 @compiled
 def close_plane(ring, plane):  # type: ignore[no-untyped-def]
-    """Say that a plane is in its place, as are those before."""
+    """Mark a plane as complete: the planes before are complete already."""
     if ring.shape[0] > FEW:
         offsets = ring[0].size * ((plane + np.arange(1, 4)) % 3)
         triple = ring[3 + plane % (ring.shape[0] - 3)].reshape(-1)
@@ -238,10 +237,9 @@ def close_plane(ring, plane):  # type: ignore[no-untyped-def]
 
 @compiled
 def sum_ring(ring, plane, out):  # type: ignore[no-untyped-def]
-    """Sum as many planes as a box is deep, the last of them ``plane``.
+    """Sum the planes of a box whose last one is ``plane``.
 
-    Singly what is left over, and then by threes; in one order, from wherever on planes
-    were filled in.
+    The order of the sum does not depend on the first plane that was filled in.
     """
     many = ring.shape[0] > FEW
     depth = ring.shape[0] - 1 if many else ring.shape[0]

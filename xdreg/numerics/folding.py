@@ -1,4 +1,4 @@
-"""Where a displacement folds, and taking that back: numbers only, no graphs."""
+"""Jacobian determinants of displacements, and removal of folds."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from xdreg.grid import Grid
     from xdreg.numerics.kernels import Array
 
-#: Rounds of smoothing that `unfold` tries at most.
+#: Most rounds of smoothing in `unfold`.
 UNFOLD_ROUNDS = 30
 
-#: Smallest Jacobian determinant that `unfold` leaves, where it can.
+#: Least Jacobian determinant after `unfold`, if the rounds suffice.
 LEAST_JACOBIAN = 0.1
 
-#: Times that `ease_back` halves at most, and the share of the usual determinant that it
-#: leaves, where it can.
+#: Most halvings in `ease_back`, and the least determinant after it, if they suffice, as
+#: a share of the median.
 EASE_ROUNDS = 10
 LEAST_TOTAL = 0.05
 
@@ -33,12 +33,12 @@ def jacobian_determinant(displacement: Array, grid: Grid) -> Array:
     ----------
     displacement : (ndim, *grid.shape), physical units
     grid
-        Its geometry; axes of one voxel count as constant.
+        Its geometry. Along axes of one voxel the displacement is constant.
 
     Returns
     -------
     (*grid.shape) float32
-        Below one the mapping shrinks, at or below zero it folds.
+        Below one the mapping shrinks; at or below zero it folds.
     """
     gradient = np.zeros((grid.ndim, grid.ndim, *grid.shape), np.float32)
     for axis, (size, step) in enumerate(zip(grid.shape, grid.spacing, strict=True)):
@@ -60,8 +60,8 @@ def jacobian_determinant(displacement: Array, grid: Grid) -> Array:
 def unfold(displacement: Array, grid: Grid) -> Array:
     """Smooth a displacement where it folds, until it does not.
 
-    Around points whose Jacobian determinant is too small the field is replaced by its
-    binomial average, again and again; elsewhere it stays as it is.
+    Around points with too small a Jacobian determinant the field is repeatedly replaced
+    by its binomial average. Elsewhere it is unchanged.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def unfold(displacement: Array, grid: Grid) -> Array:
     Returns
     -------
     (ndim, *grid.shape) float32
-        The same array where nothing folds. May still fold if the rounds did not do.
+        The same array if nothing folds. May still fold after `UNFOLD_ROUNDS`.
     """
     for _ in range(UNFOLD_ROUNDS):
         low = jacobian_determinant(displacement, grid) < LEAST_JACOBIAN
@@ -84,11 +84,11 @@ def unfold(displacement: Array, grid: Grid) -> Array:
 
 
 def ease_back(update: Array, grid: Grid, before: Array, before_grid: Grid) -> Array:
-    """Take an update back where it folds together with what came before it.
+    """Reduce an update where its composition with an earlier displacement folds.
 
-    Two maps of which neither folds do, at points of their grids, where both compress.
-    There the update is halved, again and again, up to zero: an earlier displacement
-    that does not fold is left as it was.
+    Two maps that do not fold may fold together where both compress, as sampled on
+    grids. There the update is halved repeatedly, up to zero, where the earlier
+    displacement remains.
 
     Parameters
     ----------
@@ -98,10 +98,10 @@ def ease_back(update: Array, grid: Grid, before: Array, before_grid: Grid) -> Ar
     Returns
     -------
     (ndim, *grid.shape) float32
-        The same array where nothing folds.
+        The same array if nothing folds.
     """
     standing = resample_displacement(before, before_grid, grid)
-    # A linear part may mirror the image, or be of any scale.
+    # A linear part may mirror the image or scale it.
     usual = np.median(jacobian_determinant(standing, grid))
     for _ in range(EASE_ROUNDS):
         total = compose_displacements(update, grid, before, before_grid)
@@ -113,7 +113,7 @@ def ease_back(update: Array, grid: Grid, before: Array, before_grid: Grid) -> Ar
 
 
 def _around(points: NDArray[np.bool_]) -> Array:
-    """Return weights of one at and beside some points, that fade around them."""
+    """Return weights of one at and next to points, fading around them."""
     weight = points.astype(np.float32)
     for _ in range(3):
         weight = _binomial(weight, 0)
@@ -121,7 +121,10 @@ def _around(points: NDArray[np.bool_]) -> Array:
 
 
 def _binomial(values: Array, first: int) -> Array:
-    """Average with the neighbours, weights 1 2 1, along the axes from ``first`` on."""
+    """Average with weights 1 2 1 along the axes from ``first`` on.
+
+    `scipy.ndimage` sums in double precision, so its last bits differ.
+    """
     for axis in range(first, values.ndim):
         if values.shape[axis] > 1:
             pad = [(0, 0)] * values.ndim

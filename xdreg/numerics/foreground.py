@@ -1,9 +1,9 @@
-"""The foreground of an image: what is not a uniform background around it.
+"""Separation of the foreground of an image from a uniform background around it.
 
-Background is what reaches the image's border and is of one value there but for noise.
-Thresholds between two classes, as of Otsu or of the triangle, always split an image,
-also one that is filled; here an image without such a border is foreground all over.
-Padding, of exactly one value, may lie around it, as around the cone of a scanner.
+Background reaches the image's border and has one value but for noise. Thresholds
+between two classes, such as Otsu's or the triangle method, split any image. Here an
+image without such a border is all foreground. Padding of exactly one value may surround
+the background, as around the cone of a scanner.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ from scipy import ndimage
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: The background is looked for at the shortest interval of values that holds this share
-#: of the border's voxels.
+#: The background's value is in the shortest interval that contains this share of the
+#: border's voxels.
 BORDER_SHARE = 0.3
 
 #: Half the width of that interval, in standard deviations of a normal distribution.
 BORDER_QUANTILE = 0.385
 
-#: It is one if its standard deviation is below this share of the image's range, which
-#: is 0.15 in an image of pure noise and 0.01 or less in real backgrounds, ...
+#: Largest standard deviation of a background, as a share of the image's range. It is
+#: 0.15 in pure noise and 0.01 or less in real backgrounds.
 NARROW = 0.02
 
-#: ... and if it lies this near to the dark or to the bright end of the range. Uniform
-#: tissue that fills an image up to its border lies between.
+#: Largest distance of a background from the dark and from the bright end of the range.
+#: Uniform tissue that fills an image up to its border is in between.
 NEAR_DARK = 0.2
 NEAR_BRIGHT = 0.1
 
-#: Values within so many standard deviations, and within this share of the range, are
-#: background where they are connected to the border.
+#: Values within these numbers of standard deviations or shares of the range are
+#: background if they are connected to the border.
 DEVIATIONS = 4.0
 LEAST_WIDTH = 0.01
 
-#: Share of voxels that the range of an image leaves out at either end.
+#: Share of voxels excluded from the range of an image at either end.
 TAIL = 5e-4
 
-#: Backgrounds of less than this share of the image are not worth a mask.
+#: Least share of the image for a background.
 LEAST_BACKGROUND = 0.01
 
-#: Pieces smaller than this share of the largest are specks.
+#: Least size of a piece of foreground, as a share of the largest.
 SPECK = 0.01
 
-#: Voxels by which the foreground is closed, and then widened, so that the edge of the
-#: tissue is inside together with the box that local correlation compares there.
+#: Voxels by which the foreground is closed and then dilated, so that it contains the
+#: box that local correlation compares at the edge of the tissue.
 MARGIN = {2: 5, 3: 3}
 
 
@@ -57,12 +57,12 @@ def foreground(values: NDArray[np.float32]) -> NDArray[np.bool_]:
     Parameters
     ----------
     values : ([z], y, x)
-        An image at a coarse level; NaN does not count.
+        An image at a coarse level. NaN is background.
 
     Returns
     -------
     bool, of the same shape
-        All true where there is no background.
+        All true if there is no background.
 
     Examples
     --------
@@ -86,9 +86,9 @@ def foreground(values: NDArray[np.float32]) -> NDArray[np.bool_]:
 def _without_padding(
     values: NDArray[np.float32], inside: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """Return what is inside but for pieces of an extreme value that reach the border.
+    """Remove pieces of an extreme value that reach the border.
 
-    Noise has no value that many voxels share.
+    In noise few voxels have exactly the same value.
     """
     for extreme in (np.min, np.max):
         known = values[inside]
@@ -103,7 +103,7 @@ def _without_padding(
 def _background(
     values: NDArray[np.float32], inside: NDArray[np.bool_]
 ) -> NDArray[np.bool_] | None:
-    """Return the uniform part of what is inside that reaches its border, if any."""
+    """Return the uniform part of the inside that reaches its border, if any."""
     border = _shell(inside)
     if not border.any():
         return None
@@ -119,12 +119,12 @@ def _background(
 
 
 def _shell(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the outermost voxels of what is inside."""
+    """Return the outermost voxels of the inside."""
     return np.asarray(inside & ~ndimage.binary_erosion(inside, _box(inside.ndim)))
 
 
 def _reaching(part: NDArray[np.bool_], border: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the pieces of a part that reach the border."""
+    """Return the connected pieces of a part that reach the border."""
     labels, _ = ndimage.label(part)
     touching = np.unique(labels[border])
     return np.asarray(np.isin(labels, touching[touching > 0]))
@@ -133,7 +133,7 @@ def _reaching(part: NDArray[np.bool_], border: NDArray[np.bool_]) -> NDArray[np.
 def _smoothed(
     values: NDArray[np.float32], inside: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Return means over three voxels per axis of what is inside."""
+    """Return means over three voxels per axis, of voxels inside only."""
     known = np.where(inside, values, 0).astype(np.float64)
     total = ndimage.uniform_filter(known, 3, mode="constant")
     share = ndimage.uniform_filter(inside.astype(np.float64), 3, mode="constant")
@@ -141,7 +141,7 @@ def _smoothed(
 
 
 def _densest(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Return where values lie closest, and the standard deviation around there."""
+    """Return the densest value, and the standard deviation around it."""
     ordered = np.sort(values)
     count = max(2, round(BORDER_SHARE * ordered.size))
     if count > ordered.size:
@@ -153,13 +153,13 @@ def _densest(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _tidied(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Drop specks, close gaps, fill holes and add a margin."""
+    """Remove specks, close gaps, fill holes and add a margin."""
     labels, count = ndimage.label(mask, _box(mask.ndim))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     sizes[0] = 0
     mask = (sizes >= SPECK * sizes.max())[labels]
     margin = MARGIN[mask.ndim]
-    # With room around, or what touches the image's border would be taken off there.
+    # Padded, as closing would erode the mask at the image's border.
     mask = np.pad(mask, margin)
     mask = _filled(ndimage.binary_closing(mask, _box(mask.ndim), margin))
     mask = ndimage.binary_dilation(mask, _box(mask.ndim), margin)
@@ -167,7 +167,7 @@ def _tidied(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Fill what is enclosed in any plane: a hollow organ may be cut by the border."""
+    """Fill holes, also those of single planes: the border may cut a hollow organ."""
     mask = ndimage.binary_fill_holes(mask)
     if mask.ndim == 3:
         for axis in range(3):
@@ -178,5 +178,5 @@ def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _box(ndim: int) -> NDArray[np.bool_]:
-    """Return a voxel with all of its neighbours."""
+    """Return the structuring element of a voxel and all its neighbours."""
     return np.ones((3,) * ndim, bool)

@@ -1,18 +1,18 @@
-"""Cubic resampling, and resampling of labels by votes: numbers only, no graphs.
+"""Resampling of images by cubic B-splines, and of labels by votes.
 
-`warp` does all that `xdreg.numerics.kernels.warp` does, and more.
+`resample` extends `kernels.warp_array` by these.
 
-*Cubic* means the cubic B-spline that passes through the voxels, as in ITK and scipy,
-not the cheaper cubic convolution (Keys), whose error is several times as large on fine
-detail. Its coefficients come from a recursive filter over the whole image; what a voxel
-contributes to them fades by 0.27 a voxel, so a halo of `HALO` voxels around a window
-gives them to float32 precision, wherever the window is cut (Unser, *Splines: a perfect
-fit for signal and image processing*, IEEE Signal Processing Magazine 1999).
+*Cubic* is the cubic B-spline through the voxels, as in ITK and scipy. The error of the
+cheaper cubic convolution (Keys) is several times as large on fine detail. A recursive
+filter over the image gives the coefficients. A voxel's share in them falls by a factor
+of 0.27 per voxel, so with a halo of `HALO` voxels they are the same in any window, to
+float32 precision. Source: Unser, Splines: a perfect fit for signal and image
+processing, IEEE Signal Processing Magazine 1999.
 
-*Votes*: the voxels around a place vote for their labels, and the label with the most
-weight wins; no value arises that is not there. With ``"majority"`` the weights are
-those of linear interpolation; with ``"gaussian"`` the integrals of a Gaussian over the
-voxels, after ITK's ``LabelImageGaussianInterpolateImageFunction``.
+*Votes*: the label with the largest weight among the voxels around a position wins, so
+that no new value arises. Weights are those of linear interpolation with ``"majority"``,
+and integrals of a Gaussian over the voxels with ``"gaussian"``, as in ITK's
+``LabelImageGaussianInterpolateImageFunction``.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ _compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True)
 #: The pole of the cubic B-spline's filter.
 POLE = math.sqrt(3.0) - 2.0
 
-#: Voxels beyond a window that its coefficients need: |POLE| ** 12 is 1.4e-7.
+#: Voxels around a window for its coefficients: |POLE| ** 12 is 1.4e-7.
 HALO = 12
 
-#: Standard deviation of the Gaussian votes, in voxels of the moving image, and how many
-#: deviations of it count. One voxel is what ANTs takes for labels.
+#: Standard deviation of the Gaussian votes in voxels of the moving image, 1 as in ANTs,
+#: and their cutoff in standard deviations.
 SIGMA_VOXELS = 1.0
 CUTOFF = 3.0
 
-#: Voxels on either side that vote, at most.
+#: Most voxels on either side that vote.
 REACH = math.ceil(SIGMA_VOXELS * CUTOFF)
 
 
@@ -80,22 +80,22 @@ def resample(
     Parameters
     ----------
     image : (*shape)
-        The moving image, or a window of it: what the target maps onto, and as many
-        voxels around it as `margin_of` says.
+        The moving image, or the window of it that the target maps onto, with
+        `margin_of` voxels around it.
     image_grid
         Geometry of ``image``.
     displacement : (ndim, *field_shape), physical units
         Displacement at the points of ``displacement_grid``.
     displacement_grid
-        Geometry of ``displacement``; any spacing.
+        Geometry of ``displacement``, of any spacing.
     target
         Geometry of the result.
     order
-        0 takes the nearest voxel and keeps the dtype; 1 interpolates linearly, 3 by
-        cubic B-splines, and both return float32. A place where the linear
-        interpolation touches NaN is NaN with order 3 as well.
+        0 takes the nearest voxel and keeps the dtype. 1 interpolates linearly, 3 by
+        cubic B-splines; both return float32. Where linear interpolation is NaN, order 3
+        is, too.
     labels
-        How to resample labels, in place of ``order``; the dtype is kept.
+        How to resample labels, in place of ``order``. The dtype is kept.
     fill
         Value outside the image.
 
@@ -122,7 +122,7 @@ def resample(
 def _path(
     image_grid: Grid, displacement: Array, displacement_grid: Grid, target: Grid
 ) -> tuple[Any, ...]:
-    """Return what tells the kernels where every voxel of the target comes from."""
+    """Return the arguments of the kernels that locate target voxels in the image."""
     *axes, scale = axis_tables(target, displacement_grid, image_grid)
     return (lift_field(displacement), *map(tuple, axes), scale)
 
@@ -133,12 +133,12 @@ class Spline:
     Parameters
     ----------
     image : (*shape)
-        Numbers, or NaN.
+        May contain NaN.
     grid
         Its geometry.
     limited
-        Whether a value stays between those of the voxels around it. Beside an edge a
-        spline overshoots, which makes structure where there is none.
+        Whether values are limited to the range of the voxels around. Splines overshoot
+        next to edges, which adds structure.
     """
 
     def __init__(self, image: Array, grid: Grid, *, limited: bool = False) -> None:
@@ -156,7 +156,7 @@ class Spline:
         *,
         fill: float = np.nan,
     ) -> Array:
-        """Resample onto a grid through a displacement field, as `warp`."""
+        """Resample onto a grid through a displacement field; see `resample`."""
         path = _path(self.grid, displacement, displacement_grid, target)
         out = np.full(target.shape, fill, np.float32)
         source = self._coefficients, self._known, self._limits
@@ -170,16 +170,16 @@ def spline_coefficients(values: Array, known: Array) -> Array:
     Parameters
     ----------
     values : (z, y, x) float32
-        Continued by mirroring at the outermost voxels. They are overwritten.
+        Mirrored at the outermost voxels. They are overwritten.
     known : (z, y, x) bool
-        Voxels that hold a number. Others take that of the nearest that does.
+        Where they are finite. Others are replaced by the nearest known value.
 
     Returns
     -------
     (z, y, x) float32
     """
     if not known.all() and known.any():
-        # A recursive filter would carry one NaN through the whole window.
+        # The recursive filter would spread a NaN over the window.
         nearest = ndimage.distance_transform_edt(
             ~known, return_distances=False, return_indices=True
         )
@@ -200,8 +200,7 @@ def _filter_planes(values):  # type: ignore[no-untyped-def]
     width = planes.shape[1]
     pole = np.float32(POLE)
     gain = np.float32((1 - POLE) * (1 - 1 / POLE))
-    # The sum over the image mirrored at its end, as far as it matters; a short line's
-    # repeats within that.
+    # Sum over the mirrored line, up to float32 precision. A short line repeats in it.
     short = size <= 2 * HALO
     count = 2 * size - 2 if short else 2 * HALO
     start = np.zeros(width)
@@ -226,7 +225,7 @@ def _filter_planes(values):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _place_row(row, z, y, starts, scale, cells, places, found):  # type: ignore[no-untyped-def]
-    """Write where a row of the target lies in the image, ``found (3, x)``, voxels."""
+    """Write the positions of a target row in the image, ``found (3, x)``, voxels."""
     last = row.shape[1] - 1
     for i in range(found.shape[1]):
         x0, fx = cells[i], places[i]
@@ -238,7 +237,7 @@ def _place_row(row, z, y, starts, scale, cells, places, found):  # type: ignore[
 
 @_compiled
 def _inside(place, shape):  # type: ignore[no-untyped-def]
-    """Tell whether a place lies in the image: up to the voxel's edge, as in ITK."""
+    """Return whether a position is in the image, edges of outer voxels included."""
     return (
         -0.5 <= place[0] <= shape[0] - 0.5
         and -0.5 <= place[1] <= shape[1] - 0.5
@@ -248,7 +247,7 @@ def _inside(place, shape):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _cubic_taps(place, size, taps, weights):  # type: ignore[no-untyped-def]
-    """Write the four voxels of an axis that count, mirrored at its ends."""
+    """Write the four voxels of an axis and their weights, mirrored at its ends."""
     if size == 1:
         taps[:] = 0
         weights[:] = 0
@@ -270,7 +269,7 @@ def _cubic_taps(place, size, taps, weights):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _cell_is_known(known, place):  # type: ignore[no-untyped-def]
-    """Tell whether linear interpolation at a place meets numbers only."""
+    """Return whether linear interpolation at a position uses known voxels only."""
     nz, ny, nx = known.shape
     z = int(min(max(place[0], 0.0), nz - 1.0))
     y = int(min(max(place[1], 0.0), ny - 1.0))
@@ -287,9 +286,9 @@ def _cell_is_known(known, place):  # type: ignore[no-untyped-def]
 def _pull_cubic(  # type: ignore[no-untyped-def]
     coefficients, known, limits, field, cells, places, start, scale, out
 ):
-    """Pull a B-spline through ``field``; outside the image ``out`` stays as it is.
+    """Pull a B-spline through ``field``; outside the image ``out`` is not changed.
 
-    Within the ``limits`` of the eight voxels around a place, unless there are none.
+    Values are limited to the range of ``limits`` in the cell, unless it is empty.
     """
     shape = coefficients.shape
     row = np.empty((3, field.shape[3]), np.float32)
@@ -342,10 +341,10 @@ def _pull_cubic(  # type: ignore[no-untyped-def]
 def _find_uniform(labels, uniform):  # type: ignore[no-untyped-def]
     """Write into ``uniform[1]`` where a label and its 26 neighbours are the same.
 
-    Together they have the majority, wherever in the voxel in the middle the place lies:
-    under the Gaussian at least 0.8 of what votes along an axis, which is 0.53 of all.
+    Together they have the majority at every position in the central voxel: with the
+    Gaussian at least 0.8 of the weight along an axis, which is 0.53 of all.
 
-    Axis by axis: along each, what was uniform so far must be, and of the same label.
+    Axis by axis, neighbours must be uniform so far and have the same label.
     """
     uniform[0] = True
     nz, ny, nx = labels.shape
@@ -366,7 +365,7 @@ def _find_uniform(labels, uniform):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _vote_weights(place, size, gaussian, weights):  # type: ignore[no-untyped-def]
-    """Write the weights of an axis; return the first voxel that votes, and how many."""
+    """Write the weights of an axis; return the first voxel that votes, and a count."""
     if size == 1:
         weights[0] = 1
         return 0, 1
@@ -390,7 +389,7 @@ def _vote_weights(place, size, gaussian, weights):  # type: ignore[no-untyped-de
 def _pull_votes(  # type: ignore[no-untyped-def]
     labels, uniform, gaussian, field, cells, places, start, scale, out
 ):
-    """Pull labels through ``field``, each by the votes of the voxels around it."""
+    """Pull labels through ``field`` by the votes of the voxels around each position."""
     shape = labels.shape
     row = np.empty((3, field.shape[3]), np.float32)
     found = np.empty((3, out.shape[2]))
@@ -421,7 +420,7 @@ def _pull_votes(  # type: ignore[no-untyped-def]
                 z0, nz = _vote_weights(place[0], shape[0], gaussian, wz)
                 y0, ny = _vote_weights(place[1], shape[1], gaussian, wy)
                 x0, nx = _vote_weights(place[2], shape[2], gaussian, wx)
-                # The nearest voxel's label comes first, so that it wins ties.
+                # The nearest voxel's label is first, so that it wins ties.
                 seen[0], votes[0], count, at = labels[z, y, x], 0.0, 1, 0
                 for a in range(nz):
                     for b in range(ny):

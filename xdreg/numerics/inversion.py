@@ -1,7 +1,7 @@
-"""Solving ``x + u(x) = y`` for ``x`` within a window of a field: no graphs.
+"""Solution of ``x + u(x) = y`` for ``x`` within a window of a displacement field.
 
-The numbers are found by `newton`; here geometry is turned into what that takes,
-folds are smoothed, and answers are judged.
+`newton` solves. This module prepares its arguments, smooths folds, and checks the
+solutions.
 """
 
 from __future__ import annotations
@@ -23,26 +23,27 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-#: Times that a fold is smoothed (`folding.unfold`) to fill what has no inverse.
+#: Most calls of `folding.unfold` before a field is inverted.
 UNFOLDINGS = 8
 
-#: Smallest determinant of an affine part that is factored out.
+#: Least determinant of an affine part.
 LEAST_VOLUME = 1e-3
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Where points come from.
+    """Preimages of points.
 
     Parameters
     ----------
     values
-        Of a grid ``(ndim, *shape)`` float32, the displacement moving → fixed; of points
-        ``(n, ndim)`` float64, the fixed points; physical units.
+        For a grid, the displacement moving → fixed ``(ndim, *shape)`` float32. For
+        points, the fixed points ``(n, ndim)`` float64. Physical units.
     flags : (*shape) or (n,) uint8
         ``INSIDE``, ``OUTSIDE`` or ``FOLDED`` of `newton`.
     residual : (*shape) or (n,) float32
-        Distance of where the field maps the answer from the point asked for, physical.
+        Distance between the given point and where the field maps its preimage.
+        Physical units.
     """
 
     values: Array
@@ -51,18 +52,18 @@ class Solution:
 
 
 class FieldWindow:
-    """A part of a displacement field, ready to be solved.
+    """A part of a displacement field, prepared for inversion.
 
     Parameters
     ----------
     displacement : (ndim, *grid.shape), physical units
-        The field, or the part of it that holds the preimages.
+        The field, or the part of it that contains the preimages.
     grid
         Its geometry.
     matrix : (ndim + 1, ndim + 1)
         The field's affine part, homogeneous, fixed → moving.
     fixed
-        The fixed image; a preimage beyond its edges is `OUTSIDE`.
+        Grid of the fixed image. Preimages beyond its edges are `OUTSIDE`.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class FieldWindow:
         start = np.column_stack([inverse, -inverse @ affine[:, 3]])
         bounds = np.array([[-np.inf] * 3, [np.inf] * 3])
         bounds[:, space] = [grid.physical_to_index(b) for b in fixed.bounds]
-        # A point on the edge stays inside in spite of rounding.
+        # Tolerance for points on the edge.
         bounds += [[-1e-3], [1e-3]]
         lengths = np.ones(3)
         lengths[space] = spacing
@@ -94,8 +95,7 @@ class FieldWindow:
     def solve_grid(self, target: Grid) -> Solution:
         """Return the displacement moving → fixed at every point of a grid.
 
-        Where the field folds it is smoothed until it does not, and that is inverted;
-        points that this makes a difference to are flagged as `FOLDED`.
+        A field that folds is smoothed before. Points that this changes are `FOLDED`.
         """
         shape = (1,) * (3 - target.ndim) + target.shape
         axes = [
@@ -120,7 +120,7 @@ class FieldWindow:
         return solution
 
     def solve_points(self, points: Array) -> Solution:
-        """Return the fixed points of moving points ``(n, ndim)``; folds as above."""
+        """Return the fixed points of moving points (n, ndim), as `solve_grid`."""
         t = np.zeros((len(points), 3))
         ndim = self._grid.ndim
         t[:, 3 - ndim :] = self._grid.physical_to_index(points)
@@ -134,9 +134,9 @@ class FieldWindow:
         return solution
 
     def _judge(self, solution: Solution, found: Array, points: Array) -> None:
-        """Flag points whose answer the field itself does not map back, and say by far.
+        """Write the residuals of the original field; flag points that it does not map.
 
-        The answer was found on the field without its folds.
+        The solution was found on the field without its folds.
         """
         residual = self._residual(found, points).reshape(solution.flags.shape)
         solution.residual[...] = residual
@@ -153,7 +153,7 @@ class FieldWindow:
         return values
 
     def _in_cells(self, displacement: Array) -> tuple[Array, tuple[int, ...]]:
-        """Return the displacement in cells, ``(z, y, x, 3)`` laid out flat."""
+        """Return the displacement in cells, (z, y, x, 3) flattened, and its shape."""
         ndim = self._grid.ndim
         shape = (1,) * (3 - ndim) + self._grid.shape
         values = np.zeros((*shape, 3), np.float32)
@@ -163,9 +163,9 @@ class FieldWindow:
         return values.ravel(), shape
 
     def _residual(self, found: Array, points: Array) -> NDArray[np.float32]:
-        """Return how far the field itself maps ``found`` from ``points``."""
+        """Return the distances of ``points`` from where the field maps ``found``."""
         moved = found + kernels.sample(self._displacement, self._grid, found).T
-        # Beyond its last cells the field goes on with its affine part.
+        # Beyond one cell the field continues by its affine part.
         index = self._grid.physical_to_index(found)
         size = np.asarray(self._grid.shape)
         beyond = index - np.clip(index, -1, np.where(size > 1, size, np.inf))
@@ -176,18 +176,18 @@ class FieldWindow:
 
 
 def fit_affine(points: Array, moved: Array) -> Array:
-    """Return the affine transform that maps points onto others, by least squares.
+    """Fit an affine transform between points by least squares.
 
     Parameters
     ----------
     points, moved : (n, ndim), physical units
-        Along an axis on which the points do not differ, the identity is kept.
+        Along an axis on which all points are equal the transform is the identity.
 
     Returns
     -------
     (ndim + 1, ndim + 1)
-        Homogeneous. A translation where the best one has no positive determinant:
-        that is no base to invert from.
+        Homogeneous. A translation if the best fit has no positive determinant, as it
+        could not be inverted.
     """
     ndim = points.shape[1]
     centre = points.mean(axis=0)

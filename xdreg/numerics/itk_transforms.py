@@ -1,7 +1,7 @@
-"""ITK transforms as arrays, and back; axes turn from ``z, y, x`` to ``x, y, z``.
+"""Conversion of transforms between arrays in dims order and ITK.
 
 ITK transforms map fixed points to moving points in physical units, as xdreg's do. Only
-the order of axes and components differs.
+the order of axes and components differs: ``x, y, z`` in place of ``z, y, x``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def displacement_image(
     grid
         Its geometry.
     double
-        In double precision, which ITK's transforms need.
+        Whether in double precision, as ITK's transforms need.
     """
     import itk
 
@@ -80,7 +80,7 @@ def displacement_from_itk(transform: Any, grid: Grid) -> NDArray[np.float32]:
     Raises
     ------
     InputError
-        If the transform is of another dimension, or is none.
+        If it is no ITK transform, or one of another dimension.
     """
     import itk
 
@@ -116,7 +116,7 @@ def displacement_from_itk(transform: Any, grid: Grid) -> NDArray[np.float32]:
 
 
 def move_by_itk(transform: Any, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return where an ITK transform maps points that lie anywhere, all at once.
+    """Map scattered points by an ITK transform, all at once.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def move_by_itk(transform: Any, points: NDArray[np.float64]) -> NDArray[np.float
     Returns
     -------
     (n, ndim)
-        To within single precision of their distance from each other.
+        Errors are those of single precision, relative to the extent of the points.
 
     Raises
     ------
@@ -144,9 +144,9 @@ def move_by_itk(transform: Any, points: NDArray[np.float64]) -> NDArray[np.float
             "field.assign(displacement=field.displacement.fillna(0))"
         )
         raise InputError(msg)
-    # ITK samples transforms on grids, fast, and single points slowly from Python. So
-    # the points become displacements of a grid's: of a line next to the origin. The
-    # step is a power of two, so that its multiples are exact.
+    # ITK samples transforms on grids fast, but single points slowly from Python. So the
+    # points become displacements of a grid: a line near the origin. Its step is a power
+    # of two, so that multiples are exact.
     count, ndim = points.shape
     step = 2.0**-40
     line = Grid(
@@ -157,7 +157,7 @@ def move_by_itk(transform: Any, points: NDArray[np.float64]) -> NDArray[np.float
     )
     values = points.T.reshape(ndim, *line.shape).copy()
     values[-1] -= step * np.arange(count)
-    # What is left of the result is small, for the sampler gives single precision.
+    # Centred, as the sampler returns single precision.
     middle = points[count // 2, ::-1].tolist()
     centre = np.array(list(transform.TransformPoint(middle)))
     near = itk.TranslationTransform[itk.D, ndim].New()
@@ -170,7 +170,7 @@ def move_by_itk(transform: Any, points: NDArray[np.float64]) -> NDArray[np.float
 
 
 def _in_double(transform: Any) -> Any:
-    """Return a transform in double precision, which ITK does not mix with single."""
+    """Return a transform in double precision: ITK does not mix it with single."""
     import itk
 
     if "_float_" not in transform.GetTransformTypeAsString():
@@ -221,7 +221,7 @@ def itk_parameters(numbers: Sequence[float]) -> Any:
 
 
 def check_transform(transform: Any, ndim: int, name: str = "the transform") -> None:
-    """Refuse what is no ITK transform of so many dimensions."""
+    """Raise if a value is not an ITK transform of ``ndim`` dimensions."""
     if not hasattr(transform, "TransformPoint"):
         msg = (
             f"expected an itk.Transform, got {type(transform).__name__}; read files "

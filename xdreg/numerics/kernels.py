@@ -1,13 +1,11 @@
-"""Interpolation and composition of displacement fields: numbers only, no graphs.
+"""Kernels that interpolate and compose displacement fields.
 
-Every compiled kernel releases the GIL, so blocks run in parallel threads.
-Two-dimensional arrays are lifted to three dimensions with a single plane, so both run
-the same code.
+Compiled kernels release the GIL, so that blocks run in parallel threads. Arrays of two
+dimensions become volumes of one plane, so that both run the same code.
 
-Conventions: a displacement is ``(ndim, *shape)`` float32 in physical units, component
-order as the dims; ``x_moving = x_fixed + u(x_fixed)``. Fields are interpolated
-linearly, as ITK and OME-Zarr do, and continued linearly over at most one cell beyond
-their grid.
+A displacement is ``(ndim, *shape)`` float32 in physical units, its components in the
+order of the dims, with ``x_moving = x_fixed + u(x_fixed)``. Fields are interpolated
+linearly, as in ITK and OME-Zarr, and extrapolated linearly by at most one cell.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ import numba
 import numpy as np
 
 from xdreg.grid import Grid
-from xdreg.numerics.trilinear import between, cell, cell_steps
+from xdreg.numerics.trilinear import cell, cell_steps, interpolate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +31,7 @@ _compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True)
 
 @_compiled
 def _cell(position, size):  # type: ignore[no-untyped-def]
-    """Return the cell that a fractional index lies in, and the place within it."""
+    """Return the cell of a fractional index, and the position within it."""
     if size == 1:
         return 0, 0.0
     base = int(np.floor(position))
@@ -69,8 +67,8 @@ def _sample_points(field, index, out):  # type: ignore[no-untyped-def]
 def _compose(update, before, start, scale, out):  # type: ignore[no-untyped-def]
     """Write ``update(x) + before(x + update(x))``.
 
-    ``start`` gives, per axis, the position of every point in cells of ``before``;
-    ``scale`` turns a displacement into cells.
+    ``start`` is, per axis, the position of every point in cells of ``before``.
+    ``scale`` converts a displacement to cells.
     """
     earlier = np.empty(3)
     for k in range(out.shape[1]):
@@ -86,7 +84,7 @@ def _compose(update, before, start, scale, out):  # type: ignore[no-untyped-def]
 
 @_compiled
 def field_row(field, z, fz, y, fy, row):  # type: ignore[no-untyped-def]
-    """Interpolate the field across z and y, along one line in x."""
+    """Interpolate the field in z and y, along a line in x."""
     nz, ny, nx = field.shape[1], field.shape[2], field.shape[3]
     z1, y1 = min(z + 1, nz - 1), min(y + 1, ny - 1)
     w00, w01 = (1 - fz) * (1 - fy), (1 - fz) * fy
@@ -118,11 +116,11 @@ def _resample(field, cells, places, out):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _pull_linear(image, field, cells, places, start, scale, out):  # type: ignore[no-untyped-def]
-    """Pull ``image`` through ``field``; outside the image ``out`` stays as it is.
+    """Pull ``image`` through ``field``; outside the image ``out`` is not changed.
 
-    ``cells`` and ``places`` give, per axis, the field cell of every output voxel;
-    ``start`` gives its undisplaced position in image voxels, and ``scale`` turns a
-    displacement into image voxels.
+    ``cells`` and ``places`` are, per axis, the field cell of every output voxel and the
+    position within it. ``start`` is its undisplaced position in image voxels, and
+    ``scale`` converts a displacement to image voxels.
     """
     nz, ny, nx = image.shape
     values = image.reshape(-1)
@@ -141,11 +139,12 @@ def _pull_linear(image, field, cells, places, start, scale, out):  # type: ignor
                 z, wz, beyond_z = cell(pz, nz)
                 y, wy, beyond_y = cell(py, ny)
                 x, wx, beyond_x = cell(px, nx)
-                # Inside is up to the voxel's edge, as in ITK; NaN compares false.
+                # The image extends to the edges of its outer voxels, as in ITK.
+                # NaN compares false.
                 if not (beyond_z <= 0.5 and beyond_y <= 0.5 and beyond_x <= 0.5):
                     continue
                 at = np.uintp((z * ny + y) * nx + x)
-                out[k, j, i] = between(values, at, steps, (wz, wy, wx))
+                out[k, j, i] = interpolate(values, at, steps, (wz, wy, wx))
 
 
 @_compiled
@@ -168,7 +167,7 @@ def _pull_nearest(shape, field, cells, places, start, scale, out):  # type: igno
                     and -0.5 <= py <= ny - 0.5
                     and -0.5 <= px <= nx - 0.5
                 ):
-                    # Half-way goes up, as in ITK, but never off the image.
+                    # Half is rounded up, as in ITK, but not beyond the image.
                     iz = min(int(np.floor(pz + 0.5)), nz - 1)
                     iy = min(int(np.floor(py + 0.5)), ny - 1)
                     ix = min(int(np.floor(px + 0.5)), nx - 1)
@@ -178,7 +177,7 @@ def _pull_nearest(shape, field, cells, places, start, scale, out):  # type: igno
 
 
 def lift(array: Array, leading: int = 0) -> Array:
-    """Give a two-dimensional array a single plane in front of its spatial axes."""
+    """Insert an axis of one plane before the spatial axes of a 2-D array."""
     if array.ndim - leading == 3:
         return array
     return np.expand_dims(array, leading)
@@ -200,7 +199,7 @@ def _lift_axis(values: tuple[float, ...], missing: float) -> tuple[float, ...]:
 def axis_tables(
     target: Grid, field_grid: Grid, image_grid: Grid
 ) -> tuple[list[Array], list[Array], list[Array], tuple[float, ...]]:
-    """Precompute, per axis, what the pull kernels need of the three geometries."""
+    """Return the arguments of the pull kernels that depend on the geometry only."""
     centres = [target.axis(dim) for dim in target.dims]
     cells, places = _field_cells(centres, field_grid)
     starts = [
@@ -216,7 +215,7 @@ def axis_tables(
 def _field_cells(
     centres: list[Array], field_grid: Grid
 ) -> tuple[list[Array], list[Array]]:
-    """Return, per axis, the field cell of every coordinate, and the place within it."""
+    """Return, per axis, the field cell of every coordinate, and the position in it."""
     cells, places = [], []
     for i, values in enumerate(centres):
         position = (values - field_grid.origin[i]) / field_grid.spacing[i]
@@ -243,7 +242,7 @@ def warp_array(
 ) -> Array:
     """Resample an image onto a grid through a displacement field.
 
-    The field is interpolated on the fly, so it is never made on the target grid.
+    The field is interpolated on the fly, without an array on the target grid.
 
     Parameters
     ----------
@@ -254,12 +253,12 @@ def warp_array(
     displacement : (ndim, *field_shape), physical units
         Displacement at the points of ``displacement_grid``.
     displacement_grid
-        Geometry of ``displacement``; any spacing.
+        Geometry of ``displacement``, of any spacing.
     target
         Geometry of the result.
     order
-        1 interpolates linearly and returns float32; 0 takes the nearest voxel and
-        keeps the dtype, for labels.
+        1 interpolates linearly and returns float32. 0 takes the nearest voxel and keeps
+        the dtype, for labels.
     fill
         Value outside the image.
 
@@ -328,10 +327,10 @@ def resample_displacement(field: Array, field_grid: Grid, grid: Grid) -> Array:
 def compose_displacements(
     update: Array, grid: Grid, before: Array, before_grid: Grid
 ) -> Array:
-    """Apply an update first and the earlier displacement after it.
+    """Compose an update with the displacement that is applied after it.
 
-    ``u(x) = update(x) + before(x + update(x))``: the update was found against an image
-    already pulled through ``before``.
+    ``u(x) = update(x) + before(x + update(x))``. The update was found on an image
+    pulled through ``before``.
 
     Parameters
     ----------
@@ -356,11 +355,11 @@ def compose_displacements(
 
 
 def moved_bounds(displacement: Array, displacement_grid: Grid, grid: Grid) -> Array:
-    """Return the box that a region is mapped into, exactly.
+    """Return the exact bounding box of the image of a region.
 
-    Within a cell of the field the mapping is multilinear, so its extremes lie at cell
-    corners, cut off where the region ends; corners of the region alone would miss
-    bumps. The region may reach beyond the field's grid.
+    The mapping is multilinear within a cell of the field, so its extremes are at the
+    corners of cells, clipped to the region. The corners of the region alone would miss
+    bumps. The region may extend beyond the field's grid.
 
     Parameters
     ----------
@@ -369,7 +368,7 @@ def moved_bounds(displacement: Array, displacement_grid: Grid, grid: Grid) -> Ar
     displacement_grid
         Its geometry.
     grid
-        The region: all points between its first and last voxel centre.
+        The region: all points between its first and last voxel centres.
 
     Returns
     -------
@@ -380,7 +379,7 @@ def moved_bounds(displacement: Array, displacement_grid: Grid, grid: Grid) -> Ar
     for dim, step in zip(grid.dims, displacement_grid.spacing, strict=True):
         centres, own = grid.axis(dim), displacement_grid.axis(dim)
         low, high = centres[0], centres[-1]
-        # One cell beyond its grid a field bends once more: there it stops to change.
+        # One cell beyond its grid a field becomes constant.
         corners = np.concatenate([[own[0] - step], own, [own[-1] + step]])
         inside = corners[(corners > low) & (corners < high)]
         knots.append(np.unique(np.concatenate([[low], inside, [high]])))
@@ -399,8 +398,7 @@ def moved_bounds(displacement: Array, displacement_grid: Grid, grid: Grid) -> Ar
 def affine_displacement(matrix: Array, grid: Grid) -> tuple[Array, Grid]:
     """Return a linear transform as displacements at the corners of a grid.
 
-    Linear interpolation between corners reproduces it exactly, so a linear transform
-    is a displacement field of two points per axis.
+    Linear interpolation between two points per axis reproduces it exactly.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How similar two images are, and how far a registration is from the truth."""
+"""Similarity of images, and errors of a registration against the truth."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def normalised_correlation(
     Parameters
     ----------
     a, b : arrays of one shape
-        Intensities; voxels that are not finite in both do not count.
+        Intensities. Voxels that are not finite in both are ignored.
     mask : bool array of that shape, optional
-        Voxels that count.
+        Voxels to use.
 
     Returns
     -------
     float
-        Between -1 and 1; NaN where either image is constant.
+        Between -1 and 1; NaN if either image is constant.
 
     Examples
     --------
@@ -55,16 +55,16 @@ def mutual_information(
     Parameters
     ----------
     a, b : arrays of one shape
-        Intensities; voxels that are not finite in both do not count.
+        Intensities. Voxels that are not finite in both are ignored.
     mask : bool array of that shape, optional
-        Voxels that count.
+        Voxels to use.
     bins
         Histogram bins per image.
 
     Returns
     -------
     float
-        Zero for independent images; NaN where no voxel counts.
+        Zero for independent images; NaN without voxels.
     """
     x, y = _samples(a, b, mask)
     if x.size < 2:
@@ -117,7 +117,7 @@ def target_registration_error(
 
 
 def dice(a: ArrayLike, b: ArrayLike) -> dict[int, float]:
-    """Return the Dice overlap of every label that is present in both label images.
+    """Return the Dice coefficient of every label that is in both label images.
 
     Parameters
     ----------

@@ -1,16 +1,15 @@
-"""Newton's method on a displacement field, point by point: compiled, numbers only.
+"""Compiled inversion of a displacement field by Newton's method, point by point.
 
-It works on the field as it is interpolated, cell by cell. Nearly always one step does
-it, and what is left of the residual after it is known without another look at the
-field. Otherwise a step that does not shorten the residual is halved; where the Jacobian
-determinant is not positive, or Newton gets stuck, a fixed-point step is taken after the
-affine part (Chen et al., *A simple fixed-point approach to invert a deformation field*,
-Medical Physics 2008).
+It uses the trilinear interpolant of the field, cell by cell. Mostly one step suffices,
+and the residual after it is known without another evaluation. Otherwise steps that do
+not reduce the residual are halved. Where the Jacobian determinant is not positive, or
+Newton's method stalls, a fixed-point step with the affine part is taken (Chen et al., A
+simple fixed-point approach to invert a deformation field, Medical Physics 2008).
 
-All is in three dimensions and in units of the field's cells, counted from its first
-point. One cell beyond its grid a field goes on linearly, as everywhere in xdreg;
-farther out, what is left after its affine part stays constant, so that the inverse of
-a rotation is a rotation there, too.
+Everything is three-dimensional, in units of the field's cells from its first point.
+Fields are extrapolated linearly by one cell, as everywhere in xdreg. Beyond, the
+difference from the affine part is constant, so that the inverse of a rotation is a
+rotation.
 """
 
 from __future__ import annotations
@@ -31,27 +30,27 @@ _compiled: Callable[..., Any] = numba.njit(
     cache=True, nogil=True, error_model="numpy", fastmath=FAST
 )
 
-#: What the innermost loop needs at once; left to itself LLVM calls it.
+#: For functions of the innermost loop, which LLVM does not inline by itself.
 _inlined: Callable[..., Any] = numba.njit(
     nogil=True, error_model="numpy", fastmath=FAST, inline="always"
 )
 
-#: Largest residual that is left, in cells of the field.
+#: Largest residual of a solution, in cells of the field.
 TOLERANCE = 1e-4
 
-#: Evaluations of the field per point before it is given up.
+#: Most evaluations of the field per point.
 MOST_STEPS = 60
 
-#: A step that does not help is halved until it is less than this share of its length.
+#: Least length of a halved step, as a share of the full step.
 LEAST_SCALE = 0.02
 
-#: What became of a point: its preimage lies in the fixed image, outside, or nowhere.
+#: Flags of a point: its preimage is in the fixed image, outside, or does not exist.
 INSIDE, OUTSIDE, FOLDED = 0, 1, 2
 
 
 @_compiled
 def _cell_and_rest(position, size):  # type: ignore[no-untyped-def]
-    """Return the cell, the place within it, and how far beyond that the point lies."""
+    """Return the cell, the position in it, and the distance beyond that."""
     if size == 1:
         return 0, np.float32(0.0), 0.0
     base = min(max(int(np.floor(position)), 0), size - 2)
@@ -61,27 +60,27 @@ def _cell_and_rest(position, size):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _place(shape, q):  # type: ignore[no-untyped-def]
-    """Return where a point's cell begins in a flat field, and how to go on from there.
+    """Locate a point in a flat field.
 
     Returns
     -------
     at, steps
-        Offset of the cell's first number in ``(z, y, x, 3)``, and those between points.
+        Offset of its cell in ``(z, y, x, 3)``, and offsets between the cell's corners.
     place, rest
-        Where in the cell the point lies, and how far it is beyond its continuation.
+        Its position in the cell, and its distance beyond the extrapolation.
     """
     nz, ny, nx = shape
     z, fz, ez = _cell_and_rest(q[0], nz)
     y, fy, ey = _cell_and_rest(q[1], ny)
     x, fx, ex = _cell_and_rest(q[2], nx)
-    # Unsigned: a signed index costs a test for being negative.
+    # Unsigned: a signed index is tested for being negative.
     at = np.uintp(((z * ny + y) * nx + x) * 3)
     return at, cell_steps(shape, 3), (fz, fy, fx), (ez, ey, ex)
 
 
 @_compiled
 def _component(field, at, steps, place):  # type: ignore[no-untyped-def]
-    """Interpolate one component: its value, its slopes, and what the slopes change by.
+    """Interpolate one component: value, slopes and mixed derivatives.
 
     Returns
     -------
@@ -89,8 +88,8 @@ def _component(field, at, steps, place):  # type: ignore[no-untyped-def]
     slopes : 3 numbers
         Derivatives along z, y, x.
     mixed : 4 numbers
-        Derivatives by zy, zx, yx and zyx. There are no others: within its cell ``s``
-        away the value is ``value + slopes·s + zy sz sy + zx sz sx + ...``, exactly.
+        Derivatives by zy, zx, yx and zyx. At a distance ``s`` within the cell the value
+        is exactly ``value + slopes·s + zy sz sy + zx sz sx + ...``.
     """
     dz, dy, dx = steps
     fz, fy, fx = place
@@ -108,20 +107,20 @@ def _component(field, at, steps, place):  # type: ignore[no-untyped-def]
 
 @_inlined
 def _evaluate(field, shape, linear, t, q):  # type: ignore[no-untyped-def]
-    """Return by how much ``q + u(q)`` misses ``t``, and what that changes by.
+    """Return the residual ``q + u(q) - t`` and its derivatives.
 
-    ``field``, ``(z, y, x, 3)`` laid out flat, is in cells; ``linear`` is the affine
-    part less identity.
+    ``field`` is ``(z, y, x, 3)`` flattened, in cells. ``linear`` is the affine part
+    minus identity.
 
     Returns
     -------
     residual : 3 numbers
     gradient : 9 numbers
-        Of ``q + u(q)``, a row after another.
+        Of ``q + u(q)``, row by row.
     mixed : 3 of 4 numbers
-        Derivatives of the components of u as of `_component`.
+        Of the components of u, as in `_component`.
     place, rest : 3 numbers
-        As of `_place`.
+        As in `_place`.
     """
     at, steps, place, rest = _place(shape, q)
     uz, (zz, zy, zx), of_z = _component(field, at, steps, place)
@@ -129,7 +128,7 @@ def _evaluate(field, shape, linear, t, q):  # type: ignore[no-untyped-def]
     ux, (xz, xy, xx), of_x = _component(field, at + np.uintp(2), steps, place)
     f = (q[0] - t[0] + uz, q[1] - t[1] + uy, q[2] - t[2] + ux)
     ez, ey, ex = rest
-    # Beyond the last cell's continuation only the affine part goes on.
+    # Beyond the extrapolation only the affine part changes.
     if ez != 0.0:
         zz, yz, xz = _column(linear, 0)
     if ey != 0.0:
@@ -160,7 +159,7 @@ def _square(f):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _inverse_matrix(m):  # type: ignore[no-untyped-def]
-    """Return the inverse of a 3 × 3 matrix, row after row, and its determinant."""
+    """Return the inverse of a 3 × 3 matrix, row by row, and its determinant."""
     a, b, c, d, e, f, g, h, i = m
     k0, k3, k6 = e * i - f * h, f * g - d * i, d * h - e * g
     determinant = a * k0 + b * k3 + c * k6
@@ -183,16 +182,16 @@ def _times(m, v):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _solve(field, shape, linear, back, t, q):  # type: ignore[no-untyped-def]
-    """Find ``q`` with ``q + u(q) = t``, from the ``q`` given.
+    """Find ``q`` with ``q + u(q) = t``, starting at the given ``q``.
 
     Returns
     -------
     found : bool
-        False also where the gradient's determinant is not positive.
+        False also if the gradient's determinant is not positive.
     q : 3 numbers
     residual : 3 numbers
     inverse : 9 numbers
-        That of the gradient at ``q``.
+        Inverse of the gradient at ``q``.
     """
     f, gradient, _, _, _ = _evaluate(field, shape, linear, t, q)
     least = _square(f)
@@ -225,7 +224,7 @@ def _mixed(m, s):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _still(place, rest, step):  # type: ignore[no-untyped-def]
-    """Tell whether a step along an axis stays within a cell, or what continues it."""
+    """Return whether a step along an axis stays in the cell, or its continuation."""
     if rest != 0.0:
         return rest * (rest + step) > 0.0
     return np.floor(place + step) == np.floor(place)
@@ -233,10 +232,10 @@ def _still(place, rest, step):  # type: ignore[no-untyped-def]
 
 @_inlined
 def _step_within(field, shape, linear, t, q):  # type: ignore[no-untyped-def]
-    """Take a step of Newton's method, and tell whether it ends well; as `_solve`.
+    """Take one step of Newton's method; return the same as `_solve`.
 
-    Within a cell it cancels the residual up to the field's mixed derivatives, which are
-    what remains: there is no need to evaluate the field anew.
+    Within a cell the remaining residual is that of the mixed derivatives, so the field
+    need not be evaluated again.
     """
     f, gradient, mixed, place, rest = _evaluate(field, shape, linear, t, q)
     inverse, determinant = _inverse_matrix(gradient)
@@ -257,9 +256,9 @@ def _step_within(field, shape, linear, t, q):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _flag(found, q, bounds):  # type: ignore[no-untyped-def]
-    """Tell what became of a point.
+    """Return the flag of a point.
 
-    Outside, where Newton got stuck, it is the field's continuation that folds.
+    Outside, without a solution, only the extrapolation of the field folds.
     """
     for c in range(3):
         if not bounds[0, c] <= q[c] <= bounds[1, c]:
@@ -269,7 +268,7 @@ def _flag(found, q, bounds):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _guess(start, t):  # type: ignore[no-untyped-def]
-    """Return the preimage under the affine part alone."""
+    """Return the preimage by the affine part alone."""
     return (
         start[0, 0] * t[0] + start[0, 1] * t[1] + start[0, 2] * t[2] + start[0, 3],
         start[1, 0] * t[0] + start[1, 1] * t[1] + start[1, 2] * t[2] + start[1, 3],
@@ -306,7 +305,7 @@ def _length(f, spacing):  # type: ignore[no-untyped-def]
 def solve_grid(  # type: ignore[no-untyped-def]
     field, shape, linear, start, axes, bounds, spacing, out, flags, residual
 ):
-    """Solve at every point of a grid, each from the solution before it in its row."""
+    """Solve at every point of a grid, starting at the previous solution in its row."""
     back = _linear_part(start)
     nz, ny, nx = flags.shape
     off = (0.0, 0.0, 0.0)
@@ -314,7 +313,7 @@ def solve_grid(  # type: ignore[no-untyped-def]
         for j in range(ny):
             t = (axes[0][k], axes[1][j], axes[2][0])
             guess = _guess(start, t)
-            # What the row before was off its affine part.
+            # Add the difference from the affine part in the previous row.
             q = (guess[0] + off[0], guess[1] + off[1], guess[2] + off[2])
             for i in range(nx):
                 p = q

@@ -1,7 +1,6 @@
-"""The eight voxels around a position, and the value between them, compiled.
+"""Compiled trilinear interpolation in the cell of eight voxels around a position.
 
-For arrays laid out flat: an offset that is known not to be negative, unsigned, needs no
-test.
+Arrays are flat. Offsets are unsigned, which saves the test for negative indices.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from xdreg.numerics.filters import compiled
 
 @compiled
 def cell(position, size):  # type: ignore[no-untyped-def]
-    """Return the voxel before a position, how far after it, and how far off the axis.
+    """Return the voxel before a position, the rest, and the distance off the axis.
 
-    Beyond its ends the axis' last value goes on.
+    Beyond the ends of the axis its last voxel is repeated.
     """
     zero, last = np.float32(0), np.float32(size - 1)
-    # In this order what is not a number becomes 0, and lies beyond.
+    # In this order NaN becomes 0, at a NaN distance.
     inside = position if position > zero else zero
     inside = inside if inside < last else last
     base = min(np.int64(inside), max(size - 2, 0))
@@ -27,7 +26,7 @@ def cell(position, size):  # type: ignore[no-untyped-def]
 
 @compiled
 def cell_steps(shape, components):  # type: ignore[no-untyped-def]
-    """Return how far apart the voxels of a cell lie, along (z, y, x)."""
+    """Return the offsets between the voxels of a cell along (z, y, x)."""
     nz, ny, nx = shape
     return (
         np.uintp(components * ny * nx if nz > 1 else 0),
@@ -37,8 +36,8 @@ def cell_steps(shape, components):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def between(values, at, steps, place):  # type: ignore[no-untyped-def]
-    """Interpolate linearly in the cell that begins at offset ``at``."""
+def interpolate(values, at, steps, place):  # type: ignore[no-untyped-def]
+    """Interpolate linearly in the cell at offset ``at``."""
     dz, dy, dx = steps
     fz, fy, fx = place
     a, b = values[at], values[at + dy]
@@ -53,7 +52,7 @@ def between(values, at, steps, place):  # type: ignore[no-untyped-def]
 
 @compiled
 def corner(number, at, steps, place):  # type: ignore[no-untyped-def]
-    """Return the offset of one of a cell's eight corners, and its weight."""
+    """Return the offset and the weight of one of a cell's eight corners."""
     weight = np.float32(1)
     for axis in range(3):
         share = place[axis]
@@ -66,10 +65,10 @@ def corner(number, at, steps, place):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def between_known(values, at, steps, place):  # type: ignore[no-untyped-def]
-    """Interpolate among the corners that count; NaN if they weigh less than half.
+def interpolate_known(values, at, steps, place):  # type: ignore[no-untyped-def]
+    """Interpolate among the known corners; NaN if their weight is below one half.
 
-    So a mask is where it was to half a voxel, rather than a voxel narrower.
+    So a mask is shifted by up to half a voxel, rather than narrowed by a voxel.
     """
     total, known = np.float32(0), np.float32(0)
     for number in range(8):

@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 from dask.system import CPU_COUNT
 
-from xdreg.engines import processes
+from xdreg.engines import elastix_process, processes
 from xdreg.engines.isolated import Isolated
 from xdreg.engines.local_correlation import safer
 from xdreg.engines.metric_choice import Choice
@@ -138,7 +138,7 @@ class Run:
     def _warm_engines(self) -> None:
         """Start engine processes while the first levels are read."""
         if any(stage.by_elastix for stage in self.plan.stages):
-            processes.prepare(1, "xdreg.engines.elastix")
+            processes.prepare(1, elastix_process.__name__)
         elif any(stage.isolated for stage in self.plan.stages):
             processes.prepare(1, Isolated.__module__)
 
