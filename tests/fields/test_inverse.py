@@ -245,7 +245,7 @@ def test_points_between_those_of_the_image_undo_a_bend_better(tmp_path):
 
 def test_mistakes_are_named():
     known = Known(3)
-    with pytest.raises(xdreg.InputError, match=r"name it: like=\.\.\."):
+    with pytest.raises(xdreg.InputError, match=r"name an image: like=\.\.\."):
         known.field.dreg.inverse()
     for step in (0, -1, (1, 2), "2", float("nan")):
         with pytest.raises(xdreg.InputError, match="step must be a number above zero"):

@@ -1,4 +1,4 @@
-"""A registration against what is known: landmarks, and labels of both images."""
+"""Accuracy of a registration, by landmarks and by label images."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import ArrayLike, NDArray
 
-#: Labels are compared on a level of at most so many voxels.
+#: Most voxels of the level on which labels are compared.
 LABEL_VOXELS = 2**26
 
 
 @dataclass(frozen=True)
 class LandmarkErrors:
-    """How far landmarks end from their counterparts, physical units.
+    """Distances of landmarks from their counterparts, in physical units.
 
     Parameters
     ----------
     fixed : (n, ndim)
         The landmarks of the fixed image.
     before, after : (n,)
-        Distance from the counterpart before and after registration; NaN after it where
-        the landmark lies outside the image that the field was made for.
+        Distance from the counterpart before and after registration; NaN after it for
+        landmarks outside the fixed image of the field.
     names : (n,)
-        What to call them.
+        Names of the landmarks.
     """
 
     fixed: NDArray[np.float64]
@@ -50,19 +50,19 @@ class LandmarkErrors:
 
     @property
     def outside(self) -> int:
-        """Landmarks about which the field says nothing."""
+        """Number of landmarks outside the field's fixed image."""
         return int(np.isnan(self.after).sum())
 
     @property
     def order(self) -> list[int]:
-        """All of them, the worst afterwards first."""
+        """Indices of the landmarks, the largest error after registration first."""
         worst = np.nan_to_num(self.after, nan=np.inf)
         return [int(i) for i in np.argsort(-worst, kind="stable")]
 
     def table(self) -> dict[str, tuple[float, float]]:
         """Return mean, median, 90th percentile and maximum, before and after.
 
-        Landmarks that lie outside count in neither.
+        Landmarks outside the fixed image are left out of both.
         """
         known = np.isfinite(self.after)
         if not known.any():
@@ -95,7 +95,7 @@ def landmark_errors(
     fixed, moving : (n, ndim), physical units
         Corresponding points, in dims order and in the field's units.
     names
-        What to call them; by default their numbers, from 1.
+        Names of the landmarks; by default their numbers, from 1.
 
     Returns
     -------
@@ -104,7 +104,7 @@ def landmark_errors(
     Raises
     ------
     InputError
-        If they are no pairs of points of the field's dimension.
+        If they are not pairs of points of the field's dimension.
 
     Examples
     --------
@@ -153,15 +153,16 @@ def _names(names: object, count: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class LabelOverlap:
-    """How two label images agree on one label, in voxels of a level.
+    """Overlap of one label in two images, in voxels of a level.
 
     Parameters
     ----------
     fixed
         Voxels of the label in the fixed image.
-    moved, shared
-        Voxels of it in the moving image on the fixed grid, and of both: before and
-        after registration.
+    moved
+        Voxels in the moving image on the fixed grid, before and after registration.
+    shared
+        Voxels in both images, before and after registration.
     """
 
     fixed: int
@@ -181,29 +182,29 @@ class LabelOverlap:
 def label_overlaps(
     field: xr.Dataset, fixed: Any, moving: Any
 ) -> tuple[dict[int, LabelOverlap], list[int]]:
-    """Return how two label images agree before and after registration.
+    """Return the overlap of the labels of two images before and after registration.
 
-    Chunk by chunk, on the finest level of at most 2^26 voxels; of a larger image
-    without such a level, on every so many voxels.
+    Labels are compared chunk by chunk, on the finest level of at most 2^26 voxels. A
+    larger image without such a level is read with a stride.
 
     Parameters
     ----------
     field : Dataset
         A displacement field.
     fixed, moving : DataTree, DataArray or itk.Image ([z], y, x), whole numbers
-        Label images of the pair; zero is background.
+        Label images; zero is background.
 
     Returns
     -------
     overlaps : dict of label to LabelOverlap
-        Of the labels that both images have.
+        Labels that both images have.
     lonely : list of int
-        Labels that only one of them has.
+        Labels that only one image has.
 
     Raises
     ------
     InputError
-        If the images hold no whole numbers, or do not fit the field.
+        If the images are not of whole numbers, or do not fit the field.
     """
     reference, source = (
         _label_level(image, f"{name} labels")
@@ -218,7 +219,7 @@ def label_overlaps(
     data += [dask.array.asarray(image.data).rechunk(chunks) for image in moved]
     blocks = zip(*(array.to_delayed().ravel() for array in data), strict=True)
     parts = dask.compute(*(dask.delayed(_count)(*block) for block in blocks))
-    # What lies off the fixed grid counts as little as what lies off the field.
+    # Labels that do not reach the fixed grid are counted as the moving image's too.
     own = dask.array.unique(dask.array.asarray(source.data)).compute()
     return _added(parts, {int(v) for v in own if v != 0})
 
@@ -227,6 +228,7 @@ _Counts = dict[int, list[int]]
 
 
 def _label_level(image: Any, name: str) -> xr.DataArray:
+    """Return the level of a label image that is compared, in dims order."""
     levels = image_levels(image, name)
     level = next((v for v in levels if v.size <= LABEL_VOXELS), levels[-1])
     for dim in ("t", "c"):
@@ -245,7 +247,10 @@ def _label_level(image: Any, name: str) -> xr.DataArray:
 
 
 def _count(fixed: NDArray[Any], before: NDArray[Any], after: NDArray[Any]) -> _Counts:
-    """Count a chunk's voxels per label: fixed, moved and shared, before and after."""
+    """Count voxels per label in one chunk.
+
+    In the order fixed, moved before and after, shared before and after.
+    """
     result: _Counts = {}
     images = fixed, before, after, before[before == fixed], after[after == fixed]
     for place, image in enumerate(images):
@@ -259,6 +264,7 @@ def _count(fixed: NDArray[Any], before: NDArray[Any], after: NDArray[Any]) -> _C
 def _added(
     parts: Sequence[_Counts], moving: set[int]
 ) -> tuple[dict[int, LabelOverlap], list[int]]:
+    """Sum the counts of all chunks, given the labels of the whole moving image."""
     total: _Counts = {}
     for part in parts:
         for label, counts in part.items():

@@ -1,7 +1,7 @@
-"""Transforms one after the other, as one displacement field.
+"""Composition of transforms into one displacement field.
 
-The points of a chunk of the result go through all transforms; of every field only the
-part is read that they meet.
+The points of a chunk of the result go through all transforms. Only the part of each
+field that they reach is read.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class FieldMove:
     reader
         The field.
     ratio
-        Length of the points' unit in that of the field.
+        Length of the points' unit in the unit of the field.
     """
 
     reader: FieldReader
@@ -68,7 +68,7 @@ class FieldMove:
 
     @classmethod
     def of(cls, field: xr.Dataset, grid: Grid, name: str) -> FieldMove:
-        """Return a field as a move of points in the units and dims of a grid."""
+        """Return a field as a move of points in the units of a grid."""
         own = field_grid(field)
         if own.dims != grid.dims:
             msg = f"{name} has dimensions {own.dims}, expected {grid.dims}"
@@ -115,32 +115,32 @@ class ItkMove:
 def compose(
     *transforms: Any, like: xr.Dataset | xr.DataArray | xr.DataTree | Grid | None = None
 ) -> xr.Dataset:
-    """Return transforms one after the other as one field, lazily.
+    """Return the composition of transforms as one field, lazily.
 
-    The first is applied first: ``compose(a, b)`` maps ``x`` to ``b(a(x))``. Transforms
-    pull back: if ``a`` maps fixed → middle and ``b`` middle → moving, the result maps
-    fixed → moving, and warping by it is warping by ``b`` first and then by ``a``.
+    The first is applied first: ``compose(a, b)`` maps ``x`` to ``b(a(x))``. If ``a``
+    maps fixed → middle and ``b`` middle → moving, the result maps fixed → moving, and
+    warping by it equals warping by ``b`` and then by ``a``.
 
     Parameters
     ----------
     *transforms : Dataset, itk.Transform or (ndim + 1, ndim + 1) matrix
-        Fields, ITK transforms and homogeneous matrices in dims order, in any order.
-        Matrices and ITK transforms are in the units of the result.
+        Fields, ITK transforms and homogeneous matrices. Matrices are in dims order;
+        matrices and ITK transforms are in the units of the result.
     like : Dataset, DataArray, DataTree or Grid, optional
-        A field or an image on whose grid the result is made; by default the grid of
-        the first transform, which then has to be a field.
+        A field or an image on whose grid to compute the result; by default the first
+        transform, which then has to be a field.
 
     Returns
     -------
     Dataset
-        A field. Outside its own grid every field is continued as everywhere in xdreg:
-        linearly over one cell, then unchanged.
+        A field. Outside its own grid a field is continued linearly over one cell and
+        then unchanged.
 
     Raises
     ------
     InputError
-        If there is nothing to compose, a transform is none of these or of other
-        dimensions, units do not convert, or there is no grid.
+        If there are no transforms, a transform is of another kind or other dimensions,
+        units cannot be converted, or there is no grid.
 
     Examples
     --------
@@ -173,19 +173,19 @@ def compose(
 
 
 def split_affine(field: xr.Dataset) -> tuple[NDArray[np.float64], xr.Dataset]:
-    """Return the affine part of a field, and the field to apply before it, lazily.
+    """Return the affine part of a field and the field to apply before it, lazily.
 
     Returns
     -------
     matrix : (ndim + 1, ndim + 1)
         Homogeneous, in dims order, fitted by least squares.
     rest : Dataset
-        A field, so that ``compose(rest, matrix)`` is the field that was given.
+        A field such that ``compose(rest, matrix)`` equals the given field.
 
     Raises
     ------
     InputError
-        If the affine part cannot be undone.
+        If the affine part cannot be inverted.
     """
     matrix = affine_part(open_displacement(field))
     if abs(np.linalg.det(matrix)) < LEAST_VOLUME:
@@ -203,7 +203,7 @@ def _target(first: Any, like: Any) -> tuple[Grid, Grid]:
         like = first
     if isinstance(like, Grid):
         return like, like
-    if isinstance(like, xr.Dataset) and is_field(like):
+    if is_field(like):
         return field_grid(like), fixed_grid(like)
     if isinstance(like, xr.DataArray | xr.DataTree):
         grid = grid_of(image_levels(like, "like")[0], "like")
@@ -216,6 +216,7 @@ def _target(first: Any, like: Any) -> tuple[Grid, Grid]:
 
 
 def _move(transform: Any, grid: Grid, name: str) -> Move:
+    """Return a transform as a move of points on a grid."""
     if isinstance(transform, xr.Dataset):
         return FieldMove.of(transform, grid, name)
     if hasattr(transform, "TransformPoint"):
@@ -258,26 +259,27 @@ def as_one_field(
     place: str,
     default: Grid | None = None,
 ) -> xr.Dataset:
-    """Return transforms that were read, in the order of application, as one field.
+    """Return the transforms of a file as one field.
 
     Parameters
     ----------
     transforms
-        Fields, ITK transforms and matrices, all in ``units``.
+        Fields, ITK transforms and matrices, all in ``units``, in the order of
+        application.
     like
-        Where the field is wanted; by default ``default``, else the grid of the first
-        transform. The result is in the unit of ``like`` if that has one.
+        Grid, image or field on whose grid to sample; by default ``default``, else the
+        grid of the first transform. The result has the unit of ``like``, if any.
     units
         Unit of the transforms.
     place
-        What was read, to be named in an error.
+        Name of the file, for error messages.
     default
         A grid that was read with the transforms, in ``units``.
 
     Raises
     ------
     InputError
-        If there is no grid, or units do not convert.
+        If there is no grid, or units cannot be converted.
     StoreError
         If there are no transforms.
     """
@@ -290,7 +292,7 @@ def as_one_field(
         grid = asked.to_units(units, "like")
     elif grid is None and isinstance(transforms[0], xr.Dataset):
         if len(transforms) == 1:
-            return transforms[0]  # as it is, to the bit
+            return transforms[0]
         grid = field_grid(transforms[0])
     if grid is None:
         msg = (

@@ -1,4 +1,4 @@
-"""What is told of each block of a field: names, meanings, and their variables."""
+"""Diagnostics of a field's blocks: names, meanings, colours, and variables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DIAGNOSTICS = {
     "seconds": "time the block took",
 }
 
-#: Those of an inverse, see `xdreg.fields.inverse`.
+#: Diagnostics of an inverse, see `xdreg.fields.inverse`.
 INVERSE_DIAGNOSTICS = {
     "status": "what became of the block",
     "mean_residual": "mean distance of there and back again from its points",
@@ -36,10 +36,10 @@ INVERSE_DIAGNOSTICS = {
     "folded": "share of points without an inverse, for the field folds",
 }
 
-#: Statuses of blocks that had nothing to register: none of them is a failure.
+#: Statuses of blocks with nothing to register, which are no failures.
 HARMLESS = (BlockStatus.EMPTY, BlockStatus.NO_OVERLAP)
 
-#: What is worth knowing of a block, worst first: how it ended, then how it fared.
+#: Statuses that are failures, worst first.
 SEVERITY = (
     BlockStatus.CRASHED,
     BlockStatus.TIMEOUT,
@@ -50,8 +50,8 @@ SEVERITY = (
     BlockStatus.TOO_FEW_SAMPLES,
 )
 
-#: Colours of statuses, wherever they are shown: people who see red and green alike tell
-#: them apart; grey needs no action.
+#: Colours of statuses in plots and viewers. They are distinct for red-green colour
+#: blindness; grey needs no action.
 STATUS_COLOURS = {
     "success": "#44aa99",
     "empty": "#dddddd",
@@ -65,7 +65,7 @@ STATUS_COLOURS = {
     "unreadable": "#332288",
 }
 
-#: Colour of a status which this version does not know.
+#: Colour of a status that this version does not know.
 UNKNOWN_COLOUR = "#ff00ff"
 
 
@@ -77,11 +77,11 @@ def block_variables(
     Parameters
     ----------
     record
-        By name, each ``(*counts)``.
+        Diagnostics by name, each ``(*counts)``.
     dims
-        Those of the grid.
+        Dims of the grid.
     prefix
-        What to put before their names.
+        Prefix of the variables' names.
     """
     axes = [f"{prefix}block_{dim}" for dim in dims]
     result = {}
@@ -95,7 +95,7 @@ def block_variables(
 
 
 def status_attrs() -> dict[str, Any]:
-    """Return the attributes that tell what the numbers of a status mean."""
+    """Return the CF attributes that explain the numbers of a status."""
     used = [s for s in BlockStatus if s is not BlockStatus.PENDING]
     return {
         "flag_values": [int(s) for s in used],
@@ -104,7 +104,7 @@ def status_attrs() -> dict[str, Any]:
 
 
 def status_name(value: float) -> str:
-    """Return a status as a word, also one that this version does not know."""
+    """Return a status as a word, or its number if this version does not know it."""
     known = {float(status): status.meaning for status in BlockStatus}
     return known.get(float(value), f"status {value:g}")
 

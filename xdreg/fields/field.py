@@ -1,7 +1,7 @@
-"""The displacement field as an xarray Dataset: its layout, its measures, its store.
+"""Layout of the displacement field Dataset.
 
-``displacement (component, [z], y, x)`` float32 in physical units, on a grid of its own;
-``block_…`` variables hold the diagnostics of the last deformable stage, and
+``displacement (component, [z], y, x)`` is float32 in physical units, on its own grid.
+``block_…`` variables hold the diagnostics of the last deformable stage,
 ``stageN_block_…`` those of the others. A field maps fixed points onto moving ones and
 is interpolated linearly.
 """
@@ -9,7 +9,7 @@ is interpolated linearly.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dask
 import dask.array
@@ -22,13 +22,9 @@ from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid, normalise_units, unit_ratio
 from xdreg.stores.readers import source_of
 
-if TYPE_CHECKING:
-    pass
-
-
 COMPONENT = "component"
 
-#: Chunks of a field that is made from others, in points per axis.
+#: Chunks of a computed field, in points per axis.
 FIELD_CHUNK = {2: 512, 3: 96}
 
 
@@ -47,11 +43,11 @@ def field_grid(field: xr.Dataset) -> Grid:
     Raises
     ------
     InputError
-        If the Dataset is no field.
+        If the Dataset is not a field.
     """
     if not is_field(field):
         msg = (
-            "a field is a Dataset with a variable 'displacement' of a dimension "
+            "a field is a Dataset with a variable 'displacement' that has a dimension "
             f"'component', got {_outline(field)}; "
             "fields come from register, xdreg.open_field or xdreg.from_itk_transform"
         )
@@ -60,26 +56,27 @@ def field_grid(field: xr.Dataset) -> Grid:
 
 
 def _outline(value: object) -> str:
+    """Describe a value for an error message."""
     if isinstance(value, xr.Dataset):
         return f"one with the variables {list(value.data_vars)}"
     return type(value).__name__
 
 
 def fixed_grid(field: xr.Dataset) -> Grid:
-    """Return the geometry of the fixed image that a field was made for."""
+    """Return the geometry of a field's fixed image."""
     own = field_grid(field)
     stored = field.attrs.get("fixed_grid")
     return own if stored is None else Grid.from_dict(json.loads(stored))
 
 
 def moving_grid(field: xr.Dataset) -> Grid | None:
-    """Return the geometry of the moving image that a field was made for, if known."""
+    """Return the geometry of a field's moving image, if known."""
     stored = field.attrs.get("moving_grid")
     return None if stored is None else Grid.from_dict(json.loads(stored))
 
 
 def open_displacement(field: xr.Dataset) -> FieldReader:
-    """Return the reader of a field's displacement."""
+    """Return a reader of a field's displacement."""
     grid = field_grid(field)
     return FieldReader(source_of(ordered_displacement(field, grid)), grid)
 
@@ -100,7 +97,8 @@ def displacement_array(source: Any, grid: Grid) -> xr.DataArray:
     Parameters
     ----------
     source : array (ndim, *grid.shape)
-        A Zarr array stays lazy, one Dask chunk per stored chunk; so does a Dask array.
+        Dask arrays stay lazy, and so do Zarr arrays, with one Dask chunk per stored
+        chunk.
     grid
         Geometry.
     """
@@ -125,7 +123,7 @@ def make_field(
     Parameters
     ----------
     displacement : array (component, [z], y, x), physical units
-        Fixed → moving, component order as the dims.
+        Fixed → moving, components in the order of the dims.
     grid
         Geometry of the displacement.
     fixed
@@ -141,18 +139,18 @@ def make_field(
 
 
 def identity(field: xr.Dataset) -> xr.Dataset:
-    """Return a field on the same grids that moves nothing."""
+    """Return a field of zero displacement on the same grids."""
     field_grid(field)
     return field.assign(displacement=xr.zeros_like(field["displacement"]))
 
 
 def in_units(field: xr.Dataset, units: str | None) -> xr.Dataset:
-    """Return a field with its lengths in another unit, lazily.
+    """Return a field in another unit of length, lazily.
 
     Raises
     ------
     InputError
-        If the units do not convert.
+        If the units cannot be converted.
     """
     own = field_grid(field)
     if own.units == normalise_units(units):

@@ -1,7 +1,7 @@
 """The inverse of a displacement field, as a field on the moving image.
 
-Graph only: a block of the inverse reads the part of the field that it comes from
-(`xdreg.fields.preimage`) and solves for it (`xdreg.numerics.inversion`).
+This file builds the graph. Each block reads the part of the field that maps onto it
+(`xdreg.fields.preimage`) and inverts that part (`xdreg.numerics.inversion`).
 """
 
 from __future__ import annotations
@@ -51,45 +51,42 @@ def inverse(
 ) -> xr.Dataset:
     """Return the inverse of a field, moving → fixed, lazily.
 
-    Block by block: what a block of the moving image comes from is read and solved for
-    by Newton's method, on the field as it is interpolated. Its affine part is taken out
-    first, so that large rotations invert as well.
+    Every block is solved by Newton's method on the interpolated field. The affine part
+    is taken out first, so that large rotations can be inverted too.
 
     Parameters
     ----------
     field : Dataset
         A displacement field, fixed → moving.
     like : DataArray or DataTree, optional
-        The moving image: where the inverse is wanted. By default the one that the field
-        was made for, if the field tells.
+        The moving image, on which the inverse is computed; by default the field's own,
+        if it is known.
     step
         Voxels of ``like`` between points of the inverse, one number or one per dim.
-        Between them the inverse is interpolated linearly, which costs accuracy where
-        the field bends: with the square of the step. In 3-D 2 takes an eighth of the
-        space, and 0.5 eight times as much.
+        Between points the inverse is interpolated linearly; where the field bends, the
+        error grows with the square of the step.
 
     Returns
     -------
     Dataset
         A field, moving → fixed, in the units of ``field``. ``block_status`` is
-        ``success``; ``no_overlap`` where the whole block comes from outside the fixed
-        image; ``folded`` where at least one of its points has no inverse. The share of
-        both kinds of points stands in ``block_outside`` and ``block_folded``;
-        ``block_mean_residual`` and ``block_max_residual`` tell, in physical units, how
-        far the field maps what the inverse says from where it was asked; NaN where
-        everything comes from outside.
+        ``success``; ``no_overlap`` if the whole block comes from outside the fixed
+        image; ``folded`` if at least one point has no inverse. ``block_outside`` and
+        ``block_folded`` are the shares of such points. ``block_mean_residual`` and
+        ``block_max_residual`` are distances, in physical units, between a point and the
+        image of its inverse under the field; NaN if the whole block comes from outside.
 
     Raises
     ------
     InputError
-        If the units do not convert, or ``like`` is missing and the field does not know.
+        If units cannot be converted, or ``like`` is missing and the field does not
+        contain the moving image's geometry.
 
     Notes
     -----
     Outside the fixed image the field's continuation is inverted: linear over one cell,
-    then with what is left after the affine part kept as it is. Where the field folds it
-    is smoothed until it does not, and that is inverted; the residual tells how far off
-    this is.
+    then the affine part plus a constant rest. Where the field folds, it is smoothed
+    until it no longer does, and the result is inverted; the residual is the error.
 
     Examples
     --------
@@ -105,7 +102,7 @@ def inverse(
     if like is None:
         image = moving_grid(field)
         if image is None:
-            msg = "the field does not tell which moving image it was made for; name it"
+            msg = "the field does not contain its moving image's grid; name an image"
             raise InputError(msg, like=...)
     else:
         image = grid_of(image_levels(like, "like")[0], "like")
@@ -135,7 +132,7 @@ def inverse(
 
 @dataclass(frozen=True)
 class _Task:
-    """What the blocks share."""
+    """Parameters that all blocks share."""
 
     reader: FieldReader
     fixed: Grid
@@ -144,7 +141,7 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Solved:
-    """A block: its displacement, and its diagnostics in the order of the names."""
+    """A block's displacement, and its diagnostics in the order of their names."""
 
     displacement: NDArray[np.float32]
     diagnostics: NDArray[np.float32]
@@ -153,7 +150,7 @@ class _Solved:
 def _solved_blocks(task: _Task) -> tuple[dask.array.Array, dask.array.Array]:
     """Return the displacement and the diagnostics of every block, lazily.
 
-    Both are taken from the same task, so that a block is solved once.
+    Both come from the same task, so that a block is solved once.
     """
     ndim = task.target.ndim
     chunks = dask.array.core.normalize_chunks(FIELD_CHUNK[ndim], task.target.shape)
@@ -203,7 +200,7 @@ def _solve_block(
         status = BlockStatus.FOLDED
     elif outside == 1:
         status = BlockStatus.NO_OVERLAP
-    # Outside there is no field that could be missed.
+    # Outside the fixed image the residual has no meaning.
     residual = solution.residual[solution.flags != newton.OUTSIDE]
     mean, most = (
         (residual.mean(dtype=float), residual.max()) if residual.size else (np.nan,) * 2

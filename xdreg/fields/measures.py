@@ -42,7 +42,7 @@ def jacobian_determinant(field: xr.Dataset) -> xr.DataArray:
     Returns
     -------
     DataArray ([z], y, x)
-        One where volume is kept; at or below zero the field folds.
+        1 where volume is preserved; zero or less where the field folds.
     """
     grid = field_grid(field)
     data = dask.array.asarray(ordered_displacement(field, grid).data).rechunk({0: -1})
@@ -88,7 +88,7 @@ def _jacobian_chunk(
 
 
 def folded_share(field: xr.Dataset) -> xr.DataArray:
-    """Return the share of a field's points at which it folds, lazily.
+    """Return the share of a field's points where it folds, lazily.
 
     Parameters
     ----------
@@ -98,8 +98,8 @@ def folded_share(field: xr.Dataset) -> xr.DataArray:
     Returns
     -------
     DataArray ()
-        Points with a Jacobian determinant of zero or less, of all points of the
-        field's own grid.
+        Share of the points of the field's grid whose Jacobian determinant is zero or
+        less.
 
     Examples
     --------
@@ -131,16 +131,15 @@ def statistics(
     field : Dataset
         A displacement field.
     block_shape
-        Points of a block, of the field's own grid: one number or one per dim; by
-        default 96 in space and 512 in a plane. The last block of an axis may be
-        smaller.
+        Points of the field's grid per block, one number or one per dim; by default 96
+        in 3-D and 512 in 2-D. The last block of an axis may be smaller.
 
     Returns
     -------
     Dataset
         On ``(block_z, block_y, block_x)``: ``mean_displacement`` and
-        ``max_displacement``, in physical units, ``min_jacobian`` and ``max_jacobian``,
-        and ``folded_share``. The coordinates are the blocks' centres.
+        ``max_displacement`` in physical units, ``min_jacobian``, ``max_jacobian`` and
+        ``folded_share``. The coordinates are the centres of the blocks.
 
     Examples
     --------
@@ -186,13 +185,13 @@ class _Blocks:
 
 
 def _statistics_block(blocks: _Blocks, block_info: Any = None) -> NDArray[np.float32]:
-    """Measure one block."""
+    """Return the measures of one block, in the order of `_STATISTICS`."""
     index = block_info[None]["chunk-location"][1:]
     core = [
         slice(i * b, min((i + 1) * b, n))
         for i, b, n in zip(index, blocks.shape, blocks.reader.grid.shape, strict=True)
     ]
-    # With a point more on every side the gradient is that of the whole field.
+    # One more point on every side gives the gradient of the whole field.
     window = [
         slice(max(part.start - 1, 0), min(part.stop + 1, n))
         for part, n in zip(core, blocks.reader.grid.shape, strict=True)
@@ -215,26 +214,26 @@ def _statistics_block(blocks: _Blocks, block_info: Any = None) -> NDArray[np.flo
 
 
 def consistency(field: xr.Dataset, inverse: xr.Dataset) -> xr.DataArray:
-    """Return how far there and back again ends from where it began, lazily.
+    """Return the distance between points and their round trip, lazily.
 
     Parameters
     ----------
     field : Dataset
         A displacement field, fixed → moving.
     inverse : Dataset
-        One moving → fixed: what `xdreg.inverse` returns, or a registration of the same
-        images the other way round.
+        A field moving → fixed: the result of `xdreg.inverse`, or a registration of the
+        same images in the other direction.
 
     Returns
     -------
     DataArray ([z], y, x)
         ``|u(x) + inverse(x + u(x))|`` on the grid of ``field``, in its units. NaN where
-        the field leads out of the image that ``inverse`` was made for.
+        ``field`` leads out of the moving image.
 
     Raises
     ------
     InputError
-        If the fields' dimensions differ or their units do not convert.
+        If the fields' dimensions differ or their units cannot be converted.
 
     Examples
     --------

@@ -1,4 +1,7 @@
-"""Points through a field, both ways: only what the points need is read."""
+"""Transformation of points by a field and by its inverse.
+
+Only the parts of the field around the points are read.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from xdreg.fields.reader import FieldReader
     from xdreg.grid import Grid
 
-#: Points are taken together that lie within so many cells of the field, per axis.
+#: Side, in cells of the field, of the cubes whose points are transformed together.
 TOGETHER = 64
 
 
@@ -38,14 +41,14 @@ def transform_points(
         In the order of the dims, ``z, y, x``.
     inverse
         Map points of the moving image into the fixed one. No inverse field is needed:
-        every point is solved for by Newton's method, to within 1e-4 cells of the field.
+        Newton's method solves for every point, to within 1e-4 cells of the field.
 
     Returns
     -------
     (n, ndim)
-        As given, array or DataArray. NaN for points outside the fixed image: the field
-        says nothing there. With ``inverse`` these are the points that would come from
-        outside it, and those without a unique inverse, for the field folds.
+        Array or DataArray, like the input. NaN for points outside the fixed image,
+        where the field is unknown. With ``inverse``, NaN for points that come from
+        outside it, and for those without a unique inverse, because the field folds.
 
     Raises
     ------
@@ -92,6 +95,7 @@ def transform_points(
 def _forth(
     reader: FieldReader, fixed: Grid, points: NDArray[np.float64]
 ) -> NDArray[np.float64]:
+    """Map fixed points to moving ones."""
     result = np.full(points.shape, np.nan)
     lower, upper = fixed.bounds
     inside = np.logical_and(points >= lower, points <= upper).all(axis=1)
@@ -105,6 +109,7 @@ def _forth(
 def _back(
     reader: FieldReader, fixed: Grid, points: NDArray[np.float64]
 ) -> NDArray[np.float64]:
+    """Map moving points to fixed ones."""
     result = np.full(points.shape, np.nan)
     finite = np.isfinite(points).all(axis=1)
     if not finite.any():
@@ -120,8 +125,8 @@ def _back(
         folded += int((solution.flags == newton.FOLDED).sum())
     if folded:
         warnings.warn(
-            f"{folded} of {len(points)} points have no inverse, for the field folds "
-            "there; they are NaN. xdreg.jacobian_determinant shows where",
+            f"{folded} of {len(points)} points have no inverse, because the field "
+            "folds there; they are NaN. xdreg.jacobian_determinant shows where",
             stacklevel=3,
         )
     return result
@@ -130,11 +135,11 @@ def _back(
 def _together(
     grid: Grid, points: NDArray[np.float64], which: ArrayLike
 ) -> Iterator[NDArray[np.intp]]:
-    """Yield the numbers of points near each other, which read the same chunks."""
+    """Yield the indices of points near each other, which need the same chunks."""
     numbers = np.flatnonzero(which)
     cell = np.floor(grid.physical_to_index(points[numbers]) / TOGETHER)
     _, group = np.unique(cell, axis=0, return_inverse=True)
-    group = group.reshape(-1)  # NumPy 2.0 gives it another axis.
+    group = group.reshape(-1)  # NumPy 2.0 adds an axis
     order = np.argsort(group, kind="stable")
     ends = np.flatnonzero(np.diff(group[order])) + 1
     yield from (part for part in np.split(numbers[order], ends) if part.size)

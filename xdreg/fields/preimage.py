@@ -1,10 +1,10 @@
-"""Which part of a field holds what is mapped onto a region, and solving within it.
+"""The part of a field that maps onto a region, to invert the field there.
 
-A field is its affine part and a rest, ``x + u(x) = A x + b + r(x)``. The preimage of a
-point ``y`` is a fixed point of ``T(x) = A⁻¹ (y - b - r(x))``. A window of the field
-that ``T`` maps into itself, whatever point of the region is asked for, holds a preimage
-of each, by Brouwer's theorem; and bounds of ``r`` over the window tell whether it does.
-So the window is no larger than the field itself demands, and little beyond it is read.
+A field is an affine part and a rest, ``x + u(x) = A x + b + r(x)``. The preimage of a
+point ``y`` is a fixed point of ``T(x) = A⁻¹ (y - b - r(x))``. If ``T`` maps a window of
+the field into itself for all points of the region, the window contains a preimage of
+each (Brouwer's theorem). Bounds of ``r`` over the window decide that, so the window is
+little larger than necessary.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from xdreg.fields.reader import FieldReader
     from xdreg.grid import Grid
 
-#: The affine part is fitted to so many points of the field per axis.
+#: Points of the field per axis that the affine part is fitted to.
 LATTICE = 4
 
-#: Cells of the field that a window gets more than was asked for.
+#: Cells of the field added around a new window.
 MARGIN = 3
 
-#: Times that a window is looked for anew before the one at hand is only enlarged.
+#: New windows that are tried before the last one is only enlarged.
 FRESH_WINDOWS = 3
 
 
@@ -40,7 +40,7 @@ def affine_part(reader: FieldReader) -> NDArray[np.float64]:
     Parameters
     ----------
     reader
-        The field; a few of its points all over are read.
+        The field; a coarse lattice of its points is read.
 
     Returns
     -------
@@ -63,14 +63,14 @@ def affine_part(reader: FieldReader) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Preimage:
-    """A field, to be solved region by region.
+    """Preimages under a field, region by region.
 
     Parameters
     ----------
     reader
         The field.
     fixed
-        The fixed image that it was made for.
+        Geometry of its fixed image.
     matrix : (ndim + 1, ndim + 1)
         Its `affine_part`.
     """
@@ -80,7 +80,7 @@ class Preimage:
     matrix: NDArray[np.float64]
 
     def window(self, lower: ArrayLike, upper: ArrayLike) -> FieldWindow:
-        """Read the part of the field that holds the preimage of a box.
+        """Return the part of the field that contains the preimage of a box.
 
         Parameters
         ----------
@@ -90,7 +90,7 @@ class Preimage:
         Raises
         ------
         InputError
-            If the field holds NaN or infinity there.
+            If the field has NaN or infinity there.
         """
         box = np.array([lower, upper], np.float64)
         asked = self._back(box, np.zeros_like(box))
@@ -102,7 +102,7 @@ class Preimage:
             rest = self._rest(values, grid, window)
             if not np.isfinite(rest).all():
                 msg = (
-                    "the field holds NaN or infinity; mend it first, for example with "
+                    "the field has NaN or infinity; replace them, for example with "
                     "field.assign(displacement=field.displacement.fillna(0))"
                 )
                 raise InputError(msg)
@@ -129,7 +129,7 @@ class Preimage:
     def _back(
         self, box: NDArray[np.float64], rest: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return the box ``(2, ndim)`` of all ``T(x)`` for a box and bounds of r."""
+        """Return the box ``(2, ndim)`` of ``T(x)`` for a box and bounds of r."""
         back = np.linalg.inv(self.matrix[:-1, :-1])
         shifted = box - rest[::-1]
         centre = self.start(shifted.mean(axis=0))
@@ -141,7 +141,7 @@ class Preimage:
     ) -> NDArray[np.float64]:
         """Return lower and upper bounds of r ``(2, ndim)`` over a window.
 
-        At the borders of the field they hold for its continuation, too.
+        At the borders of the field they also hold for its continuation.
         """
         pads = [
             (int(part.start == 0 and n > 1), int(part.stop == n and n > 1))
@@ -155,7 +155,7 @@ class Preimage:
                 shape = [1] * grid.ndim
                 shape[axis] = -1
                 rest = rest - (linear[c, axis] * grid.axis(dim)).reshape(shape)
-            # A reflection about the border's value is the linear continuation.
+            # An odd reflection about the border is the linear continuation.
             rest = np.pad(rest, pads, mode="reflect", reflect_type="odd")
             bounds[:, c] = rest.min(), rest.max()
         return bounds

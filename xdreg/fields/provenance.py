@@ -1,7 +1,7 @@
-"""What a field says of the run that made it: stages, their blocks, what was read.
+"""The run that produced a field: its stages, their blocks, and the images.
 
-The attribute ``xdreg`` is JSON that may come from a store of anybody's, so nothing in
-it is taken to be there, or to be of one kind.
+The attribute ``xdreg`` holds it as JSON. It may come from any store, so no entry of it
+is assumed to exist or to have a type.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ LINEAR = ("translation", "rigid", "similarity", "affine")
 
 @dataclass(frozen=True)
 class StageRecord:
-    """One stage of a run, and what became of its blocks.
+    """One stage of a run, with the diagnostics of its blocks.
 
     Parameters
     ----------
     number
-        Its place in the run, from 0.
+        Position in the run, from 0.
     name
-        Its kind, such as ``"local_correlation"``.
+        Kind of stage, such as ``"local_correlation"``.
     options
-        As they were used, by name.
+        Options by name, as they were used.
     blocks
         Diagnostics by kind, such as ``"status"``, each ``(*counts)``.
     partition
-        Where its blocks lie; None where the field does not say.
+        The partition into blocks; None if the field does not contain it.
     """
 
     number: int
@@ -58,7 +58,7 @@ class StageRecord:
 
     @property
     def linear(self) -> bool:
-        """Whether it found one transform of the whole image."""
+        """Whether the stage found one transform for the whole image."""
         return self.name in LINEAR
 
     @property
@@ -68,7 +68,7 @@ class StageRecord:
 
     @property
     def statuses(self) -> dict[str, int]:
-        """How many blocks ended in each status, the most frequent first."""
+        """Number of blocks with each status, the most frequent first."""
         if "status" not in self.blocks:
             return {}
         values, counts = np.unique(self.blocks["status"], return_counts=True)
@@ -77,12 +77,12 @@ class StageRecord:
 
 
 def manifest_of(field: xr.Dataset) -> dict[str, Any]:
-    """Return what a field says of the run that made it; empty where it says nothing.
+    """Return the description of the run that produced a field, or an empty dict.
 
     Raises
     ------
     InputError
-        If it is no field.
+        If it is not a field.
     StoreError
         If its attribute ``xdreg`` is damaged.
     """
@@ -91,11 +91,12 @@ def manifest_of(field: xr.Dataset) -> dict[str, Any]:
 
 
 def pose_of(field: xr.Dataset) -> dict[str, Any]:
-    """Return the pose that a run started from; empty where none was looked for."""
+    """Return the pose that a run started from; empty if there was no pose search."""
     return _json_object(field, "pose")
 
 
 def _json_object(field: xr.Dataset, name: str) -> dict[str, Any]:
+    """Return an attribute of a field that is a JSON object."""
     stored = field.attrs.get(name)
     if stored is None:
         return {}
@@ -113,7 +114,7 @@ def _json_object(field: xr.Dataset, name: str) -> dict[str, Any]:
 
 
 def registered_channels(field: xr.Dataset) -> list[dict[str, Selection]]:
-    """Return which channel of fixed and moving was registered, the first of several."""
+    """Return the registered channel of fixed and of moving, the first of several."""
     stored = manifest_of(field).get("channels")
     found: list[dict[str, Selection]] = [{}, {}]
     if not isinstance(stored, list) or len(stored) != len(found):
@@ -129,7 +130,7 @@ def registered_channels(field: xr.Dataset) -> list[dict[str, Selection]]:
 
 
 def selects(registered: Mapping[str, Selection], channels: int) -> bool:
-    """Tell whether what a field says was registered is one of so many channels."""
+    """Return whether a registered channel exists in an image of ``channels``."""
     chosen: object = registered.get("c")
     if isinstance(chosen, tuple):
         return len(chosen) == channels
@@ -137,7 +138,7 @@ def selects(registered: Mapping[str, Selection], channels: int) -> bool:
 
 
 def sources_of(field: xr.Dataset) -> dict[str, str]:
-    """Return where the images lie that a field was made of, as far as it tells.
+    """Return the addresses of the registered images that the field contains.
 
     Examples
     --------
@@ -157,25 +158,25 @@ def sources_of(field: xr.Dataset) -> dict[str, str]:
 
 
 def last_metric(field: xr.Dataset) -> str | None:
-    """Return the metric of the last stage that a field was made by, if it tells."""
+    """Return the metric of the last stage, if the field contains it."""
     stages = stages_of(field)
     metric = stages[-1].options.get("metric") if stages else None
     return metric if isinstance(metric, str) else None
 
 
 def stages_of(field: xr.Dataset) -> tuple[StageRecord, ...]:
-    """Return the stages of the run that made a field, in the order in which they ran.
+    """Return the stages of the run that produced a field, in their order.
 
     Parameters
     ----------
     field : Dataset
-        A displacement field. Diagnostics that are still to be computed are left out.
+        A displacement field. Diagnostics that are not computed yet are left out.
 
     Returns
     -------
     tuple of StageRecord
-        Of a field without provenance, such as an inverse, one stage without a name;
-        without any diagnostics, none.
+        For a field without provenance, such as an inverse, one stage without a name;
+        none if it has no diagnostics either.
 
     Examples
     --------
@@ -194,7 +195,7 @@ def stages_of(field: xr.Dataset) -> tuple[StageRecord, ...]:
     records = []
     for number, options in enumerate(described):
         own = f"stage{number}_"
-        # The last deformable stage has no prefix: it is what a field is judged by.
+        # The last deformable stage has no prefix.
         blocks = _blocks(field, own) or _blocks(field, "")
         rest = {k: v for k, v in options.items() if k not in ("name", "grid")}
         name = str(options.get("name", ""))
@@ -204,7 +205,7 @@ def stages_of(field: xr.Dataset) -> tuple[StageRecord, ...]:
 
 
 def last_deformable(field: xr.Dataset) -> StageRecord | None:
-    """Return the stage that a field is judged by, else the last one, if any."""
+    """Return the last deformable stage, else the last stage, if any."""
     stages = stages_of(field)
     deformable = [stage for stage in stages if not stage.linear]
     found = deformable or stages
@@ -212,7 +213,7 @@ def last_deformable(field: xr.Dataset) -> StageRecord | None:
 
 
 def _blocks(field: xr.Dataset, prefix: str) -> dict[str, NDArray[Any]]:
-    """Return the diagnostics of one stage that are there without computing anything."""
+    """Return the diagnostics of one stage that are in memory."""
     start = f"{prefix}block_"
     found = {
         str(name).removeprefix(start): np.asarray(variable.values)
@@ -229,7 +230,7 @@ def _blocks(field: xr.Dataset, prefix: str) -> dict[str, NDArray[Any]]:
 def _partition(
     options: Mapping[str, Any], blocks: Mapping[str, NDArray[Any]]
 ) -> Partition | None:
-    """Return where a stage's blocks lie, where all that is said of it fits."""
+    """Return the partition of a stage, if its options fit its diagnostics."""
     try:
         grid = Grid.from_dict(options["grid"])
         shape, overlap, step = (
@@ -246,15 +247,15 @@ def _partition(
 def worst_blocks(stage: StageRecord, count: int = 10) -> list[tuple[int, ...]]:
     """Return the indices of a stage's worst blocks, the worst first.
 
-    Blocks that failed come first, by what befell them; then those that succeeded, the
-    least similar afterwards first. Blocks with nothing to register are left out.
+    Failed blocks come first, by severity; then successful ones, those with the lowest
+    final similarity first. Blocks with nothing to register are left out.
 
     Parameters
     ----------
     stage
         The stage.
     count
-        How many at most.
+        Largest number of indices.
 
     Examples
     --------

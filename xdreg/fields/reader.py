@@ -1,4 +1,4 @@
-"""Readers of displacement fields: windows and points of a stored field."""
+"""Readers of windows and points of a displacement field."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
-#: A field that is composed where it is read is so in pieces of so many points per axis.
+#: Points per axis of the chunks of a field that is composed as it is read.
 PIECE = 64
 
 
 class FieldReader:
-    """A displacement field in a Zarr array, read where it is needed.
+    """Reads parts of a displacement field.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class FieldReader:
         self.source, self.grid = source, grid
 
     def __dask_tokenize__(self) -> object:
-        """Identify by the source's content or address."""
+        """Return a token of the source's content or address."""
         source = self.source
         if hasattr(source, "store"):
             source = (str(source.store), source.path, modified(source))
@@ -46,13 +46,13 @@ class FieldReader:
     ) -> tuple[NDArray[np.float32], Grid]:
         """Read the part of the field needed to interpolate it over a grid.
 
-        Of a field finer than that, every so many points, so that memory is bounded by
-        the target; the same ones whatever the target's origin.
+        A field that is finer than the grid is read with a stride, so that the target
+        bounds memory. Which points are read does not depend on the target's origin.
 
         Parameters
         ----------
         target
-            The region.
+            The grid to interpolate over.
         reach : (ndim,), optional
             Physical distance to add on every side.
 
@@ -60,7 +60,7 @@ class FieldReader:
         -------
         displacement : (ndim, ...) float32
         grid : Grid
-            Geometry of that part.
+            Geometry of the part.
         """
         lower, upper = _corners(target)
         if reach is not None:
@@ -75,42 +75,42 @@ class FieldReader:
         Parameters
         ----------
         lower, upper : (ndim,)
-            Corners of the box, physical. It may lie beyond the field's grid.
+            Corners of the box, physical. It may extend beyond the field's grid.
         """
         first = np.floor(self.grid.physical_to_index(lower))
         last = np.floor(self.grid.physical_to_index(upper)) + 2
-        # Beyond its grid the field is continued from its last cell: keep at least that.
+        # Beyond its grid the field is continued from its last cell, which is kept.
         size = np.asarray(self.grid.shape)
         starts = np.clip(first, 0, np.maximum(size - 2, 0)).astype(int)
         stops = np.clip(last, np.minimum(starts + 2, size), size).astype(int)
         return tuple(slice(int(a), int(b)) for a, b in zip(starts, stops, strict=True))
 
     def read(self, window: Sequence[slice]) -> tuple[NDArray[np.float32], Grid]:
-        """Read a window ``(ndim, ...)`` of the field, and tell its geometry."""
+        """Return a window ``(ndim, ...)`` of the field, and its geometry."""
         values = np.asarray(self.source[(slice(None), *window)], np.float32)
         return values, self.grid.window(window)
 
     def read_points(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Read points ``(n, ndim)`` of the field, which ``index (n, ndim)`` counts."""
+        """Return the vectors ``(n, ndim)`` at grid indices ``(n, ndim)``."""
         components = np.arange(self.grid.ndim)[None]
         each = (components, *(axis[:, None] for axis in index.T))
         if isinstance(self.source, np.ndarray):
             return np.asarray(self.source[each], np.float32)
-        if hasattr(self.source, "vindex"):  # of Zarr: each chunk once
+        if hasattr(self.source, "vindex"):  # Zarr reads each chunk once
             return np.asarray(self.source.vindex[each], np.float32)
         single = [[slice(i, i + 1) for i in row] for row in index.tolist()]
         return np.stack([self.read(window)[0].reshape(-1) for window in single])
 
 
 class PrecededField:
-    """A field after a linear transform, composed where it is read.
+    """A linear transform followed by a field, composed as it is read.
 
     Parameters
     ----------
     field : FieldReader
-        What is applied second.
+        Applied second.
     matrix : (ndim + 1, ndim + 1)
-        What is applied first: homogeneous, in dims order, physical units.
+        Applied first: homogeneous, in dims order, physical units.
     """
 
     def __init__(self, field: FieldReader, matrix: NDArray[np.float64]) -> None:
@@ -120,7 +120,7 @@ class PrecededField:
         self.chunks = tuple(min(PIECE, n) for n in self.shape)
 
     def __getitem__(self, index: Sequence[slice]) -> NDArray[np.float32]:
-        """Read a window, of all components or of some."""
+        """Return a window, of all or some components."""
         components, *window = index
         grid = self._field.grid.window(window)
         update, corners = kernels.affine_displacement(self._matrix, grid)
@@ -132,12 +132,12 @@ class PrecededField:
         )
 
     def __dask_tokenize__(self) -> object:
-        """Identify by what is composed."""
+        """Return a token of the field and the matrix."""
         return ("xdreg.PrecededField", normalize_token((self._field, self._matrix)))
 
 
 def _every(window: slice, size: int, stride: int) -> slice:
-    """Return a slice of multiples of a stride around a window, two at least."""
+    """Return a slice of at least two multiples of a stride around a window."""
     stride = min(stride, max(size - 1, 1))
     if stride == 1:
         return window

@@ -264,7 +264,7 @@ def _read_extra(address: str, group: zarr.Group, name: str) -> xr.Dataset:
         raise
     # Neither xarray nor Zarr documents what malformed metadata raises.
     except Exception as error:
-        msg = f"{address}: the group {name!r} beside the field is damaged: {error}"
+        msg = f"{address}: the group {name!r} next to the field is damaged: {error}"
         raise StoreError(msg) from error
 
 

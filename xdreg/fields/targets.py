@@ -1,9 +1,9 @@
-"""Where an image is resampled to: another image's grid, a spacing, a region."""
+"""Grids on which results are computed: from ``like``, a spacing, a region."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,24 +12,18 @@ import xarray as xr
 
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
-from xdreg.fields.field import (
-    field_grid,
-    fixed_grid,
-)
+from xdreg.fields.field import field_grid, fixed_grid
 from xdreg.grid import Grid, is_finite, positive_per_axis
 from xdreg.stores.pyramid import image_levels
 
 if TYPE_CHECKING:
-    import xarray as xr
-
-    from xdreg.grid import Grid
+    from collections.abc import Sequence
 
     Spacing = float | Sequence[float] | None
     Region = Mapping[str, slice] | None
-    from collections.abc import Sequence
 
 
-#: A last voxel is made for no less than this share of one.
+#: Smallest share of a voxel at the end of an axis that is given a voxel of its own.
 LEAST_VOXEL = 1e-6
 
 
@@ -39,26 +33,26 @@ def resampling_grid(
     spacing: Spacing = None,
     region: Region = None,
 ) -> Grid:
-    """Return the grid to resample onto.
+    """Return the grid to resample an image onto.
 
     Parameters
     ----------
     field : Dataset
-        A displacement field; without ``like`` the grid is its fixed image's.
+        A displacement field; without ``like`` the grid is that of its fixed image.
     like
-        Whose grid to take, in the units of the fixed image; of a tree, the finest
-        level's.
+        Image whose grid to take, converted to the units of the fixed image. The finest
+        level of a tree is used.
     spacing
-        Distance of voxels, one number or one per dim. The first voxel begins where the
-        grid does, and all of it is covered.
+        Distance of voxels, one number or one per dim. The first voxel starts at the
+        edge of the grid, and the whole grid is covered.
     region
-        By dim a slice of coordinates, both ends included. The voxels of a region lie
-        where they do without it.
+        A slice of coordinates by dim, both ends included. It selects voxels and does
+        not move them.
 
     Raises
     ------
     InputError
-        If the spacing is no positive number, or the region names no dim or is empty.
+        If the spacing is not positive, or the region names an unknown dim or is empty.
     """
     grid = fixed_grid(field)
     if like is not None:
@@ -70,6 +64,7 @@ def resampling_grid(
 
 
 def _respaced(grid: Grid, spacing: Any) -> Grid:
+    """Return a grid over the same extent with another spacing."""
     values = positive_per_axis(spacing, grid.ndim, "spacing")
     lower, upper = grid.bounds
     shape = [
@@ -85,6 +80,7 @@ def _respaced(grid: Grid, spacing: Any) -> Grid:
 
 
 def _part(grid: Grid, region: Any) -> Grid:
+    """Return the part of a grid within a region."""
     if not isinstance(region, Mapping) or not set(region) <= set(grid.dims):
         msg = (
             f"region must map dims among {grid.dims} to slices of coordinates, for "
@@ -96,7 +92,7 @@ def _part(grid: Grid, region: Any) -> Grid:
         part = region.get(dim, slice(None))
         ends = [part.start, part.stop] if isinstance(part, slice) else [part]
         if not isinstance(part, slice) or part.step is not None:
-            ends = ["no plain slice"]
+            ends = ["not a plain slice"]
         if not all(end is None or is_finite(end) for end in ends):
             msg = f"region of {dim} must be a slice of two numbers, got {part!r}"
             raise InputError(msg)
@@ -108,7 +104,7 @@ def _part(grid: Grid, region: Any) -> Grid:
         if last <= first:
             msg = (
                 f"region of {dim} from {ends[0]} to {ends[1]} holds no voxel; the grid "
-                f"goes from {centres[0]:g} to {centres[-1]:g} {grid.units or ''}"
+                f"extends from {centres[0]:g} to {centres[-1]:g} {grid.units or ''}"
             )
             raise InputError(msg)
         window.append(slice(first, last))
@@ -116,7 +112,7 @@ def _part(grid: Grid, region: Any) -> Grid:
 
 
 def grid_like(like: Any) -> Grid | None:
-    """Return where a transform is wanted: a grid, or that of an image or a field."""
+    """Return the grid of an image or a field; a grid or None is returned as it is."""
     if like is None or isinstance(like, Grid):
         return like
     if isinstance(like, xr.Dataset):

@@ -33,13 +33,12 @@ if TYPE_CHECKING:
     from xdreg.grid import Grid
     from xdreg.stores.readers import ImageReader
 
-#: Voxels per axis of a warped image's chunks, where the target has none of its own.
-#: Smaller ones are joined up to it: a chunk of the result seldom lies on chunks of the
-#: moving image, and reads all of those that it touches.
+#: Voxels per axis of a warped image's chunks, if the target has none. Smaller chunks
+#: are joined, since each chunk of the result reads all source chunks it touches.
 CHUNK = {2: 1024, 3: 128}
 
-#: A window that maps onto more voxels of the image, or lies among more points of the
-#: field, is halved: a point is a vector, and takes ten times what a voxel does.
+#: A window that needs more voxels of the image or more points of the field is halved. A
+#: point takes about ten times the memory of a voxel.
 MOST_VOXELS = 2**24
 MOST_POINTS = 2**21
 
@@ -55,50 +54,50 @@ def warp(
     region: Region = None,
     fill_value: float = 0,
 ) -> xr.DataArray:
-    """Resample the moving image onto the fixed grid, or another, lazily.
+    """Resample the moving image onto the fixed grid, or another grid, lazily.
 
     Each chunk reads only the part of the moving image that the field maps it onto.
-    Channels and time points are resampled one by one. `warp_to` writes the result
-    straight to a store, with its pyramid.
+    Channels and time points are resampled one by one. `warp_to` writes the result to a
+    store, with its pyramid.
 
     Parameters
     ----------
     field : Dataset
         A displacement field, fixed → moving.
     moving : DataArray, DataTree or itk.Image ([t], [c], [z], y, x)
-        The image to resample; of a tree, the finest level.
+        The image to resample; for a tree, its finest level.
     order
-        1 interpolates linearly; 3 by cubic B-splines through the voxels, as ITK and
-        scipy do; 0 takes the nearest voxel, for labels and masks.
+        1 for linear interpolation; 3 for interpolating cubic B-splines, as in ITK and
+        scipy; 0 for the nearest voxel, for labels and masks.
     labels
         For labels, in place of ``order``: ``"nearest"``; ``"majority"``, the label with
-        the most weight in linear interpolation; or ``"gaussian"``, that with the most
-        weight under a Gaussian of one voxel, for smoother outlines. No new label
-        arises.
+        the largest weight in linear interpolation; or ``"gaussian"``, the label with
+        the largest weight under a Gaussian of one voxel, for smoother outlines. No new
+        labels are created.
     like : DataArray or DataTree, optional
-        Whose grid to resample onto; by default the fixed image's. Small chunks of it
-        are joined.
+        Image whose grid to resample onto; by default the fixed image's grid. Its small
+        chunks are joined.
     spacing
         Distance of the result's voxels, one number or one per dim, in the units of the
-        fixed image, in place of the grid's own.
+        fixed image; by default the grid's own.
     region
-        By dim a slice of coordinates, both ends included: the part of the grid to make,
-        for example ``{"z": slice(100.0, 200.0)}``.
+        A slice of coordinates by dim, both ends included: the part of the grid to
+        compute, for example ``{"z": slice(100.0, 200.0)}``.
     fill_value
-        Value where the moving image has none.
+        Value outside the moving image.
 
     Returns
     -------
     DataArray ([t], [c], [z], y, x)
-        With the dtype of the moving image; chunked. Cubic interpolation overshoots at
-        edges; what an integer cannot hold is clipped.
+        Chunked, with the dtype of the moving image. Cubic interpolation overshoots at
+        edges; values beyond the range of an integer dtype are clipped.
 
     Raises
     ------
     InputError
-        If the images have different dimensions, units that do not convert, ``order``,
-        ``labels``, ``spacing`` or ``region`` are none that there is, or ``fill_value``
-        does not fit the dtype.
+        If the images have different dimensions, units cannot be converted, ``order``,
+        ``labels``, ``spacing`` or ``region`` is not valid, or ``fill_value`` does not
+        fit the dtype.
     """
     how = Interpolation(order, labels, fill_value)
     image = image_levels(moving, "moving")[0]
@@ -129,28 +128,28 @@ def warp(
 
 
 def warped_like(image: xr.DataArray, target: Grid, data: Any) -> xr.DataArray:
-    """Return the warped image that holds ``data``, named and labelled as ``image``."""
+    """Return ``data`` as a warped image, with the name and labels of ``image``."""
     others = [str(d) for d in image.dims if d not in target.dims]
     result = xr.DataArray(
         data,
         dims=(*others, *target.dims),
         attrs={k: v for k, v in image.attrs.items() if k != "source"},
     ).assign_coords(coordinates(target))
-    # Not in the constructor, which takes the name of the data where there is none.
+    # The constructor would use the name of the data if the image has none.
     result.name = image.name
     return result.assign_coords({d: image[d] for d in others if d in image.coords})
 
 
 @dataclass(frozen=True)
 class Interpolation:
-    """How values are made between voxels, and beyond them; as in `warp`."""
+    """How values between and outside voxels are computed; parameters as in `warp`."""
 
     order: Order
     labels: Labels | None
     fill: float
 
     def __post_init__(self) -> None:
-        """Refuse what there is not."""
+        """Raise if order or labels are not valid."""
         whole = isinstance(self.order, int | np.integer)
         if not whole or isinstance(self.order, bool) or self.order not in (0, 1, 3):
             msg = (
@@ -169,11 +168,11 @@ class Interpolation:
 
     @property
     def keeps_values(self) -> bool:
-        """Whether every value of the result is one of the image's."""
+        """Whether every value of the result is a value of the image."""
         return self.labels is not None or self.order == 0
 
     def dtype_of(self, image: np.dtype[Any]) -> np.dtype[Any]:
-        """Return the dtype of the result; a mask that is interpolated is none."""
+        """Return the dtype of the result; interpolated masks are float32."""
         if image.kind == "b" and not self.keeps_values:
             return np.dtype(np.float32)
         return image
@@ -181,18 +180,18 @@ class Interpolation:
 
 @dataclass(frozen=True)
 class Warper:
-    """What makes any part of a warped image, and all that it needs for that.
+    """Computes any part of a warped image.
 
     Parameters
     ----------
     readers
-        The moving image, by time point and channel.
+        Readers of the moving image, by time point and channel.
     others
-        The dims that those are counted along.
+        Dims of time points and channels.
     displacement, target
         The field, and the grid of the whole result.
     how, dtype
-        How values are made, and of what dtype.
+        Interpolation and dtype of the result.
     """
 
     readers: dict[tuple[int, ...], ImageReader]
@@ -203,7 +202,7 @@ class Warper:
     dtype: np.dtype[Any]
 
     def part(self, position: tuple[int, ...], window: Sequence[slice]) -> NDArray[Any]:
-        """Return a window of the result, of one time point and channel."""
+        """Return a window of the result for one time point and channel."""
         grid = self.target.window(window)
         values = warp_window(self.readers[position], self.displacement, grid, self.how)
         return as_dtype(values, self.dtype)
@@ -212,12 +211,12 @@ class Warper:
 def make_warper(
     field: xr.Dataset, image: xr.DataArray, target: Grid, how: Interpolation
 ) -> Warper:
-    """Check an image against a field, and return what warps it onto a grid.
+    """Return the warper of an image onto a grid.
 
     Raises
     ------
     InputError
-        If they do not fit each other.
+        If the image does not fit the field.
     """
     dims = spatial_dims(image, "moving")
     if dims != target.dims:
@@ -240,7 +239,7 @@ def make_warper(
 
 
 def _merged_chunks(chunks: tuple[int, ...], most: int) -> tuple[int, ...]:
-    """Join chunks along an axis while they have at most so many voxels together."""
+    """Join chunks along an axis up to ``most`` voxels."""
     joined = [chunks[0]]
     for size in chunks[1:]:
         if joined[-1] + size <= most:
@@ -251,7 +250,7 @@ def _merged_chunks(chunks: tuple[int, ...], most: int) -> tuple[int, ...]:
 
 
 def _warp_chunk(warper: Warper, block_info: Any = None) -> NDArray[Any]:
-    """Make one chunk of the warped image."""
+    """Return one chunk of the warped image."""
     location = block_info[None]["array-location"]
     ndim = warper.target.ndim
     position = tuple(int(start) for start, _ in location[:-ndim])
@@ -263,10 +262,10 @@ def _warp_chunk(warper: Warper, block_info: Any = None) -> NDArray[Any]:
 def warp_window(
     reader: ImageReader, displacement: FieldReader, grid: Grid, how: Interpolation
 ) -> NDArray[Any]:
-    """Read the part of the moving image that a window maps onto, and resample it.
+    """Resample the part of the moving image that a window maps onto.
 
-    A window that needs much of the image or of the field, for it is coarser than
-    they are or much is pressed together there, is made half by half.
+    A window that needs too much of the image or of the field, because it is coarser or
+    the field compresses, is computed in halves.
 
     Parameters
     ----------
@@ -277,12 +276,12 @@ def warp_window(
     grid
         The window of the target.
     how
-        How to make values.
+        The interpolation.
 
     Returns
     -------
     (*grid.shape)
-        float32 where values are interpolated, else the image's dtype.
+        float32 if values are interpolated, else the image's dtype.
     """
     ends = grid.index_to_physical([[0] * grid.ndim, [n - 1 for n in grid.shape]])
     around = displacement.window(*ends)
@@ -327,7 +326,7 @@ def _in_halves(
 
 
 def as_dtype(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Bring interpolated values to a dtype: round and clip for integers."""
+    """Convert interpolated values to a dtype; integers are rounded and clipped."""
     if values.dtype == dtype:
         return values
     if dtype.kind not in "iu":
@@ -335,7 +334,7 @@ def as_dtype(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     limits = np.iinfo(dtype)
     low, high = float(limits.min), float(limits.max)
     if dtype.itemsize == 8:
-        # The largest 64-bit integer is no float: the next one above it would wrap.
+        # The largest 64-bit integer is rounded up to a float that would wrap.
         high = float(np.nextafter(high, 0))
     # float32 holds 16-bit integers exactly.
     wide = values.astype(np.float32 if dtype.itemsize <= 2 else np.float64)
@@ -344,7 +343,7 @@ def as_dtype(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _check_fill(fill: float, dtype: np.dtype[Any]) -> None:
-    # NaN and infinity are values that floats may have.
+    """Raise if a dtype cannot hold the fill value; floats hold NaN and infinity."""
     if not isinstance(fill, Real) or sys.float_info.max < abs(fill) < math.inf:
         msg = f"fill_value must be a number, got {fill!r}"
         raise InputError(msg)

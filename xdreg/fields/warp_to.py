@@ -1,8 +1,8 @@
-"""A warped image with its pyramid, written straight to a store.
+"""Warping of an image into a store, with its pyramid.
 
-A task makes one region, a few chunks of one level, and writes it; no voxel passes
-through the scheduler. What is written stands in a journal, from which a run that was
-killed goes on (`xdreg.stores.resumable`).
+A task computes one region, a few chunks of one level, and writes it. No voxel passes
+through the scheduler. A journal lists the written regions, so that a killed run can be
+resumed (`xdreg.stores.resumable`).
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
     from xdreg.stores.ome_writer import Layout, Version
     from xdreg.stores.resumable import Journal
 
-#: A level of the moving image stands for one of the result if its voxels are along no
-#: axis coarser than so many of the result's, and along none finer than this share.
+#: Coarsest and finest spacing, in voxels of the result along any axis, of the level of
+#: the moving image that a level of the result is resampled from.
 COARSEST = 1.1
 FINEST = 1 / 1.5
 
-#: A region has at most so many voxels, and is no larger than leaves so many of them.
+#: Most voxels of a region, and fewest regions of a level.
 MOST_TOGETHER = 2**22
 FEWEST = 8
 
@@ -75,11 +75,11 @@ def warp_to(
 ) -> None:
     """Resample the moving image onto the fixed grid, or another, into an OME-Zarr.
 
-    All channels and time points, and a whole pyramid. A task holds one region of the
-    result and what it maps onto. The store appears whole or not at all. The same call
-    again goes on with what a killed one left, to the same bits; for that, images and
-    field must come from stores, for graphs of other functions are not always known
-    again.
+    All channels and time points are written, and a whole pyramid. A task holds one
+    region of the result and the part of the image it maps onto. The store appears whole
+    or not at all. Repeating the call of a killed process resumes it, with the same
+    bits. This requires images and field from stores, since other graphs may not be
+    recognised.
 
     Parameters
     ----------
@@ -92,20 +92,20 @@ def warp_to(
     order, labels, like, spacing, region, fill_value
         As in `warp`.
     levels_from
-        ``"moving"`` resamples each level, also the finest, from the coarsest level of
-        the moving image that is nowhere coarser; where that one is more than 1.5 times
-        finer, the level is built from the one before. ``"finest"`` resamples the
-        finest level of the moving image, and builds each coarser one from the one
-        before: as `save` does, by means, of labels by taking one of each group.
+        ``"moving"`` resamples each level from the coarsest level of the moving image
+        that is no coarser along any axis. If that level is more than 1.5 times finer,
+        the level is built from the one before. ``"finest"`` resamples the finest level
+        of the moving image, and builds each coarser level from the one before. Levels
+        are built as in `save`: by means, or for labels by taking one of each group.
     levels, chunks, version, name, overwrite, storage_options, progress
         As in `save`.
 
     Raises
     ------
     InputError
-        As in `warp`, or if another process is writing the same.
+        As in `warp`, or if another process is writing the same store.
     StoreError
-        If something is there and ``overwrite`` is false, or it cannot be written.
+        If the path exists and ``overwrite`` is false, or it cannot be written.
 
     Examples
     --------
@@ -135,39 +135,37 @@ def warp_to(
         else replace(make_warper(field, images[source], grid, how), dtype=dtype)
         for source, grid in zip(sources, layout.grids, strict=True)
     ]
-    description = _description(layout, warpers)
+    text = _description(layout, warpers)
     with (
         working("warping", enabled=progress),
         resumable_store(
-            path, description, overwrite=overwrite, storage_options=storage_options
+            path, text, overwrite=overwrite, storage_options=storage_options
         ) as (output, journal),
     ):
-        # Laid out elsewhere, so that chunks which are there stay.
+        # Laid out elsewhere, so that existing chunks are kept.
         with tempfile.TemporaryDirectory(prefix="xdreg-") as scratch:
             lay_out(Path(scratch) / "store", layout)
             shutil.copytree(Path(scratch) / "store", output.folder, dirs_exist_ok=True)
+        stores = [output.array(level_path(number)) for number in range(len(warpers))]
         done = journal.entries()
-        finer = None
-        for number, warper in enumerate(warpers):
-            store = output.array(level_path(number))
-            task = _Level(
-                number,
-                tuple(str(d) for d in layout.image.dims),
-                warper,
-                finer,
-                layout.factors[number - 1] if number else (),
-                how.keeps_values,
-                store,
-                journal,
+        for number, (warper, store) in enumerate(zip(warpers, stores, strict=True)):
+            level = _Level(
+                number=number,
+                dims=tuple(str(d) for d in layout.image.dims),
+                warper=warper,
+                finer=stores[number - 1] if number else None,
+                factors=layout.factors[number - 1] if number else (),
+                labels=how.keeps_values,
+                store=store,
+                journal=journal,
             )
-            _write_level(task, done)
-            finer = store
+            _write_level(level, done)
 
 
 def _layout(
     image: xr.DataArray, target: Grid, dtype: np.dtype[Any], *options: Any
 ) -> Layout:
-    """Return what the store is to look like."""
+    """Return the layout of the store."""
     others = [image.sizes[d] for d in image.dims if d not in target.dims]
     data = dask.array.zeros((*others, *target.shape), dtype=dtype, chunks=-1)
     return make_layout(warped_like(image, target, data), *options)
@@ -176,9 +174,9 @@ def _layout(
 def _sources(
     moving: Sequence[Grid], result: Sequence[Grid], levels_from: str
 ) -> list[int | None]:
-    """Return which level of the moving image makes each of the result's.
+    """Return the level of the moving image that each level is resampled from.
 
-    None is for a level that is built from the one before.
+    None is a level that is built from the one before.
     """
     if levels_from == "finest":
         return [0, *(None for _ in result[1:])]
@@ -193,7 +191,7 @@ def _sources(
 
 
 def _description(layout: Layout, warpers: Sequence[Warper | None]) -> str:
-    """Return text that differs whenever any bit of the result may."""
+    """Return text that differs if any bit of the result may differ."""
     import xdreg
 
     image = layout.image
@@ -216,7 +214,7 @@ def _description(layout: Layout, warpers: Sequence[Warper | None]) -> str:
 
 @dataclass(frozen=True)
 class _Level:
-    """One level of the result, and what makes it: ``warper``, else ``finer``."""
+    """One level of the result, resampled by ``warper`` or built from ``finer``."""
 
     number: int
     dims: tuple[str, ...]
@@ -229,14 +227,14 @@ class _Level:
 
     @property
     def region(self) -> tuple[int, ...]:
-        """Voxels of a region along each axis: whole chunks, so that none is shared."""
+        """Voxels of a region along each axis: a multiple of the chunk shape."""
         chunks: tuple[int, ...] = self.store.chunks
         if self.warper is None:
             return chunks
         ndim = self.warper.target.ndim
         most = CHUNK[ndim]
         spatial = [n * max(most // n, 1) for n in chunks[-ndim:]]
-        # Neighbours read the same chunks of the moving image: together, once.
+        # Neighbouring chunks read the same chunks of the moving image.
         for axis in range(ndim)[::-1]:
             wider = [n * (1 + (i == axis)) for i, n in enumerate(spatial)]
             if math.prod(wider) <= MOST_TOGETHER and self._pieces(wider) >= FEWEST:
@@ -244,18 +242,18 @@ class _Level:
         return (*chunks[:-ndim], *spatial)
 
     def _pieces(self, spatial: Sequence[int]) -> int:
-        """Return into how many regions of that extent the level falls."""
+        """Return the number of regions of a given extent."""
         whole = self.store.shape[-len(spatial) :]
         return math.prod(-(-n // m) for n, m in zip(whole, spatial, strict=True))
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Regions along each axis."""
+        """Number of regions along each axis."""
         sizes = zip(self.store.shape, self.region, strict=True)
         return tuple(-(-n // size) for n, size in sizes)
 
     def window(self, number: int) -> tuple[slice, ...]:
-        """Return the voxels of a region."""
+        """Return the window of a region."""
         index = np.unravel_index(number, self.counts)
         axes = zip(index, self.region, self.store.shape, strict=True)
         return tuple(
@@ -263,7 +261,7 @@ class _Level:
         )
 
     def make(self, window: tuple[slice, ...]) -> NDArray[Any]:
-        """Return the voxels of a region, as they are stored."""
+        """Return the voxels of a region in the dtype of the store."""
         values = self._means(window) if self.warper is None else self._warped(window)
         return values.astype(self.store.dtype, copy=False)
 
@@ -277,7 +275,7 @@ class _Level:
         return values.reshape((1,) * (len(window) - ndim) + values.shape)
 
     def _means(self, window: tuple[slice, ...]) -> NDArray[Any]:
-        """Build a region from the level before it, as `xdreg.save` does."""
+        """Return a region built from the level before, as in `xdreg.save`."""
         assert self.finer is not None
         steps = (1,) * (len(window) - len(self.factors)) + self.factors
         wide = tuple(
@@ -289,28 +287,29 @@ class _Level:
         return np.asarray(coarse.compute(scheduler="synchronous"))
 
 
-def _write_level(task: _Level, done: Mapping[str, int]) -> None:
-    """Write every region of a level, on the active scheduler."""
-    count = math.prod(task.counts)
-    known = [(n, done.get(_name(task, n), -1)) for n in range(count)]
+def _write_level(level: _Level, done: Mapping[str, int]) -> None:
+    """Write every region of a level on the active scheduler."""
+    count = math.prod(level.counts)
+    known = [(n, done.get(_name(level, n), -1)) for n in range(count)]
     together = -(-count // MOST_TASKS)
     numbers = dask.array.from_array(np.array(known, np.int64), chunks=(together, 2))
     dask.array.map_blocks(
         _write_regions,
         numbers,
-        level=shared(task, f"warp_to {task.number}"),
+        level=shared(level, f"warp_to {level.number}"),
         chunks=(numbers.chunks[0], (1,)),
         dtype=bool,
         meta=np.empty((0, 0), bool),
     ).compute()
 
 
-def _name(task: _Level, number: int) -> str:
-    return f"{task.number}.{number}"
+def _name(level: _Level, number: int) -> str:
+    """Return the journal's name of a region."""
+    return f"{level.number}.{number}"
 
 
 def _write_regions(numbers: NDArray[np.int64], level: _Level) -> NDArray[np.bool_]:
-    """Write regions, given by number and by checksum where they are done, else -1."""
+    """Write regions, given by number and checksum, or -1 if not written yet."""
     for number, known in numbers.tolist():
         window = level.window(number)
         if known >= 0 and _is_intact(level, window, known):
@@ -326,8 +325,8 @@ def _write_regions(numbers: NDArray[np.int64], level: _Level) -> NDArray[np.bool
 
 
 def _is_intact(level: _Level, window: tuple[slice, ...], known: int) -> bool:
-    """Tell whether a region holds what was written; a power cut may have lost it."""
+    """Return whether a region has the checksum; a power cut may have damaged it."""
     try:
         return checksum(np.asarray(level.store[window])) == known
-    except Exception:  # whatever decoding makes of what is not there
+    except Exception:  # decoding a damaged chunk may raise anything
         return False
