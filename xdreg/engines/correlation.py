@@ -6,6 +6,12 @@ in `numerics.correlation_kernels`.
 The force is symmetric: half of it moves the moving image, half the fixed image the
 other way. Where the images agree both halves do. Where one image is noisy or blurred,
 its slopes have half the weight only.
+
+Arguments of the functions: images are ``(z, y, x)`` float32 on one grid, NaN outside
+the mask. ``radius`` is the half-width of the box in voxels (z, y, x), 0 along an axis
+of one voxel. ``squared_steps`` are factors (z, y, x) from a gradient per voxel to an
+update in voxels. ``contrast`` are the standard deviations relative to which noise is
+defined, by default those of the images.
 """
 
 from __future__ import annotations
@@ -113,20 +119,7 @@ def correlation_force(
     squared_steps: Array,
     contrast: tuple[float, float] | None = None,
 ) -> tuple[Kernel, ...]:
-    """Return the kernels that pull ``moving`` to ``fixed``, for `descent`.
-
-    Parameters
-    ----------
-    fixed, moving : (z, y, x)
-        Images on one grid.
-    radius : (z, y, x), voxels
-        Half-width of the box; 0 along an axis of one voxel.
-    squared_steps : (z, y, x) float32
-        Factors per axis from a gradient per voxel to an update in voxels.
-    contrast
-        Standard deviations relative to which noise is defined; by default those of the
-        images.
-    """
+    """Return the kernels that pull ``moving`` to ``fixed``, for `descent`."""
     reference, source = _standardised(fixed, moving, contrast)
     pulled = np.empty_like(source)
 
@@ -148,15 +141,7 @@ def correlation_terms(
     radius: tuple[int, int, int],
     contrast: tuple[float, float] | None = None,
 ) -> Terms:
-    """Return the force on every voxel and its curvature, for a linear fit.
-
-    Parameters
-    ----------
-    fixed, pulled : (z, y, x)
-        The fixed image, and the moving image pulled onto its grid.
-    radius, contrast
-        As for `correlation_force`.
-    """
+    """Return the force on every voxel and its curvature, for a linear fit."""
     reference, source = _standardised(fixed, pulled, contrast)
     terms = Terms.empty(reference.shape)
     steps = np.ones(3, np.float32)
@@ -170,24 +155,10 @@ def match_stiffness(
     squared_steps: Array,
     contrast: float | None = None,
 ) -> Array:
-    """Return the curvature of the energy along the update, at a perfect match.
+    """Return the energy's curvature (z, y, x) along the update, at a perfect match.
 
-    It is the force per voxel of displacement. It is smaller where the image is smooth
-    within a box.
-
-    Parameters
-    ----------
-    image : (z, y, x)
-        The image, which is matched with itself.
-    radius, squared_steps
-        As for `correlation_force`.
-    contrast
-        Standard deviation relative to which noise is defined; by default the image's.
-
-    Returns
-    -------
-    (z, y, x) float32
-        Zero where the image has no slope.
+    It is the force per voxel of displacement of an image from itself: smaller where the
+    image is smooth within a box, zero where it has no slope.
     """
     alone = image, image, radius, (contrast, contrast) if contrast else None
     tensor = correlation_terms(*alone).tensor
@@ -202,13 +173,7 @@ def mean_correlation(
     radius: tuple[int, int, int],
     contrast: tuple[float, float] | None = None,
 ) -> float:
-    """Return the mean squared local correlation of two images, 0 to 1.
-
-    Parameters
-    ----------
-    fixed, moving, radius, contrast
-        As for `correlation_force`.
-    """
+    """Return the mean squared local correlation of two images, 0 to 1."""
     reference, source = _standardised(fixed, moving, contrast)
     totals = np.zeros((reference.shape[0], 2))
     steps, no_update = np.ones(3, np.float32), np.empty((0, 0, 0, 3), np.float32)

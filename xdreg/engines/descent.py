@@ -174,15 +174,7 @@ def _slope(values: list[float]) -> float:
 def summed_forces(
     shape: tuple[int, int, int], forces: Sequence[Sequence[Kernel]]
 ) -> tuple[Kernel, ...]:
-    """Return the kernels of the sum of several forces, whose energy is the mean.
-
-    Parameters
-    ----------
-    shape : (z, y, x)
-        Of the images.
-    forces
-        Kernels of each force.
-    """
+    """Return the kernels of the sum of several forces; the energy is their mean."""
     if len(forces) == 1:
         return tuple(forces[0])
     own, sums = np.zeros((*shape, 3), np.float32), np.zeros((shape[0], 2))

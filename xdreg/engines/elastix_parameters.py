@@ -52,15 +52,7 @@ _SPARSE_MASK = 0.2
 
 
 def linear_parameters(kind: Kind, local: Grid) -> Parameters:
-    """Return the parameters of a linear transform.
-
-    Parameters
-    ----------
-    kind
-        One of `TRANSFORMS`.
-    local
-        Grid of the fixed image.
-    """
+    """Return the parameters of a linear transform from the grid of fixed."""
     levels = _linear_levels(local)
     return {
         "Transform": [TRANSFORMS[kind]],
@@ -72,15 +64,7 @@ def linear_parameters(kind: Kind, local: Grid) -> Parameters:
 
 
 def bspline_parameters(spacing: Sequence[float], local: Grid) -> Parameters:
-    """Return the parameters of a cubic B-spline.
-
-    Parameters
-    ----------
-    spacing : (ndim,)
-        Distance of the control points, in dims order.
-    local
-        Grid of the images.
-    """
+    """Return the parameters of a cubic B-spline of a spacing, in dims order."""
     return {
         **_ESTIMATE,
         "Transform": ["BSplineTransform"],
@@ -98,17 +82,7 @@ def common_parameters(
     seed: int,
     fixed_mask: NDArray[Any] | None,
 ) -> Parameters:
-    """Return the parameters that both registrations share.
-
-    Parameters
-    ----------
-    metric
-        One of `METRICS`.
-    iterations, samples, seed
-        As for `elastix.linear`.
-    fixed_mask
-        Which voxels of fixed to use; all without one.
-    """
+    """Return the parameters that both registrations share."""
     sparse = fixed_mask is not None and fixed_mask.mean() < _SPARSE_MASK
     return {
         "Registration": ["MultiResolutionRegistration"],

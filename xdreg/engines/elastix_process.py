@@ -41,21 +41,10 @@ def load() -> None:
 def linear(
     fixed: Image, moving: Image, parameters: Parameters, initial: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Register by a linear transform.
+    """Return a linear transform as a homogeneous matrix.
 
-    Parameters
-    ----------
-    fixed, moving
-        The images.
-    parameters
-        The parameter map.
-    initial : (ndim, ndim)
-        Where to start: a linear map about zero, in dims order.
-
-    Returns
-    -------
-    (ndim + 1, ndim + 1)
-        Homogeneous, in dims order and elastix's frame.
+    Start at ``initial`` (ndim, ndim), a linear map about zero. Matrices are in dims
+    order and elastix's frame.
     """
     import itk
 
@@ -83,19 +72,9 @@ def linear(
 def bspline(
     fixed: Image, moving: Image, parameters: Parameters
 ) -> tuple[NDArray[np.float64], Grid]:
-    """Register by a B-spline.
+    """Return the coefficients (ndim, *shape) of a B-spline, and their grid.
 
-    Parameters
-    ----------
-    fixed, moving, parameters
-        As for `linear`.
-
-    Returns
-    -------
-    coefficients : (ndim, *shape)
-        In dims order and elastix's frame.
-    grid
-        Their grid.
+    Both are in dims order and elastix's frame.
     """
     method = _method(fixed, moving, parameters)
     method.UpdateLargestPossibleRegion()

@@ -70,14 +70,8 @@ class EngineMetric(ABC):
     ) -> tuple[tuple[Kernel, ...], Array | None]:
         """Return the kernels and the resistance of all channels, for `descent`.
 
-        Parameters
-        ----------
-        pairs
-            Fixed and moving image of each channel.
-        units
-            Geometry of the images.
-        radius, contrast, stiffness
-            As for `local_correlation`.
+        ``pairs`` are the fixed and moving image of each channel. The options are those
+        of `local_correlation`.
         """
 
     @abstractmethod
@@ -86,14 +80,7 @@ class EngineMetric(ABC):
     ) -> Callable[[Array], Terms]:
         """Return a function from a pulled moving image to the terms of a linear fit.
 
-        Parameters
-        ----------
-        fixed
-            The fixed image.
-        units
-            Its geometry.
-        contrast
-            Standard deviations of fixed and moving.
+        ``contrast`` are the standard deviations of fixed and moving.
         """
 
     @abstractmethod

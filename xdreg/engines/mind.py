@@ -12,8 +12,8 @@ import numpy as np
 
 from xdreg.engines.descent import summed_forces
 from xdreg.engines.metric import NO_TENSOR, EngineMetric, Terms
+from xdreg.numerics import descriptors
 from xdreg.numerics.descriptors import NOT_COUNTED, SCALE, descriptor
-from xdreg.numerics.descriptors import force as _force
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from xdreg.engines.descent import Array, Kernel
     from xdreg.engines.metric import ByDimension, Lengths
     from xdreg.engines.voxel_units import VoxelUnits
-    from xdreg.numerics.descriptors import Descriptor
 
 #: Voxels of an update for a force of one, before smoothing reduces them.
 GAIN = {2: 16.0, 3: 7.0}
@@ -65,11 +64,26 @@ class SelfSimilarity(EngineMetric):
         """Return a function from a pulled moving image to the terms of a linear fit."""
         radius = units.radius(None, self.coarse_radius)
         reference = descriptor(fixed, radius)
-        return lambda pulled: descriptor_terms(reference, descriptor(pulled, radius))
+        still = np.zeros((*units.shape, 3), np.float32)
+        steps = np.ones(3, np.float32)
+
+        def terms(pulled: Array) -> Terms:
+            images = still, reference, descriptor(pulled, radius), steps
+            result = Terms.empty(units.shape)
+            descriptors.force(0, len(still), *images, *result.arrays)
+            return result
+
+        return terms
 
     def similarity(self, fixed: Array, moving: Array, units: VoxelUnits) -> float:
-        """Return the mean likeness of descriptors."""
-        return mean_likeness(fixed, moving, units.radius(None, self.coarse_radius))
+        """Return one minus the mean squared difference of descriptors."""
+        radius = units.radius(None, self.coarse_radius)
+        a, b = descriptor(fixed, radius), descriptor(moving, radius)
+        both = (a[..., 0] != NOT_COUNTED) & (b[..., 0] != NOT_COUNTED)
+        if not both.any():
+            return float("nan")
+        difference = (a[both].astype(np.float32) - b[both]) / SCALE
+        return float(1 - (difference**2).mean())
 
 
 def descriptor_force(
@@ -77,14 +91,7 @@ def descriptor_force(
 ) -> tuple[Kernel, ...]:
     """Return the kernels that pull ``moving`` to ``fixed``, for `descent`.
 
-    Parameters
-    ----------
-    fixed, moving : (z, y, x) float32
-        Images on one grid, NaN outside the mask.
-    radius : (z, y, x), voxels
-        Half-width of the patches compared; 0 along an axis of one voxel.
-    squared_steps : (z, y, x) float32
-        Factors per axis from a gradient per voxel to an update in voxels.
+    Arguments are those of `correlation.correlation_force`.
     """
     reference, source = descriptor(fixed, radius), descriptor(moving, radius)
 
@@ -96,37 +103,6 @@ def descriptor_force(
         totals: NDArray[np.float64],
     ) -> None:
         images = displacement, reference, source, squared_steps
-        _force(start, stop, *images, update, NO_TENSOR, totals)
+        descriptors.force(start, stop, *images, update, NO_TENSOR, totals)
 
     return (push,)
-
-
-def descriptor_terms(reference: Descriptor, source: Descriptor) -> Terms:
-    """Return the force on every voxel and its curvature, for a linear fit.
-
-    Parameters
-    ----------
-    reference, source : (z, y, x, channel) uint8
-        Descriptors of the fixed image, and of the moving image pulled onto its grid.
-    """
-    shape = reference.shape[:3]
-    terms = Terms.empty(shape)
-    still, steps = np.zeros((*shape, 3), np.float32), np.ones(3, np.float32)
-    _force(0, shape[0], still, reference, source, steps, *terms.arrays)
-    return terms
-
-
-def mean_likeness(fixed: Array, moving: Array, radius: tuple[int, int, int]) -> float:
-    """Return one minus the mean squared difference of two images' descriptors.
-
-    Parameters
-    ----------
-    fixed, moving, radius
-        As for `descriptor_force`.
-    """
-    a, b = descriptor(fixed, radius), descriptor(moving, radius)
-    counts = (a[..., 0] != NOT_COUNTED) & (b[..., 0] != NOT_COUNTED)
-    if not counts.any():
-        return float("nan")
-    difference = (a[counts].astype(np.float32) - b[counts]) / SCALE
-    return float(1 - (difference**2).mean())
