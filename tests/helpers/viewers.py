@@ -10,6 +10,14 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
     None,
 )
+#: Arguments that no function expects.
+ODD = [
+    *(5, -1, 3.5, float("nan"), 10**400, True, np.int64(3), "x", b"x", [], {}),
+    *(("a",), object(), np.zeros(3)),
+]
+
+#: Address of a Neuroglancer, which is not asked.
+VIEWER = "https://viewer.example/app/"
 HOSTILE = '"><script>window.hacked = 1</script><img src=x onerror="window.hacked=1">'
 
 
@@ -39,3 +47,8 @@ def write_hostile(registered, path):
         landmarks=points, landmark_names=[HOSTILE] * len(points[0]),
         labels=(labels, (moving > 20000).astype(np.uint8)), label_names={1: HOSTILE},
     )  # fmt: skip
+
+
+def by_name(layers):
+    """Return layers of napari by their names."""
+    return {options["name"]: (data, options, kind) for data, options, kind in layers}

@@ -5,7 +5,9 @@ import xarray as xr
 
 import xdreg
 from tests.helpers.fields import Known, noisy_moving
+from tests.helpers.viewers import VIEWER
 from xdreg.coordinates import coordinates
+from xdreg.views.neuroglancer import serve
 from xdreg.views.scene import make_scene
 
 
@@ -40,3 +42,13 @@ def scene():
     fixed = xdreg.datasets.phantom_pair(known.fixed.shape).fixed
     fixed = fixed.assign_coords(coordinates(known.fixed))
     return make_scene(known.field, fixed, noisy_moving(known))
+
+
+@pytest.fixture(scope="session")
+def served(scene):
+    """Return a running server of the scene's images, and the link to see them."""
+    server, link = serve(scene, VIEWER)
+    server.start()
+    yield server, link
+    server.shutdown()
+    server.server_close()

@@ -1,18 +1,14 @@
-"""Arrays that read what is asked of them, and what is read for it."""
+"""Arrays that read only what is asked of them."""
 
 import numpy as np
 import pytest
-import xarray as xr
 
-import xdreg
 from tests.helpers.fields import Known, Watched, noisy_moving
-from xdreg.coordinates import coordinates, grid_of
 from xdreg.fields.field import open_displacement
 from xdreg.fields.provenance import sources_of
 from xdreg.grid import Grid
-from xdreg.stores.readers import ImageReader, image_reader
+from xdreg.stores.readers import ImageReader
 from xdreg.views.lazy_readers import MagnitudeReader, WindowArray
-from xdreg.views.pictures import display_range
 from xdreg.views.scene import make_scene
 
 GRID = Grid(("z", "y", "x"), (7, 11, 13), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
@@ -78,53 +74,6 @@ def test_a_plane_costs_a_plane():
     assert shape[0] < 12 < moving.shape[0] / 3
 
 
-def test_scene_takes_units_and_levels():
-    known = Known(3)
-    moving = noisy_moving(known).astype("float32")
-    small = moving.coarsen(z=2, y=2, x=2, boundary="trim").mean()
-    for dim in "zyx":
-        small[dim].attrs["units"] = "micrometer"
-    levels = {"scale0": {"image": moving}, "scale1": {"image": small}}
-    tree = xr.DataTree.from_dict({name: xr.Dataset(v) for name, v in levels.items()})
-    millimetres = grid_of(moving).to_units("millimeter")
-    fixed = xr.DataArray(
-        np.zeros(known.fixed.shape, np.uint8),
-        dims=known.fixed.dims,
-        coords=coordinates(known.fixed.to_units("millimeter")),
-    )
-    assert millimetres.units == "millimeter"
-    scene = make_scene(known.field, fixed, tree)
-    assert scene.fixed[0].grid.units == "micrometer"
-    np.testing.assert_allclose(scene.fixed[0].grid.spacing, known.fixed.spacing)
-    assert len(scene.moving) == 2
-    made_up = make_scene(known.field, None, tree).warped
-    assert [r.grid.shape for r in made_up] == [known.fixed.shape]
-    pixels = moving.copy()
-    for dim in "zyx":
-        pixels[dim].attrs.clear()
-    with pytest.raises(xdreg.InputError, match="do not convert"):
-        make_scene(known.field, fixed, pixels)
-
-
-def test_scene_shows_what_was_registered():
-    known = Known(2)
-    moving = noisy_moving(known).expand_dims(c=3).copy()
-    moving[1] = 7
-    known.field.attrs["xdreg"] = '{"channels": [[{}], [{"c": 1}]]}'
-    assert (make_scene(known.field, None, moving).moving[0].read() == 7).all()
-    known.field.attrs["xdreg"] = '{"channels": [[{}], [{"c": [0, 2, 0]}]]}'
-    assert (make_scene(known.field, None, moving).moving[0].read() == 14).all()
-    one = make_scene(known.field, None, moving, channel=0).moving[0]
-    np.testing.assert_array_equal(one.read(), moving[0])
-    for hostile in ('{"channels": 3}', '{"channels": [[], [{"c": ["a", 1, 2]}]]}'):
-        known.field.attrs["xdreg"] = hostile
-        with pytest.raises(xdreg.InputError, match="choose one"):
-            make_scene(known.field, None, moving)
-    known.field.attrs["xdreg"] = "[]"
-    with pytest.raises(xdreg.StoreError, match="expected an object"):
-        make_scene(known.field, None, moving)
-
-
 def test_magnitude_by_strides():
     known = Known(3, 10)
     reader = open_displacement(known.field)
@@ -135,12 +84,3 @@ def test_magnitude_by_strides():
     np.testing.assert_allclose(part, expected[::2, :, ::3][1:3, 5:6, :4], rtol=1e-5)
     assert found.grid.spacing == (8.0, 2.0, 9.0)
     assert found.grid.origin == reader.grid.origin
-
-
-def test_display_range():
-    image = xdreg.datasets.phantom_pair((40, 40)).fixed.astype("float32")
-    image[0, 0], image[0, 1] = np.nan, 1e9
-    low, high = display_range(image_reader(image))
-    assert 0 <= low < high < 1e6
-    constant = image.copy(data=np.full((40, 40), 5.0, np.float32))
-    assert display_range(image_reader(constant)) == (5.0, 6.0)

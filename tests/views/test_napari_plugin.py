@@ -1,6 +1,4 @@
-"""In a real napari, off the screen: layers, what is read, the widget, the plugin."""
-
-import time
+"""The plugin in a real napari, off the screen: layers, and what is read for them."""
 
 import numpy as np
 import pytest
@@ -20,9 +18,8 @@ import xdreg
 from tests.helpers.fields import Known, Watched, noisy_moving
 from xdreg.coordinates import grid_of
 from xdreg.partition import BlockStatus
-from xdreg.views.napari_images import placement
+from xdreg.views.lazy_readers import WindowArray
 from xdreg.views.napari_plugin import get_reader, open_viewer, phantom, read
-from xdreg.views.napari_widget import PRESETS, RegisterWidget, stages_of
 from xdreg.views.scene import make_scene
 
 
@@ -50,14 +47,6 @@ def stored(tmp_path_factory):
     )
     xdreg.save(field, paths[2])
     return paths
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        QApplication.processEvents()
-        time.sleep(0.02)
 
 
 def test_manifest_is_found():
@@ -118,9 +107,7 @@ def test_only_what_is_seen_is_read(viewer):
     watched = Watched(moving.values)
     scene = make_scene(known.field, None, moving)
     scene.moving[0].source = watched
-    viewer.add_image(
-        xdreg.views.lazy_readers.WindowArray(scene.warped[0]), contrast_limits=(0, 255)
-    )
+    viewer.add_image(WindowArray(scene.warped[0]), contrast_limits=(0, 255))
     voxels = [np.prod(shape) for shape in watched.windows]
     assert voxels
     # Planes of the moving image, in a window a few voxels thick.
@@ -202,80 +189,6 @@ def test_writer(stored, viewer, tmp_path):
     assert xdreg_copy.block_status.equals(expected.block_status)
     with pytest.raises(xdreg.XdregError, match="belong to 0"):
         viewer.layers["warped"].save(str(tmp_path / "b.zarr"), plugin="xdreg")
-
-
-def widget_with_pair(viewer):
-    pair = xdreg.datasets.phantom_pair((64, 64), amplitude=2.0)
-    for name in ("fixed", "moving"):
-        image = getattr(pair, name)
-        options = placement(grid_of(image)) | {"name": name}
-        viewer.add_image(image.values, **options)
-    widget = RegisterWidget(viewer)
-    viewer.window.add_dock_widget(widget, name="Register")
-    widget.fixed.value = viewer.layers["fixed"]
-    widget.moving.value = viewer.layers["moving"]
-    widget.metric.value = "lncc"
-    return widget
-
-
-def test_widget_registers(viewer):
-    widget = widget_with_pair(viewer)
-    mask = np.ones(viewer.layers["fixed"].data.shape, np.uint8)
-    mask[:10] = 0
-    grid = viewer.layers["fixed"]
-    viewer.add_labels(
-        mask, scale=grid.scale, translate=grid.translate, units=grid.units
-    )
-    widget.fixed_mask.value = viewer.layers["mask"]
-    widget.preset.value = PRESETS[0]
-    widget.run_button.clicked.emit(True)
-    assert not widget.run_button.enabled
-    assert widget.cancel_button.enabled
-    wait_for(lambda: widget.run_button.enabled)
-    assert widget.status.value == "done"
-    assert "field blocks" in viewer.layers
-    layer = viewer.layers["field magnitude"]
-    field = layer.metadata["field"]
-    assert '"lncc"' in field.attrs["xdreg"]
-    assert field.attrs["xdreg"].count('"fixed_mask": {') == 1
-    assert (viewer.layers["field blocks"].scale > 20).all()
-    assert widget._advance.done == widget._advance.total
-    assert widget._advance.stage.startswith("1 local_correlation")
-
-
-def test_widget_cancels(viewer):
-    widget = widget_with_pair(viewer)
-    widget.preset.value = PRESETS[0]
-    widget.start()
-    wait_for(lambda: widget._advance is not None)
-    widget.cancel()
-    wait_for(lambda: widget.run_button.enabled)
-    assert widget.status.value == "cancelled"
-    assert "field blocks" not in viewer.layers
-
-
-def test_widget_says_what_is_wrong(viewer):
-    widget = RegisterWidget(viewer)
-    widget.start()
-    assert "choose a fixed" in widget.status.value
-    widget = widget_with_pair(viewer)
-    widget.moving.value = viewer.layers["fixed"]
-    widget.start()
-    assert "one layer" in widget.status.value
-    widget.moving.value = viewer.layers["moving"]
-    viewer.layers["moving"].units = ("pixel",) * 2
-    widget.start()
-    wait_for(lambda: widget.run_button.enabled)
-    assert "do not convert" in widget.status.value
-
-
-def test_presets():
-    image = xdreg.datasets.phantom_pair((72, 88, 104)).fixed
-    assert stages_of(PRESETS[0], image) is None
-    names = [[s.name for s in stages_of(p, image)] for p in PRESETS[1:]]
-    assert names[0][0] == "affine"
-    assert set(names[0][1:]) == {"local_correlation"}
-    assert names[1:] == [["affine", "bspline"], ["affine"], ["rigid"]]
 
 
 def test_sample():

@@ -1,6 +1,6 @@
-"""Planes through a displacement field, read for a picture.
+"""Planes through a displacement field.
 
-Of a field only the plane is read, and for gradients the points beside it.
+Only the plane is read of a field, and for gradients the points next to it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from xdreg.fields.measures import jacobian_determinant
 from xdreg.fields.preimage import affine_part
 from xdreg.numerics import kernels
 from xdreg.views.planes import Plane, checked_cut, cut_at
-from xdreg.views.viewed import PICTURE_PIXELS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: An affine part with less than this determinant cannot be taken out.
+#: Most pixels of a field's picture along an axis.
+FIELD_PIXELS = 1024
+
+#: An affine part with a smaller determinant is not inverted.
 LEAST_DETERMINANT = 1e-6
 
 
@@ -33,14 +35,14 @@ class FieldPlane:
     Parameters
     ----------
     plane
-        Where: every so many points of the field.
-    displacement : (ndim, *plane.shape) float32, physical units
+        Pixels: the points of the field, with a stride.
+    displacement : (ndim, rows, columns) float32, physical units
         The displacement there.
-    local : (ndim, *plane.shape) float64, physical units
-        What is left of it without the field's affine part, turned back into the fixed
-        image: how far from where the affine part comes from does a point come from?
-    jacobian : (*plane.shape) float32
-        The smallest Jacobian determinant of the points that a pixel stands for.
+    local : (ndim, rows, columns) float64, physical units
+        The displacement without the field's affine part, as distances in the fixed
+        image.
+    jacobian : (rows, columns) float32
+        The smallest Jacobian determinant among the points of each pixel.
     """
 
     plane: Plane
@@ -48,18 +50,34 @@ class FieldPlane:
     local: NDArray[np.float64]
     jacobian: NDArray[np.float32]
 
+    def vectors(self, *, affine: bool) -> NDArray[np.floating]:
+        """Return the displacement, with the field's affine part or without."""
+        return self.displacement if affine else self.local
+
+    def length(self, *, affine: bool) -> NDArray[np.floating]:
+        """Return the length of the displacement, ``(rows, columns)``."""
+        return np.asarray(np.linalg.norm(self.vectors(affine=affine), axis=0))
+
+    def components(
+        self, *, affine: bool
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Return the parts of the displacement along rows and along columns."""
+        rows, columns = self.plane.axes
+        vectors = self.vectors(affine=affine)
+        return vectors[rows], vectors[columns]
+
 
 def field_plane(
     field: xr.Dataset, cut: str | None = None, at: float | None = None
 ) -> FieldPlane:
-    """Read a field in a plane: the points in it, and those beside it for gradients.
+    """Read a field in a plane.
 
     Parameters
     ----------
     field : Dataset
         A displacement field.
     cut, at
-        As of `Viewed.plane`; by default in the middle of the field.
+        As in `checked_cut` and `cut_at`; by default through the middle of the field.
 
     Returns
     -------
@@ -67,45 +85,51 @@ def field_plane(
     """
     grid = field_grid(field)
     plane = cut_at(grid, checked_cut(grid, cut), at)
-    step = max(1, -(-max(plane.shape) // (2 * PICTURE_PIXELS)))
+    step = max(1, -(-max(plane.shape) // FIELD_PIXELS))
     every = dict.fromkeys(plane.dims, step)
-    displacement = ordered_displacement(field, grid)
-    slab, inner = displacement, {}
-    if plane.cut is not None:
+    slab, inner = ordered_displacement(field, grid), {}
+    if plane.cut is not None and plane.position is not None:
         axis = grid.dims.index(plane.cut)
-        index = round(
-            (plane.grid.origin[axis] - grid.origin[axis]) / grid.spacing[axis]
-        )
+        index = round((plane.position - grid.origin[axis]) / grid.spacing[axis])
         start = max(index - 1, 0)
-        slab = displacement.isel({plane.cut: slice(start, index + 2)})
+        slab = slab.isel({plane.cut: slice(start, index + 2)})
         inner = {plane.cut: index - start}
     jacobian = jacobian_determinant(xr.Dataset({"displacement": slab}))
-    # The smallest of several: a fold must not fall between two pixels.
-    smallest = jacobian.isel(inner).drop_vars(grid.dims, errors="ignore")
-    smallest = smallest.coarsen(every, boundary="pad").min()
-    values = slab.isel(inner)
-    values = values.isel({d: slice(None, None, k) for d, k in every.items()})
+    jacobian = jacobian.isel(inner).drop_vars(grid.dims, errors="ignore")
+    # The smallest of a pixel, so that no fold is lost between two pixels.
+    smallest = jacobian.coarsen(every, boundary="pad").min()
+    values = slab.isel(inner).isel({d: slice(None, None, step) for d in plane.dims})
     vectors, determinants = dask.compute(values.data, smallest.data)
-    shown = tuple(-(-n // step) if n > 1 else 1 for n in plane.grid.shape)
-    wider = tuple(
-        s * step if d in plane.dims else s
-        for d, s in zip(grid.dims, plane.grid.spacing, strict=True)
+    picture = Plane(
+        replace(
+            plane.grid,
+            shape=tuple(-(-n // step) for n in plane.grid.shape),
+            spacing=tuple(
+                s * every.get(d, 1)
+                for d, s in zip(grid.dims, plane.grid.spacing, strict=True)
+            ),
+        ),
+        plane.cut,
     )
-    picture = Plane(replace(plane.grid, shape=shown, spacing=wider), plane.cut)
-    local = _local_part(
-        np.asarray(vectors), picture, affine_part(open_displacement(field))
-    )
-    return FieldPlane(
-        picture,
-        np.asarray(vectors, np.float32),
-        local,
-        np.asarray(determinants, np.float32),
-    )
+    vectors = np.asarray(vectors, np.float32)
+    local = _local_part(vectors, picture, affine_part(open_displacement(field)))
+    return FieldPlane(picture, vectors, local, np.asarray(determinants, np.float32))
+
+
+def field_plane_near(field: xr.Dataset, plane: Plane) -> FieldPlane:
+    """Read a field in a plane of the fixed image, or the nearest that it reaches."""
+    at = plane.position
+    if plane.cut is not None and at is not None:
+        grid = field_grid(field)
+        low, high = (float(v[grid.dims.index(plane.cut)]) for v in grid.bounds)
+        at = min(max(at, low), high)
+    return field_plane(field, plane.cut, at)
 
 
 def _local_part(
     displacement: NDArray[np.float32], plane: Plane, matrix: NDArray[np.float64]
 ) -> NDArray[np.float64]:
+    """Return a displacement without an affine transform, which is undone after it."""
     points = kernels.grid_points(plane.grid).T
     moved = points + displacement.reshape(points.shape)
     linear, shift = matrix[:-1, :-1], matrix[:-1, -1:]

@@ -1,9 +1,8 @@
-"""What a viewer reads: readers of windows, and arrays that read what is asked of them.
+"""Levels of images that are read when a viewer asks for them.
 
-A viewer asks for a plane, or for a chunk, of one level. `WarpedReader` resamples just
-that, so nothing is computed that nobody looks at; a lazy Dask array would compute whole
-chunks. Like `ImageReader` a reader here has ``grid``, ``dtype`` and
-``read(window)``.
+A viewer asks for a plane or a chunk of one level. A reader computes that window alone,
+where a Dask array would compute whole chunks. Like `ImageReader`, readers here have
+``grid``, ``dtype`` and ``read(window)``.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from dask.array.slicing import normalize_index
 
 from xdreg.fields.warp import Interpolation, as_dtype, warp_window
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 
 class Reader(Protocol):
-    """Reads windows of an image."""
+    """Reads windows of one level of an image."""
 
     @property
     def grid(self) -> Grid:
-        """Geometry of the image."""
+        """Geometry of the level."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -41,7 +41,7 @@ class Reader(Protocol):
 
 
 class WarpedReader:
-    """The moving image on a grid of the fixed one, resampled where it is read.
+    """The moving image on a grid of the fixed image, resampled when it is read.
 
     Parameters
     ----------
@@ -50,27 +50,25 @@ class WarpedReader:
     displacement
         The field.
     grid
-        Where to resample it.
+        Grid to resample on.
     """
 
     def __init__(
         self, moving: ImageReader, displacement: FieldReader, grid: Grid
     ) -> None:
         self._moving, self._displacement, self.grid = moving, displacement, grid
-        stored = moving.dtype
-        self.dtype = np.dtype(np.float32) if stored.kind == "b" else stored
+        self._how = Interpolation(1, None, 0)
+        self.dtype = self._how.dtype_of(moving.dtype)
 
     def read(self, window: Sequence[slice] | None = None) -> NDArray[Any]:
-        """Resample a window; 0 where the moving image has nothing."""
+        """Resample a window; 0 outside the moving image."""
         target = self.grid if window is None else self.grid.window(window)
-        values = warp_window(
-            self._moving, self._displacement, target, Interpolation(1, None, 0)
-        )
+        values = warp_window(self._moving, self._displacement, target, self._how)
         return as_dtype(values, self.dtype)
 
 
 class MagnitudeReader:
-    """The length of a displacement, at every so many points of its field.
+    """The length of a displacement, at points of its field with a stride.
 
     Parameters
     ----------
@@ -83,34 +81,34 @@ class MagnitudeReader:
     dtype = np.dtype(np.float32)
 
     def __init__(self, displacement: FieldReader, strides: Sequence[int]) -> None:
-        self._source, self._strides = displacement.source, tuple(strides)
+        self._displacement, self._strides = displacement, tuple(strides)
         self.grid = displacement.grid.strided(strides)
 
     def read(self, window: Sequence[slice] | None = None) -> NDArray[np.float32]:
         """Read a window, in the units of the field."""
         if window is None:
             window = [slice(0, n) for n in self.grid.shape]
-        # With its stride, so that no more than the result is held beside a chunk.
+        # With its stride, so that no more than the result is held next to a chunk.
         parts = [
             slice(part.start * k, (part.stop - 1) * k + 1, k)
             for part, k in zip(window, self._strides, strict=True)
         ]
-        values = np.asarray(self._source[(slice(None), *parts)], np.float32)
+        values, _ = self._displacement.read(parts)
         return np.asarray(np.sqrt(np.square(values).sum(axis=0)), np.float32)
 
 
 class WindowArray:
-    """A reader as a lazy array: an index makes a view, `numpy.asarray` reads it.
+    """A reader as a lazy array: indexing makes a view, `numpy.asarray` reads it.
 
-    Only what is left of all indices is read, and nothing is kept.
+    Only what remains after all indexing is read, and nothing is cached.
 
     Parameters
     ----------
     reader
-        Reads the image.
+        Reads the level.
     parts
-        Which voxels, per axis of the image; of an axis that is a number one plane is
-        taken, and the axis is gone. By default all of them.
+        The voxels per axis of the level, by default all. A number takes one plane and
+        drops the axis.
 
     Examples
     --------
@@ -129,23 +127,14 @@ class WindowArray:
         self._parts = parts or tuple(range(n) for n in reader.grid.shape)
         self.dtype = reader.dtype
         self.shape = tuple(len(p) for p in self._parts if isinstance(p, range))
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of values."""
-        return math.prod(self.shape)
+        self.ndim, self.size = len(self.shape), math.prod(self.shape)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> WindowArray:
-        """Return a view of what whole numbers and slices name."""
-        keys = iter(_all_axes(key, self.ndim))
+        """Return the view that integers and slices select."""
+        keys = iter(normalize_index(key, self.shape))  # type: ignore[no-untyped-call]
         parts = tuple(
             part[next(keys)] if isinstance(part, range) else part
             for part in self._parts
@@ -165,16 +154,3 @@ class WindowArray:
             for p in self._parts
         )
         return np.asarray(self._reader.read(window)[inside], dtype)
-
-
-def _all_axes(key: Any, ndim: int) -> tuple[Any, ...]:
-    """Return an index with a part for every axis."""
-    parts = key if isinstance(key, tuple) else (key,)
-    if Ellipsis not in parts:
-        parts = (*parts, Ellipsis)
-    place = parts.index(Ellipsis)
-    missing = ndim - len(parts) + 1
-    if missing < 0:
-        msg = f"{len(parts) - 1} indices for an array of {ndim} axes"
-        raise IndexError(msg)
-    return (*parts[:place], *(slice(None),) * missing, *parts[place + 1 :])

@@ -1,8 +1,9 @@
-"""A field as napari's layers: its magnitude, arrows, and its blocks in colours."""
+"""A field as layers of napari: magnitude, arrows, and blocks coloured by status."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from xdreg.grid import Grid, pyramid_factors
 from xdreg.numerics.inversion import fit_affine
 from xdreg.partition import BlockStatus
 from xdreg.views.lazy_readers import MagnitudeReader, WindowArray
-from xdreg.views.napari_images import AS_PLANES, placement
+from xdreg.views.napari_images import AS_PLANES, image_layer, placement
 from xdreg.views.pictures import enlargement
 
 if TYPE_CHECKING:
@@ -31,82 +32,73 @@ if TYPE_CHECKING:
 #: Vectors along the longest axis of a field.
 VECTORS = 24
 
-#: Vectors are read from so much of a field at most.
+#: Most bytes of a field that are read for vectors.
 VECTOR_BYTES = 2**28
 
-#: In a layer's metadata, the distance of its arrows per axis: slices of that thickness
-#: show some wherever they are.
+#: Key in a layer's metadata of the distance of its arrows per axis: slices of that
+#: thickness always show some.
 ARROW_SPACING = "arrow_spacing"
 
 
 def field_layers(field: xr.Dataset, name: str = "field") -> list[LayerData]:
     """Return a field as layers: its magnitude, vectors, and the status of its blocks.
 
-    Two layers of vectors: the displacement, and what of it is no affine transform, with
-    longer arrows where those would be small; the name tells by how much. Both are read
-    when this is called, from a part of the field if it is large.
+    Two layers show vectors: the displacement, and the displacement without its affine
+    part, enlarged by the factor in the layer's name. Both are read by this call, from a
+    part of the field if it is large.
 
     Parameters
     ----------
     field : Dataset
         A displacement field.
     name
-        What the layers' names begin with.
+        Start of the layers' names.
     """
     reader = open_displacement(field)
     found = read_vectors(reader)
     longest = float(np.linalg.norm(found.displacement, axis=1).max(initial=0.0))
-    layers = [_magnitude_layer(reader, name, longest)]
+    layers = [_magnitude_layer(reader, f"{name} magnitude", longest)]
     if found.points.size:
-        plain = {"enlarged": False, "visible": False}
-        rest = {"enlarged": True, "visible": True}
+        grid, rest = reader.grid, found.deformation()
         layers += [
-            _vector_layer(found, reader.grid, f"{name} displacement", **plain),
-            _vector_layer(
-                found.deformation(), reader.grid, f"{name} deformation", **rest
-            ),
+            _vector_layer(found, grid, f"{name} displacement", visible=False),
+            _vector_layer(rest, grid, f"{name} deformation", enlarged=True),
         ]
     blocks = block_grid(field)
     if blocks is not None:
         layers.append(_status_layer(field, blocks, f"{name} blocks"))
-    # So that whichever is saved knows its field.
+    # For the writer, which saves the field of any of them.
     for _, options, _ in layers:
         options["metadata"] = options.get("metadata", {}) | {"field": field}
     return layers
 
 
 def _magnitude_layer(reader: FieldReader, name: str, longest: float) -> LayerData:
-    strides = [1] * reader.grid.ndim
-    data = [WindowArray(MagnitudeReader(reader, strides))]
+    strides = [(1,) * reader.grid.ndim]
     for factors in pyramid_factors(reader.grid, smallest=256):
-        strides = [k * f for k, f in zip(strides, factors, strict=True)]
-        data.append(WindowArray(MagnitudeReader(reader, strides)))
-    options = (
-        placement(reader.grid)
-        | AS_PLANES
-        | {
-            "name": f"{name} magnitude",
-            "colormap": "viridis",
-            "contrast_limits": (0.0, longest or 1.0),
-            "multiscale": len(data) > 1,
-            "visible": False,
-        }
+        strides.append(tuple(k * f for k, f in zip(strides[-1], factors, strict=True)))
+    return image_layer(
+        [WindowArray(MagnitudeReader(reader, steps)) for steps in strides],
+        placement(reader.grid),
+        name=name,
+        colormap="viridis",
+        contrast_limits=(0.0, longest or 1.0),
+        visible=False,
     )
-    return data if len(data) > 1 else data[0], options, "image"
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """Some points of a field and where they are moved.
+    """Some points of a field and their displacements.
 
     Parameters
     ----------
     points : (n, ndim)
         Physical positions.
     displacement : (n, ndim)
-        Physical lengths.
+        In physical units.
     stride
-        Points of the field from one to the next, per axis.
+        Field points from one vector to the next, per axis.
     """
 
     points: NDArray[np.float64]
@@ -114,7 +106,7 @@ class Vectors:
     stride: tuple[int, ...]
 
     def deformation(self) -> Vectors:
-        """Return the same without its affine part, which may dwarf the rest."""
+        """Return the vectors without their affine part, which may dwarf the rest."""
         matrix = fit_affine(self.points, self.points + self.displacement)
         mapped = self.points @ matrix[:-1, :-1].T + matrix[:-1, -1]
         return replace(self, displacement=self.points + self.displacement - mapped)
@@ -123,7 +115,7 @@ class Vectors:
 def read_vectors(
     reader: FieldReader, count: int = VECTORS, most: int = VECTOR_BYTES
 ) -> Vectors:
-    """Read a field at a density at which arrows can be told apart.
+    """Read a field with a stride that keeps arrows apart.
 
     Parameters
     ----------
@@ -132,7 +124,7 @@ def read_vectors(
     count
         Vectors along the longest axis.
     most : int, byte
-        Of a larger field the middle is read, for any point costs its whole chunk.
+        Of a larger field only the middle is read, as each point costs its whole chunk.
 
     Warns
     -----
@@ -140,30 +132,21 @@ def read_vectors(
         If the field is larger.
     """
     grid = reader.grid
-    window = [slice(0, n) for n in grid.shape]
-    while _bytes(window) > most:
-        sizes = [part.stop - part.start for part in window]
-        axis = int(np.argmax(sizes))
-        middle, half = grid.shape[axis] // 2, max(sizes[axis] // 4, 1)
-        window[axis] = slice(middle - half, middle + half)
-    if _bytes(window) < _bytes([slice(0, n) for n in grid.shape]):
+    window = _middle(grid.shape, most)
+    sizes = [len(part) for part in window]
+    if sizes != list(grid.shape):
         warnings.warn(
             f"the field is large: vectors are shown in its middle only, of "
-            f"{' × '.join(str(p.stop - p.start) for p in window)} points",
+            f"{' × '.join(map(str, sizes))} points",
             stacklevel=2,
         )
-    extents = [
-        (part.stop - part.start) * s
-        for part, s in zip(window, grid.spacing, strict=True)
-    ]
-    stride = tuple(max(1, round(max(extents) / count / s)) for s in grid.spacing)
+    longest = max(np.multiply(sizes, grid.spacing))
+    stride = tuple(max(1, round(longest / count / s)) for s in grid.spacing)
     places = [
-        np.arange(part.start + (part.stop - part.start - 1) % k // 2, part.stop, k)
+        part[(len(part) - 1) % k // 2 :: k]
         for part, k in zip(window, stride, strict=True)
     ]
-    parts = tuple(
-        slice(int(p[0]), int(p[-1]) + 1, k) for p, k in zip(places, stride, strict=True)
-    )
+    parts = (slice(p.start, p[-1] + 1, p.step) for p in places)
     values = np.asarray(reader.source[(slice(None), *parts)], np.float64)
     index = np.array(list(itertools.product(*places)), np.float64)
     displacement = values.reshape(grid.ndim, -1).T
@@ -172,13 +155,23 @@ def read_vectors(
     return Vectors(points, displacement[known], stride)
 
 
-def _bytes(window: Sequence[slice]) -> int:
-    sizes = [part.stop - part.start for part in window]
-    return int(np.prod(sizes, dtype=np.int64)) * len(window) * 4
+def _middle(shape: Sequence[int], most: int) -> list[range]:
+    """Return the points of a field per axis, of a large one those of its middle."""
+    window = [range(n) for n in shape]
+    while 4 * len(shape) * math.prod(map(len, window)) > most:
+        axis = int(np.argmax([len(part) for part in window]))
+        middle, half = shape[axis] // 2, max(len(window[axis]) // 4, 1)
+        window[axis] = range(middle - half, middle + half)
+    return window
 
 
 def _vector_layer(
-    vectors: Vectors, grid: Grid, name: str, *, enlarged: bool, visible: bool
+    vectors: Vectors,
+    grid: Grid,
+    name: str,
+    *,
+    enlarged: bool = False,
+    visible: bool = True,
 ) -> LayerData:
     start = grid.physical_to_index(vectors.points)
     along = vectors.displacement / np.asarray(grid.spacing)
@@ -202,54 +195,35 @@ def _vector_layer(
 
 
 def block_grid(field: xr.Dataset) -> Grid | None:
-    """Return the blocks of a field's last deformable stage as a grid, if it has any.
+    """Return the blocks of a field's last deformable stage as voxels of a grid.
 
-    Each block is a voxel of it. The last one along an axis may end beyond the image.
-
-    Examples
-    --------
-    >>> import xdreg
-    >>> pair = xdreg.datasets.phantom_pair((48, 56), amplitude=2.0)
-    >>> stage = xdreg.LocalCorrelation(level=0, iterations=2)
-    >>> field = xdreg.register(
-    ...     pair.fixed, pair.moving, stages=stage, block_shape=28, progress=False
-    ... )
-    >>> block_grid(field).spacing, block_grid(field).origin
-    ((24.0, 28.0), (11.5, 13.5))
+    The last block along an axis may end beyond the image. None without blocks.
     """
-    if "block_status" not in field:
-        return None
-    own = field_grid(field)
-    geometry = _stage_geometry(field) or _chunk_geometry(field)
+    geometry = _block_geometry(field) if "block_status" in field else None
     if geometry is None:
         return None
-    points, steps = geometry
+    own, (points, steps) = field_grid(field), geometry
     spacing = tuple(s * n for s, n in zip(own.spacing, points, strict=True))
     # The first voxel of a block is its first field point.
     origin = tuple(
         o + 0.5 * s * (n - 1 / k)
         for o, s, n, k in zip(own.origin, own.spacing, points, steps, strict=True)
     )
-    counts = field["block_status"].shape
-    return Grid(own.dims, counts, spacing, origin, own.units)
+    return Grid(own.dims, field["block_status"].shape, spacing, origin, own.units)
 
 
-def _stage_geometry(
+def _block_geometry(
     field: xr.Dataset,
 ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Return field points per block, and voxels per field point, as the run tells."""
+    """Return field points per block and voxels per field point.
+
+    From provenance; else from chunks where they are the blocks, as in an inverse.
+    """
     stage = last_deformable(field)
-    partition = None if stage is None else stage.partition
-    if partition is None:
-        return None
-    sizes = zip(partition.block_shape, partition.field_step, strict=True)
-    return tuple(block // step for block, step in sizes), partition.field_step
-
-
-def _chunk_geometry(
-    field: xr.Dataset,
-) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Return points per chunk, where every chunk is a block, as in an inverse."""
+    if stage is not None and stage.partition is not None:
+        steps = stage.partition.field_step
+        blocks = zip(stage.partition.block_shape, steps, strict=True)
+        return tuple(block // step for block, step in blocks), steps
     chunks = field["displacement"].chunksizes
     sizes = [chunks.get(dim, ()) for dim in field_grid(field).dims]
     if tuple(len(parts) for parts in sizes) != field["block_status"].shape:
@@ -260,28 +234,26 @@ def _chunk_geometry(
 def _status_layer(field: xr.Dataset, blocks: Grid, name: str) -> LayerData:
     status = np.asarray(field["block_status"].values, np.int64)
     second = np.indices(status.shape).sum(axis=0) % 2
-    # Labels begin at 1, for 0 is no label; those of a status are neighbours.
+    # Two labels per status, from 1, as 0 is no label.
     labels = (2 * np.maximum(status, 0) + second + 1).astype(np.uint8)
     known = [s for s in BlockStatus if s.name.lower() in STATUS_COLOURS]
-    # A lighter one for every second block.
+    # Every second block is lighter.
     colours: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0)}
     names = ["no block"]
     for s, offset in itertools.product(known, (0, 1)):
         colour = STATUS_COLOURS[s.name.lower()]
         colours[2 * int(s) + offset + 1] = _shade(colour, 0.35 * offset)
         names.append(s.meaning)
-    options = (
-        placement(blocks)
-        | AS_PLANES
-        | {
-            "name": name,
-            "colormap": colours,
-            "features": {"index": list(range(len(names))), "status": names},
-            "opacity": 0.3,
-            "blending": "translucent_no_depth",
-            "visible": False,
-        }
-    )
+    options = {
+        **placement(blocks),
+        **AS_PLANES,
+        "name": name,
+        "colormap": colours,
+        "features": {"index": list(range(len(names))), "status": names},
+        "opacity": 0.3,
+        "blending": "translucent_no_depth",
+        "visible": False,
+    }
     return labels, options, "labels"
 
 

@@ -1,8 +1,8 @@
-"""Images as napari's layers: data, where it lies, and how it is shown.
+"""Images as layers of napari: data, placement and look.
 
-A layer is what napari's plugins exchange, ``(data, options, type)``; nothing here needs
-napari. Every layer has its scale, translation, units and axis labels from the
-coordinates: napari, too, takes a voxel's position for that of its centre.
+A layer is the tuple ``(data, options, type)`` that napari's plugins exchange. Nothing
+here needs napari. Every layer has scale, translation, units and axis labels from the
+coordinates: napari also takes a voxel's position for that of its centre.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ import dask.array
 import numpy as np
 import xarray as xr
 
-from xdreg.coordinates import coordinates
+from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import InputError
 from xdreg.grid import SPATIAL_DIMS, UNIT_METRES, Grid, normalise_units
-from xdreg.stores.pyramid import build_pyramid, image_levels
-from xdreg.stores.readers import image_reader
+from xdreg.stores.pyramid import image_levels
+from xdreg.views.image_view import ImageView, is_rgb
 from xdreg.views.lazy_readers import WindowArray
-from xdreg.views.pictures import display_range
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from xdreg.views.lazy_readers import Reader
     from xdreg.views.scene import Scene
@@ -30,26 +29,18 @@ if TYPE_CHECKING:
 #: Data, options and the name of the layer's type.
 LayerData = tuple[Any, dict[str, Any], str]
 
-#: Images are drawn as planes, however thick the slices are that arrows are shown of.
+#: Images are drawn as planes, also in the thick slices that arrows need.
 AS_PLANES = {"projection_mode": "none"}
 
-#: Voxels per axis in which a layer is read that has no chunks of its own.
+#: Voxels per axis of the pieces in which a layer without chunks is read.
 CHUNK = 64
 
-#: What napari calls lengths of which nothing is known.
+#: napari's unit for lengths without a unit.
 _NO_UNIT = "pixel"
 
 
 def placement(grid: Grid) -> dict[str, Any]:
-    """Return the options that put a layer where its grid says.
-
-    Examples
-    --------
-    >>> placement(Grid(("y", "x"), (4, 6), (2.0, 1.0), (10.0, 0.0), "micrometer"))[
-    ...     "translate"
-    ... ]
-    (10.0, 0.0)
-    """
+    """Return the options that place a layer on its grid."""
     unit = grid.units if grid.units in UNIT_METRES else _NO_UNIT
     return {
         "scale": grid.spacing,
@@ -59,96 +50,88 @@ def placement(grid: Grid) -> dict[str, Any]:
     }
 
 
+def image_layer(
+    levels: Sequence[Any], options: dict[str, Any], **look: Any
+) -> LayerData:
+    """Return an image layer of one or several levels, finest first."""
+    several = len(levels) > 1
+    options = options | AS_PLANES | look | {"multiscale": several}
+    return list(levels) if several else levels[0], options, "image"
+
+
 def image_layers(image: Any, name: str, colormap: str | None = None) -> list[LayerData]:
-    """Return an image as it is stored, at all its levels, a layer per channel.
+    """Return an image as it is stored, at all its levels, as a layer per channel.
 
     Parameters
     ----------
     image : DataTree, DataArray or itk.Image ([t], [c], [z], y, x)
-        The image; its voxels stay lazy. Three or four channels of 8 bits are taken for
+        The image; its voxels stay lazy. Three or four channels of 8 bits are shown as
         RGB.
     name
-        What to call the layer, or the layers, with the channels' names.
+        Name of the layer, and start of the names of several.
     colormap
         Colours of a single channel.
     """
     levels = image_levels(image, name)
-    grids = build_pyramid(levels, name).grids[: len(levels)]
     first = levels[0]
+    grids = [grid_of(level, name) for level in levels]
+    grids = [grid.to_units(grids[0].units, name) for grid in grids]
     times = ("t",) if "t" in first.dims else ()
-    options: dict[str, Any] = {"metadata": {"grids": grids}} | AS_PLANES
-    options |= placement(grids[0])
+    options = {"metadata": {"grids": tuple(grids)}, **placement(grids[0])}
     if times:
-        options = _with_time(options, first)
-    chosen: list[tuple[str, dict[str, int], bool]]
-    if "c" not in first.dims:
-        chosen = [(name, {}, False)]
-    elif first.sizes["c"] in (3, 4) and first.dtype == np.uint8:
-        return [
-            _rgb_layer(levels, (*times, *grids[0].dims, "c"), options | {"name": name})
+        options |= _with_time(options, first)
+    dims = (*times, *grids[0].dims)
+    if is_rgb(first):
+        colours = [
+            dask.array.asarray(level.transpose(*dims, "c").data) for level in levels
         ]
-    else:
-        labels = first["c"].values if "c" in first.coords else range(first.sizes["c"])
-        chosen = [(f"{name} {v}", {"c": i}, i > 0) for i, v in enumerate(labels)]
-    layers: list[LayerData] = []
-    for label, select, hidden in chosen:
+        return [image_layer(colours, options, name=name, rgb=True)]
+    names, count = [name], first.sizes.get("c", 1)
+    if "c" in first.dims:
+        labels = first["c"].values if "c" in first.coords else range(count)
+        names = [f"{name} {label}" for label in labels]
+    look: dict[str, Any] = {}
+    if colormap is not None:
+        look = {"colormap": colormap, "blending": "additive"}
+    layers = []
+    for channel, label in enumerate(names):
         parts = [
-            level.isel(select, drop=True).transpose(*times, *grids[0].dims)
+            level.isel({"c": channel}, drop=True, missing_dims="ignore")
             for level in levels
         ]
-        coarsest = image_reader(
-            parts[-1], name, grid=grids[-1], select=dict.fromkeys(times, 0)
-        )
-        look = {"name": label, "contrast_limits": display_range(coarsest)}
-        if colormap is not None:
-            look |= {"colormap": colormap, "blending": "additive"}
-        data = [part.data for part in parts]
-        layers.append(
-            (
-                data if len(data) > 1 else data[0],
-                options | look | {"visible": not hidden, "multiscale": len(data) > 1},
-                "image",
-            )
-        )
+        shown = ImageView(name, parts, grids, dict.fromkeys(times, 0))
+        look |= {"contrast_limits": shown.limits, "visible": channel == 0}
+        data = [part.transpose(*dims).data for part in parts]
+        layers.append(image_layer(data, options, name=label, **look))
     return layers
 
 
-def _rgb_layer(
-    levels: Sequence[xr.DataArray], dims: Sequence[str], options: dict[str, Any]
-) -> LayerData:
-    data = [dask.array.asarray(level.transpose(*dims).data) for level in levels]
-    options = options | {"rgb": True, "multiscale": len(data) > 1}
-    return data if len(data) > 1 else data[0], options, "image"
-
-
-def _with_time(options: Mapping[str, Any], image: xr.DataArray) -> dict[str, Any]:
-    """Add an axis of time before the others."""
+def _with_time(options: dict[str, Any], image: xr.DataArray) -> dict[str, Any]:
+    """Return the placement with an axis of time before the others."""
     times = image["t"].values if "t" in image.coords else np.arange(image.sizes["t"])
-    step = float(times[1] - times[0]) if times.size > 1 else 1.0
     unit = image["t"].attrs.get("units") if "t" in image.coords else None
     before = {
-        "scale": step,
+        "scale": float(times[1] - times[0]) if times.size > 1 else 1.0,
         "translate": float(times[0]),
         "units": unit or _NO_UNIT,
         "axis_labels": "t",
     }
-    return dict(options) | {k: (v, *options[k]) for k, v in before.items()}
+    return {k: (v, *options[k]) for k, v in before.items()}
 
 
 def scene_layers(scene: Scene) -> list[LayerData]:
-    """Return both images and the warped one, to be looked at together.
+    """Return both images and the warped one, to be shown together.
 
-    Fixed in magenta, warped in green: where they agree the picture is grey. The moving
-    image as it was is there, but hidden.
+    Fixed in magenta, warped in green: grey where they agree. The moving image in its
+    own place is hidden.
     """
     layers = []
-    shown = display_range(scene.moving[-1])
-    if scene.fixed:
-        limits = display_range(scene.fixed[-1])
+    if scene.fixed_view is not None:
+        limits = scene.fixed_view.limits
         layers.append(_readers_layer(scene.fixed, "fixed", "magenta", limits))
-    layers.append(_readers_layer(scene.moving, "moving", "green", shown, visible=False))
-    layers.append(_readers_layer(scene.warped, "warped", "green", shown))
-    return layers
+    limits = scene.moving_view.limits
+    hidden = _readers_layer(scene.moving, "moving", "green", limits, visible=False)
+    return [*layers, hidden, _readers_layer(scene.warped, "warped", "green", limits)]
 
 
 def _readers_layer(
@@ -159,38 +142,35 @@ def _readers_layer(
     *,
     visible: bool = True,
 ) -> LayerData:
-    data = [WindowArray(reader) for reader in readers]
-    look = {
+    options = placement(readers[0].grid) | {
         "name": name,
         "colormap": colormap,
         "contrast_limits": limits,
         "visible": visible,
         "blending": "additive",
-        "multiscale": len(data) > 1,
         "metadata": {"grids": tuple(reader.grid for reader in readers)},
     }
-    place = placement(readers[0].grid)
-    return data if len(data) > 1 else data[0], place | look | AS_PLANES, "image"
+    return image_layer([WindowArray(reader) for reader in readers], options)
 
 
 def layer_image(layer: Any, name: str) -> xr.DataArray | xr.DataTree:
     """Return a napari layer as an image that `xdreg.register` takes.
 
-    Levels are kept where their geometry is known, as that of layers made here; of
-    others the finest is taken.
+    Levels are kept where their geometry is known, as for layers made here; else the
+    finest is taken.
 
     Parameters
     ----------
     layer : napari.layers.Image or Labels
-        A plane or a volume. Its scale, translation and units are the geometry; pixels
-        are no unit.
+        An image in 2-D or 3-D. Its scale, translation and units are the geometry;
+        pixels are no unit.
     name
-        What to call it in an error.
+        Name of the image in error messages.
 
     Raises
     ------
     InputError
-        If it is turned or sheared, or has more axes than those of space.
+        If it is rotated or sheared, or has more axes than those of space.
     """
     ndim = layer.ndim
     dims = SPATIAL_DIMS[-ndim:]
@@ -204,8 +184,8 @@ def layer_image(layer: Any, name: str) -> xr.DataArray | xr.DataTree:
     unmoved = np.array_equal(layer.rotate, np.eye(ndim)) and not np.any(layer.shear)
     if not unmoved or not np.array_equal(layer.affine.affine_matrix, np.eye(ndim + 1)):
         msg = (
-            f"{name}, the layer {layer.name!r}, is turned, sheared or moved by an "
-            "affine transform; xdreg takes scale and translation only. Reset it"
+            f"{name}, the layer {layer.name!r}, is rotated, sheared or moved by "
+            "an affine transform; xdreg takes scale and translation only. Reset it"
         )
         raise InputError(msg)
     units = {str(unit) for unit in layer.units}
@@ -233,7 +213,7 @@ def layer_image(layer: Any, name: str) -> xr.DataArray | xr.DataTree:
 
 
 def _array_of(values: Any, grid: Grid) -> xr.DataArray:
-    """Return a layer's data with coordinates; what reads windows stays lazy."""
+    """Return a layer's data with coordinates; lazy data stays lazy."""
     dims = grid.dims if len(values.shape) == grid.ndim else (*grid.dims, "c")
     if not isinstance(values, np.ndarray | dask.array.Array):
         chunks = (CHUNK,) * len(values.shape)

@@ -1,4 +1,4 @@
-"""What napari finds in xdreg: a reader of fields and OME-Zarr images, and a writer.
+"""The napari plugin: a reader of fields and OME-Zarr images, a writer, sample data.
 
 The manifest ``napari.yaml`` names the functions here.
 """
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from xdreg.views.napari_images import LayerData
     from xdreg.views.scene import Scene
 
-#: Colours of the first and second image that are opened together: grey where both are.
+#: Colours of two images that are opened together: grey where they agree.
 _PAIR = ("magenta", "green")
 
 
 def get_reader(path: str | list[str]) -> Callable[..., list[LayerData]] | None:
-    """Return what reads a path, or several at once; None where nothing here does.
+    """Return the reader of one or several paths; None for other kinds of files.
 
     Parameters
     ----------
     path
-        Of a field, an OME-Zarr image, or two images to be seen over each other.
+        A field, an OME-Zarr image, or two images to overlay.
     """
     paths = [path] if isinstance(path, str) else list(path)
     return read if all(_kind(p) is not None for p in paths) else None
@@ -47,8 +47,8 @@ def get_reader(path: str | list[str]) -> Callable[..., list[LayerData]] | None:
 def read(path: str | list[str]) -> list[LayerData]:
     """Read fields and images as layers.
 
-    Two images are coloured so that they can be told apart. With a field comes the
-    warped moving image, if the field tells where that lies and it is there.
+    Two images are shown in complementary colours. A field comes with the warped moving
+    image, if its provenance names that image and it can be opened.
     """
     paths = [path] if isinstance(path, str) else list(path)
     layers: list[LayerData] = []
@@ -65,7 +65,7 @@ def read(path: str | list[str]) -> list[LayerData]:
 
 
 def _kind(path: str) -> str | None:
-    """Tell a field from an image, by a look at the store's metadata."""
+    """Return ``"field"`` or ``"image"`` from a store's metadata, else None."""
     for name in ("zarr.json", ".zattrs"):
         try:
             document = json.loads((Path(path) / name).read_text())
@@ -83,7 +83,7 @@ def _kind(path: str) -> str | None:
 
 
 def _warped_layers(field: xr.Dataset) -> list[LayerData]:
-    """Return the moving image, warped; nothing where it is not to be had."""
+    """Return the warped moving image; warn and return nothing without it."""
     address = sources_of(field).get("moving")
     if address is None:
         return []
@@ -95,15 +95,13 @@ def _warped_layers(field: xr.Dataset) -> list[LayerData]:
         return []
 
 
-def write_field(
-    path: str, layers: Sequence[tuple[Any, dict[str, Any], str]]
-) -> list[str]:
-    """Write the field that layers belong to as OME-Zarr 0.6; return what was written.
+def write_field(path: str, layers: Sequence[LayerData]) -> list[str]:
+    """Write the field of some layers as OME-Zarr 0.6, and return the paths written.
 
     Raises
     ------
     XdregError
-        If they belong to no field, or to several.
+        If the layers belong to no field, or to several.
     """
     fields = {
         id(found): found
@@ -113,9 +111,9 @@ def write_field(
     if len(fields) != 1:
         msg = (
             f"the layers chosen belong to {len(fields)} displacement fields; choose "
-            "the magnitude of one, as the reader or the widget of xdreg made it"
+            "the magnitude of one, as the reader or the widget of xdreg makes it"
         )
-        # Not an InputError: that is a ValueError, which napari takes for "not mine".
+        # No InputError: napari takes a ValueError for a file of another plugin.
         raise XdregError(msg)
     save_field(next(iter(fields.values())), path)
     return [path]
@@ -126,16 +124,14 @@ def phantom() -> list[LayerData]:
     from xdreg.datasets import phantom_pair
 
     pair = phantom_pair((72, 88, 104), amplitude=5.0)
-    images = (pair.fixed, "fixed"), (pair.moving, "moving")
     return [
-        layer
-        for (image, name), colour in zip(images, _PAIR, strict=True)
-        for layer in image_layers(image, name, colour)
+        *image_layers(pair.fixed, "fixed", _PAIR[0]),
+        *image_layers(pair.moving, "moving", _PAIR[1]),
     ]
 
 
 def add_layers(viewer: napari.Viewer, layers: Sequence[LayerData]) -> None:
-    """Add layers to a viewer, and let it show the arrows near a plane."""
+    """Add layers to a viewer, with slices thick enough to show some arrows."""
     from napari.layers import Layer
 
     for layer in layers:
@@ -144,13 +140,13 @@ def add_layers(viewer: napari.Viewer, layers: Sequence[LayerData]) -> None:
         o["metadata"][ARROW_SPACING] for _, o, kind in layers if kind == "vectors"
     ]
     if spacings:
-        # Images are drawn as planes all the same.
+        # Images are still drawn as planes.
         missing = viewer.dims.ndim - len(spacings[-1])
         viewer.dims.thickness = (0.0,) * missing + spacings[-1]
 
 
 def open_viewer(scene: Scene, **options: Any) -> napari.Viewer:
-    """Open a viewer on a scene.
+    """Open a napari viewer on a scene.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Points, shapes and surfaces as napari's layer data, without napari.
+"""Points, shapes and surfaces of napari mapped by a field, without napari.
 
-Layer data are what napari's readers and writers exchange, and what
-``as_layer_data_tuple`` of a layer returns: a tuple ``(data, meta, kind)``.
+Layer data are the tuples ``(data, meta, kind)`` that napari's plugins exchange and that
+``as_layer_data_tuple`` of a layer returns.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    LayerData = tuple[Any, dict[str, Any], str]
+    from xdreg.views.napari_images import LayerData
 
 KINDS = ("points", "shapes", "surface")
 
@@ -34,10 +34,10 @@ def transform_layer(
     field : Dataset
         A displacement field, fixed → moving.
     layer : tuple (data, meta, kind)
-        Of kind ``"points"``, an array (n, d); ``"shapes"``, a list of such arrays; or
-        ``"surface"``, vertices, faces and perhaps values. The last axes are the
-        field's, those before, such as time, are kept. ``scale`` and ``translate`` in
-        ``meta`` make coordinates physical: they must be in the units of the field.
+        ``"points"`` are an array (n, d), ``"shapes"`` a list of such arrays, a
+        ``"surface"`` vertices, faces and optional values. The last axes are those of
+        the field; axes before them, such as time, are kept. ``scale`` and ``translate``
+        in ``meta`` give coordinates in the units of the field.
     inverse
         As in `transform_points`.
 
@@ -45,8 +45,8 @@ def transform_layer(
     -------
     tuple (data, meta, kind)
         In physical units, with a scale of one and no translation along the field's
-        axes. NaN where `transform_points` returns it. Rectangles and ellipses are
-        mapped by their corners.
+        axes. NaN where `transform_points` returns NaN. Of rectangles and ellipses the
+        corners are mapped.
 
     Raises
     ------
@@ -68,32 +68,27 @@ def transform_layer(
     data, meta, kind = _checked(layer)
     groups = [data] if kind == "points" else list(data)
     if kind == "surface":
-        groups = [data[0]]
+        groups = groups[:1]
     arrays = [np.asarray(group, np.float64) for group in groups]
-    ndim = len(field_grid(field).dims)
+    ndim = field_grid(field).ndim
     axes = {array.shape[1] if array.ndim == 2 else 0 for array in arrays} or {ndim}
     if len(axes) > 1 or min(axes) < ndim:
         msg = f"the layer has data of {sorted(axes)} axes; expected {ndim} or more"
         raise InputError(msg)
     count = axes.pop()
-    scale, translate = (
-        _per_axis(meta, name, default, count)
-        for name, default in (("scale", 1.0), ("translate", 0.0))
-    )
-    sizes = [len(array) for array in arrays]
+    scale = _per_axis(meta, "scale", 1.0, count)
+    translate = _per_axis(meta, "translate", 0.0, count)
     joined = np.concatenate([np.empty((0, count)), *arrays])
     physical = joined[:, -ndim:] * scale[-ndim:] + translate[-ndim:]
     joined[:, -ndim:] = transform_points(field, physical, inverse=inverse)
-    moved = np.split(joined, np.cumsum(sizes)[:-1]) if sizes else []
+    ends = np.cumsum([len(array) for array in arrays])
+    moved: Any = np.split(joined, ends[:-1]) if arrays else []
     scale[-ndim:], translate[-ndim:] = 1.0, 0.0
-    meta = dict(meta) | {
-        "scale": tuple(scale.tolist()),
-        "translate": tuple(translate.tolist()),
-    }
+    meta |= {"scale": tuple(scale.tolist()), "translate": tuple(translate.tolist())}
     if kind == "points":
-        return moved[0], meta, kind
-    if kind == "surface":
-        return (moved[0], *data[1:]), meta, kind
+        (moved,) = moved
+    elif kind == "surface":
+        moved = (*moved, *data[1:])
     return moved, meta, kind
 
 

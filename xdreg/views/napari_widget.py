@@ -1,4 +1,4 @@
-"""The widget that registers two layers of napari, in a thread, and can be stopped."""
+"""The napari widget that registers two layers, in a thread that can be cancelled."""
 
 from __future__ import annotations
 
@@ -29,52 +29,51 @@ from xdreg.views.napari_plugin import add_layers
 from xdreg.views.scene import make_scene
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import xarray as xr
 
     from xdreg.registration.progress import Advance
 
+    #: A field, or the error that prevented it.
+    Outcome = tuple[xr.Dataset | None, Exception | None]
+
 _log = logging.getLogger(__name__)
 
-#: A quick look ends with the finest level of at most so many voxels.
+#: The coarse preset ends at the finest level of at most this many voxels.
 QUICK_VOXELS = 96**3
 
-#: Milliseconds between looks at a run.
+#: Milliseconds between updates of the progress bar.
 INTERVAL = 200
-
-PRESETS = (
-    "affine, then local correlation",
-    "the same, only coarse levels",
-    "affine, then B-splines (elastix)",
-    "affine",
-    "rigid",
-)
 
 METRICS = ("auto", "lncc", "mind")
 
 
-def stages_of(preset: str, fixed: Any) -> Any:
-    """Return the stages that a preset stands for; None for the default ones."""
-    if preset == PRESETS[0]:
-        return None
-    if preset == PRESETS[1]:
-        pyramid = build_pyramid(image_levels(fixed, "fixed"), "fixed")
-        finest = pyramid.level_within(QUICK_VOXELS)
-        coarse = range(pyramid.start, finest - 1, -1)
-        return [Affine(), *(LocalCorrelation(level=level) for level in coarse)]
-    return {
-        PRESETS[2]: [Affine(), BSpline()],
-        PRESETS[3]: [Affine()],
-        PRESETS[4]: [Rigid()],
-    }[preset]
+def coarse_stages(fixed: Any) -> list[Any]:
+    """Return the default stages on the coarse levels of an image alone."""
+    pyramid = build_pyramid(image_levels(fixed, "fixed"), "fixed")
+    finest = pyramid.level_within(QUICK_VOXELS)
+    coarse = range(pyramid.start, finest - 1, -1)
+    return [Affine(), *(LocalCorrelation(level=level) for level in coarse)]
+
+
+#: What makes the stages of a preset for a fixed image; None for the default stages.
+PRESETS: dict[str, Callable[[Any], list[Any] | None]] = {
+    "affine, then local correlation": lambda _: None,
+    "the same, only coarse levels": coarse_stages,
+    "affine, then B-splines (elastix)": lambda _: [Affine(), BSpline()],
+    "affine": lambda _: [Affine()],
+    "rigid": lambda _: [Rigid()],
+}
 
 
 class RegisterWidget(Container):  # type: ignore[misc]
-    """Choose two layers, register them, look at the result.
+    """Register two chosen layers, and add the result as layers.
 
     Parameters
     ----------
     viewer
-        Where the layers are, and where those of the result go.
+        The viewer with the layers.
     """
 
     def __init__(self, viewer: napari.Viewer) -> None:
@@ -84,26 +83,16 @@ class RegisterWidget(Container):  # type: ignore[misc]
         self.moving = create_widget(annotation=image, label="moving")
         self.fixed_mask = create_widget(annotation=mask, label="fixed mask")
         self.moving_mask = create_widget(annotation=mask, label="moving mask")
-        self.preset = ComboBox(label="stages", choices=PRESETS)
+        self.preset = ComboBox(label="stages", choices=list(PRESETS))
         self.metric = ComboBox(label="metric", choices=METRICS)
         self.run_button = PushButton(text="Register")
         self.cancel_button = PushButton(text="Cancel", enabled=False)
         self.bar = ProgressBar(label="", value=0, min=0, max=1)
         self.status = Label(value="")
-        super().__init__(
-            widgets=[
-                self.fixed,
-                self.moving,
-                self.fixed_mask,
-                self.moving_mask,
-                self.preset,
-                self.metric,
-                self.run_button,
-                self.cancel_button,
-                self.bar,
-                self.status,
-            ]
-        )
+        images = [self.fixed, self.moving, self.fixed_mask, self.moving_mask]
+        buttons = [self.run_button, self.cancel_button]
+        choices = [self.preset, self.metric]
+        super().__init__(widgets=[*images, *choices, *buttons, self.bar, self.status])
         self.run_button.clicked.connect(self.start)
         self.cancel_button.clicked.connect(self.cancel)
         self._cancelled = threading.Event()
@@ -122,28 +111,28 @@ class RegisterWidget(Container):  # type: ignore[misc]
             return
         self._cancelled.clear()
         self._advance = None
-        self._say("looking at the images")
+        self.status.value = "reading the images"
         self.run_button.enabled, self.cancel_button.enabled = False, True
         self._timer.start(INTERVAL)
         worker = create_worker(
             _outcome, images, options, self._watch, _start_thread=False
         )
-        worker.returned.connect(lambda outcome: self._finish(images, *outcome))
+        worker.returned.connect(lambda outcome: self._finish(images, outcome))
         worker.start()
 
     def cancel(self) -> None:
-        """Stop the run: no further block begins, those under way end."""
+        """Stop the run: no further block starts, running ones finish."""
         self._cancelled.set()
         self.cancel_button.enabled = False
-        self._say("stopping, when the blocks under way are done")
+        self.status.value = "stopping after the running blocks"
 
     def _chosen(self) -> tuple[tuple[Any, Any], dict[str, Any]]:
-        """Return the images and options that are chosen."""
+        """Return the chosen images and options."""
         if self.fixed.value is None or self.moving.value is None:
             msg = "choose a fixed and a moving image; open some first"
             raise InputError(msg)
         if self.fixed.value is self.moving.value:
-            msg = "fixed and moving are one layer; choose another"
+            msg = "fixed and moving are the same layer; choose another"
             raise InputError(msg)
         fixed = layer_image(self.fixed.value, "fixed")
         moving = layer_image(self.moving.value, "moving")
@@ -156,7 +145,7 @@ class RegisterWidget(Container):  # type: ignore[misc]
             if widget.value is not None
         }
         options = {
-            "stages": stages_of(self.preset.value, fixed),
+            "stages": PRESETS[self.preset.value](fixed),
             "metric": self.metric.value,
             "channel": _channel(fixed),
             "moving_channel": _channel(moving),
@@ -164,7 +153,7 @@ class RegisterWidget(Container):  # type: ignore[misc]
         return (fixed, moving), options | masks
 
     def _watch(self, advance: Advance) -> None:
-        """Take note, in the run's thread; stop it if that is wished."""
+        """Note the progress, in the run's thread; stop it if cancelled."""
         self._advance = advance
         if self._cancelled.is_set():
             msg = "cancelled"
@@ -176,16 +165,12 @@ class RegisterWidget(Container):  # type: ignore[misc]
             return
         self.bar.max, self.bar.value = advance.total, advance.done
         failures = f", {advance.failures} not used" if advance.failures else ""
-        self._say(
+        self.status.value = (
             f"{advance.stage}: {advance.done} of {advance.total} blocks{failures}"
         )
 
-    def _finish(
-        self,
-        images: tuple[Any, Any],
-        field: xr.Dataset | None,
-        error: Exception | None,
-    ) -> None:
+    def _finish(self, images: tuple[Any, Any], outcome: Outcome) -> None:
+        field, error = outcome
         if isinstance(error, Interrupted):
             self._end("cancelled")
             return
@@ -200,20 +185,15 @@ class RegisterWidget(Container):  # type: ignore[misc]
     def _end(self, text: str, *, failed: bool = False) -> None:
         self._timer.stop()
         self.run_button.enabled, self.cancel_button.enabled = True, False
-        self._say(text)
+        self.status.value = text
         if failed:
             show_error(text)
 
-    def _say(self, text: str) -> None:
-        self.status.value = text
 
+def _outcome(images: tuple[Any, Any], options: dict[str, Any], watch: Any) -> Outcome:
+    """Return a field, or the error, for the window's own thread to show.
 
-def _outcome(
-    images: tuple[Any, Any], options: dict[str, Any], watch: Any
-) -> tuple[xr.Dataset | None, Exception | None]:
-    """Return a field, or why there is none, for the window's own thread to show.
-
-    What a worker of napari raises, or returns as an exception, is shown as a crash.
+    napari shows an error that a worker raises, or returns alone, as a crash.
     """
     try:
         return register(*images, **options, progress=watch), None
@@ -225,5 +205,5 @@ def _outcome(
 
 
 def _channel(image: Any) -> str | None:
-    """Return what to register of an image: of RGB its luminance."""
+    """Return the channel to register: the luminance of an image with channels."""
     return "luminance" if "c" in image_levels(image, "image")[0].dims else None

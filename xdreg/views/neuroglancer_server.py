@@ -1,12 +1,11 @@
-"""Images as OME-Zarr over HTTP, made chunk by chunk as a browser asks for them.
+"""Images as OME-Zarr over HTTP, computed chunk by chunk on request.
 
-Nothing of the file system is served. A request names an image, a level and a chunk of
-what was handed over, read or warped at that moment; anything else is not found. So the
-kind of store, its version and its codecs do not matter, and nothing is written.
+No file is served or written. A request names an image, a level and a chunk, which is
+read or warped at that moment; anything else is not found. So the format and codecs of
+the stored image do not matter.
 
-The server listens to this machine only. Its addresses begin with a secret, so that no
-other user of the machine finds the images, and it lets the pages of one viewer read
-them, so that no other page in the browser does.
+The server listens to this machine only. Its addresses begin with a secret, which other
+users of the machine do not know, and only pages of one viewer may read them.
 """
 
 from __future__ import annotations
@@ -31,15 +30,13 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: The one address that is listened to.
+#: The only address to listen on.
 HOST = "127.0.0.1"
 
-#: Voxels of a chunk per axis.
+#: Voxels per axis of a chunk.
 CHUNK = {2: 256, 3: 64}
 
-_CHUNK_KEY = re.compile(r"(\d{1,3})/c((?:/\d{1,9}){2,3})")
-
-#: What a browser has no type for goes as the nearest that it has.
+#: Types that browsers lack, and those that are sent instead.
 _SENT_AS = {"b1": "u1", "f2": "f4", "f8": "f4", "i8": "f4"}
 
 
@@ -49,52 +46,39 @@ class ServedImage:
     Parameters
     ----------
     name
-        What it is called.
+        Name of the image.
     readers
         Its levels, finest first.
-
-    Examples
-    --------
-    >>> import xdreg
-    >>> from xdreg.stores.readers import image_reader
-    >>> pair = xdreg.datasets.phantom_pair((48, 56))
-    >>> image = ServedImage("fixed", [image_reader(pair.fixed)])
-    >>> len(image.get("0/c/0/0")) == 256 * 256 * pair.fixed.dtype.itemsize
-    True
     """
 
     def __init__(self, name: str, readers: Sequence[Reader]) -> None:
         self._readers = tuple(readers)
-        self._chunk = (CHUNK[readers[0].grid.ndim],) * readers[0].grid.ndim
+        ndim = readers[0].grid.ndim
+        self._chunk = (CHUNK[ndim],) * ndim
+        self._chunk_key = re.compile(r"(\d{1,3})/c" + r"/(\d{1,9})" * ndim)
         documents = {"zarr.json": self._group(name)}
         for number, reader in enumerate(self._readers):
             documents[f"{number}/zarr.json"] = self._array(reader)
         self._documents = {key: json.dumps(v).encode() for key, v in documents.items()}
 
     def get(self, key: str) -> bytes | None:
-        """Return what a key of the store holds; None where it has no such key."""
+        """Return the content of a key of the store; None without such a key."""
         if key in self._documents:
             return self._documents[key]
-        match = _CHUNK_KEY.fullmatch(key)
+        match = self._chunk_key.fullmatch(key)
         if match is None or int(match[1]) >= len(self._readers):
             return None
-        place = [int(part) for part in match[2].split("/")[1:]]
-        return self._chunk_bytes(self._readers[int(match[1])], place)
-
-    def _chunk_bytes(self, reader: Reader, place: Sequence[int]) -> bytes | None:
-        shape = reader.grid.shape
-        if len(place) != len(shape):
-            return None
-        starts = [i * size for i, size in zip(place, self._chunk, strict=True)]
-        if any(start >= n for start, n in zip(starts, shape, strict=True)):
-            return None
+        level, *place = map(int, match.groups())
+        reader = self._readers[level]
         window = [
-            slice(start, min(start + size, n))
-            for start, size, n in zip(starts, self._chunk, shape, strict=True)
+            slice(i * size, min((i + 1) * size, n))
+            for i, size, n in zip(place, self._chunk, reader.grid.shape, strict=True)
         ]
+        sizes = [part.stop - part.start for part in window]
+        if min(sizes) <= 0:
+            return None
         values = np.zeros(self._chunk, _sent_type(reader))
-        inside = tuple(slice(0, part.stop - part.start) for part in window)
-        values[inside] = reader.read(window)
+        values[tuple(map(slice, sizes))] = reader.read(window)
         return values.tobytes()
 
     def _group(self, name: str) -> dict[str, Any]:
@@ -149,12 +133,12 @@ class ImageServer(ThreadingHTTPServer):
     Parameters
     ----------
     images
-        By name, each its levels, finest first.
+        Levels of each image, finest first, by name.
     origin
         Scheme, host and port of the viewer whose pages may read them, for example
         ``"https://neuroglancer-demo.appspot.com"``.
     port
-        Where to listen; 0 takes a free one.
+        Port to listen on; 0 takes a free one.
 
     Raises
     ------
@@ -193,13 +177,13 @@ class ImageServer(ThreadingHTTPServer):
         return f"http://{HOST}:{self.server_port}/{self.secret}/{name}"
 
     def start(self) -> None:
-        """Serve in a thread, until the server is closed."""
+        """Serve in a thread until the server is closed."""
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def find(self, path: str) -> bytes | None:
-        """Return what an address holds; None where there is nothing."""
+        """Return the content of a path; None without such a path."""
         _, secret, *rest = path.partition("?")[0].split("/", 3)
-        # In constant time, so that the secret cannot be guessed letter by letter.
+        # Compared in constant time, so that it cannot be guessed letter by letter.
         known = secrets.compare_digest(secret.encode(), self.secret.encode())
         if not known or len(rest) < 2 or rest[0] not in self.images:
             return None
@@ -207,7 +191,7 @@ class ImageServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers one browser."""
+    """Answers the requests of a browser."""
 
     protocol_version = "HTTP/1.1"
     server: ImageServer
@@ -217,16 +201,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(send=True)
 
     def do_HEAD(self) -> None:
-        """Tell about it."""
+        """Send the headers alone."""
         self._answer(send=False)
 
     def do_OPTIONS(self) -> None:
-        """Answer what a browser asks before a page may ask for more."""
+        """Answer the preflight request of a browser (CORS)."""
         self.send_response(204)
-        self._let_in()
+        self._send_origin()
         self.send_header("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS")
         self.send_header("Access-Control-Allow-Headers", "Range, Cache-Control")
-        # A page of the Internet that reads from this machine needs this in Chromium.
+        # Chromium requires this of a public page that reads from this machine.
         self.send_header("Access-Control-Allow-Private-Network", "true")
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -241,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
         if body is None:
             status, body = 404, b"not found"
         self.send_response(status)
-        self._let_in()
+        self._send_origin()
         is_document = status == 200 and self.path.endswith(".json")
         kind = "application/json" if is_document else "application/octet-stream"
         self.send_header("Content-Type", kind)
@@ -252,9 +236,9 @@ class _Handler(BaseHTTPRequestHandler):
         if send:
             self.wfile.write(body)
 
-    def _let_in(self) -> None:
+    def _send_origin(self) -> None:
         self.send_header("Access-Control-Allow-Origin", self.server.origin)
         self.send_header("Vary", "Origin")
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: a view asks for thousands of chunks."""
+        """Log nothing: a view asks for thousands of chunks."""

@@ -1,4 +1,4 @@
-"""Planes through a space: the pixels of a picture, as a grid one voxel thick."""
+"""Planes through an image: the pixels of a picture, as a grid one voxel thick."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 from xdreg.errors import InputError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from xdreg.grid import Grid
 
 
@@ -20,29 +22,47 @@ class Plane:
     Parameters
     ----------
     grid
-        Pixels; in space a single one along ``cut``.
+        Pixels; in 3-D a single one along ``cut``.
     cut
-        The dim that the plane is perpendicular to; None of an image that is a plane.
+        The dim perpendicular to the plane; None for a 2-D image.
     """
 
     grid: Grid
     cut: str | None
 
     @property
-    def dims(self) -> tuple[str, str]:
-        """The dims of rows and columns."""
-        rows, columns = (dim for dim in self.grid.dims if dim != self.cut)
+    def axes(self) -> tuple[int, int]:
+        """Axes of the grid along rows and columns."""
+        rows, columns = (i for i, d in enumerate(self.grid.dims) if d != self.cut)
         return rows, columns
+
+    @property
+    def dims(self) -> tuple[str, str]:
+        """Dims of rows and columns."""
+        rows, columns = self.axes
+        return self.grid.dims[rows], self.grid.dims[columns]
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
-        rows, columns = (self.grid.shape[self.grid.dims.index(d)] for d in self.dims)
-        return rows, columns
+        """Number of rows and columns."""
+        rows, columns = self.axes
+        return self.grid.shape[rows], self.grid.shape[columns]
+
+    @property
+    def spacing(self) -> tuple[float, float]:
+        """Distance of rows and of columns, in the grid's units."""
+        rows, columns = self.axes
+        return self.grid.spacing[rows], self.grid.spacing[columns]
+
+    @property
+    def positions(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Physical positions of rows and of columns."""
+        rows, columns = self.dims
+        return self.grid.axis(rows), self.grid.axis(columns)
 
     @property
     def position(self) -> float | None:
-        """Where it cuts, in the grid's units."""
+        """Position along ``cut``, in the grid's units."""
         if self.cut is None:
             return None
         return self.grid.origin[self.grid.dims.index(self.cut)]
@@ -51,37 +71,43 @@ class Plane:
     def extent(self) -> tuple[float, float, float, float]:
         """Left, right, lower and upper edge, with the first row on top."""
         low, high = self.grid.bounds
-        row, column = (self.grid.dims.index(dim) for dim in self.dims)
-        edges = low[column], high[column], high[row], low[row]
-        left, right, lower, upper = (float(edge) for edge in edges)
-        return left, right, lower, upper
+        row, column = self.axes
+        return (
+            float(low[column]), float(high[column]), float(high[row]), float(low[row])
+        )  # fmt: skip
 
     @property
-    def pixel(self) -> float:
-        """The smaller extent of a pixel, in the grid's units."""
-        steps = zip(self.grid.dims, self.grid.spacing, strict=True)
-        return min(step for dim, step in steps if dim in self.dims)
+    def text(self) -> str:
+        """Where the plane cuts, such as ``"z = 12 micrometer"``; empty in 2-D."""
+        if self.cut is None:
+            return ""
+        return f"{self.cut} = {self.position:.4g} {self.grid.units or ''}".rstrip()
 
 
 def checked_cut(grid: Grid, cut: object) -> str | None:
-    """Return the dim to cut, by default the first of three."""
+    """Return the dim to cut: None in 2-D, in 3-D by default the first."""
     if grid.ndim == 2:
         if cut is None:
             return None
         msg = f"the image is a plane of {grid.dims} and cannot be cut; leave out cut"
         raise InputError(msg)
+    return checked_dim(grid.dims, cut)
+
+
+def checked_dim(dims: tuple[str, ...], cut: object) -> str:
+    """Return one of some dims, by default the first."""
     if cut is None:
-        return grid.dims[0]
-    if isinstance(cut, str) and cut in grid.dims:
+        return dims[0]
+    if isinstance(cut, str) and cut in dims:
         return cut
-    msg = f"cut must be one of {', '.join(map(repr, grid.dims))}, got {cut!r}"
+    msg = f"cut must be one of {', '.join(map(repr, dims))}, got {cut!r}"
     raise InputError(msg)
 
 
 def cut_at(
     grid: Grid, cut: str | None, at: float | None, middle: float | None = None
 ) -> Plane:
-    """Return the plane of a grid at a position, on its nearest voxels.
+    """Return the plane of a grid at the voxels nearest to a position.
 
     Parameters
     ----------
@@ -90,14 +116,14 @@ def cut_at(
     cut
         The dim to cut, as from `checked_cut`.
     at
-        Where, physical.
+        Physical position along ``cut``.
     middle
-        Where by default; else in the middle of the grid.
+        The default of ``at``; by default the middle of the grid.
 
     Raises
     ------
     InputError
-        If it is no place in the grid.
+        If ``at`` is not a position in the grid.
     """
     if cut is None:
         if at is not None:

@@ -1,7 +1,6 @@
-"""Pictures of a registration, drawn from a coarse level of the images (matplotlib).
+"""Plots of a pair before and after registration, and overviews (matplotlib).
 
-Every function draws one plane, in physical axes. Those that take ``ax`` draw into given
-axes and return them; `before_after` and `overview` return a figure.
+Every function draws one plane of a coarse level, in physical axes.
 """
 
 from __future__ import annotations
@@ -9,47 +8,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from xdreg.errors import InputError
-from xdreg.fields.field import open_displacement
 from xdreg.fields.provenance import last_deformable
-from xdreg.views.pictures import (
-    SQUARES,
-    Style,
-    checked_style,
-    checkerboard,
-    difference,
-    overlay,
-    stretched,
-)
-from xdreg.views.planes import Plane
+from xdreg.views.field_planes import field_plane
+from xdreg.views.pictures import Style, checked_style, checkerboard, difference, overlay
 from xdreg.views.plot_axes import (
     axes_or_new,
     colour_bar,
     new_figure,
     panel_height,
     picture,
-    place_text,
 )
 from xdreg.views.plot_blocks import block_map
-from xdreg.views.plot_field import deformed_grid, jacobian, magnitude, quiver, within
-from xdreg.views.viewed import Viewed, sampled, viewed_pair
+from xdreg.views.plot_field import draw_grid, draw_jacobian, draw_magnitude, draw_quiver
+from xdreg.views.scene import ScenePlane, make_scene
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
-    from xdreg.fields.reader import FieldReader
+    from xdreg.views.planes import Plane
 
-__all__ = [
-    "before_after",
-    "block_map",
-    "compare",
-    "deformed_grid",
-    "jacobian",
-    "magnitude",
-    "overview",
-    "quiver",
-]
+#: Squares of a checkerboard along the longer side.
+SQUARES = 10
 
 
 def compare(
@@ -75,21 +55,21 @@ def compare(
         The pair. Of a tree, a coarse level is read.
     style
         ``"overlay"``, fixed in magenta and moving in green, grey where they agree;
-        ``"red-green"``, fixed in red; ``"checkerboard"``, squares of both in turn, in
-        colour where both are; ``"difference"``, moving less fixed, for images of one
+        ``"red-green"``, fixed in red; ``"checkerboard"``, alternating squares, in
+        colour where both are; ``"difference"``, moving minus fixed, for images of one
         modality: gain and offset are fitted first.
     before
-        Draw the moving image as it lies, without the field.
+        Draw the moving image without the field.
     cut
-        In space, the dim that the plane is perpendicular to; by default ``"z"``.
+        In 3-D, the dim perpendicular to the plane; by default ``"z"``.
     at
-        Where it cuts, in the units of the coordinates; by default in the middle of
-        what the fixed image shows.
+        Position along ``cut``, in the units of the coordinates; by default the middle
+        of what the fixed image shows.
     channel, moving_channel
-        Index or name of a channel, or ``"luminance"``; by default what was registered,
-        else the luminance of an RGB image.
+        Index or name of a channel, or ``"luminance"``; by default the registered
+        channel, else the luminance of an RGB image.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; by default in a new figure.
+        Axes to draw in; by default in a new figure.
 
     Returns
     -------
@@ -102,13 +82,9 @@ def compare(
         be chosen.
     """
     style = checked_style(style)
-    pair = viewed_pair(field, fixed, moving, channel, moving_channel)
-    plane = pair[0].plane(cut, at)
-    ax = axes_or_new(ax)
-    reader = None if before else open_displacement(field)
-    _draw_pair(ax, pair, plane, reader, style)
-    ax.set_title("before" if before else "after")
-    return ax
+    options = {"channel": channel, "moving_channel": moving_channel}
+    found = make_scene(field, fixed, moving, **options).plane(cut, at)
+    return draw_pair(axes_or_new(ax), found, style, before=before)
 
 
 def before_after(
@@ -127,7 +103,7 @@ def before_after(
     Parameters
     ----------
     field, fixed, moving, style, cut, at, channel, moving_channel
-        As of `compare`.
+        As in `compare`.
 
     Returns
     -------
@@ -140,14 +116,10 @@ def before_after(
         be chosen.
     """
     style = checked_style(style)
-    pair = viewed_pair(field, fixed, moving, channel, moving_channel)
-    plane = pair[0].plane(cut, at)
-    figure = new_figure(14, panel_height(plane, 4.2))
-    axes = figure.subplots(1, 3)
-    _draw_both(axes, field, pair, plane, style)
-    options: dict[str, Any] = {"cut": plane.cut, "at": plane.position}
-    deformed_grid(field, fixed=fixed, channel=channel, ax=axes[2], **options)
-    _say_where(figure, plane)
+    options = {"channel": channel, "moving_channel": moving_channel}
+    found = make_scene(field, fixed, moving, **options).plane(cut, at)
+    figure = new_figure(14, panel_height(found.plane, 4.2))
+    _draw_before_after(figure, figure.subplots(1, 3), found, style)
     return figure  # type: ignore[no-any-return]
 
 
@@ -162,7 +134,7 @@ def overview(
     channel: Any = None,
     moving_channel: Any = None,
 ) -> Figure:
-    """Draw what a registration is judged by: the pair, the field and its blocks.
+    """Draw what to judge a registration by: the pair, the field and its blocks.
 
     Parameters
     ----------
@@ -171,7 +143,7 @@ def overview(
     fixed, moving : DataTree, DataArray or itk.Image, optional
         The pair; without it the field alone is drawn.
     style, cut, at, channel, moving_channel
-        As of `compare`.
+        As in `compare`.
 
     Returns
     -------
@@ -189,87 +161,59 @@ def overview(
     stage = last_deformable(field)
     blocks = stage is not None and "status" in stage.blocks
     if fixed is None:
-        options: dict[str, Any] = {"cut": cut, "at": at}
+        flow = field_plane(field, cut, at)
         figure = new_figure(13, 9.5 if blocks else 4.6)
         axes = figure.subplots(2 if blocks else 1, 2 if blocks else 3).ravel()
+        draw_grid(axes[0], flow)
     else:
-        pair = viewed_pair(field, fixed, moving, channel, moving_channel)
-        plane = pair[0].plane(cut, at)
-        place = within(field, plane.cut, plane.position)
-        options = {"cut": plane.cut, "at": place}
-        figure = new_figure(15, 2 * panel_height(plane, 4.2))
+        options = {"channel": channel, "moving_channel": moving_channel}
+        found = make_scene(field, fixed, moving, **options).plane(cut, at)
+        flow, cut = found.field, found.plane.cut
+        figure = new_figure(15, 2 * panel_height(found.plane, 4.2))
         axes = figure.subplots(2, 3).ravel()
-        _draw_both(axes, field, pair, plane, style)
+        _draw_before_after(figure, axes, found, style)
         axes = axes[2:]
-        _say_where(figure, plane)
-    deformed_grid(field, fixed=fixed, channel=channel, ax=axes[0], **options)
-    magnitude(field, ax=axes[1], **options)
-    jacobian(field, ax=axes[2], **options)
-    if len(axes) > 3:
-        if blocks:
-            block_map(field, cut=options["cut"], ax=axes[3])
-        else:
-            quiver(field, ax=axes[3], **options)
+    draw_magnitude(axes[1], flow)
+    draw_jacobian(axes[2], flow)
+    if len(axes) > 3 and blocks:
+        block_map(field, cut=cut, ax=axes[3])
+    elif len(axes) > 3:
+        draw_quiver(axes[3], flow)
     return figure  # type: ignore[no-any-return]
 
 
-def _draw_both(
-    axes: Any,
-    field: xr.Dataset,
-    pair: tuple[Viewed, Viewed],
-    plane: Plane,
-    style: Style,
-) -> None:
-    """Draw the pair before and after."""
-    readers = None, open_displacement(field)
-    for ax, reader, title in zip(axes, readers, ("before", "after"), strict=False):
-        _draw_pair(ax, pair, plane, reader, style)
-        ax.set_title(title)
+def _draw_before_after(figure: Any, axes: Any, found: ScenePlane, style: Style) -> None:
+    """Draw the pair before and after, and a grid on the fixed image."""
+    draw_pair(axes[0], found, style, before=True)
+    draw_pair(axes[1], found, style)
+    draw_grid(axes[2], found.field, (found.scene.pair[0], found.plane))
+    if found.plane.text:
+        figure.suptitle(found.plane.text, parse_math=False)
 
 
-def _draw_pair(
-    ax: Any,
-    pair: tuple[Viewed, Viewed],
-    plane: Plane,
-    displacement: FieldReader | None,
-    style: Style,
-) -> None:
-    fixed, moving = pair
+def draw_pair(ax: Any, found: ScenePlane, style: Style, *, before: bool = False) -> Any:
+    """Draw both images of a plane in one picture."""
+    fixed, moving = found.scene.pair
     if style == "checkerboard":
-        values = _checked(fixed, moving, plane, displacement)
-        picture(ax, values, plane, cmap="gray", vmin=0, vmax=1)
-        return
-    reference = sampled(fixed, plane)
-    moved = sampled(moving, plane, displacement)
+        found = found.in_colours
+    moved = found.before if before else found.after
+    ax.set_title("before" if before else "after")
     if style == "difference":
-        gaps, limit = difference(reference, moved)
-        drawn = picture(ax, gaps, plane, cmap="RdBu_r", vmin=-limit, vmax=limit)
-        colour_bar(ax, drawn, "moving less fixed")
-        return
-    laid = overlay(
-        stretched(reference, fixed.limits),
-        stretched(moved, moving.limits),
-        red_green=style == "red-green",
-    )
-    picture(ax, laid, plane)
+        gaps, limit = difference(found.fixed, moved)
+        drawn = picture(ax, gaps, found.plane, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        colour_bar(ax, drawn, "moving − fixed")
+        return ax
+    pair = fixed.stretched(found.fixed), moving.stretched(moved)
+    if style == "checkerboard":
+        board = checkerboard(*pair, _square(found.plane))
+        picture(ax, board, found.plane, cmap="gray", vmin=0, vmax=1)
+    else:
+        picture(ax, overlay(*pair, red_green=style == "red-green"), found.plane)
+    return ax
 
 
-def _checked(
-    fixed: Viewed, moving: Viewed, plane: Plane, displacement: FieldReader | None
-) -> NDArray[Any]:
-    colours = fixed.coloured and moving.coloured
-    reference = sampled(fixed, plane, colours=colours)
-    moved = sampled(moving, plane, displacement, colours=colours)
-    limits = (0.0, 255.0) if colours else None
-    reference = stretched(reference, limits or fixed.limits)
-    moved = stretched(moved, limits or moving.limits)
-    steps = dict(zip(plane.grid.dims, plane.grid.spacing, strict=True))
-    extent = max(n * steps[d] for n, d in zip(plane.shape, plane.dims, strict=True))
-    rows, columns = (max(1, round(extent / SQUARES / steps[dim])) for dim in plane.dims)
-    return checkerboard(reference, moved, (rows, columns))
-
-
-def _say_where(figure: Any, plane: Plane) -> None:
-    text = place_text(plane)
-    if text:
-        figure.suptitle(text, parse_math=False)
+def _square(plane: Plane) -> tuple[int, int]:
+    """Return the pixels of a checkerboard's square, per axis."""
+    extent = max(n * s for n, s in zip(plane.shape, plane.spacing, strict=True))
+    rows, columns = (max(1, round(extent / SQUARES / s)) for s in plane.spacing)
+    return rows, columns

@@ -1,4 +1,4 @@
-"""What the plots share: axes in physical units, pictures in them, colour bars."""
+"""Axes in physical units, pictures in them, and colour bars (matplotlib)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from xdreg.grid import Grid
     from xdreg.views.planes import Plane
 
-#: Where there is nothing to show.
+#: Colour of axes where there is no data.
 NOTHING = "0.85"
 
 
@@ -31,7 +31,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def axes_or_new(ax: Any) -> Any:
-    """Return axes to draw in, new ones where none are given."""
+    """Return the given axes, or new ones."""
     if ax is not None:
         return ax
     return _pyplot().subplots(layout="constrained")[1]
@@ -47,7 +47,7 @@ def _pyplot() -> Any:
 
 
 def frame(ax: Any, plane: Plane) -> None:
-    """Give axes the extent of a plane, and say what they are in."""
+    """Set the limits of axes to the extent of a plane, and label them."""
     left, right, lower, upper = plane.extent
     ax.set_xlim(left, right)
     ax.set_ylim(lower, upper)
@@ -55,12 +55,17 @@ def frame(ax: Any, plane: Plane) -> None:
 
 
 def label(ax: Any, grid: Grid, dims: tuple[str, str]) -> None:
-    """Name the axes of two dims of a grid, and keep their scales equal."""
-    units = f" / {grid.units}" if grid.units else ""
+    """Label axes with two dims of a grid, and keep their scales equal."""
+    units = in_units(grid.units)
     # Units come from stores: a dollar sign in them starts no formula.
     ax.set_ylabel(f"{dims[0]}{units}", parse_math=False)
     ax.set_xlabel(f"{dims[1]}{units}", parse_math=False)
     ax.set_aspect("equal")
+
+
+def in_units(units: str | None) -> str:
+    """Return the end of a label for a quantity in some units."""
+    return f" / {units}" if units else ""
 
 
 def picture(ax: Any, values: NDArray[Any], plane: Plane, **options: Any) -> Any:
@@ -72,21 +77,14 @@ def picture(ax: Any, values: NDArray[Any], plane: Plane, **options: Any) -> Any:
 
 
 def colour_bar(ax: Any, drawn: Any, text: str, **options: Any) -> Any:
-    """Add a colour bar as high as the picture."""
-    beside = ax.inset_axes((1.03, 0.0, 0.045, 1.0))
-    bar = ax.figure.colorbar(drawn, cax=beside, **options)
+    """Add a colour bar of the height of the picture."""
+    bar_axes = ax.inset_axes((1.03, 0.0, 0.045, 1.0))
+    bar = ax.figure.colorbar(drawn, cax=bar_axes, **options)
     bar.set_label(text, parse_math=False)
     return bar
 
 
 def panel_height(plane: Plane, width: float) -> float:
-    """Return how high a panel of a plane is, in inches, with room for its text."""
+    """Return the height of a panel for a plane, in inches, with room for its text."""
     left, right, lower, upper = plane.extent
     return width * min(max((lower - upper) / (right - left), 0.3), 2.0) + 1.2
-
-
-def place_text(plane: Plane) -> str:
-    """Tell where a plane cuts; empty for an image that is a plane."""
-    if plane.cut is None:
-        return ""
-    return f"{plane.cut} = {plane.position:.4g} {plane.grid.units or ''}".rstrip()

@@ -1,4 +1,4 @@
-"""Maps of a run's blocks: what became of each, and how similar it is."""
+"""Maps of the blocks of a stage: their status and diagnostics."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from xdreg.fields.diagnostics import (
     UNKNOWN_COLOUR,
     status_name,
 )
-from xdreg.fields.provenance import (
-    StageRecord,
-    last_deformable,
-    stages_of,
-)
+from xdreg.fields.field import field_grid
+from xdreg.fields.provenance import StageRecord, last_deformable, stages_of
 from xdreg.partition import BlockStatus
-from xdreg.views.plot_axes import NOTHING, axes_or_new, colour_bar, label
+from xdreg.views.planes import checked_dim
+from xdreg.views.plot_axes import NOTHING, axes_or_new, colour_bar, in_units, label
 
 if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-#: What a map may show, with its name, its colours, and which end is the bad one.
-_MEASURES: dict[str, tuple[str, str, str]] = {
-    "similarity_before": ("similarity before the stage", "viridis", "low"),
-    "similarity_after": ("similarity after the stage", "viridis", "low"),
-    "gain": ("gain in similarity", "viridis", "low"),
-    "min_jacobian": ("smallest Jacobian determinant of the update", "viridis", "low"),
-    "max_update": ("largest update", "magma", "high"),
-    "attempts": ("attempts", "magma", "high"),
-    "from_search": ("begun at the search's result", "magma", "high"),
-    "disagreement": ("disagreement with the blend", "magma", "high"),
-    "neighbour_difference": ("difference from neighbours / voxels", "magma", "high"),
-    "seconds": ("time / s", "magma", "high"),
+#: Diagnostics that a map can show: title, and which end is bad.
+MEASURES = {
+    "similarity_before": ("similarity before the stage", "low"),
+    "similarity_after": ("similarity after the stage", "low"),
+    "gain": ("gain in similarity", "low"),
+    "min_jacobian": ("smallest Jacobian determinant of the update", "low"),
+    "max_update": ("largest update", "high"),
+    "attempts": ("attempts", "high"),
+    "from_search": ("started from the search", "high"),
+    "disagreement": ("disagreement with the blend", "high"),
+    "neighbour_difference": ("difference from neighbours / voxels", "high"),
+    "seconds": ("time / s", "high"),
 }
 
-#: Up to so many blocks in a map each shows its number.
+#: In a map of at most this many blocks, each shows its value.
 NUMBERED = 80
+
+#: In a map of at least this many blocks, no borders are drawn.
+BORDERLESS = 2000
 
 
 def block_map(
@@ -62,14 +63,14 @@ def block_map(
         ``"status"``, ``"gain"``, or the name of a diagnostic without ``block_``, such
         as ``"similarity_after"``.
     stage
-        Its number; by default the last deformable one.
+        Number of the stage; by default the last deformable one.
     cut
-        In space, the dim to look along; by default ``"z"``.
+        In 3-D, the dim to look along; by default ``"z"``.
     at
-        Which layer of blocks along it; by default all, and each place shows the worst
-        of them.
+        Index of a layer of blocks along ``cut``; by default every place shows the worst
+        of all layers.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; by default in a new figure.
+        Axes to draw in; by default in a new figure.
 
     Returns
     -------
@@ -82,61 +83,66 @@ def block_map(
     """
     record = _chosen_stage(field, stage)
     values = _measured(record, what)
-    dims = tuple(str(d) for d in field["displacement"].dims if d != "component")
-    flat, shown, text = _flattened(values, dims, what, cut, at)
+    grid = field_grid(field)
+    flat, shown, text = _flattened(values, grid.dims, what, cut, at)
     ax = axes_or_new(ax)
-    edges = [_edges(record, dims.index(dim), n) for dim, n in
-             zip(shown, flat.shape, strict=True)]  # fmt: skip
+    borders = [
+        _borders(record, grid.dims.index(dim), n)
+        for dim, n in zip(shown, flat.shape, strict=True)
+    ]
     ax.set_facecolor(NOTHING)
-    look = {"edgecolors": "white", "linewidth": 0.6 if flat.size < 2000 else 0}
+    width = 0.6 if flat.size < BORDERLESS else 0
+    look = {"edgecolors": "white", "linewidth": width}
+    name, bad = MEASURES.get(what, (what, ""))
     if what == "status":
-        _draw_statuses(ax, edges, flat, record, look)
+        _draw_statuses(ax, borders, flat, record, look)
     else:
-        name, colours, _ = _MEASURES[what]
-        drawn = ax.pcolormesh(*edges[::-1], flat, cmap=colours, **look)
-        units = field["displacement"].attrs.get("units") if what == "max_update" else ""
-        colour_bar(ax, drawn, f"{name} / {units}" if units else name)
-        _number(ax, edges, flat, drawn)
+        colours = "viridis" if bad == "low" else "magma"
+        drawn = ax.pcolormesh(*borders[::-1], flat, cmap=colours, **look)
+        units = in_units(grid.units) if what == "max_update" else ""
+        colour_bar(ax, drawn, name + units)
+        _number(ax, borders, flat, drawn)
     if record.partition is None:
         ax.set(xlabel=f"block_{shown[1]}", ylabel=f"block_{shown[0]}", aspect="equal")
     else:
         label(ax, record.partition.grid, shown)
     ax.invert_yaxis()
-    ax.set_title(f"{'status' if what == 'status' else _MEASURES[what][0]}{text}")
+    ax.set_title(name + text)
     return ax
 
 
 def _chosen_stage(field: xr.Dataset, stage: int | None) -> StageRecord:
-    records = stages_of(field)
+    """Return a stage by number, else the last deformable one."""
     found = last_deformable(field)
     if stage is not None:
-        numbers = [record.number for record in records]
-        whole = isinstance(stage, int | np.integer) and not isinstance(stage, bool)
-        if not whole or stage not in numbers:
-            msg = f"stage must be one of {numbers}, got {stage!r}"
+        records = {record.number: record for record in stages_of(field)}
+        if not _is_whole(stage) or stage not in records:
+            msg = f"stage must be one of {list(records)}, got {stage!r}"
             raise InputError(msg)
-        found = records[numbers.index(stage)]
+        found = records[stage]
     if found is None or "status" not in found.blocks:
         msg = (
-            "the field tells nothing of its blocks; a field that register returned "
-            "does, and of a lazy one compute() it first"
+            "the field has no diagnostics of blocks; fields from register have them, "
+            "lazy ones after compute()"
         )
         raise InputError(msg)
     return found
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def _measured(record: StageRecord, what: object) -> NDArray[Any]:
-    if isinstance(what, str) and what == "gain":
-        pair = [record.blocks.get(f"similarity_{w}") for w in ("after", "before")]
-        if pair[0] is not None and pair[1] is not None:
-            return np.asarray(pair[0] - pair[1])
-    known = [name for name in ("status", *_MEASURES) if name in record.blocks]
+    """Return a measure of every block."""
+    blocks = dict(record.blocks)
+    if {"similarity_before", "similarity_after"} <= blocks.keys():
+        blocks["gain"] = blocks["similarity_after"] - blocks["similarity_before"]
+    known = [name for name in ("status", *MEASURES) if name in blocks]
     if not isinstance(what, str) or what not in known:
-        msg = (
-            f"what must be 'gain' or one of {', '.join(map(repr, known))}; got {what!r}"
-        )
+        msg = f"what must be one of {', '.join(map(repr, known))}; got {what!r}"
         raise InputError(msg)
-    return np.asarray(record.blocks[what])
+    return np.asarray(blocks[what])
 
 
 def _flattened(
@@ -146,22 +152,18 @@ def _flattened(
     cut: str | None,
     at: int | None,
 ) -> tuple[NDArray[Any], tuple[str, str], str]:
-    """Return the map in a plane, its dims, and what to say of the way there."""
+    """Return the map of a plane, its dims, and what the title says of the rest."""
     if values.ndim == 2:
         if cut is not None or at is not None:
-            msg = "the blocks lie in a plane; leave out cut and at"
+            msg = "the blocks are those of a 2-D image; leave out cut and at"
             raise InputError(msg)
         return values, (dims[0], dims[1]), ""
-    cut = dims[0] if cut is None else cut
-    if not isinstance(cut, str) or cut not in dims:
-        msg = f"cut must be one of {', '.join(map(repr, dims))}, got {cut!r}"
-        raise InputError(msg)
+    cut = checked_dim(dims, cut)
     axis = dims.index(cut)
     rows, columns = (dim for dim in dims if dim != cut)
     count = values.shape[axis]
     if at is not None:
-        whole = isinstance(at, int | np.integer) and not isinstance(at, bool)
-        if not whole or not 0 <= at < count:
+        if not _is_whole(at) or not 0 <= at < count:
             msg = f"at must be a layer of blocks from 0 to {count - 1}, got {at!r}"
             raise InputError(msg)
         text = f", layer {at} of {count} along {cut}"
@@ -169,8 +171,8 @@ def _flattened(
     text = f", the worst along {cut}" if count > 1 else ""
     if what == "status":
         return _worst_status(values, axis), (rows, columns), text
-    reduce = np.fmin if _MEASURES[what][2] == "low" else np.fmax
-    return reduce.reduce(values, axis=axis), (rows, columns), text
+    worst = np.fmin if MEASURES[what][1] == "low" else np.fmax
+    return worst.reduce(values, axis=axis), (rows, columns), text
 
 
 def _worst_status(values: NDArray[Any], axis: int) -> NDArray[Any]:
@@ -182,8 +184,8 @@ def _worst_status(values: NDArray[Any], axis: int) -> NDArray[Any]:
     return np.take_along_axis(values, first, axis).squeeze(axis)
 
 
-def _edges(record: StageRecord, axis: int, count: int) -> NDArray[np.float64]:
-    """Return the borders of blocks: physical, or block numbers."""
+def _borders(record: StageRecord, axis: int, count: int) -> NDArray[np.float64]:
+    """Return the borders of blocks: physical, or in block numbers."""
     if record.partition is None:
         return np.arange(count + 1, dtype=np.float64) - 0.5
     grid, size = record.partition.grid, record.partition.block_shape[axis]
@@ -193,7 +195,7 @@ def _edges(record: StageRecord, axis: int, count: int) -> NDArray[np.float64]:
 
 def _draw_statuses(
     ax: Any,
-    edges: list[NDArray[Any]],
+    borders: list[NDArray[Any]],
     values: NDArray[Any],
     record: StageRecord,
     look: dict[str, Any],
@@ -201,21 +203,20 @@ def _draw_statuses(
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
-    names = list(record.statuses)
     found = np.unique(record.blocks["status"]).tolist()
     index = np.searchsorted(found, values)
     colours = [STATUS_COLOURS.get(status_name(v), UNKNOWN_COLOUR) for v in found]
     ax.pcolormesh(
-        *edges[::-1], index, cmap=ListedColormap(colours), vmin=-0.5,
+        *borders[::-1], index, cmap=ListedColormap(colours), vmin=-0.5,
         vmax=len(found) - 0.5, **look,
     )  # fmt: skip
     handles = [
         Patch(
             facecolor=STATUS_COLOURS.get(name, UNKNOWN_COLOUR),
             edgecolor="0.5",
-            label=f"{name} ({record.statuses[name]})",
+            label=f"{name} ({count})",
         )
-        for name in names
+        for name, count in record.statuses.items()
     ]
     ax.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False
@@ -223,12 +224,12 @@ def _draw_statuses(
 
 
 def _number(
-    ax: Any, edges: list[NDArray[Any]], values: NDArray[Any], drawn: Any
+    ax: Any, borders: list[NDArray[Any]], values: NDArray[Any], drawn: Any
 ) -> None:
-    """Write each block's number into it, where there are few."""
+    """Write each block's value into it, where there are few blocks."""
     if values.size > NUMBERED:
         return
-    rows, columns = ((e[1:] + e[:-1]) / 2 for e in edges)
+    rows, columns = ((e[1:] + e[:-1]) / 2 for e in borders)
     for index in zip(*np.nonzero(np.isfinite(values)), strict=True):
         red, green, blue, _ = drawn.cmap(drawn.norm(values[index]))
         dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5

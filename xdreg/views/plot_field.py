@@ -1,4 +1,8 @@
-"""Plots of a displacement field: grid, arrows, length, Jacobian determinant."""
+"""Plots of a displacement field: grid, arrows, length, Jacobian determinant.
+
+Each public function reads a plane and calls its ``draw_…``, which figures and reports
+share.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xdreg.fields.field import field_grid
-from xdreg.views.field_planes import FieldPlane, field_plane
-from xdreg.views.pictures import enlargement, stretched
-from xdreg.views.plot_axes import axes_or_new, colour_bar, frame, picture
-from xdreg.views.viewed import sampled, viewed_fixed
+from xdreg.views.field_planes import FieldPlane, field_plane, field_plane_near
+from xdreg.views.image_view import ImageView, image_view
+from xdreg.views.pictures import enlargement
+from xdreg.views.plot_axes import axes_or_new, colour_bar, frame, in_units, picture
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -18,11 +21,14 @@ if TYPE_CHECKING:
 
     from xdreg.views.planes import Plane
 
+    #: An image to draw on, and the plane of it.
+    Ground = tuple[ImageView, Plane] | None
+
 #: Lines of a deformed grid, and arrows, along the longer side.
 GRID_LINES = 32
 ARROWS = 26
 
-#: The Jacobian determinant is shown at least between one over this and this.
+#: The colours of the Jacobian determinant span at least one over this to this.
 LEAST_JACOBIAN_RANGE = 1.25
 
 
@@ -36,7 +42,7 @@ def deformed_grid(
     channel: Any = None,
     ax: Any = None,
 ) -> Any:
-    """Draw where the lines of a regular grid go.
+    """Draw a regular grid as the field deforms it.
 
     Parameters
     ----------
@@ -45,17 +51,17 @@ def deformed_grid(
     fixed : DataTree, DataArray or itk.Image, optional
         The fixed image, to draw on.
     affine
-        Keep the field's affine part. Without it, the default, only what bends is
-        drawn, and the grid stays in the picture however far the images are apart.
+        Keep the field's affine part. By default only the rest is drawn, and the grid
+        stays in the picture however far apart the images are.
     cut
-        In space, the dim that the plane is perpendicular to; by default ``"z"``.
+        In 3-D, the dim perpendicular to the plane; by default ``"z"``.
     at
-        Where it cuts, in the units of the coordinates; by default in the middle: of
-        what the fixed image shows if that is given, else of the field.
+        Position along ``cut``, in the units of the coordinates; by default the middle:
+        of what the fixed image shows if that is given, else of the field.
     channel
-        Which channel of the fixed image to draw on.
+        The channel of the fixed image to draw on.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; by default in a new figure.
+        Axes to draw in; by default in a new figure.
 
     Returns
     -------
@@ -66,15 +72,31 @@ def deformed_grid(
     InputError
         If there is no such plane.
     """
-    found, shown, ax, colour = _prepare(field, fixed, cut, at, channel, ax)
-    rows, columns = _moved(found, affine=affine)
+    found, ground = _read(field, fixed, channel, cut, at)
+    return draw_grid(axes_or_new(ax), found, ground, affine=affine)
+
+
+def draw_grid(
+    ax: Any, found: FieldPlane, ground: Ground = None, *, affine: bool = False
+) -> Any:
+    """Draw a deformed grid, perhaps on an image."""
+    _draw_ground(ax, ground)
+    rows, columns = (
+        start + moved
+        for start, moved in zip(
+            np.meshgrid(*found.plane.positions, indexing="ij"),
+            found.components(affine=affine),
+            strict=True,
+        )
+    )
     step = _step(found, GRID_LINES)
+    look = {"color": "tab:cyan" if ground else "black", "linewidth": 0.6}
     for index in range(0, rows.shape[0], step):
-        ax.plot(columns[index], rows[index], color=colour, linewidth=0.6)
+        ax.plot(columns[index], rows[index], **look)
     for index in range(0, rows.shape[1], step):
-        ax.plot(columns[:, index], rows[:, index], color=colour, linewidth=0.6)
-    frame(ax, shown)
-    ax.set_title("where a regular grid goes" + _part(affine))
+        ax.plot(columns[:, index], rows[:, index], **look)
+    frame(ax, ground[1] if ground else found.plane)
+    ax.set_title("deformed grid" + _part(affine))
     return ax
 
 
@@ -90,45 +112,49 @@ def quiver(
 ) -> Any:
     """Draw arrows from points to where the field maps them.
 
-    In space an arrow shows the part of the displacement that lies in the plane, and its
-    colour the whole length. Short displacements are drawn enlarged, as the title says.
+    In 3-D an arrow shows the part of the displacement in the plane, and its colour the
+    whole length. Short displacements are enlarged, by the factor in the title.
 
     Parameters
     ----------
     field, fixed, affine, cut, at, channel, ax
-        As of `deformed_grid`.
+        As in `deformed_grid`.
 
     Returns
     -------
     matplotlib.axes.Axes
     """
-    found, shown, ax, _ = _prepare(field, fixed, cut, at, channel, ax)
-    plane = found.plane
-    vectors = found.displacement if affine else found.local
+    found, ground = _read(field, fixed, channel, cut, at)
+    return draw_quiver(axes_or_new(ax), found, ground, affine=affine)
+
+
+def draw_quiver(
+    ax: Any, found: FieldPlane, ground: Ground = None, *, affine: bool = False
+) -> Any:
+    """Draw the arrows of a field, perhaps on an image."""
+    _draw_ground(ax, ground)
     step = _step(found, ARROWS)
-    place = slice(step // 2, None, step), slice(step // 2, None, step)
-    rows, columns = (plane.grid.axis(dim)[place[0]] for dim in plane.dims)
-    v, u = (vectors[plane.grid.dims.index(dim)][place] for dim in plane.dims)
-    length = np.linalg.norm(vectors, axis=0)[place]
-    spacing = dict(zip(plane.grid.dims, plane.grid.spacing, strict=True))
-    pitch = step * min(spacing[dim] for dim in plane.dims)
-    factor = enlargement(np.hypot(u, v), pitch)
-    look: dict[str, Any] = {
-        "width": 0.004,
-        "headwidth": 4,
-        "headlength": 4,
-        "headaxislength": 3.5,
-    }
-    look["cmap"] = "viridis" if fixed is None else "plasma"
+    every = slice(step // 2, None, step)
+    rows, columns = (positions[every] for positions in found.plane.positions)
+    v, u = (part[every, every] for part in found.components(affine=affine))
+    factor = enlargement(np.hypot(u, v), step * min(found.plane.spacing))
     arrows = ax.quiver(
-        *(columns, rows, factor * u, factor * v, length),
+        columns,
+        rows,
+        factor * u,
+        factor * v,
+        found.length(affine=affine)[every, every],
         angles="xy",
         scale_units="xy",
         scale=1,
-        **look,
+        width=0.004,
+        headwidth=4,
+        headlength=4,
+        headaxislength=3.5,
+        cmap="plasma" if ground else "viridis",
     )
-    colour_bar(ax, arrows, f"displacement{_in_units(plane.grid.units)}")
-    frame(ax, shown)
+    colour_bar(ax, arrows, f"displacement{in_units(found.plane.grid.units)}")
+    frame(ax, ground[1] if ground else found.plane)
     times = f", {factor:g} × as long" if factor != 1 else ""
     ax.set_title(f"displacement{times}" + _part(affine))
     return ax
@@ -147,18 +173,21 @@ def magnitude(
     Parameters
     ----------
     field, affine, cut, at, ax
-        As of `deformed_grid`.
+        As in `deformed_grid`.
 
     Returns
     -------
     matplotlib.axes.Axes
     """
     found = field_plane(field, cut, at)
-    ax = axes_or_new(ax)
-    vectors = found.displacement if affine else found.local
-    length = np.linalg.norm(vectors, axis=0)
+    return draw_magnitude(axes_or_new(ax), found, affine=affine)
+
+
+def draw_magnitude(ax: Any, found: FieldPlane, *, affine: bool = False) -> Any:
+    """Draw the length of a displacement."""
+    length = found.length(affine=affine)
     drawn = picture(ax, length, found.plane, cmap="magma", vmin=0)
-    colour_bar(ax, drawn, f"displacement{_in_units(found.plane.grid.units)}")
+    colour_bar(ax, drawn, f"displacement{in_units(found.plane.grid.units)}")
     ax.set_title("length of the displacement" + _part(affine))
     return ax
 
@@ -172,23 +201,27 @@ def jacobian(
 ) -> Any:
     """Draw the Jacobian determinant: blue shrinks, red grows; folds are marked.
 
-    Doubling and halving are as far from white. Where a pixel stands for several points
-    of the field, the smallest determinant of them is shown.
+    The scale is logarithmic: doubling and halving are equally far from white. Each
+    pixel shows the smallest determinant of the field points in it.
 
     Parameters
     ----------
     field, cut, at, ax
-        As of `deformed_grid`.
+        As in `deformed_grid`.
 
     Returns
     -------
     matplotlib.axes.Axes
     """
+    found = field_plane(field, cut, at)
+    return draw_jacobian(axes_or_new(ax), found)
+
+
+def draw_jacobian(ax: Any, found: FieldPlane) -> Any:
+    """Draw a Jacobian determinant, with its folds marked."""
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import FuncFormatter, NullLocator
 
-    found = field_plane(field, cut, at)
-    ax = axes_or_new(ax)
     folds = found.jacobian <= 0
     shown = np.where(folds, np.nan, found.jacobian)
     limit = _jacobian_limit(shown)
@@ -202,8 +235,7 @@ def jacobian(
     bar.ax.yaxis.set_minor_locator(NullLocator())
     text = "no fold in this plane"
     if folds.any():
-        plane = found.plane
-        rows, columns = (plane.grid.axis(dim) for dim in plane.dims)
+        rows, columns = found.plane.positions
         where = np.nonzero(folds)
         ax.plot(
             columns[where[1]], rows[where[0]], "s", markersize=4,
@@ -214,49 +246,22 @@ def jacobian(
     return ax
 
 
-def _prepare(
-    field: xr.Dataset,
-    fixed: Any,
-    cut: str | None,
-    at: float | None,
-    channel: Any,
-    ax: Any,
-) -> tuple[FieldPlane, Plane, Any, str]:
-    """Read the field in a plane, and draw the fixed image if there is one.
-
-    Returns what was read, the plane to show, the axes, and a colour to draw with.
-    """
+def _read(
+    field: xr.Dataset, fixed: Any, channel: Any, cut: str | None, at: float | None
+) -> tuple[FieldPlane, Ground]:
+    """Return the field in a plane, and the fixed image to draw on, if given."""
     if fixed is None:
-        found = field_plane(field, cut, at)
-        return found, found.plane, axes_or_new(ax), "black"
-    viewed = viewed_fixed(field, fixed, channel)
-    plane = viewed.plane(cut, at)
-    found = field_plane(field, cut, within(field, plane.cut, plane.position))
-    ax = axes_or_new(ax)
-    grey = stretched(sampled(viewed, plane), viewed.limits)
-    picture(ax, grey, plane, cmap="gray", vmin=0, vmax=1)
-    return found, plane, ax, "tab:cyan"
+        return field_plane(field, cut, at), None
+    view = image_view(fixed, "fixed", field, channel)
+    plane = view.plane(cut, at)
+    return field_plane_near(field, plane), (view, plane)
 
 
-def within(field: xr.Dataset, cut: str | None, at: float | None) -> float | None:
-    """Return a place in the fixed image that the field's own grid reaches."""
-    if cut is None or at is None:
-        return at
-    grid = field_grid(field)
-    low, high = (float(v[grid.dims.index(cut)]) for v in grid.bounds)
-    return min(max(at, low), high)
-
-
-def _moved(found: FieldPlane, *, affine: bool) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return where the points of a plane go: rows and columns, physical."""
-    plane = found.plane
-    vectors = found.displacement if affine else found.local
-    axes = [plane.grid.axis(dim) for dim in plane.dims]
-    start = np.meshgrid(*axes, indexing="ij")
-    parts = [vectors[plane.grid.dims.index(dim)] for dim in plane.dims]
-    shape = plane.shape
-    rows, columns = (a + b.reshape(shape) for a, b in zip(start, parts, strict=True))
-    return rows, columns
+def _draw_ground(ax: Any, ground: Ground) -> None:
+    if ground is not None:
+        view, plane = ground
+        grey = view.stretched(view.pixels(plane))
+        picture(ax, grey, plane, cmap="gray", vmin=0, vmax=1)
 
 
 def _step(found: FieldPlane, count: int) -> int:
@@ -269,10 +274,6 @@ def _jacobian_limit(values: NDArray[Any]) -> float:
         return LEAST_JACOBIAN_RANGE
     low, high = np.percentile(known, (1, 99))
     return float(max(high, 1 / max(low, 1e-3), LEAST_JACOBIAN_RANGE))
-
-
-def _in_units(units: str | None) -> str:
-    return f" / {units}" if units else ""
 
 
 def _part(affine: bool) -> str:

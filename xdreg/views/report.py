@@ -1,7 +1,7 @@
-"""A report on a registration: one HTML file with all its pictures, for a browser.
+"""Reports on a registration: one HTML file with all its pictures, for a browser.
 
-It fetches nothing, and a policy in its head forbids it to. Whatever comes from data or
-from a user is escaped by the template.
+The page loads nothing, and a policy in its head forbids it to. The template escapes all
+strings from data and from users.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from xdreg.errors import InputError
 from xdreg.fields.accuracy import label_overlaps, landmark_errors
 from xdreg.fields.field import field_grid
@@ -21,7 +23,9 @@ from xdreg.fields.provenance import last_deformable, stages_of
 from xdreg.stores.outputs import check_file, new_file
 from xdreg.stores.paths import as_address, is_remote
 from xdreg.views import report_content as content
-from xdreg.views.viewed import viewed_pair
+from xdreg.views import report_figures as figures
+from xdreg.views.scene import make_scene
+from xdreg.views.summary import image_text, mean_similarity
 
 if TYPE_CHECKING:
     import os
@@ -32,9 +36,9 @@ if TYPE_CHECKING:
 
     from xdreg.fields.accuracy import LabelOverlap
     from xdreg.fields.provenance import StageRecord
-    from xdreg.views.viewed import Viewed
+    from xdreg.views.scene import Scene
 
-#: Blocks that are shown one by one.
+#: Most blocks that are shown one by one.
 WORST = 10
 
 
@@ -55,7 +59,7 @@ def report(
 ) -> Path:
     """Write a report on a registration: one HTML file that needs no network.
 
-    Pictures are drawn from a coarse level of the images; those of single blocks from
+    Pictures are drawn from a coarse level of the images, those of single blocks from
     the level that they need.
 
     Parameters
@@ -69,22 +73,22 @@ def report(
     landmarks : pair of (n, ndim), optional
         Corresponding points of both images, in dims order and physical units.
     landmark_names
-        What to call them; by default their numbers, from 1.
+        Names of the landmarks; by default their numbers, from 1.
     labels : pair of DataTree, DataArray or itk.Image, optional
         Label images of both; zero is background.
     label_names
-        What to call labels, by number.
+        Names of labels, by number.
     channel, moving_channel
-        Which channels to show, as in `xdreg.plot.compare`.
+        Channels to show, as in `xdreg.plot.compare`.
     title
-        A heading; by default the images' names.
+        Heading of the report; by default the images' names.
     overwrite
-        Replace a file that is there.
+        Replace an existing file.
 
     Returns
     -------
     Path
-        Of the file.
+        The file.
 
     Raises
     ------
@@ -116,18 +120,17 @@ def report(
     if label_names is not None and not isinstance(label_names, Mapping):
         msg = f"label_names must map labels to names, got {label_names!r:.80}"
         raise InputError(msg)
-    pair = viewed_pair(field, fixed, moving, channel, moving_channel)
-    text = render(
-        _context(
-            field,
-            *pair,
-            _pair_of(landmarks, "landmarks"),
-            landmark_names,
-            _pair_of(labels, "labels"),
-            label_names or {},
-        )
-        | {"title": _title(pair) if title is None else str(title)}
+    options = {"channel": channel, "moving_channel": moving_channel}
+    scene = make_scene(field, fixed, moving, **options)
+    context = _context(
+        scene,
+        _pair_of(landmarks, "landmarks"),
+        landmark_names,
+        _pair_of(labels, "labels"),
+        label_names or {},
     )
+    context["title"] = _title(scene) if title is None else str(title)
+    text = render(context)
     with new_file(target, overwrite=overwrite) as file:
         file.write_text(text, encoding="utf-8")
     return target
@@ -149,9 +152,9 @@ def render(context: Mapping[str, Any]) -> str:
         raise ImportError(msg) from error
 
     folder = files("xdreg.views") / "templates"
-    style, script = (
-        (folder / name).read_text(encoding="utf-8")
-        for name in ("report.css", "report.js")
+    page, style, script = (
+        (folder / f"report.{kind}").read_text(encoding="utf-8")
+        for kind in ("html", "css", "js")
     )
     environment = jinja2.Environment(
         autoescape=True,
@@ -159,9 +162,8 @@ def render(context: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template = environment.from_string((folder / "report.html").read_text("utf-8"))
     digest = hashlib.sha256(script.encode()).digest()
-    return template.render(
+    return environment.from_string(page).render(
         context,
         # From the package, not from data; the policy lets no other script run.
         style=Markup(style),
@@ -171,9 +173,7 @@ def render(context: Mapping[str, Any]) -> str:
 
 
 def _context(
-    field: xr.Dataset,
-    fixed: Viewed,
-    moving: Viewed,
+    scene: Scene,
     landmarks: tuple[Any, Any] | None,
     landmark_names: Sequence[object] | None,
     labels: tuple[Any, Any] | None,
@@ -181,65 +181,51 @@ def _context(
 ) -> dict[str, Any]:
     """Return everything that the page shows."""
     from xdreg import __version__
-    from xdreg.views import report_figures as figures
 
-    grid = field_grid(field)
+    field, grid = scene.field, field_grid(scene.field)
     cuts: list[str | None] = [None] if grid.ndim == 2 else list(grid.dims)
-    planes = [fixed.plane(cut) for cut in cuts]
+    planes = [scene.plane(cut) for cut in cuts]
     errors = None
     if landmarks is not None:
         errors = landmark_errors(field, *landmarks, names=landmark_names)
     overlaps, lonely = ({}, []) if labels is None else label_overlaps(field, *labels)
     across = content.across_modalities(field)
-    agreement = content.similarity(field, fixed, moving, planes)
+    agreement = content.similarity(field, planes)
     folds = content.folding(field, planes)
-    given = {"fixed": fixed.grids[0], "moving": moving.grids[0]}
+    given = {view.name: view.grids[0] for view in scene.pair}
     last = last_deformable(field)
     return {
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": __version__,
         "units": grid.units or "",
-        "field_text": content.field_text(field),
+        "field_text": image_text(grid).replace("voxels", "points"),
         "agreement": agreement,
         "folds": folds,
         "statuses": {} if last is None else last.statuses,
         "remarks": content.remarks(field, agreement, folds, errors, overlaps, given),
         "inputs": content.inputs(field),
-        "wipes": [figures.wipe(field, fixed, moving, plane) for plane in planes],
-        "pairs": [
-            figures.pair_figure(field, fixed, moving, plane, across=across)
-            for plane in planes
-        ],
-        "fields": [figures.field_figure(field, fixed, plane) for plane in planes],
+        "wipes": [figures.wipe(plane) for plane in planes],
+        "pairs": [figures.pair_figure(plane, across=across) for plane in planes],
+        "fields": [figures.field_figure(plane) for plane in planes],
         "stages": [_stage(field, stage) for stage in stages_of(field)],
         "errors": errors,
         "error_figure": errors and figures.landmark_figure(errors, grid.units),
-        "dice": _mean_dice(overlaps),
+        "dice": np.mean([v.dice for v in overlaps.values()] or [(0, 0)], axis=0),
         "overlaps": _named(overlaps, label_names),
         "lonely": lonely,
         "label_figure": figures.label_figure(overlaps) if overlaps else None,
-        "blocks": _blocks(field, fixed, moving, last),
+        "blocks": _blocks(scene, last),
     }
 
 
 def _stage(field: xr.Dataset, stage: StageRecord) -> dict[str, Any]:
-    from xdreg.views.report_figures import stage_figure
-
-    pair = [stage.blocks.get(f"similarity_{when}") for when in ("before", "after")]
     return {
         "record": stage,
         "cost": content.cost(stage),
         "options": content.options(stage),
-        "similarity": content.mean_pair(pair),
-        "figure": stage_figure(field, stage),
+        "similarity": mean_similarity(stage),
+        "figure": figures.stage_figure(field, stage),
     }
-
-
-def _mean_dice(overlaps: Mapping[int, LabelOverlap]) -> tuple[float, float]:
-    if not overlaps:
-        return 0.0, 0.0
-    before, after = zip(*(v.dice for v in overlaps.values()), strict=True)
-    return sum(before) / len(before), sum(after) / len(after)
 
 
 def _named(
@@ -250,20 +236,15 @@ def _named(
 
 
 def _blocks(
-    field: xr.Dataset, fixed: Viewed, moving: Viewed, stage: StageRecord | None
-) -> list[tuple[content.BlockFacts, str | None]]:
-    """Return the worst blocks with pictures, where the field tells where they lie."""
-    from xdreg.views.report_figures import block_figure
-
+    scene: Scene, stage: StageRecord | None
+) -> list[tuple[dict[str, Any], str | None]]:
+    """Return the worst blocks, with pictures where the field has their geometry."""
     if stage is None or stage.linear or sum(stage.statuses.values()) < 2:
         return []
-    result: list[tuple[content.BlockFacts, str | None]] = []
-    for facts in content.block_facts(stage, WORST):
-        drawn = None
-        if stage.partition is not None:
-            drawn = block_figure(field, fixed, moving, stage.partition, facts.index)
-        result.append((facts, drawn))
-    return result
+    facts, where = content.block_facts(stage, WORST), stage.partition
+    if where is None:
+        return [(block, None) for block in facts]
+    return [(v, figures.block_figure(scene, where, v["index"])) for v in facts]
 
 
 def _pair_of(given: Any, name: str) -> tuple[Any, Any] | None:
@@ -271,10 +252,12 @@ def _pair_of(given: Any, name: str) -> tuple[Any, Any] | None:
         return None
     if isinstance(given, tuple | list) and len(given) == 2:
         return given[0], given[1]
-    msg = f"{name} must be a pair, that of fixed and that of moving; got {given!r:.80}"
+    msg = f"{name} must be a pair, one of fixed and one of moving; got {given!r:.80}"
     raise InputError(msg)
 
 
-def _title(pair: tuple[Viewed, Viewed]) -> str:
-    names = [str(v.levels[0].attrs.get("name") or v.name) for v in pair]
-    return f"{names[1]} registered to {names[0]}"
+def _title(scene: Scene) -> str:
+    fixed, moving = (
+        str(view.levels[0].attrs.get("name") or view.name) for view in scene.pair
+    )
+    return f"{moving} registered to {fixed}"

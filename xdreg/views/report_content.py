@@ -1,4 +1,4 @@
-"""What a report says in words and numbers, from a field's provenance and measures."""
+"""Text and numbers of a report, from a field's provenance and measures."""
 
 from __future__ import annotations
 
@@ -12,24 +12,22 @@ from dask.utils import format_bytes
 from xdreg.engines.pose import DOUBTFUL, pose_text
 from xdreg.errors import InputError
 from xdreg.fields.diagnostics import HARMLESS, status_name
-from xdreg.fields.field import field_grid, fixed_grid, moving_grid, open_displacement
+from xdreg.fields.field import fixed_grid, moving_grid
 from xdreg.fields.measures import folded_share
 from xdreg.fields.provenance import (
     StageRecord,
     last_deformable,
+    last_metric,
     manifest_of,
     pose_of,
     worst_blocks,
 )
-from xdreg.grid import Grid
 from xdreg.numerics.metrics import mutual_information, normalised_correlation
 from xdreg.partition import BlockStatus
 from xdreg.registration.estimates import PROCESS_BYTES, block_memory
 from xdreg.stages import OWN_METRICS
-from xdreg.views.field_planes import field_plane
-from xdreg.views.plot_field import within
+from xdreg.views.plot_blocks import MEASURES
 from xdreg.views.summary import image_text
-from xdreg.views.viewed import sampled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,27 +35,19 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from xdreg.fields.accuracy import LabelOverlap, LandmarkErrors
-    from xdreg.views.planes import Plane
-    from xdreg.views.viewed import Viewed
+    from xdreg.grid import Grid
+    from xdreg.views.scene import ScenePlane
 
-#: All of a field is looked at for folds up to so many numbers; else the planes shown.
-MOST_LOOKED_AT = 2**27
+#: A field of at most this many numbers is searched for folds; of others the planes.
+MOST_SEARCHED = 2**27
 
-#: Longest text of an option or a source that is shown.
+#: Longest text of an option or a source.
 LONGEST = 400
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """How well the images agree in the planes shown.
-
-    Parameters
-    ----------
-    name
-        The measure.
-    before, after
-        Its value; larger is better.
-    """
+    """A measure of agreement of the images in the planes shown; larger is better."""
 
     name: str
     before: float
@@ -65,36 +55,27 @@ class Similarity:
 
 
 def across_modalities(field: xr.Dataset) -> bool:
-    """Tell whether the images were compared by a metric for several modalities."""
-    stages = manifest_of(field).get("stages")
-    last = stages[-1] if isinstance(stages, list) and stages else {}
-    return isinstance(last, dict) and last.get("metric") in ("mind", "mi")
+    """Return whether the images were compared by a metric for several modalities."""
+    return last_metric(field) in ("mind", "mi")
 
 
-def similarity(
-    field: xr.Dataset, fixed: Viewed, moving: Viewed, planes: Sequence[Plane]
-) -> Similarity:
+def similarity(field: xr.Dataset, planes: Sequence[ScenePlane]) -> Similarity:
     """Measure the agreement of a pair in some planes, where both have values."""
-    reader = open_displacement(field)
-    columns = [
-        np.concatenate([sampled(viewed, plane, mapping).ravel() for plane in planes])
-        for viewed, mapping in ((fixed, None), (moving, None), (moving, reader))
-    ]
+    fixed, before, after = (
+        np.concatenate([getattr(plane, name).ravel() for plane in planes])
+        for name in ("fixed", "before", "after")
+    )
     across = across_modalities(field)
     measure = mutual_information if across else normalised_correlation
     name = "mutual information / nat" if across else "correlation"
-    before, after = (measure(columns[0], other) for other in columns[1:])
-    return Similarity(name, before, after)
+    return Similarity(name, measure(fixed, before), measure(fixed, after))
 
 
-def folding(field: xr.Dataset, planes: Sequence[Plane]) -> tuple[float, str]:
+def folding(field: xr.Dataset, planes: Sequence[ScenePlane]) -> tuple[float, str]:
     """Return the share of points at which a field folds, and of which points."""
-    if field["displacement"].size <= MOST_LOOKED_AT:
+    if field["displacement"].size <= MOST_SEARCHED:
         return float(folded_share(field)), "of all points of the field"
-    folds = []
-    for plane in planes:
-        place = within(field, plane.cut, plane.position)
-        folds.append(field_plane(field, plane.cut, place).jacobian.ravel() <= 0)
+    folds = [plane.field.jacobian.ravel() <= 0 for plane in planes]
     return float(np.concatenate(folds).mean()), "of the planes shown"
 
 
@@ -102,14 +83,13 @@ def inputs(field: xr.Dataset) -> list[tuple[str, str]]:
     """Return what was registered, by name."""
     manifest = manifest_of(field)
     rows = []
-    grids = {"fixed": fixed_grid(field), "moving": moving_grid(field)}
-    for name, grid in grids.items():
-        described = manifest.get(name)
-        told = described if isinstance(described, dict) else {}
-        if told.get("source"):
-            rows.append((f"{name} image", _short(told["source"])))
+    for name, grid in _known_grids(field).items():
+        entry = manifest.get(name)
+        known = entry if isinstance(entry, dict) else {}
+        if known.get("source"):
+            rows.append((f"{name} image", _short(known["source"])))
         if grid is not None:
-            kind = f", {_short(told['dtype'])}" if "dtype" in told else ""
+            kind = f", {_short(known['dtype'])}" if "dtype" in known else ""
             rows.append((f"{name} geometry", image_text(grid) + kind))
         mask = manifest.get(f"{name}_mask")
         if mask is not None:
@@ -131,10 +111,16 @@ def inputs(field: xr.Dataset) -> list[tuple[str, str]]:
     return rows
 
 
+def _known_grids(field: xr.Dataset) -> dict[str, Grid | None]:
+    return {"fixed": fixed_grid(field), "moving": moving_grid(field)}
+
+
 def _mask_text(mask: Any) -> str:
-    if isinstance(mask, dict) and isinstance(mask.get("share"), float):
+    if not isinstance(mask, dict):
+        return "found"
+    if isinstance(mask.get("share"), float):
         return f"found in the image, {mask['share']:.0%} of it"
-    return _short(mask.get("source") or "given") if isinstance(mask, dict) else "found"
+    return _short(mask.get("source") or "given")
 
 
 def _pose(field: xr.Dataset) -> str:
@@ -154,16 +140,8 @@ def options(stage: StageRecord) -> list[tuple[str, str]]:
     ]
 
 
-def mean_pair(pair: Sequence[Any]) -> tuple[float, float] | None:
-    """Return the means before and after; None where there are none."""
-    if any(v is None or not np.isfinite(v).any() for v in pair):
-        return None
-    before, after = (float(np.nanmean(v)) for v in pair)
-    return before, after
-
-
 def cost(stage: StageRecord) -> str:
-    """Tell the time that a stage's blocks took, and the memory of one by estimate."""
+    """Return the time of a stage's blocks, and the estimated memory of one."""
     parts = []
     seconds = stage.blocks.get("seconds")
     if seconds is not None and np.isfinite(seconds).any():
@@ -172,7 +150,7 @@ def cost(stage: StageRecord) -> str:
             f"{np.nanmax(seconds):.1f} s in one"
         )
     metric = stage.options.get("metric")
-    # What a user's own method takes nobody knows.
+    # The memory of a user's own method is not known.
     own = "method" in stage.options
     if stage.partition is not None and isinstance(metric, str) and not own:
         elastix = stage.name == "bspline" or (
@@ -180,8 +158,8 @@ def cost(stage: StageRecord) -> str:
         )
         size = block_memory(stage.partition, metric, elastix=elastix, isolated=elastix)
         parts.append(
-            f"about {format_bytes(size)} for a block beside "
-            f"{format_bytes(PROCESS_BYTES)}, estimated"
+            f"estimated memory {format_bytes(size)} for a block and "
+            f"{format_bytes(PROCESS_BYTES)} for its process"
         )
     return "; ".join(parts)
 
@@ -194,14 +172,11 @@ def remarks(
     overlaps: Mapping[int, LabelOverlap],
     given: Mapping[str, Grid],
 ) -> list[str]:
-    """Return what a careful person would look at first; empty if nothing stands out."""
+    """Return what to look at first; empty if nothing is suspicious."""
     found = [
         f"The {name} image given to this report is not the one that was registered: "
         f"{image_text(given[name])} here, {image_text(known)} then."
-        for name, known in (
-            ("fixed", fixed_grid(field)),
-            ("moving", moving_grid(field)),
-        )
+        for name, known in _known_grids(field).items()
         if known is not None and not _alike(given[name], known)
     ]
     last = last_deformable(field)
@@ -214,24 +189,14 @@ def remarks(
             f"The images agree no better after registration: {agreement.name} "
             f"{agreement.before:.3f} before, {agreement.after:.3f} after."
         )
-    pose = pose_of(field)
-    margin = pose.get("margin")
+    margin = pose_of(field).get("margin")
     if isinstance(margin, int | float) and margin < DOUBTFUL:
         found.append(
-            f"Two different poses fit about equally well (margin {margin:.2f}): see "
-            "that the images lie the right way round."
+            f"Two different poses fit about equally well (margin {margin:.2f}): check "
+            "the orientation of the images."
         )
     if errors is not None:
-        worse = int((errors.after > errors.before).sum())
-        if worse:
-            found.append(
-                f"{worse} of {len(errors.names)} landmarks are farther off afterwards."
-            )
-        if errors.outside:
-            found.append(
-                f"{errors.outside} of {len(errors.names)} landmarks lie outside the "
-                "image that the field was made for, and are not counted."
-            )
+        found += _landmark_remarks(errors)
     worse = sum(v.dice[1] < v.dice[0] for v in overlaps.values())
     if worse:
         found.append(f"{worse} of {len(overlaps)} labels overlap less afterwards.")
@@ -249,63 +214,48 @@ def _alike(a: Grid, b: Grid) -> bool:
 
 def _block_remarks(last: StageRecord) -> list[str]:
     found = []
-    harmless = {status.meaning for status in HARMLESS}
-    total = sum(last.statuses.values())
-    bad = {
-        name: count
-        for name, count in last.statuses.items()
-        if name != BlockStatus.SUCCESS.meaning and name not in harmless
-    }
+    success = BlockStatus.SUCCESS.meaning
+    fine = {success, *(status.meaning for status in HARMLESS)}
+    bad = {name: count for name, count in last.statuses.items() if name not in fine}
     if bad:
         text = ", ".join(f"{count} {name}" for name, count in bad.items())
         found.append(
-            f"{sum(bad.values())} of {total} blocks of the last stage contribute no "
-            f"update ({text})."
+            f"{sum(bad.values())} of {sum(last.statuses.values())} blocks of the last "
+            f"stage contribute no update ({text})."
         )
-    if last.statuses.get(BlockStatus.SUCCESS.meaning, 0) == 0:
+    if success not in last.statuses:
         found.append("No block of the last stage succeeded.")
     return found
 
 
-@dataclass(frozen=True)
-class BlockFacts:
-    """A block of a report's list: its place and its numbers."""
-
-    index: tuple[int, ...]
-    status: str
-    rows: tuple[tuple[str, str], ...]
-
-
-_FACTS = {
-    "similarity_before": "similarity before",
-    "similarity_after": "similarity after",
-    "min_jacobian": "least Jacobian determinant of its update",
-    "max_update": "largest update",
-    "neighbour_difference": "difference from neighbours / voxels",
-    "attempts": "attempts",
-    "from_search": "begun at the search's result",
-    "seconds": "time / s",
-}
-
-
-def block_facts(stage: StageRecord, count: int) -> list[BlockFacts]:
-    """Return the worst blocks of a stage with their numbers."""
-    result = []
-    for index in worst_blocks(stage, count):
-        rows = tuple(
-            (text, f"{float(stage.blocks[name][index]):.4g}")
-            for name, text in _FACTS.items()
-            if name in stage.blocks and np.isfinite(stage.blocks[name][index])
+def _landmark_remarks(errors: LandmarkErrors) -> list[str]:
+    found = []
+    total = len(errors.names)
+    worse = int((errors.after > errors.before).sum())
+    if worse:
+        found.append(f"{worse} of {total} landmarks are farther off afterwards.")
+    if errors.outside:
+        found.append(
+            f"{errors.outside} of {total} landmarks lie outside the image that the "
+            "field was made for, and are not counted."
         )
-        result.append(
-            BlockFacts(index, status_name(stage.blocks["status"][index]), rows)
-        )
-    return result
+    return found
 
 
-def field_text(field: xr.Dataset) -> str:
-    """Tell of a field's own grid in a line."""
-    return image_text(field_grid(field)).replace("voxels", "points")
+def block_facts(stage: StageRecord, count: int) -> list[dict[str, Any]]:
+    """Return the worst blocks of a stage: index, status, and numbers as rows."""
+    return [
+        {
+            "index": index,
+            "status": status_name(stage.blocks["status"][index]),
+            "rows": [
+                (title, f"{float(stage.blocks[name][index]):.4g}")
+                for name, (title, _) in MEASURES.items()
+                if name in stage.blocks and np.isfinite(stage.blocks[name][index])
+            ],
+        }
+        for index in worst_blocks(stage, count)
+    ]
 
 
 def _short(value: object) -> str:

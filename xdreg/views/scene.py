@@ -1,43 +1,143 @@
-"""What there is to look at: the fixed image, the warped and the moving one, as readers.
+"""A registration to look at: the field, both images, and what is shown of them.
 
-A scene is what the viewers share. Nothing is read when it is made.
+A `Scene` is what plots, reports and viewers share. Plots take planes of it
+(`Scene.plane`), viewers take its images at all levels. Nothing is read when it is made.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from xdreg.errors import InputError
 from xdreg.fields.field import field_grid, fixed_grid, open_displacement
-from xdreg.fields.provenance import registered_channels, selects
 from xdreg.grid import pyramid_factors
-from xdreg.stores.channels import channel_selection
-from xdreg.stores.pyramid import Pyramid, build_pyramid, image_levels
-from xdreg.stores.readers import ImageReader, image_reader
+from xdreg.stores.pyramid import Pyramid, image_levels
+from xdreg.views.field_planes import FieldPlane, field_plane_near
+from xdreg.views.image_view import ImageView, image_view
 from xdreg.views.lazy_readers import WarpedReader
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
+    import numpy as np
     import xarray as xr
+    from numpy.typing import NDArray
 
+    from xdreg.fields.reader import FieldReader
     from xdreg.grid import Grid
-    from xdreg.stores.channels import Selection
+    from xdreg.stores.readers import ImageReader
+    from xdreg.views.planes import Plane
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scene:
-    """Both images and the warped one, each at its levels, finest first.
+    """A field and the views of its pair, in the units of the field.
 
-    ``fixed`` is empty where only the field is known. All grids are in one unit, that of
-    the field; those of ``moving`` lie where the moving image was before.
+    Parameters
+    ----------
+    field : Dataset
+        A displacement field.
+    fixed_view
+        The fixed image; None where only the field is known.
+    moving_view
+        The moving image, in its own place.
     """
 
     field: xr.Dataset
-    fixed: tuple[ImageReader, ...]
-    warped: tuple[WarpedReader, ...]
-    moving: tuple[ImageReader, ...]
+    fixed_view: ImageView | None
+    moving_view: ImageView
+
+    @property
+    def pair(self) -> tuple[ImageView, ImageView]:
+        """Views of the fixed and of the moving image.
+
+        Raises
+        ------
+        InputError
+            If the fixed image is not known.
+        """
+        if self.fixed_view is None:
+            msg = "fixed must be an image here, got None"
+            raise InputError(msg)
+        return self.fixed_view, self.moving_view
+
+    @cached_property
+    def displacement(self) -> FieldReader:
+        """Reader of the field."""
+        return open_displacement(self.field)
+
+    @property
+    def fixed(self) -> tuple[ImageReader, ...]:
+        """The fixed image at its levels, finest first; empty where it is not known."""
+        return () if self.fixed_view is None else self.fixed_view.readers
+
+    @property
+    def moving(self) -> tuple[ImageReader, ...]:
+        """The moving image in its own place, at its levels, finest first."""
+        return self.moving_view.readers
+
+    @cached_property
+    def warped(self) -> tuple[WarpedReader, ...]:
+        """The moving image on the levels of the fixed one, finest first."""
+        view = self.moving_view
+        own = Pyramid(tuple(view.levels), tuple(view.grids))
+        grids = [reader.grid for reader in self.fixed] or _levels_of_fixed(self.field)
+        return tuple(
+            WarpedReader(view.readers[own.level_like(grid)], self.displacement, grid)
+            for grid in grids
+        )
+
+    def plane(self, cut: str | None = None, at: float | None = None) -> ScenePlane:
+        """Return a plane of the scene, as `ImageView.plane` of the fixed image."""
+        return ScenePlane(self, self.pair[0].plane(cut, at))
+
+
+@dataclass(frozen=True, eq=False)
+class ScenePlane:
+    """A scene in a plane; each picture is read when it is first used.
+
+    Parameters
+    ----------
+    scene
+        The scene.
+    plane
+        The pixels.
+    colours
+        Read images as red, green and blue.
+    """
+
+    scene: Scene
+    plane: Plane
+    colours: bool = False
+
+    @cached_property
+    def in_colours(self) -> ScenePlane:
+        """The same plane in colours, where both images are RGB."""
+        if all(view.rgb for view in self.scene.pair):
+            return ScenePlane(self.scene, self.plane, colours=True)
+        return self
+
+    @cached_property
+    def fixed(self) -> NDArray[np.float32]:
+        """The fixed image, ``(rows, columns)`` or ``(rows, columns, 3)``."""
+        return self.scene.pair[0].pixels(self.plane, colours=self.colours)
+
+    @cached_property
+    def before(self) -> NDArray[np.float32]:
+        """The moving image without the field."""
+        return self.scene.moving_view.pixels(self.plane, colours=self.colours)
+
+    @cached_property
+    def after(self) -> NDArray[np.float32]:
+        """The moving image through the field."""
+        return self.scene.moving_view.pixels(
+            self.plane, self.scene.displacement, colours=self.colours
+        )
+
+    @cached_property
+    def field(self) -> FieldPlane:
+        """The field in this plane, or in the nearest that its own grid reaches."""
+        return field_plane_near(self.scene.field, self.plane)
 
 
 def make_scene(
@@ -45,23 +145,24 @@ def make_scene(
     fixed: Any,
     moving: Any,
     *,
-    channel: int | str | None = None,
-    moving_channel: int | str | None = None,
+    channel: Any = None,
+    moving_channel: Any = None,
 ) -> Scene:
-    """Bring a field and its images together.
+    """Return a field and its images as one value to look at.
 
     Parameters
     ----------
     field : Dataset
         A displacement field.
     fixed : DataTree, DataArray, itk.Image or None ([t], [c], [z], y, x)
-        The fixed image. None warps onto a pyramid made up from its geometry, which the
-        field knows.
+        The fixed image. None warps onto a pyramid of its geometry, which the field
+        knows.
     moving : DataTree, DataArray or itk.Image ([t], [c], [z], y, x)
         The moving image.
     channel, moving_channel
-        Index or name, or ``"luminance"``; by default the one that was registered, if
-        the field tells. ``moving_channel`` is ``channel`` unless given.
+        Index or name, or ``"luminance"``; by default the registered channel, if the
+        field names it, else the luminance of an RGB image. ``moving_channel`` is
+        ``channel`` unless given.
 
     Returns
     -------
@@ -73,61 +174,15 @@ def make_scene(
         If an image and the field differ in dimensions, units do not convert, or a
         channel must be chosen.
     """
-    own = field_grid(field)
-    source = image_levels(moving, "moving")
-    if moving_channel is None and "c" in source[0].dims:
+    fixed_view = None if fixed is None else image_view(fixed, "fixed", field, channel)
+    if moving_channel is None and "c" in image_levels(moving, "moving")[0].dims:
         moving_channel = channel
-    chosen = _selection(field, source[0], moving_channel, "moving")
-    loose = _readers(source, own, chosen, "moving")
-    steady: tuple[ImageReader, ...] = ()
-    if fixed is None:
-        grids = _made_up(fixed_grid(field).to_units(own.units, "fixed"))
-    else:
-        target = image_levels(fixed, "fixed")
-        chosen_fixed = _selection(field, target[0], channel, "fixed")
-        steady = _readers(target, own, chosen_fixed, "fixed")
-        grids = [reader.grid for reader in steady]
-    displacement = open_displacement(field)
-    pyramid = Pyramid((None,) * len(loose), tuple(r.grid for r in loose))
-    warped = tuple(
-        WarpedReader(loose[pyramid.level_like(grid)], displacement, grid)
-        for grid in grids
-    )
-    return Scene(field, steady, warped, loose)
+    return Scene(field, fixed_view, image_view(moving, "moving", field, moving_channel))
 
 
-def _selection(
-    field: xr.Dataset, array: xr.DataArray, channel: int | str | None, name: str
-) -> Mapping[str, Selection]:
-    """Return which channel to show; none where there is but one."""
-    if channel is not None:
-        return {"c": channel_selection(array, channel, name)}
-    if "c" not in array.dims:
-        return {}
-    registered = registered_channels(field)[("fixed", "moving").index(name)]
-    return registered if selects(registered, array.sizes["c"]) else {}
-
-
-def _readers(
-    levels: Sequence[xr.DataArray],
-    own: Grid,
-    select: Mapping[str, Selection],
-    name: str,
-) -> tuple[ImageReader, ...]:
-    """Return a reader for every stored level, in the units of the field."""
-    grids = build_pyramid(levels, name, own.units).grids
-    if grids[0].dims != own.dims:
-        msg = f"{name} has dimensions {grids[0].dims} and the field {own.dims}"
-        raise InputError(msg)
-    return tuple(
-        image_reader(level, name, grid=grid, select=select)
-        for level, grid in zip(levels, grids, strict=False)
-    )
-
-
-def _made_up(grid: Grid) -> list[Grid]:
-    """Return the grids of a pyramid that nobody has stored."""
-    grids = [grid]
-    for factors in pyramid_factors(grid):
+def _levels_of_fixed(field: xr.Dataset) -> list[Grid]:
+    """Return the grids of a pyramid of the fixed image, from its geometry alone."""
+    grids = [fixed_grid(field).to_units(field_grid(field).units, "fixed")]
+    for factors in pyramid_factors(grids[0]):
         grids.append(grids[-1].coarsen(factors))
     return grids

@@ -1,4 +1,4 @@
-"""A field at a glance: what a terminal and a notebook show of ``field.dreg``."""
+"""A field's summary, as text for a terminal and as HTML for a notebook."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dask.utils import format_bytes
 from xdreg.errors import XdregError
 from xdreg.fields.diagnostics import STATUS_COLOURS, UNKNOWN_COLOUR
 from xdreg.fields.field import field_grid, fixed_grid, moving_grid
-from xdreg.fields.provenance import last_deformable, stages_of
+from xdreg.fields.provenance import StageRecord, last_deformable, stages_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def summary_rows(field: xr.Dataset) -> dict[str, str]:
-    """Return what a field is, by name; nothing is computed.
+    """Return a field's properties by name, without computing anything.
 
     Parameters
     ----------
@@ -61,21 +61,30 @@ def summary_rows(field: xr.Dataset) -> dict[str, str]:
     last = last_deformable(field)
     if last is not None and last.statuses:
         rows["blocks"] = ", ".join(f"{n} {name}" for name, n in last.statuses.items())
-        pair = [last.blocks.get(f"similarity_{w}") for w in ("before", "after")]
-        if all(v is not None and np.isfinite(v).any() for v in pair):
-            before, after = (float(np.nanmean(v)) for v in pair)  # type: ignore[arg-type]
+        means = mean_similarity(last)
+        if means is not None:
+            before, after = means
             rows["similarity"] = f"{before:.3f} → {after:.3f}, mean of the blocks"
     return rows
 
 
+def mean_similarity(stage: StageRecord) -> tuple[float, float] | None:
+    """Return the mean similarity of blocks before and after; None if unknown."""
+    pair = [stage.blocks.get(f"similarity_{when}") for when in ("before", "after")]
+    known = [v for v in pair if v is not None and np.isfinite(v).any()]
+    if len(known) < 2:
+        return None
+    return float(np.nanmean(known[0])), float(np.nanmean(known[1]))
+
+
 def image_text(grid: Grid) -> str:
-    """Tell of an image's geometry in a line."""
+    """Return an image's geometry in a line."""
     text = f"{_times(grid.shape)} voxels of {_times(grid.spacing)} {grid.units or ''}"
     return text.rstrip()
 
 
 def summary_text(field: xr.Dataset) -> str:
-    """Lay the summary out in lines."""
+    """Return the summary in lines."""
     try:
         rows = summary_rows(field)
     except XdregError as error:
@@ -86,7 +95,7 @@ def summary_text(field: xr.Dataset) -> str:
 
 
 def summary_html(field: xr.Dataset) -> str:
-    """Return the summary as a piece of HTML; all that a store says is escaped."""
+    """Return the summary as HTML, with all strings of a store escaped."""
     try:
         rows = summary_rows(field)
     except XdregError as error:
@@ -103,7 +112,7 @@ def summary_html(field: xr.Dataset) -> str:
 
 
 def _status_bar(field: xr.Dataset) -> str:
-    """Return a bar with a part for each status, as wide as its share of the blocks."""
+    """Return a bar with a part per status, as wide as its share of the blocks."""
     last = last_deformable(field)
     if last is None or not last.statuses:
         return ""
