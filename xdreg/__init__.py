@@ -1,4 +1,4 @@
-"""Registration of images too large for memory, as map-reduce over blocks, on xarray.
+"""Registration of images too large for memory, as map-reduce over blocks, in xarray.
 
 >>> import xdreg
 >>> pair = xdreg.datasets.phantom_pair((48, 56), amplitude=2.0)
@@ -68,23 +68,13 @@ if TYPE_CHECKING:
 
     __version__: str
 
-#: The modules of the public functions; each loads when it is first used.
+#: Public names by the module that defines them; each loads on its first use.
 _LAZY = {
-    "bridges": (
-        "from_itk_transform",
-        "open_transform",
-        "write_transform",
-    ),
-    "fields.accuracy": (
-        "LandmarkErrors",
-        "label_overlaps",
-        "landmark_errors",
-    ),
+    "bridges": ("from_itk_transform", "open_transform", "write_transform"),
+    "fields.accuracy": ("LandmarkErrors", "label_overlaps", "landmark_errors"),
     "fields.composition": ("compose",),
-    "fields.field": (
-        "identity",
-        "make_field",
-    ),
+    "fields.diagnostics": ("status_counts",),
+    "fields.field": ("identity", "make_field"),
     "fields.inverse": ("inverse",),
     "fields.measures": (
         "consistency",
@@ -93,32 +83,18 @@ _LAZY = {
         "statistics",
     ),
     "fields.points": ("transform_points",),
-    "fields.diagnostics": ("status_counts",),
-    "fields.store": (
-        "open_field",
-        "save",
-    ),
+    "fields.store": ("open_field", "save"),
     "fields.warp": ("warp",),
     "fields.warp_to": ("warp_to",),
-    "numerics.metrics": (
-        "dice",
-        "target_registration_error",
-    ),
+    "numerics.metrics": ("dice", "target_registration_error"),
     "partition": ("Partition",),
     "registration.consensus": ("find_consensus",),
     "registration.planned_stage": ("PlannedStage",),
     "registration.planning": ("Plan",),
     "registration.progress": ("Advance",),
     "registration.reductions": ("BlockResult",),
-    "registration.register": (
-        "plan",
-        "register",
-    ),
-    "stores.itk_images": (
-        "from_itk_image",
-        "open_image",
-        "to_itk_image",
-    ),
+    "registration.register": ("plan", "register"),
+    "stores.itk_images": ("from_itk_image", "open_image", "to_itk_image"),
     "stores.ome_zarr": ("open_ome_zarr",),
     "stores.pyramid": ("image_levels",),
     "views.napari_plugin": ("open_viewer",),
@@ -194,9 +170,9 @@ _accessor.install()
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public function, or a module of them, when it is first used."""
+    """Return a public function or module, loaded on its first use."""
     if name == "__version__":
-        # Of the package as it is installed: its git tag.
+        # The version of the installed package, from its git tag.
         from importlib.metadata import version
 
         return version("xdreg")
@@ -211,5 +187,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List the public names."""
+    """Return the public names."""
     return __all__

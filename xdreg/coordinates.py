@@ -1,8 +1,8 @@
-"""Grids to xarray coordinates and back: the checks on every image that comes in.
+"""Conversion between grids and xarray coordinates, with checks of every input image.
 
-Coordinates that xdreg makes are `xarray.indexes.RangeIndex`, which carries spacing and
-origin as exact numbers; coordinates that a user made are accepted when uniform.
-Units of length travel in the coordinate's ``units`` attribute.
+Coordinates made here are `xarray.indexes.RangeIndex`, which stores spacing and origin
+as exact numbers. Other coordinates are accepted if they are uniform. The ``units``
+attribute of a coordinate is its unit of length.
 """
 
 from __future__ import annotations
@@ -22,23 +22,27 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-#: Dimensions beside the spatial ones that an image may have.
+#: Dimensions that an image may have in addition to the spatial ones.
 OTHER_DIMS = ("t", "c")
 
-#: A step may differ from the mean spacing by this share of it and still be uniform:
-#: float32 coordinates far from zero are no better.
+#: Largest deviation from uniform coordinates, as a share of the spacing: float32
+#: coordinates far from zero are no more accurate.
 UNIFORM_TOLERANCE = 1e-3
 
 
 def coordinates(grid: Grid, **voxels: NDArray[Any]) -> xr.Coordinates:
     """Return the xarray coordinates of a grid, with exact spacing and units.
 
-    ``voxels`` are further ones, by name, with a value for every voxel.
+    Parameters
+    ----------
+    grid
+        The grid.
+    **voxels : (*grid.shape)
+        Further coordinates, with a value for every voxel.
     """
     variables, indexes = {}, {}
-    for dim, size, start, step in zip(
-        grid.dims, grid.shape, grid.origin, grid.spacing, strict=True
-    ):
+    axes = zip(grid.dims, grid.shape, grid.origin, grid.spacing, strict=True)
+    for dim, size, start, step in axes:
         transform = RangeCoordinateTransform(
             start, start + size * step, size, dim, dim, step=step
         )
@@ -52,11 +56,11 @@ def coordinates(grid: Grid, **voxels: NDArray[Any]) -> xr.Coordinates:
 
 
 def spatial_dims(array: xr.DataArray, name: str = "image") -> tuple[str, ...]:
-    """Return the image's spatial dims, slowest first, or say why there are none."""
+    """Return the spatial dims of an image, slowest first; raise if it has others."""
     if not isinstance(array, xr.DataArray):
         msg = (
-            f"{name} must be a DataArray, got {type(array).__name__}; of a DataTree "
-            "take one level, for example tree['scale0/image']"
+            f"{name} must be a DataArray, got {type(array).__name__}; select one level "
+            "of a DataTree, for example tree['scale0/image']"
         )
         raise InputError(msg)
     unknown = [d for d in array.dims if d not in SPATIAL_DIMS + OTHER_DIMS]
@@ -64,8 +68,8 @@ def spatial_dims(array: xr.DataArray, name: str = "image") -> tuple[str, ...]:
     if unknown or dims not in (SPATIAL_DIMS, SPATIAL_DIMS[1:]):
         msg = (
             f"{name} has dimensions {tuple(array.dims)}; expected ('z', 'y', 'x') or "
-            "('y', 'x'), with 't' and 'c' allowed beside them. Rename them, for "
-            f"example {name}.rename({{'plane': 'z'}})"
+            "('y', 'x'), and optionally 't' and 'c'. Rename them, for example "
+            f"{name}.rename({{'plane': 'z'}})"
         )
         raise InputError(msg)
     return dims
@@ -79,7 +83,7 @@ def grid_of(array: xr.DataArray, name: str = "image") -> Grid:
     array : DataArray ([t], [c], [z], y, x)
         An image with uniform, ascending coordinates on its spatial dims.
     name
-        What to call the image in an error.
+        Name of the image in errors.
 
     Returns
     -------
@@ -92,7 +96,6 @@ def grid_of(array: xr.DataArray, name: str = "image") -> Grid:
 
     Examples
     --------
-    >>> import numpy as np, xarray as xr
     >>> image = xr.DataArray(
     ...     np.zeros((2, 3)), dims=("y", "x"), coords={"y": [0.0, 2.0], "x": [5, 6, 7]}
     ... )
@@ -100,7 +103,7 @@ def grid_of(array: xr.DataArray, name: str = "image") -> Grid:
     (2.0, 1.0)
     """
     dims = spatial_dims(array, name)
-    origin_spacing = [_origin_and_spacing(array, dim, name) for dim in dims]
+    axes = [_origin_and_spacing(array, dim, name) for dim in dims]
     units = {normalise_units(array[dim].attrs.get("units")) for dim in dims}
     if len(units) > 1:
         msg = (
@@ -112,8 +115,8 @@ def grid_of(array: xr.DataArray, name: str = "image") -> Grid:
     return Grid(
         dims=dims,
         shape=tuple(array.sizes[dim] for dim in dims),
-        spacing=tuple(spacing for _, spacing in origin_spacing),
-        origin=tuple(origin for origin, _ in origin_spacing),
+        spacing=tuple(spacing for _, spacing in axes),
+        origin=tuple(origin for origin, _ in axes),
         units=units.pop(),
     )
 
@@ -130,8 +133,8 @@ def _origin_and_spacing(
     if dim not in array.coords:
         msg = (
             f"{name} has no coordinate {dim!r}; assign physical voxel centres, for "
-            f"example {name}.assign_coords({dim}=spacing * np.arange("
-            f"{array.sizes[dim]}))"
+            f"example {name}.assign_coords({dim}=spacing * "
+            f"np.arange({array.sizes[dim]}))"
         )
         raise InputError(msg)
     values = np.asarray(array[dim].values)
@@ -170,6 +173,6 @@ def _origin_and_spacing(
 def _descending(dim: Hashable, name: str) -> InputError:
     msg = (
         f"coordinate {dim!r} of {name} descends; flip the image with "
-        f"{name}.isel({dim}=slice(None, None, -1)), which keeps every voxel in place"
+        f"{name}.isel({dim}=slice(None, None, -1)), which keeps every voxel's position"
     )
     return InputError(msg)

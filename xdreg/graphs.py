@@ -1,6 +1,6 @@
-"""A value that all tasks of a Dask graph share, as one node.
+"""Values that all tasks of a Dask graph share, as one node.
 
-A worker receives the node once, however many of its tasks depend on it.
+A worker receives the node once, for all of its tasks.
 """
 
 from __future__ import annotations
@@ -9,38 +9,35 @@ from typing import Any
 
 import dask
 
-#: Beyond so many blocks a task runs several: what the scheduler holds stays small. Each
-#: block is still kept as it finishes.
+#: With more blocks than this a task runs several, which limits the scheduler's memory.
+#: Each block is still stored when it ends.
 MOST_TASKS = 10_000
 
 
 class Opaque:
-    """Hides a value from Dask, which would take dataclasses apart.
+    """A value hidden from Dask, which would traverse dataclasses.
 
-    Its token names the step, for `xarray.map_blocks` leaves the function out of its
-    keys.
+    Its token includes the step, because keys of `xarray.map_blocks` do not depend on
+    the function.
     """
 
     def __init__(self, value: Any, step: str) -> None:
         self.value, self.step = value, step
 
     def __dask_tokenize__(self) -> object:
-        """Identify by step and content."""
+        """Return a token of the step and the value."""
         return ("xdreg.shared", self.step, dask.base.tokenize(self.value))
 
 
 def shared(value: Any, step: str) -> Any:
-    """Return a node of a graph, a `dask.delayed.Delayed`, that holds a value.
-
-    All tasks that use it depend on the one node, so that a worker receives it once: it
-    may hold whole images, where those are in memory.
+    """Return a value as one node of a graph, a `dask.delayed.Delayed`.
 
     Parameters
     ----------
     value
-        Anything that has a token and pickles.
+        An object with a token that pickles. It may hold whole images in memory.
     step
-        What it is used for.
+        Name of the step that uses it.
     """
     return dask.delayed(_value_of, pure=True)(Opaque(value, step))
 

@@ -1,19 +1,19 @@
-"""The geometry of a sampled image as a value: index ↔ physical lives here.
+"""The geometry of a sampled image: grids, units of length, index ↔ physical space.
 
-Conventions, stated once:
+Conventions:
 
 * Axes follow the spatial dims, slowest first (``z, y, x`` or ``y, x``).
-* ``origin`` is the physical position of the *centre* of voxel zero; voxel ``i`` lies at
-  ``origin + spacing * i``.
-* ``spacing`` is positive and, like ``origin``, an exact number: it is carried, never
-  derived from differences of coordinates.
+* ``origin`` is the physical position of the *centre* of voxel zero; the centre of voxel
+  ``i`` is ``origin + spacing * i``.
+* ``spacing`` is positive. Like ``origin`` it is an exact number, never computed from
+  differences of coordinates.
 * All axes share one unit of length.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +55,8 @@ _UNIT_ALIASES = {
 
 
 def normalise_units(units: str | None) -> str | None:
-    """Return OME-Zarr's name of a unit of length; unknown names pass unchanged."""
-    if units is None or (isinstance(units, str) and units == ""):
+    """Return OME-Zarr's name of a unit of length; unknown names are unchanged."""
+    if units is None:
         return None
     if not isinstance(units, str):
         msg = f"a unit of length must be text such as 'micrometer', got {units!r}"
@@ -66,32 +66,32 @@ def normalise_units(units: str | None) -> str | None:
         name = name.replace("metre", "meter")
     if name.endswith("meters"):
         name = name.removesuffix("s")
-    return name
+    return name or None
 
 
 def unit_ratio(
     source: str | None, target: str | None, name: str | None = None
 ) -> float:
-    """Return the factor that turns a length in ``source`` into one in ``target``.
+    """Return the factor that converts lengths in one unit to another.
 
     Parameters
     ----------
     source, target
         Names of the units.
     name
-        What has lengths in ``source``, to be named in the error.
+        Name in the error of the object with lengths in ``source``.
 
     Raises
     ------
     InputError
-        If only one of the two is known, or they do not convert.
+        If the units differ and one of them is not a known unit of length.
     """
     source, target = normalise_units(source), normalise_units(target)
     if source == target:
         return 1.0
     if source in UNIT_METRES and target in UNIT_METRES:
         ratio = UNIT_METRES[source] / UNIT_METRES[target]
-        # Powers of ten are meant exactly; 1e-3 / 1e-6 is not 1000.0 in binary.
+        # Powers of ten must be exact; 1e-3 / 1e-6 is not 1000.0 in binary.
         return float(f"{ratio:.14g}")
     msg = (
         f"{name + ': ' if name else ''}lengths in {source or 'no unit'} do not convert "
@@ -103,7 +103,7 @@ def unit_ratio(
 
 
 def is_finite(value: object) -> bool:
-    """Tell whether a value is a number, neither NaN nor too large for a float."""
+    """Return whether a value is a finite real number that fits in a float."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
         return False
     try:
@@ -113,61 +113,62 @@ def is_finite(value: object) -> bool:
 
 
 def positive_per_axis(value: Any, ndim: int, name: str) -> tuple[float, ...]:
-    """Expand a number above zero, or one per dim, to one per axis."""
+    """Return one positive number per axis from a number or a sequence."""
     given = np.ravel(np.asarray(value, object)).tolist()
     values = given * ndim if len(given) == 1 else given
     if len(values) != ndim or not all(is_finite(v) and v > 0 for v in values):
-        msg = (
-            f"{name} must be a number above zero, or {ndim}, one per dim, got {value!r}"
-        )
+        msg = f"{name} must be a number above zero, or {ndim} of them, got {value!r}"
         raise InputError(msg)
     return tuple(float(v) for v in values)
 
 
 def checked_matrix(matrix: ArrayLike, ndim: int, name: str) -> NDArray[np.float64]:
-    """Return a homogeneous matrix as an array, or say what is wrong with it.
+    """Return a homogeneous matrix as an array.
 
     Raises
     ------
     InputError
         If its shape is not ``(ndim + 1, ndim + 1)``, its last row is not that of a
-        linear transform, it has NaN or infinity, or it cannot be inverted.
+        linear transform, it has NaN or infinity, or it is singular.
     """
     values = np.asarray(matrix, np.float64)
-    last = [0.0] * ndim + [1.0]
-    if values.shape != (ndim + 1, ndim + 1):
-        found = f"is a matrix of shape {values.shape}"
-    elif (
-        not np.isfinite(values).all()
-        or not np.allclose(values[-1], last)
-        or np.linalg.det(values) == 0
+    shape, last = (ndim + 1, ndim + 1), [0.0] * ndim + [1.0]
+    if (
+        values.shape == shape
+        and np.isfinite(values).all()
+        and np.allclose(values[-1], last)
+        and np.linalg.det(values) != 0
     ):
-        found = f"is {values.tolist()}"
-    else:
         return values
+    found = values.tolist() if values.shape == shape else f"of shape {values.shape}"
     msg = (
-        f"{name} {found}; expected an invertible homogeneous matrix of shape "
-        f"{(ndim + 1, ndim + 1)}, in the order of the dims, with last row {last}"
+        f"{name} is a matrix {found}; expected an invertible homogeneous matrix of "
+        f"shape {shape}, in the order of the dims, with last row {last}"
     )
     raise InputError(msg)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A regular, axis-aligned lattice of voxel centres in physical space.
+    """A regular, axis-aligned grid of voxel centres in physical space.
 
     Parameters
     ----------
     dims
-        Spatial dimension names, slowest first.
+        Names of the spatial dimensions, slowest first.
     shape
         Number of voxels per axis.
     spacing
-        Distance of neighbouring voxel centres per axis, in ``units``; positive.
+        Distance between adjacent voxel centres per axis, in ``units``; positive.
     origin
         Position of the centre of voxel zero per axis, in ``units``.
     units
-        OME-Zarr name of the unit of length, or None where it is not known.
+        OME-Zarr name of the unit of length; None if it is not known.
+
+    Raises
+    ------
+    InputError
+        If a value is invalid, or the tuples differ in length.
 
     Examples
     --------
@@ -185,7 +186,7 @@ class Grid:
     units: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a geometry that cannot be meant."""
+        """Raise if the geometry is invalid."""
         for name in ("dims", "shape", "spacing", "origin"):
             values = getattr(self, name)
             if not isinstance(values, tuple):
@@ -255,7 +256,7 @@ class Grid:
         )
 
     def window(self, window: Sequence[slice]) -> Grid:
-        """Return the grid of a rectangular part, given as index slices, with steps."""
+        """Return the grid of a rectangular part, given as index slices with steps."""
         starts = [0 if part.start is None else part.start for part in window]
         stops = [
             size if part.stop is None else part.stop
@@ -269,7 +270,7 @@ class Grid:
         return part.strided([index.step or 1 for index in window])
 
     def coarsen(self, factors: Sequence[int]) -> Grid:
-        """Return the grid of means over ``factors`` voxels; a remainder is dropped."""
+        """Return the grid of means over ``factors`` voxels, without the remainder."""
         offset = 0.5 * (np.asarray(factors) - 1.0)
         return replace(
             self,
@@ -279,10 +280,7 @@ class Grid:
         )
 
     def every(self, steps: Sequence[float]) -> Grid:
-        """Return every ``steps``-th voxel, from the first to at least the last one.
-
-        With a step below one, points between them.
-        """
+        """Return the grid with ``steps`` times the spacing that covers all centres."""
         return replace(
             self,
             shape=tuple(
@@ -301,19 +299,19 @@ class Grid:
         )
 
     def strides_to(self, target: Grid) -> tuple[int, ...]:
-        """Return how many steps of this grid, per axis, fit into one of another."""
+        """Return per axis how many steps of this grid fit in one of another grid."""
         pairs = zip(target.spacing, self.spacing, strict=True)
         return tuple(max(int(wide / step + 1e-6), 1) for wide, step in pairs)
 
     def to_units(self, units: str | None, name: str | None = None) -> Grid:
-        """Return the same grid with its lengths expressed in another unit.
+        """Return the grid with its lengths in another unit.
 
         Parameters
         ----------
         units
-            The unit.
+            Name of the unit.
         name
-            Whose grid it is, to be named in the error.
+            Name in the error of the object that has the grid.
 
         Raises
         ------
@@ -343,7 +341,7 @@ class Grid:
         Returns
         -------
         tuple of slice or None
-            Clipped to the grid; None where the box misses it altogether.
+            Clipped to the grid; None if the box is outside it.
         """
         first = np.floor(self.physical_to_index(lower)) - margin
         last = np.floor(self.physical_to_index(upper)) + 2 + margin
@@ -356,18 +354,13 @@ class Grid:
         return tuple(slice(int(a), int(b)) for a, b in zip(starts, stops, strict=True))
 
     def to_dict(self) -> dict[str, object]:
-        """Return plain JSON values that `from_dict` takes."""
-        return {
-            "dims": list(self.dims),
-            "shape": list(self.shape),
-            "spacing": list(self.spacing),
-            "origin": list(self.origin),
-            "units": self.units,
-        }
+        """Return the grid as JSON values."""
+        values = asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, object]) -> Grid:
-        """Rebuild a grid from what `to_dict` returned."""
+        """Return the grid of the JSON values of `to_dict`."""
         return cls(
             dims=tuple(values["dims"]),  # type: ignore[arg-type]
             shape=tuple(int(v) for v in values["shape"]),  # type: ignore[attr-defined]
@@ -377,7 +370,7 @@ class Grid:
         )
 
 
-#: A pyramid ends with the level whose longest axis has at most so many voxels.
+#: Largest number of voxels along an axis of a pyramid's coarsest level.
 SMALLEST = 64
 
 #: An axis is halved while its spacing is below this multiple of the finest one.
@@ -385,20 +378,19 @@ ANISOTROPY = 1.5
 
 
 def pyramid_factors(grid: Grid, smallest: int = SMALLEST) -> list[tuple[int, ...]]:
-    """Return, level by level, by how much each axis is to be coarsened.
+    """Return the factors by which each level of a pyramid is coarser than the last.
 
-    An axis that is coarser than the others already waits until they have caught up.
+    An axis that is coarser than the others is kept until they are as coarse.
 
     Parameters
     ----------
     grid
         The finest level.
     smallest
-        Largest axis of the coarsest level.
+        Largest number of voxels along an axis of the coarsest level.
 
     Examples
     --------
-    >>> from xdreg.grid import Grid
     >>> dims, origin = ("z", "y", "x"), (0.0, 0.0, 0.0)
     >>> pyramid_factors(Grid(dims, (40, 256, 256), (4.0, 1.0, 1.0), origin))
     [(1, 2, 2), (1, 2, 2)]

@@ -1,8 +1,8 @@
-"""Blocks against their neighbours: results that are wrong but look right by themselves.
+"""Outlier blocks: results that contradict those of their neighbours.
 
 A field point near a border lies in the patches of several blocks. Each of them saw the
 same voxels around it, so their updates should agree there. `compare` measures that for
-one block, on a worker; `outliers` decides for all blocks of a stage at once.
+one block, on a worker. `outliers` decides for all blocks of a stage at once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.ndimage
 
 from xdreg.partition import BlockStatus, Partition, shared_part
 
@@ -19,21 +20,21 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-#: Differences up to so many voxels are no reason to reject.
+#: Blocks are not rejected for differences up to this many voxels ...
 FLOOR_VOXELS = 1.0
 
-#: Nor are those within so many standard deviations of what is usual in the stage; the
-#: deviation is estimated from the median's. What is usual is measured between a block
-#: and the neighbours nearest to it, of which good ones have some even along a line.
+#: ... or within this many standard deviations of the usual difference in the stage. The
+#: usual difference is measured between each block and its nearest neighbours, because
+#: a good block has some that agree with it even in a row of blocks.
 DEVIATIONS = 12.0
 NEAREST = 0.25
 MAD_TO_SIGMA = 1.4826
 
-#: Differences beyond this share of the overlap are one, however usual they are: blended
-#: across it they would bend the field by more than a third.
+#: Differences above this share of the overlap always reject a block: blended across the
+#: overlap, they would bend the field by more than a third.
 SHARE_OF_OVERLAP = 0.5
 
-#: Blocks that had an image to register and came to nothing.
+#: Statuses of blocks that had content to register and failed.
 _FAILED = (
     BlockStatus.NOT_IMPROVED,
     BlockStatus.FOLDED,
@@ -45,21 +46,17 @@ _FAILED = (
 
 
 def offsets(ndim: int) -> list[tuple[int, ...]]:
-    """Return the steps to a block's neighbours; the one in the middle is to itself."""
+    """Return the index steps to a block's neighbours; the middle one is zero."""
     return list(itertools.product((-1, 0, 1), repeat=ndim))
 
 
 def tolerance(partition: Partition) -> float:
-    """Return the difference beyond which blending bends the field, in voxels.
+    """Return the largest difference that may be blended, in voxels.
 
     Zero where no two blocks share a field point.
     """
-    margins = [
-        margin
-        for margin, count in zip(partition.overlap, partition.counts, strict=True)
-        if count > 1
-    ]
-    return SHARE_OF_OVERLAP * min(margins, default=0)
+    overlaps = zip(partition.overlap, partition.counts, strict=True)
+    return SHARE_OF_OVERLAP * min((o for o, count in overlaps if count > 1), default=0)
 
 
 def compare(
@@ -77,15 +74,15 @@ def compare(
     partition
         The blocks of the stage.
     status_of, patch_of
-        Functions of a block's index: its status, and the patch that it stored.
+        Functions of a block's index: its status, and its stored patch.
 
     Returns
     -------
     (3 ** ndim,) float32, voxels
-        By `offsets`, the median over the shared field points of the length of the
-        difference; in the middle the median length of the block's own update. NaN where
-        either block has no update, where nothing is shared, and for neighbours that
-        come before: they hold the same number.
+        In the order of `offsets`, the median length of the difference over the shared
+        field points; in the middle, the median length of the block's own update. NaN
+        where either block has no update, where no point is shared, and for neighbours
+        that come before, whose result holds the same number.
     """
     grid = partition.grid
     result = np.full(3**grid.ndim, np.nan, np.float32)
@@ -94,10 +91,9 @@ def compare(
     spacing = np.reshape(grid.spacing, (-1,) + (1,) * grid.ndim).astype(np.float32)
     points = partition.patch(index)
     own = patch_of(index)
-    for slot, offset in enumerate(offsets(grid.ndim)):
-        other = tuple(i + step for i, step in zip(index, offset, strict=True))
-        inside = all(0 <= i < n for i, n in zip(other, partition.counts, strict=True))
-        if other < index or not inside:
+    for slot, step in enumerate(offsets(grid.ndim)):
+        other = _neighbour(index, step, partition.counts)
+        if other is None or other < index:
             continue
         part = shared_part(points, partition.patch(other))
         if part is None or status_of(other) != BlockStatus.SUCCESS:
@@ -112,24 +108,25 @@ def compare(
 def outliers(
     status: NDArray[Any], gaps: NDArray[Any], gain: NDArray[Any], most: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Find the blocks that their neighbours contradict.
+    """Return the blocks that their neighbours contradict.
 
-    A block's difference is the median over its neighbours. Of the blocks that differ
-    too much the one with the largest sum of such differences goes first, and is then
-    nobody's neighbour any more, so that a bad block does not condemn good ones. Of two
-    equal ones, as where there are only two, the one that improved the similarity less.
+    The difference of a block is the median over its neighbours. Among the blocks that
+    differ too much, the one with the largest sum of excessive differences is rejected
+    first and no longer compared with its neighbours, so that a bad block does not
+    condemn good ones. Of two equal ones, as where there are only two blocks, the one
+    that improved the similarity less is rejected.
 
-    A block all of whose neighbours failed has nobody to agree with but the zero update
-    beside it, and is held against that.
+    A block whose neighbours all failed can only be compared with the zero update next
+    to it, and is rejected if it differs too much from that.
 
     Parameters
     ----------
     status : (*counts)
-        What became of the blocks.
+        Statuses of the blocks.
     gaps : (*counts, 3 ** ndim), voxels
-        What `compare` returned for each.
+        Results of `compare`.
     gain : (*counts)
-        By how much each block improved the similarity.
+        Improvement of the similarity by each block.
     most
         Difference that is too large in any stage, see `tolerance`.
 
@@ -140,13 +137,7 @@ def outliers(
         The median difference of each block from its neighbours; NaN without any.
     """
     steps = offsets(status.ndim)
-    middle = len(steps) // 2
-    size = gaps[..., middle]
-    between = np.array(gaps, np.float32)
-    between[..., middle] = np.nan
-    for slot in range(middle):
-        here, there = _with_neighbour(status.shape, steps[slot])
-        between[..., slot][here] = gaps[..., len(steps) - 1 - slot][there]
+    between = _between(gaps, steps)
     difference = _medians(between)
     limit = min(_usual(between), most)
     rejected = np.zeros(status.shape, bool)
@@ -160,32 +151,43 @@ def outliers(
         rejected[index] = True
         between[index] = np.nan
         for slot, step in enumerate(steps):
-            other = tuple(i - s for i, s in zip(index, step, strict=True))
-            if all(0 <= i < n for i, n in zip(other, status.shape, strict=True)):
+            other = _neighbour(index, [-s for s in step], status.shape)
+            if other is not None:
                 between[(*other, slot)] = np.nan
                 current[other] = _medians(between[other][None])[0]
     failed = rejected | np.isin(status, _FAILED)
-    beside = np.zeros(status.shape, bool)
-    for step in steps:
-        here, there = _with_neighbour(status.shape, step)
-        beside[here] |= failed[there]
+    near_failed = scipy.ndimage.binary_dilation(failed, np.ones((3,) * status.ndim))
     alone = (status == BlockStatus.SUCCESS) & ~np.isfinite(between).any(axis=-1)
-    rejected |= alone & beside & (size > most)
+    rejected |= alone & near_failed & (gaps[..., len(steps) // 2] > most)
     return rejected, difference
 
 
-def _with_neighbour(
-    counts: Sequence[int], step: Sequence[int]
-) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Return the blocks that have a neighbour at a step, and those neighbours."""
-    axes = list(zip(counts, step, strict=True))
-    here = tuple(slice(max(-s, 0), n - max(s, 0)) for n, s in axes)
-    there = tuple(slice(max(s, 0), n - max(-s, 0)) for n, s in axes)
-    return here, there
+def _between(
+    gaps: NDArray[Any], steps: Sequence[tuple[int, ...]]
+) -> NDArray[np.float32]:
+    """Return the differences of all blocks from all neighbours, NaN for themselves."""
+    middle = len(steps) // 2
+    between = np.array(gaps, np.float32)
+    between[..., middle] = np.nan
+    for slot in range(middle):
+        # The earlier neighbour holds the difference.
+        stored = np.pad(gaps[..., -1 - slot], 1, constant_values=np.nan)
+        shifts = zip(steps[slot], gaps.shape[:-1], strict=True)
+        between[..., slot] = stored[tuple(slice(1 + s, 1 + s + n) for s, n in shifts)]
+    return between
+
+
+def _neighbour(
+    index: Sequence[int], step: Sequence[int], counts: Sequence[int]
+) -> tuple[int, ...] | None:
+    """Return the block at a step from another one; None outside the partition."""
+    other = tuple(i + s for i, s in zip(index, step, strict=True))
+    inside = all(0 <= i < n for i, n in zip(other, counts, strict=True))
+    return other if inside else None
 
 
 def _medians(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return medians over the last axis of what is not NaN; NaN where nothing is."""
+    """Return medians over the last axis, ignoring NaN; NaN where all are."""
     result = np.full(values.shape[:-1], np.nan, np.float32)
     some = np.isfinite(values).any(axis=-1)
     result[some] = np.nanmedian(values[some], axis=-1)
@@ -193,7 +195,7 @@ def _medians(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _usual(between: NDArray[np.float32]) -> float:
-    """Return the largest difference that is usual in a stage, in voxels."""
+    """Return the upper limit of usual differences in a stage, in voxels."""
     known = between[np.isfinite(between).any(axis=-1)]
     if not known.size:
         return FLOOR_VOXELS

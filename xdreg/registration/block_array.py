@@ -1,9 +1,9 @@
-"""Numbers that every block of a stage leaves, a file for each.
+"""Arrays in the work directory with one file per block of a stage.
 
-Part of a run's work directory. On disk it is an uncompressed Zarr array of one chunk
-per block, with checksums, which any reader of Zarr opens; here its chunks are read and
-written as plain files. Through Zarr each costs a millisecond or two, for which a
-worker's threads queue up, and blending reads 27 for every block.
+On disk each is an uncompressed Zarr array of one chunk per block, with checksums, which
+any reader of Zarr opens. Here its chunks are read and written as plain files: through
+Zarr each takes one to two milliseconds, for which a worker's threads wait on each
+other, and blending reads 27 chunks for every block.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
     from zarr.storage import LocalStore
 
 
-#: Bytes of CRC-32C behind a chunk, least significant first, as in Zarr's codec.
-_CHECKSUM = 4
+#: Bytes of the CRC-32C after a chunk, least significant first, as in Zarr's codec.
+CHECKSUM_BYTES = 4
 
-#: Bytes that `Remembering` keeps: all neighbours of small blocks, for which reading is
-#: most of the work; too few to show in a worker's peak.
+#: Bytes that `Remembering` keeps: enough for all neighbours of small blocks, for which
+#: reading takes most of the time, and too few to raise a worker's peak memory.
 _KEPT = 16_000_000
 
 
 def _checksum(values: bytes) -> bytes:
     number: int = google_crc32c.value(values)
-    return number.to_bytes(_CHECKSUM, "little")
+    return number.to_bytes(CHECKSUM_BYTES, "little")
 
 
 def _store(file: Path, values: NDArray[np.float32]) -> None:
-    """Write a chunk's file, which appears whole or not at all."""
+    """Write a chunk's file atomically."""
     stored = values.tobytes()
     partial = file.parent / f".{file.name}.{os.getpid()}.{threading.get_ident()}"
     try:
@@ -55,34 +55,27 @@ def _store(file: Path, values: NDArray[np.float32]) -> None:
 def store_window(
     array: zarr.Array[Any], window: Sequence[slice], values: NDArray[np.float32]
 ) -> None:
-    """Write a window of whole chunks to an array of `open_array`, in their files.
+    """Write a window of whole chunks to an array made by `open_array`.
 
     Parameters
     ----------
     array
         A float32 array in a directory, not compressed.
     window
-        Begins at a chunk's border on every axis, and ends at one or with the array.
+        Slices that start at the border of a chunk, and end at one or with the array.
     values
-        Of the window's shape.
+        Array of the window's shape.
     """
     folder = cast("LocalStore", array.store).root / array.path
-    sizes = array.chunks
-    ranges = (
-        range(part.start, part.stop, size)
-        for part, size in zip(window, sizes, strict=True)
-    )
+    axes = list(zip(window, array.chunks, strict=True))
+    ranges = (range(0, part.stop - part.start, size) for part, size in axes)
     for corner in itertools.product(*ranges):
-        chunk = np.full(sizes, array.fill_value, "<f4")
-        part = values[
-            tuple(
-                slice(first - w.start, first - w.start + size)
-                for first, w, size in zip(corner, window, sizes, strict=True)
-            )
-        ]
+        starts = list(zip(corner, axes, strict=True))
+        part = values[tuple(slice(i, i + size) for i, (_, size) in starts)]
+        chunk = np.full(array.chunks, array.fill_value, "<f4")
         chunk[tuple(slice(n) for n in part.shape)] = part
-        place = (first // size for first, size in zip(corner, sizes, strict=True))
-        _store(folder / ".".join(map(str, place)), chunk)
+        name = ".".join(str((w.start + i) // size) for i, (w, size) in starts)
+        _store(folder / name, chunk)
 
 
 class BlockArray:
@@ -91,13 +84,13 @@ class BlockArray:
     Parameters
     ----------
     path
-        The directory, made where it does not exist.
+        The directory, created if it does not exist.
     counts
         Number of blocks per axis.
     shape
-        Of what each block stores.
+        Shape of each block's array.
     fill
-        What is read of a block that stored nothing, or whose file is damaged.
+        Value that is read for a block without a file or with a damaged one.
     """
 
     def __init__(
@@ -108,7 +101,7 @@ class BlockArray:
         open_array(path, (*counts, *shape), (*ones, *shape), fill)
 
     def __dask_tokenize__(self) -> object:
-        """Identify by place."""
+        """Return a token of the path."""
         return ("xdreg.BlockArray", str(self.path))
 
     def _file(self, index: Sequence[int]) -> Path:
@@ -116,36 +109,33 @@ class BlockArray:
         return self.path / name
 
     def read(self, index: Sequence[int]) -> NDArray[np.float32] | None:
-        """Return what a block stored, ``shape``.
-
-        None where it stored nothing, or where its file is cut off or altered.
-        """
+        """Return a block's array; None if it is missing, cut off or altered."""
         try:
             stored = self._file(index).read_bytes()
         except FileNotFoundError:
             return None
-        values, check = stored[:-_CHECKSUM], stored[-_CHECKSUM:]
+        values, check = stored[:-CHECKSUM_BYTES], stored[-CHECKSUM_BYTES:]
         whole = len(values) == 4 * math.prod(self.shape)
         if not whole or _checksum(values) != check:
             return None
         return np.frombuffer(values, "<f4").reshape(self.shape)
 
     def __getitem__(self, index: Sequence[int]) -> NDArray[np.float32]:
-        """Return the same, or the fill value all over."""
+        """Return a block's array, filled with the fill value where there is none."""
         values = self.read(index)
         return np.full(self.shape, self.fill, np.float32) if values is None else values
 
     def __setitem__(self, index: Sequence[int], values: ArrayLike) -> None:
-        """Store a block's numbers; the file appears whole or not at all."""
+        """Store a block's array atomically."""
         whole = np.broadcast_to(np.asarray(values, "<f4"), self.shape)
         _store(self._file(index), whole)
 
     def forget(self, index: Sequence[int]) -> None:
-        """Remove what a block stored."""
+        """Remove a block's array."""
         self._file(index).unlink(missing_ok=True)
 
     def done(self) -> Iterator[tuple[int, ...]]:
-        """Iterate over the blocks that have stored something, in no order."""
+        """Iterate over the blocks that have a file, in any order."""
         for name in os.listdir(self.path):  # noqa: PTH208
             if name[0].isdigit():
                 index = tuple(int(part) for part in name.split("."))
@@ -153,10 +143,10 @@ class BlockArray:
 
 
 class Remembering(BlockArray):
-    """The same array, which keeps what was read last.
+    """A `BlockArray` that keeps the arrays that were read last.
 
-    Blocks that lie together have most neighbours in common. Nobody may store another
-    result meanwhile; what was missing is read again.
+    Adjacent blocks have most neighbours in common. Arrays must not change meanwhile;
+    missing ones are read again.
     """
 
     def __init__(self, array: BlockArray) -> None:
@@ -167,11 +157,11 @@ class Remembering(BlockArray):
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle without what was read."""
+        """Pickle without the arrays that were read."""
         return Remembering, (self._array,)
 
     def read(self, index: Sequence[int]) -> NDArray[np.float32] | None:
-        """Return what a block stored, as `BlockArray.read`."""
+        """Return a block's array; None if it is missing, cut off or altered."""
         index = tuple(index)
         with self._lock:
             if index in self._kept:

@@ -1,11 +1,10 @@
-"""One linear transform on which most blocks agree: robust, numbers only.
+"""The one linear transform on which most blocks agree, by a robust fit.
 
-Every block tells where it maps a few points of its own. A transform of the kind wanted
-is sought that maps the points of most blocks to where they say, as least trimmed
-squares (Rousseeuw and Van Driessen, *Computing LTS regression for large data sets*,
-Data Mining and Knowledge Discovery 2006); blocks that it misses by far are then left
-out, and it is fitted once more to all others. Points far apart tell more of a rotation
-than the blocks' own rotations do, whose mean is what others take.
+Every block says where it maps a few points of its own. The transform of the wanted kind
+is fitted to most blocks by least trimmed squares (Rousseeuw and Van Driessen,
+*Computing LTS regression for large data sets*, Data Mining and Knowledge Discovery
+2006). Blocks far from that fit are left out, and it is repeated with all others. Points
+far apart determine a rotation better than a mean of the blocks' own rotations.
 """
 
 from __future__ import annotations
@@ -23,37 +22,35 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-#: Share of the weight of all blocks that the first fits go by; up to the rest may be
-#: wrong.
+#: Share of the blocks' total weight that the first fits use; the rest may be wrong.
 TRUSTED = 0.5
 
-#: A block is left out if it is missed by more than so many standard deviations of what
-#: is usual, which is estimated from the median.
+#: A block is left out if its residual is more than this many standard deviations, which
+#: are estimated from the median.
 DEVIATIONS = 4.0
 MEDIAN_TO_SIGMA = 1.4826
 
-#: Blocks whose own transforms are starting points, at most, and random groups of
-#: blocks that are.
+#: Number of starting points: fits to single blocks, at most, and to random groups.
 STARTS = 100
 GROUPS = 200
 
-#: Rounds of fitting and sorting anew from each start, and of the best ones to the end.
+#: Rounds of fitting and sorting for each start, for the best ones, and how many are.
 FIRST_ROUNDS, ROUNDS, BEST = 2, 30, 5
 
 
 @dataclass(frozen=True)
 class ConsensusResult:
-    """What blocks agree on.
+    """The transform on which blocks agree.
 
     Parameters
     ----------
     matrix : (ndim + 1, ndim + 1)
         Homogeneous, fixed → moving, in dims order.
     agrees : (blocks,) bool
-        Which blocks it was fitted to in the end.
+        Blocks that the final fit used.
     residual : (blocks,), physical units
-        Root mean square distance of where it maps a block's points from where the block
-        does.
+        Root mean square distance between the points of a block as mapped by the
+        transform and by the block.
     """
 
     matrix: Array
@@ -64,14 +61,14 @@ class ConsensusResult:
 def fit_linear(
     points: ArrayLike, moved: ArrayLike, weights: ArrayLike, kind: Kind
 ) -> Array:
-    """Return the linear transform of a kind that maps points best onto others.
+    """Return the weighted least-squares transform of one kind between point sets.
 
     Parameters
     ----------
     points, moved : (n, ndim)
-        Where they are, and where they are to go.
+        The points before and after.
     weights : (n,)
-        Of the squared distances.
+        Weights of the squared distances.
     kind
         ``"translation"``, ``"rigid"``, ``"similarity"`` or ``"affine"``.
 
@@ -95,7 +92,7 @@ def fit_linear(
         linear = np.linalg.lstsq(root * a, root * b, rcond=None)[0].T
     elif kind != "translation":
         u, sizes, vt = np.linalg.svd((share * b).T @ a)
-        # No reflection.
+        # Excludes reflections.
         signs = np.ones(ndim)
         signs[-1] = np.sign(np.linalg.det(u @ vt)) or 1.0
         linear = (u * signs) @ vt
@@ -123,13 +120,13 @@ def find_consensus(
     points : (blocks, n, ndim), physical units
         Points of each block, such as its corners.
     moved : (blocks, n, ndim)
-        Where the block maps them; NaN for a block that says nothing.
+        The points as the block maps them; NaN for a block without a result.
     weights : (blocks,), optional
-        How much each block counts, for example its similarity; equal by default.
+        Weights of the blocks, for example their similarity; equal by default.
     kind
         ``"translation"``, ``"rigid"``, ``"similarity"`` or ``"affine"``.
     tolerance : float, physical units
-        A block that is missed by less is never left out.
+        Blocks with a smaller residual are never left out.
 
     Returns
     -------
@@ -138,39 +135,23 @@ def find_consensus(
     Raises
     ------
     InputError
-        If the shapes do not go together, a kind does not exist, or no block counts.
+        If the shapes do not match, the kind is unknown, or no block has a finite result
+        and a positive weight.
 
     Examples
     --------
     >>> corners = np.array([[0, 0], [0, 9], [9, 0], [9, 9.0]])
     >>> blocks = np.stack([corners + [0, 10 * i] for i in range(5)])
-    >>> said = blocks + [1.0, 2.0]
-    >>> said[3] += 40.0  # wrong
-    >>> found = find_consensus(blocks, said)
+    >>> moved = blocks + [1.0, 2.0]
+    >>> moved[3] += 40.0  # an outlier
+    >>> found = find_consensus(blocks, moved)
     >>> found.matrix.round(6)[:2, 2].tolist(), found.agrees.tolist()
     ([1.0, 2.0], [True, True, True, False, True])
     """
-    if kind not in get_args(Kind):
-        msg = f"kind must be one of {get_args(Kind)}, got {kind!r}"
-        raise InputError(msg)
-    source, target = np.asarray(points, float), np.asarray(moved, float)
-    if (
-        source.ndim != 3
-        or source.shape != target.shape
-        or source.shape[2] not in (2, 3)
-    ):
-        msg = (
-            "points and moved must have one shape (blocks, n, ndim), got "
-            f"{source.shape} and {target.shape}"
-        )
-        raise InputError(msg)
-    weight = np.ones(len(source)) if weights is None else np.asarray(weights, float)
-    if weight.shape != (len(source),):
-        msg = f"weights must be one per block, {len(source)}, got {weight.shape}"
-        raise InputError(msg)
+    source, target, weight = _checked(points, moved, weights, kind)
     usable = np.isfinite(target).all(axis=(1, 2)) & np.isfinite(weight) & (weight > 0)
     if not usable.any():
-        msg = "no block says anything to agree on; all are NaN or of weight zero"
+        msg = "no block has a result to agree on; all are NaN or have weight zero"
         raise InputError(msg)
     problem = _Problem(source[usable], target[usable], weight[usable], kind)
     matrix = problem.trimmed()
@@ -182,36 +163,56 @@ def find_consensus(
     return ConsensusResult(matrix, everyone, residual)
 
 
-class _Problem:
-    """Blocks that count, and fits to some of them."""
+def _checked(
+    points: ArrayLike, moved: ArrayLike, weights: ArrayLike | None, kind: Kind
+) -> tuple[Array, Array, Array]:
+    """Return the arguments of `find_consensus` as arrays; raise if one is wrong."""
+    if kind not in get_args(Kind):
+        msg = f"kind must be one of {get_args(Kind)}, got {kind!r}"
+        raise InputError(msg)
+    source, target = np.asarray(points, float), np.asarray(moved, float)
+    matching = source.ndim == 3 and source.shape == target.shape
+    if not matching or source.shape[2] not in (2, 3):
+        msg = (
+            "points and moved must have one shape (blocks, n, ndim), got "
+            f"{source.shape} and {target.shape}"
+        )
+        raise InputError(msg)
+    weight = np.ones(len(source)) if weights is None else np.asarray(weights, float)
+    if weight.shape != (len(source),):
+        msg = f"weights must be one per block, {len(source)}, got {weight.shape}"
+        raise InputError(msg)
+    return source, target, weight
 
-    def __init__(self, points: Array, moved: Array, weights: Array, kind: Kind) -> None:
-        self._points, self._moved, self._weights = points, moved, weights
-        self._kind = kind
+
+@dataclass(frozen=True)
+class _Problem:
+    """The blocks with results, and fits to subsets of them."""
+
+    points: Array
+    moved: Array
+    weights: Array
+    kind: Kind
 
     def fit(self, chosen: NDArray[np.bool_] | NDArray[np.intp]) -> Array:
-        """Fit some blocks."""
-        source, target = self._points[chosen], self._moved[chosen]
-        weights = np.repeat(self._weights[chosen], source.shape[1])
-        flat = (-1, source.shape[2])
-        return fit_linear(
-            source.reshape(flat), target.reshape(flat), weights, self._kind
-        )
+        """Return the fit to some blocks."""
+        points, moved = self.points[chosen], self.moved[chosen]
+        weights = np.repeat(self.weights[chosen], points.shape[1])
+        flat = (-1, points.shape[2])
+        return fit_linear(points.reshape(flat), moved.reshape(flat), weights, self.kind)
 
     def residual(self, matrix: Array) -> Array:
-        """Return by how much a transform misses each block."""
-        gap = self._points @ matrix[:-1, :-1].T + matrix[:-1, -1] - self._moved
+        """Return the root mean square distance of a transform from each block."""
+        gap = self.points @ matrix[:-1, :-1].T + matrix[:-1, -1] - self.moved
         return np.asarray(np.sqrt((gap**2).sum(axis=2).mean(axis=1)))
 
     def trimmed(self) -> Array:
-        """Return the transform whose best half of all blocks fits best."""
-        count = len(self._points)
+        """Return the fit with the smallest error over its best half of the blocks."""
+        count = len(self.points)
         rng = np.random.default_rng(0)
-        size = min(self._points.shape[2] + 1, count)
-        starts = [
-            np.array([i])
-            for i in np.unique(np.linspace(0, count - 1, STARTS).astype(int))
-        ]
+        size = min(self.points.shape[2] + 1, count)
+        single = np.unique(np.linspace(0, count - 1, STARTS).astype(int))
+        starts = list(single[:, None])
         starts += [rng.choice(count, size, replace=False) for _ in range(GROUPS)]
         tried = sorted(
             (self._concentrated(self.fit(start), FIRST_ROUNDS) for start in starts),
@@ -221,14 +222,14 @@ class _Problem:
         return min(best, key=lambda result: result[0])[1]
 
     def _concentrated(self, matrix: Array, rounds: int) -> tuple[float, Array]:
-        """Fit to the blocks that fit best, again and again; return their error too."""
+        """Repeat the fit with the blocks that fit best; return its error and itself."""
         error = np.inf
         for _ in range(rounds):
             residual = self.residual(matrix)
             order = np.argsort(residual, kind="stable")
-            before = np.cumsum(self._weights[order]) - self._weights[order]
-            chosen = order[before < TRUSTED * self._weights.sum()]
-            now = float((self._weights[chosen] * residual[chosen] ** 2).sum())
+            before = np.cumsum(self.weights[order]) - self.weights[order]
+            chosen = order[before < TRUSTED * self.weights.sum()]
+            now = float((self.weights[chosen] * residual[chosen] ** 2).sum())
             if not now < error:
                 break
             error, matrix = now, self.fit(chosen)
@@ -237,12 +238,11 @@ class _Problem:
     def reweighted(
         self, matrix: Array, tolerance: float
     ) -> tuple[NDArray[np.bool_], Array]:
-        """Leave out blocks that are missed by far, and fit the others."""
-        agrees = np.zeros(len(self._points), bool)
+        """Return the blocks with small residuals, and the fit to them."""
+        agrees = np.zeros(len(self.points), bool)
         for _ in range(ROUNDS):
             residual = self.residual(matrix)
-            # Half of all blocks may be wrong: the median is that of the better ones.
-            usual = _weighted_median(residual, self._weights)
+            usual = _weighted_median(residual, self.weights)
             limit = max(DEVIATIONS * MEDIAN_TO_SIGMA * usual, tolerance)
             fitting = residual <= limit
             if (fitting == agrees).all():

@@ -1,6 +1,6 @@
-"""What a stage costs before it runs: memory of a block, bytes read from the images.
+"""Estimates of a stage's cost: memory of a block, bytes read and bytes stored.
 
-The constants are measured: peaks of whole runs, over windows of several sizes.
+The constants are measured peaks of whole runs, over windows of several sizes.
 """
 
 from __future__ import annotations
@@ -11,54 +11,53 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xdreg.partition import MOVING_MARGIN
+from xdreg.registration.block_array import CHECKSUM_BYTES
 
 if TYPE_CHECKING:
     from xdreg.grid import Grid
     from xdreg.partition import Partition
 
+#: Bytes of a number of a displacement.
 _FLOAT = 4
-
-#: Bytes that every chunk of the work directory carries more.
-_CHECKSUM = 4
 
 #: Bytes of a block's record and disagreement, with their checksums.
 _DIAGNOSTICS = 64
 
-#: Bytes of a process before any block runs: Python, libraries, kernels. Where it must
-#: compile those first it takes up to 80 MB more.
+#: Bytes of a process before any block runs: Python, libraries, kernels. Compiling the
+#: kernels takes up to 80 MB more.
 PROCESS_BYTES = 350_000_000
 
-#: Bytes that a block takes per voxel of its window, both images and engine included.
+#: Bytes of a block per voxel of its window, both images and engine included.
 VOXEL_BYTES = 95
 
-#: Times as much where several threads run blocks, for each keeps part of what it freed.
-THREADED = 1.2
-
-#: More, for descriptors of self-similarity.
+#: Additional bytes per voxel for self-similarity descriptors.
 DESCRIPTOR_BYTES = 90
+
+#: Factor where several threads run blocks: each keeps part of the memory it freed.
+THREADED = 1.2
 
 #: Bytes of the process in which elastix registers one block.
 ENGINE_PROCESS_BYTES = 900_000_000
 
-#: Bytes of the process in which a user's method does, without what it imports.
+#: Bytes of the process in which a user's method runs, without the method's imports.
 METHOD_PROCESS_BYTES = 200_000_000
 
 
 def block_memory(
     partition: Partition, metric: str, *, elastix: bool, isolated: bool
 ) -> int:
-    """Return the peak memory of one block, in bytes, beside `PROCESS_BYTES`.
+    """Return the peak memory of one block, in bytes, without `PROCESS_BYTES`.
 
     Parameters
     ----------
     partition
-        How the stage cuts the fixed image.
+        The stage's partition of the fixed image.
     metric
-        What it compares by; of ``"auto"`` the larger.
+        The metric; for ``"auto"`` the one that takes more memory.
     elastix
-        Whether elastix registers, in a process of its own.
+        Whether the engine is elastix, in a process of its own.
     isolated
-        Whether the block has such a process, be it for elastix or a user's method.
+        Whether the block has a process of its own, for elastix or a user's method.
     """
     voxels = math.prod(partition.window_shape)
     own = metric in ("mind", "auto") and not elastix
@@ -73,16 +72,21 @@ def bytes_read(
     moving: np.dtype[Any],
     moving_grid: Grid,
 ) -> int:
-    """Return what all blocks read of the two images, chunk rounding left out.
+    """Return the bytes that all blocks read from the two images.
 
     Parameters
     ----------
     partition
-        How the stage cuts the fixed image.
+        The stage's partition of the fixed image.
     fixed, moving
         Data types of the two images.
     moving_grid
-        The moving image's level. Its windows are taken to lie inside it, undeformed.
+        Grid of the moving image's level.
+
+    Notes
+    -----
+    Whole chunks are not counted, only windows. Windows of the moving image are assumed
+    to be inside it and not deformed.
     """
     ratio = math.prod(np.divide(partition.grid.spacing, moving_grid.spacing).tolist())
     own = _voxels(partition, 1)
@@ -91,36 +95,30 @@ def bytes_read(
 
 
 def patch_bytes(partition: Partition) -> int:
-    """Return what the patches of a stage take in the work directory, in bytes."""
-    count = math.prod(partition.counts)
+    """Return the size of a stage's patches in the work directory, in bytes."""
     patch = math.prod(partition.patch_shape) * partition.grid.ndim * _FLOAT
-    return count * (patch + _CHECKSUM)
+    return partition.size * (patch + CHECKSUM_BYTES)
 
 
 def field_bytes(partition: Partition) -> int:
-    """Return what a stage takes in the work directory beside its patches, in bytes."""
+    """Return the size of a stage's field and diagnostics in the work directory."""
     # Chunks at the end are stored whole.
-    chunks = math.prod(
-        -(-size // chunk)
-        for size, chunk in zip(
-            partition.field_grid.shape, partition.field_chunks, strict=True
-        )
-    )
+    axes = zip(partition.field_grid.shape, partition.field_chunks, strict=True)
+    chunks = math.prod(-(-size // chunk) for size, chunk in axes)
     chunk = math.prod(partition.field_chunks) * partition.grid.ndim * _FLOAT
-    blocks = math.prod(partition.counts)
-    return chunks * (chunk + _CHECKSUM) + blocks * _DIAGNOSTICS
+    return chunks * (chunk + CHECKSUM_BYTES) + partition.size * _DIAGNOSTICS
 
 
 def _voxels(partition: Partition, overlaps: int) -> int:
-    """Return the voxels of all blocks with so many overlaps on every side."""
-    count: int = math.prod(
+    """Return the number of voxels of all blocks, with some overlaps on every side."""
+    axes = zip(
+        partition.block_shape, partition.overlap, partition.grid.shape, strict=True
+    )
+    return math.prod(
         sum(
             min(start + block + overlaps * overlap, size)
             - max(start - overlaps * overlap, 0)
             for start in range(0, size, block)
         )
-        for block, overlap, size in zip(
-            partition.block_shape, partition.overlap, partition.grid.shape, strict=True
-        )
+        for block, overlap, size in axes
     )
-    return count

@@ -1,7 +1,7 @@
 """Progress of a run's stages, read from the work directory.
 
-Every block leaves a record, wherever it ran, so threads and clusters are watched the
-same way. A program that watches a stage stops the run by raising.
+Every block stores a record, wherever it ran, so threads and clusters are watched in the
+same way. A function that listens stops the run by raising an exception.
 """
 
 from __future__ import annotations
@@ -30,23 +30,22 @@ if TYPE_CHECKING:
 
     from xdreg.registration.block_array import BlockArray
 
-
-#: Seconds between looks at the work directory.
+#: Seconds between two reads of the work directory.
 INTERVAL = 0.25
 
 
 @dataclass(frozen=True)
 class Advance:
-    """How far a stage has come.
+    """The progress of a stage.
 
     Parameters
     ----------
     stage
-        Its number, kind and level, for people.
+        Number, kind and level of the stage, to be displayed.
     done, total
-        Blocks; a linear stage is one.
+        Numbers of blocks; a linear stage counts as one.
     failures
-        Blocks among them that do not contribute.
+        Number of finished blocks that do not contribute.
     """
 
     stage: str
@@ -55,18 +54,18 @@ class Advance:
     failures: int = 0
 
 
-#: A program that watches a run.
+#: A function that is called with the progress of a run.
 Listener = Callable[[Advance], object]
 
 
 class StageProgress:
-    """One line per stage: blocks done, failures, time left.
+    """Display of one line per stage: blocks done, failures, time left.
 
     Parameters
     ----------
     shown
-        False shows nothing. True shows lines on a terminal and in a notebook. A
-        function is called instead, now and then, from any thread.
+        True shows lines on a terminal and in a notebook, False nothing. A function is
+        called instead, from any thread, several times a second.
     """
 
     def __init__(self, shown: bool | Listener) -> None:
@@ -86,16 +85,16 @@ class StageProgress:
         )
 
     def __enter__(self) -> StageProgress:
-        """Show the lines."""
+        """Start the display."""
         self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave them as they are."""
+        """Stop the display; its lines remain."""
         self._bars.stop()
 
     def say(self, text: str) -> None:
-        """Print a line above the others, where they are shown."""
+        """Print a line above the others if they are shown."""
         if not self._bars.disable:
             self._bars.console.print(text, highlight=False, markup=False)
 
@@ -107,70 +106,80 @@ class StageProgress:
         records: BlockArray | None,
         stop: Callable[[], None] | None = None,
     ) -> Iterator[None]:
-        """Show a stage while the body runs.
+        """Show the progress of a stage while the body runs.
 
         Parameters
         ----------
         description
-            What the line says.
+            Text of the line.
         total
             Number of blocks.
         records
-            Where blocks leave their records; None for a linear stage.
+            Records of the blocks; None for a linear stage.
         stop
-            Makes the body end soon, for a listener that raised. What it raised comes
-            out of here, whatever the body raised then.
+            Called when a listener raises, to end the body soon. The listener's
+            exception replaces any that the body raises.
         """
         line = self._bars.add_task(description, total=total, failures="")
-        self._tell(Advance(description, 0, total))
+        self._call_listener(Advance(description, 0, total))
         silent = self._bars.disable and self._listener is None
         if silent or records is None:
             yield
             self._bars.update(line, completed=total)
-            self._tell(Advance(description, total, total))
+            self._call_listener(Advance(description, total, total))
             return
-        ended = threading.Event()
-        refused: list[BaseException] = []
+        raised: list[BaseException] = []
         count = _Count(description, total, records)
 
         def look() -> None:
             advance = count()
             text = f"{advance.failures} not used" if advance.failures else ""
             self._bars.update(line, completed=advance.done, failures=text)
-            if not refused:
-                try:
-                    self._tell(advance)
-                except BaseException as error:
-                    refused.append(error)
-                    if stop is not None:
-                        stop()
+            if raised:
+                return
+            try:
+                self._call_listener(advance)
+            except BaseException as error:
+                raised.append(error)
+                if stop is not None:
+                    stop()
 
-        def loop() -> None:
-            while not ended.wait(INTERVAL):
-                look()
-
-        watcher = threading.Thread(target=loop, daemon=True)
-        watcher.start()
         try:
-            yield
+            with _repeating(look):
+                yield
         finally:
-            ended.set()
-            watcher.join()
-            look()
-            if refused:
-                raise refused[0]
+            if raised:
+                raise raised[0]
 
-    def _tell(self, advance: Advance) -> None:
+    def _call_listener(self, advance: Advance) -> None:
         if self._listener is not None:
             self._listener(advance)
 
 
+@contextlib.contextmanager
+def _repeating(function: Callable[[], None]) -> Iterator[None]:
+    """Call a function in a thread while the body runs, and once after it."""
+    ended = threading.Event()
+
+    def loop() -> None:
+        while not ended.wait(INTERVAL):
+            function()
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        function()
+
+
 class _Count:
-    """Counts the blocks of a stage that are done; each record is read once."""
+    """Counter of the finished blocks of a stage, which reads each record once."""
 
     def __init__(self, description: str, total: int, records: BlockArray) -> None:
-        self._description, self._total = description, total
-        self._records = records
+        self._description, self._total, self._records = description, total, records
         self._seen: set[tuple[int, ...]] = set()
         self._failures = 0
 

@@ -1,8 +1,8 @@
-"""Reductions other than the blend: what the blocks found, as one transform.
+"""Reductions other than the blend: one transform from the results of all blocks.
 
-A reduction gets the results of all blocks of a stage, one after the other, and returns
-the update that comes before the field so far: a homogeneous matrix, an ITK transform or
-a displacement.
+A reduction gets the results of all blocks of a stage, one at a time, and returns the
+update that is applied before the field so far: a homogeneous matrix, an ITK transform
+or a displacement.
 """
 
 from __future__ import annotations
@@ -35,37 +35,37 @@ if TYPE_CHECKING:
 
     Reduction = Kind | Callable[[Iterator["BlockResult"]], Any]
 
-#: What is linear in a block's update is fitted to at most so many of its points.
+#: Approximate number of points of a block's update to which its linear part is fitted.
 POINTS = 4096
 
-#: A block that misses the consensus by less, in voxels, is never left out.
+#: Blocks with a smaller residual than this, in voxels, always agree with the consensus.
 TOLERANCE_VOXELS = 0.5
 
-#: Least weight of a block in a consensus; others weigh as much as they are similar.
+#: Least weight of a block in a consensus; the weight is its similarity.
 LEAST_WEIGHT = 1e-3
 
 
 @dataclass(frozen=True)
 class BlockResult:
-    """What one block found.
+    """The result of one block.
 
     Parameters
     ----------
     index
-        The block, counted along each axis.
+        Index of the block along each axis.
     status
-        A word such as ``"success"``; all others have no displacement.
+        A word such as ``"success"``; with any other there is no displacement.
     core
-        Its own voxels, without overlap.
+        Grid of the block's voxels, without overlap.
     image
-        The whole fixed image, at the level of the stage.
+        Grid of the whole fixed image, at the level of the stage.
     grid
-        Points of ``displacement``, which reach into the overlap.
+        Grid of ``displacement``, which extends into the overlap.
     displacement : array (component, [z], y, x) or None, physical units
-        Its update on ``grid``: from fixed points to where the field so far is looked
-        up.
+        The block's update on ``grid``, from fixed points to the points at which the
+        field so far is evaluated.
     similarity
-        Of the block afterwards.
+        Similarity of the images in the block after the update.
     """
 
     index: tuple[int, ...]
@@ -77,7 +77,10 @@ class BlockResult:
     similarity: float
 
     def fit(self, kind: Kind) -> NDArray[np.float64]:
-        """Return what is linear in its update, ``(ndim + 1, ndim + 1)``."""
+        """Return the linear part of the update, ``(ndim + 1, ndim + 1)``.
+
+        NaN where the block has none.
+        """
         if self.displacement is None:
             return np.full((self.grid.ndim + 1,) * 2, np.nan)
         steps = max(round((self.grid.size / POINTS) ** (1 / self.grid.ndim)), 1)
@@ -90,16 +93,16 @@ class BlockResult:
 
 @dataclass(frozen=True)
 class Reduced:
-    """The update of a stage, and what it says of the blocks.
+    """The update of a stage, and how the blocks agree with it.
 
     Parameters
     ----------
     update : (ndim + 1, ndim + 1) or (ndim, *field_grid.shape)
         A matrix, or a displacement on the stage's field grid.
     rejected : (*counts) bool
-        Blocks that it was made without, for they disagree.
+        Blocks that were left out because they disagree.
     residual : (*counts), physical units
-        By how much it misses each block, NaN where that is not known.
+        Distance between the update and each block's own, NaN where it is not known.
     """
 
     update: NDArray[Any]
@@ -110,19 +113,18 @@ class Reduced:
 def reduce_blocks(
     task: BlockTask, records: NDArray[np.float32], reduction: Reduction, folder: Path
 ) -> Reduced:
-    """Reduce the blocks of a stage.
+    """Return the update of a stage from the results of its blocks.
 
     Parameters
     ----------
     task
-        What the blocks shared.
-    records : (*counts, numbers)
-        Their diagnostics.
+        The task that the blocks share.
+    records : (*counts, len(RECORD))
+        Diagnostics of the blocks.
     reduction
-        A kind of linear transform on which they are to agree, or a function of their
-        results.
+        The kind of linear transform for a consensus, or a function of the results.
     folder
-        The stage's, where a consensus is kept.
+        Directory of the stage, where a consensus is stored.
     """
     if isinstance(reduction, str):
         return _consensus(task, records, reduction, folder / "consensus.json")
@@ -132,15 +134,14 @@ def reduce_blocks(
 
 
 def results(task: BlockTask, records: NDArray[np.float32]) -> Iterator[BlockResult]:
-    """Yield what every block found, one at a time."""
+    """Yield the result of every block, one at a time."""
     for index in np.ndindex(task.partition.counts):
         yield _result(index, task, records[index])
 
 
 def corner_moves(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float32]:
-    """Return the displacements of the corners of a block's core, NaN without any."""
-    record = task.records[index]
-    found = _result(index, task, record)
+    """Return the displacements of a block's core corners; NaN if it has no update."""
+    found = _result(index, task, task.records[index])
     corners = core_corners(found.core)
     matrix = found.fit("affine")
     moved = corners @ matrix[:-1, :-1].T + matrix[:-1, -1]
@@ -177,18 +178,14 @@ def _result(
 def _consensus(
     task: BlockTask, records: NDArray[np.float32], kind: Kind, file: Path
 ) -> Reduced:
-    """Find the transform on which the blocks agree, or read it."""
+    """Return the stored consensus of the blocks, or find and store it."""
     partition = task.partition
     counts, ndim = partition.counts, partition.grid.ndim
     stored = read_json(file)
     if stored is None:
         moves = map_over_blocks(corner_moves, task, ndim * 2**ndim)
-        corners = np.stack(
-            [
-                core_corners(partition.grid.window(partition.core(index)))
-                for index in np.ndindex(counts)
-            ]
-        )
+        cores = (partition.grid.window(partition.core(i)) for i in np.ndindex(counts))
+        corners = np.stack([core_corners(core) for core in cores])
         weights = records[..., RECORD.index("similarity_after")].ravel()
         found = find_consensus(
             corners,
@@ -212,7 +209,7 @@ def _consensus(
 
 
 def _as_update(value: Any, task: BlockTask) -> NDArray[Any]:
-    """Return what a user's reduction returned, as a matrix or a displacement."""
+    """Return the value of a user's reduction as a matrix or a displacement."""
     grid = task.partition.field_grid
     if isinstance(value, np.ndarray):
         return checked_matrix(value, grid.ndim, "the reduction's matrix")

@@ -1,24 +1,26 @@
-"""The work directory of a run: where blocks leave their patches, and what resume reads.
+"""The work directory of a run, from which an interrupted run is resumed.
 
 ::
 
-    lock                    who works here, while someone does
-    run.json                what was run: sources, geometry, options, versions
-    fixed_levels, moving_levels    pyramid levels that the store did not have
-    fixed_foreground, moving_foreground    masks that were found, see `foreground`
-    choice.json             the metric that was chosen, and the pose found on the way
+    lock                    the process that works here, if any
+    run.json                manifest: sources, geometry, options, versions
+    fixed_levels, moving_levels    pyramid levels that the image lacks
+    fixed_foreground.zarr, moving_foreground.zarr    masks that were found
+    choice.json             the chosen metric, and the pose found with it
     stage_00 … stage_NN
         linear.json         of a linear stage: its matrix, diagnostics and pose
         patches             one chunk per block: its residual displacement
         records             one chunk per block: its diagnostics, written last
-        agreement.json      which blocks their neighbours contradict
-        errors              one text file per block that failed
-        stopped             there once the run was told to stop
+        errors              one text file per failed block
+        stopped             exists once the run was told to stop
+        agreement.json      the blocks rejected as outliers
+        consensus.json      of a stage with a consensus: its matrix and residuals
+        disagreement        one chunk per block: its difference from the blended field
         field               the displacement field after the stage
 
-A block counts as done when its record exists, so a run that was interrupted goes on
-with the blocks that are missing. After a power cut a file may be there and its content
-not: arrays carry checksums, and what fails them counts as missing.
+A block is done when its record exists, so an interrupted run goes on with the blocks
+that have none. After a power cut a file may exist without its content. Arrays carry
+checksums, and chunks that fail them count as missing.
 """
 
 from __future__ import annotations
@@ -51,12 +53,12 @@ _MANIFEST = "run.json"
 
 _PARTIAL = ".part"
 
-#: What may change from one call to the next: it decides which blocks are given up, and
-#: no bit of those that are not.
+#: Key of the manifest that may change between calls: limits decide which blocks are
+#: given up, and do not change the results of the others.
 LIMITS = "limits"
 
-#: What a disk that is full, read-only or gone answers.
-DISK_ERRORS = (
+#: Error numbers of disks that are full, read-only or gone.
+_DISK_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN, errno.ENOENT),
     errno.ENOTDIR,
@@ -69,8 +71,15 @@ class WorkDirectory:
     Parameters
     ----------
     path
-        Where to keep the run; None makes a temporary directory that is removed when
-        Python ends, or by the next run should Python be killed.
+        Path of the directory, created if it does not exist. None creates a temporary
+        one that is removed when Python ends, or by the next run if Python is killed.
+
+    Raises
+    ------
+    InputError
+        If the path is a URL.
+    StoreError
+        If the directory cannot be created.
     """
 
     def __init__(self, path: str | Path | None) -> None:
@@ -93,36 +102,36 @@ class WorkDirectory:
             raise StoreError(msg) from error
 
     def lock(self) -> Lock:
-        """Return the right to work here, a context manager; refused to a second run."""
+        """Return the lock of the directory, a context manager for one run at a time."""
         return Lock(self.path)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Turn what a full, read-only or lost disk raises into an error that helps."""
+        """Turn errors of a full, read-only or lost disk into a helpful `StoreError`."""
         try:
             yield
         except XdregError:
             raise
         except OSError as error:
-            if error.errno not in DISK_ERRORS:
+            if error.errno not in _DISK_ERRORS:
                 raise
             msg = (
-                f"workdir {self.path} cannot be used: {error}. See that it is there, "
-                "has room and may be written to; "
+                f"workdir {self.path} cannot be used: {error}. Make sure that it "
+                "exists, has space and is writable; "
             )
             if self.temporary:
-                msg += "it is temporary: to keep what is done, choose a place"
+                msg += "it is temporary: to keep finished blocks, choose a directory"
                 raise StoreError(msg, workdir=...) from error
             msg += "what is done is kept: run the same again to go on from there"
             raise StoreError(msg) from error
 
     def claim(self, manifest: dict[str, Any]) -> None:
-        """Record what runs here, or check that it is what ran here before.
+        """Store the manifest of a run, or compare it with the stored one.
 
         Raises
         ------
         InputError
-            If the directory is in use, or holds another run, or files that are no run.
+            If the directory is in use, holds another run, or holds other files.
         StoreError
             If it cannot be written to, or its manifest is damaged.
         """
@@ -135,31 +144,23 @@ class WorkDirectory:
         manifest = json.loads(json.dumps(manifest))
         if not file.exists():
             known = {LOCK, file.with_suffix(_PARTIAL).name}
-            if any(entry.name not in known for entry in self.path.iterdir()):
-                msg = (
-                    f"workdir {self.path} is not empty and holds no run; choose another"
-                )
+            if {entry.name for entry in self.path.iterdir()} - known:
+                msg = f"workdir {self.path} is not empty and holds no run; use another"
                 raise InputError(msg)
             write_json(file, manifest)
             return
         earlier = read_json(file)
         if earlier is None:
             msg = (
-                f"{file} is damaged, so what ran here cannot be told; remove the work "
-                "directory, or use another"
+                f"{file} is damaged, so the run in it is not known; remove the work "
+                "directory, or use another one"
             )
             raise StoreError(msg)
-        changed = [
-            f"{key}: {_short(earlier.get(key))} before, {_short(manifest.get(key))} now"
-            for key in sorted(earlier.keys() | manifest.keys())
-            if key != LIMITS
-            and _without_address(earlier.get(key))
-            != _without_address(manifest.get(key))
-        ]
+        changed = _differences(earlier, manifest)
         if changed:
             msg = (
                 f"workdir {self.path} holds another registration; use another "
-                f"directory or remove it. What differs: {'; '.join(changed)}"
+                f"directory or remove it. What differs: {changed}"
             )
             raise InputError(msg)
         if earlier != manifest:
@@ -170,10 +171,10 @@ class WorkDirectory:
         return self.path / f"stage_{number:02d}"
 
     def forget(self, number: int, statuses: Sequence[BlockStatus]) -> None:
-        """Forget a stage's blocks of some statuses, and all that was made with them.
+        """Remove a stage's blocks of some statuses, and all that depends on them.
 
-        What follows from them goes first: a call that is cut off here finds the blocks
-        again.
+        Dependent files are removed first, so that a call interrupted here finds the
+        blocks again.
         """
         folder = self.stage(number)
         if not statuses or read_json(folder / "records" / "zarr.json") is None:
@@ -199,13 +200,13 @@ class WorkDirectory:
             (folder / "records" / f"{name}.0").unlink(missing_ok=True)
 
     def discard_patches(self, number: int) -> None:
-        """Remove a stage's patches from a temporary directory: its field holds them."""
+        """Remove a stage's patches from a temporary directory once they are blended."""
         if self.temporary:
             shutil.rmtree(self.stage(number) / "patches", ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a file that appears whole or not at all, be it in a power cut."""
+    """Write a JSON file atomically, even in a power cut."""
     partial = path.with_suffix(_PARTIAL)
     with partial.open("w") as file:
         file.write(json.dumps(value, indent=1))
@@ -216,7 +217,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read such a file; None where it is missing or damaged."""
+    """Return the content of a JSON file; None if it is missing or damaged."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
@@ -224,7 +225,7 @@ def read_json(path: Path) -> Any:
 
 
 def settle(partial: Path, path: Path) -> None:
-    """Give a finished directory its name once all of it has reached the disk."""
+    """Rename a finished directory once all of it has reached the disk."""
     sync_disks()
     partial.rename(path)
 
@@ -237,15 +238,15 @@ def open_array(
     *,
     compress: bool = False,
 ) -> zarr.Array[Any]:
-    """Open a float32 array of a run, making it where it does not exist.
+    """Open a float32 array of a run, creating it if it does not exist.
 
-    Chunk names are flat (``0.1.2``), so that one listing shows what is done. Chunks
-    carry a checksum. Displacements hardly compress, and every patch is read up to 27
-    times.
+    Chunk names are flat (``0.1.2``), so that one listing shows which are done. Chunks
+    carry a checksum. They are not compressed by default: displacements hardly compress,
+    and every patch is read up to 27 times.
     """
     if read_json(path / "zarr.json") is not None:
         return zarr.open_array(path, mode="r+")
-    # Damaged, it says nothing that is not known; chunks that lie beside it are kept.
+    # Damaged metadata is written again; the chunks next to it are kept.
     (path / "zarr.json").unlink(missing_ok=True)
     return zarr.create_array(
         path,
@@ -260,28 +261,41 @@ def open_array(
 
 
 def intact(array: zarr.Array[Any], index: tuple[Any, ...]) -> NDArray[Any] | None:
-    """Read chunks; None where one of them is missing, cut off or altered.
+    """Return whole chunks of an array; None if one is missing, cut off or altered.
 
     Parameters
     ----------
     array
-        As `open_array` makes it; its fill value all over stands for what is missing.
+        An array made by `open_array`. Chunks of nothing but the fill value count as
+        missing.
     index
-        Of whole chunks.
+        Index of whole chunks.
     """
     try:
         values = np.asarray(array[index])
     except OSError:
         raise
-    except Exception:  # whatever decoding makes of what is not there
+    except Exception:  # Decoders raise errors of many kinds.
         return None
     fill = array.fill_value
     missing = np.isnan(values) if np.isnan(fill) else values == fill
     return None if missing.all() else values
 
 
+def _differences(earlier: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return the entries in which two manifests differ, as text."""
+    pairs = {
+        key: (earlier.get(key), now.get(key)) for key in earlier.keys() | now.keys()
+    }
+    return "; ".join(
+        f"{key}: {_short(old)} before, {_short(new)} now"
+        for key, (old, new) in sorted(pairs.items())
+        if key != LIMITS and _without_address(old) != _without_address(new)
+    )
+
+
 def _without_address(entry: object) -> object:
-    """Return what tells an image: its token, not the way its address was written."""
+    """Return what identifies an image: its token, not how its address was written."""
     if isinstance(entry, dict) and "token" in entry:
         return {key: value for key, value in entry.items() if key != "source"}
     return entry
