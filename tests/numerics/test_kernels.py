@@ -53,6 +53,7 @@ def test_corners_reproduce_a_linear_transform():
         *kernels.affine_displacement(matrix, grid), grid
     )
     points = kernels.grid_points(grid)
+    assert len(points) == grid.size
     expected = points @ matrix[:3, :3].T + matrix[:3, 3] - points
     np.testing.assert_allclose(field.reshape(3, -1).T, expected, atol=1e-5)
 

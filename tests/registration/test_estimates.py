@@ -1,4 +1,4 @@
-"""What a plan foretells: memory within a fifth, bytes as the readers count them."""
+"""Estimates against the memory and bytes that runs take."""
 
 import subprocess
 import sys
@@ -68,27 +68,3 @@ def test_memory_is_what_the_plan_says():
     )
     peak, expected = map(int, done.stdout.split())
     assert 0.8 < peak / expected < 1.2
-
-
-def test_a_plan_tells_what_was_derived():
-    grid = Grid(("z", "y", "x"), (40, 80, 80), (4.0, 2.0, 2.0), (0.0,) * 3, "mm")
-    image = xr.DataArray(np.zeros(grid.shape), coordinates(grid), grid.dims)
-    stages = [
-        xdreg.Rigid(metric="mi", iterations=70),
-        xdreg.BSpline(level=1),
-        xdreg.LocalCorrelation(level=0, field_sigma=3.0),
-    ]
-    rows = image.dreg.plan(image, stages=stages).table()
-    assert [row["iterations"] for row in rows] == ["70", "100", "300"]
-    # Six voxels; two mean voxels, of (4 · 2 · 2)^(1/3), at the finest; what was given.
-    assert [row["smoothing"] for row in rows] == ["", "24", "5.04 / 3"]
-
-
-def test_a_b_spline_has_smaller_blocks():
-    grid = Grid(("z", "y", "x"), (130,) * 3, (1.0,) * 3, (0.0,) * 3, "mm")
-    image = xr.DataArray(np.zeros(grid.shape), coordinates(grid), grid.dims)
-    stages = [xdreg.BSpline(level=0), xdreg.LocalCorrelation(level=0)]
-    for given, counts in ((None, [3, 1]), (100, [2, 2])):
-        planned = image.dreg.plan(image, stages=stages, block_shape=given).stages
-        found = [stage.partition.counts for stage in planned]
-        assert found == [(count,) * 3 for count in counts]

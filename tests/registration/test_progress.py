@@ -1,8 +1,5 @@
 """Programs that watch a run, and stop it."""
 
-import os
-import subprocess
-import sys
 import threading
 import time
 
@@ -14,10 +11,14 @@ from xdreg.engines.local_correlation import local_correlation
 from xdreg.registration.progress import Advance
 
 SHAPE = (96, 96)
+
+
 STAGES = [
     xdreg.Affine(iterations=5),
     xdreg.LocalCorrelation(level=0, iterations=5),
 ]
+
+
 OPTIONS = {"stages": STAGES, "metric": "lncc", "block_shape": 24}
 
 
@@ -115,38 +116,3 @@ def test_a_file_is_no_terminal_whatever_force_color_says(pair, monkeypatch, caps
     monkeypatch.setenv("FORCE_COLOR", "1")
     pair.fixed.dreg.register(pair.moving, progress=True, **OPTIONS)
     assert capsys.readouterr().err == ""
-
-
-WRITES = """
-import sys
-import numpy as np
-import xdreg
-
-pair = xdreg.datasets.phantom_pair((96, 96))
-field = xdreg.compose(np.eye(3), like=pair.fixed)
-options = {"progress": sys.argv[2] == "True"}
-xdreg.save(pair.moving, sys.argv[1] + "/moving.zarr", **options)
-field.dreg.to_ome_zarr(sys.argv[1] + "/field.zarr", **options)
-field.dreg.warp_to(pair.moving, sys.argv[1] + "/moved.zarr", **options)
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
-@pytest.mark.parametrize("shown", [True, False])
-def test_what_is_written_tells_how_far_it_is_on_a_terminal(tmp_path, shown):
-    ours, theirs = os.openpty()
-    done = subprocess.run(
-        [sys.executable, "-c", WRITES, str(tmp_path), str(shown)],
-        stderr=theirs,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
-    )
-    os.close(theirs)
-    told = b""
-    try:
-        while part := os.read(ours, 65536):
-            told += part
-    except OSError:
-        pass  # Linux' way to say that nobody is left to write.
-    os.close(ours)
-    assert done.returncode == 0, told.decode()
-    assert (b"writing" in told, b"warping" in told) == (shown, shown)

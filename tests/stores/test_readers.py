@@ -1,5 +1,7 @@
 """Readers of windows."""
 
+import pickle
+
 import dask.base
 import numpy as np
 import pytest
@@ -87,3 +89,10 @@ def test_a_mask_is_read_by_the_nearest_voxel():
     np.testing.assert_array_equal(mask, expected)
     beyond = Grid(("y", "x"), (3, 3), (1.0, 1.0), (500.0, 500.0))
     assert not ImageReader(values, fine, ("y", "x")).read_mask(beyond).any()
+
+
+def test_an_image_of_a_store_pickles_without_its_values(tmp_path):
+    xdreg.save(xdreg.datasets.phantom_pair((48, 56)).fixed, tmp_path / "a.zarr")
+    image = xdreg.open_ome_zarr(tmp_path / "a.zarr", level=0)
+    assert len(pickle.dumps(image)) < 10_000
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(image)), image)

@@ -1,0 +1,116 @@
+"""The work directory: manifests, files that are whole or absent, and removal."""
+
+import numpy as np
+import pytest
+
+import xdreg
+from xdreg.partition import BlockStatus
+from xdreg.registration.block_array import BlockArray
+from xdreg.registration.workdir import (
+    WorkDirectory,
+    intact,
+    open_array,
+    read_json,
+    write_json,
+)
+
+MANIFEST = {"metric": "lncc", "fixed": {"source": "a.zarr", "token": "1"}, "limits": 1}
+
+
+def test_the_same_manifest_is_accepted_again(tmp_path):
+    work = WorkDirectory(tmp_path / "run")
+    work.claim(MANIFEST | {"shape": (3, 4)})
+    work.claim(MANIFEST | {"shape": [3, 4]})
+    # Neither limits nor the address of an image make another run.
+    changed = {"limits": 2, "fixed": {"source": "b.zarr", "token": "1"}}
+    work.claim(MANIFEST | {"shape": [3, 4]} | changed)
+    assert read_json(work.path / "run.json")["limits"] == 2
+
+
+def test_another_manifest_is_refused_and_what_differs_is_named(tmp_path):
+    WorkDirectory(tmp_path).claim(MANIFEST)
+    changed = MANIFEST | {"metric": "mi", "fixed": {"source": "a.zarr", "token": "2"}}
+    with pytest.raises(xdreg.InputError, match=r"What differs: fixed: .*; metric: "):
+        WorkDirectory(tmp_path).claim(changed)
+
+
+def test_a_directory_that_holds_something_else_is_refused(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(xdreg.InputError, match="is not empty"):
+        WorkDirectory(tmp_path).claim(MANIFEST)
+    with pytest.raises(xdreg.StoreError, match="cannot be made"):
+        WorkDirectory(tmp_path / "notes.txt" / "run")
+    with pytest.raises(xdreg.InputError, match="local or shared"):
+        WorkDirectory("s3://bucket/run")
+
+
+@pytest.mark.parametrize(
+    ("path", "remedy"), [(None, "choose a directory"), ("run", "goes on from there")]
+)
+def test_errors_of_a_disk_name_the_directory_and_a_remedy(path, remedy, tmp_path):
+    work = WorkDirectory(path and tmp_path / path)
+    with pytest.raises(xdreg.StoreError, match=remedy) as caught, work.writing():
+        raise OSError(28, "No space left on device")
+    assert str(work.path) in str(caught.value)
+    with pytest.raises(OSError, match="interrupted"), work.writing():
+        raise OSError(4, "interrupted")
+
+
+def test_forgotten_blocks_take_all_that_depends_on_them_along(tmp_path):
+    work = WorkDirectory(tmp_path)
+    for number in range(3):
+        work.stage(number).mkdir()
+    folder = work.stage(1)
+    records = BlockArray(folder / "records", (2, 2), (3,), np.nan)
+    (folder / "errors").mkdir()
+    for index, status in zip(np.ndindex(2, 2), (0, 7, 0, 8), strict=True):
+        records[index] = status
+        (folder / "errors" / "{}.{}.txt".format(*index)).touch()
+    for name in ("agreement.json", "consensus.json"):
+        write_json(folder / name, {})
+    for name in ("field", "disagreement"):
+        (folder / name).mkdir()
+    work.forget(1, [BlockStatus.EMPTY])
+    assert len(list(records.done())) == 4
+    assert (folder / "field").exists()
+    work.forget(1, [BlockStatus.CRASHED])
+    assert sorted(records.done()) == [(0, 0), (1, 0), (1, 1)]
+    left = {path.name for path in folder.rglob("*")}
+    assert left.isdisjoint({"0.1.txt", "field", "disagreement"})
+    assert left.isdisjoint({"agreement.json", "consensus.json"})
+    assert work.stage(0).exists()
+    assert not work.stage(2).exists()
+
+
+@pytest.mark.parametrize("path", [None, "run"])
+def test_patches_are_discarded_in_a_temporary_directory_alone(path, tmp_path):
+    work = WorkDirectory(path and tmp_path / path)
+    patches = work.stage(0) / "patches"
+    patches.mkdir(parents=True)
+    work.discard_patches(0)
+    assert patches.exists() == (path is not None)
+
+
+def test_damaged_json_counts_as_missing(tmp_path):
+    file = tmp_path / "a.json"
+    assert read_json(file) is None
+    write_json(file, {"a": [1, 2.5]})
+    assert read_json(file) == {"a": [1, 2.5]}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    file.write_text(file.read_text()[:-2])
+    assert read_json(file) is None
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_damaged_chunks_and_metadata_count_as_missing(compress, tmp_path):
+    path = tmp_path / "a"
+    array = open_array(path, (4, 6), (2, 6), np.nan, compress=compress)
+    array[:2] = 1.0
+    np.testing.assert_array_equal(intact(array, np.s_[:2]), np.ones((2, 6)))
+    assert intact(array, np.s_[2:]) is None
+    (path / "zarr.json").write_text("{")
+    array = open_array(path, (4, 6), (2, 6), np.nan, compress=compress)
+    np.testing.assert_array_equal(intact(array, np.s_[:2]), np.ones((2, 6)))
+    chunk = path / "0.0"
+    chunk.write_bytes(chunk.read_bytes()[:-5])
+    assert intact(array, np.s_[:2]) is None
