@@ -1,4 +1,4 @@
-"""Methods and reductions of itk-dreg; the classes live in `xdreg.bridges.itk_dreg`."""
+"""Methods and reductions of itk-dreg; the classes are in `xdreg.bridges.itk_dreg`."""
 
 from xdreg.bridges.itk_dreg import BlockMethod, Reduction
 

@@ -1,8 +1,8 @@
 """Outlier blocks: results that contradict those of their neighbours.
 
-A field point near a border lies in the patches of several blocks. Each of them saw the
-same voxels around it, so their updates should agree there. `compare` measures that for
-one block, on a worker. `outliers` decides for all blocks of a stage at once.
+A field point near a border is in the patches of several blocks. All of them saw the
+voxels around it, so their updates should agree there. `compare` measures that for one
+block, on a worker. `outliers` decides for all blocks of a stage at once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The one linear transform on which most blocks agree, by a robust fit.
 
-Every block says where it maps a few points of its own. The transform of the wanted kind
-is fitted to most blocks by least trimmed squares (Rousseeuw and Van Driessen,
+Every block maps a few points of its own. The transform of the wanted kind is fitted to
+the points of most blocks by least trimmed squares (Rousseeuw and Van Driessen,
 *Computing LTS regression for large data sets*, Data Mining and Knowledge Discovery
 2006). Blocks far from that fit are left out, and it is repeated with all others. Points
 far apart determine a rotation better than a mean of the blocks' own rotations.

@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 
     from xdreg.partition import BlockStatus
 
-_MANIFEST = "run.json"
-
 _PARTIAL = ".part"
 
 #: Key of the manifest that may change between calls: limits decide which blocks are
@@ -139,7 +137,7 @@ class WorkDirectory:
             self._claim(manifest)
 
     def _claim(self, manifest: dict[str, Any]) -> None:
-        file = self.path / _MANIFEST
+        file = self.path / "run.json"
         # Through JSON and back, so that tuples and lists compare equal.
         manifest = json.loads(json.dumps(manifest))
         if not file.exists():
@@ -193,7 +191,8 @@ class WorkDirectory:
                 shutil.rmtree(later)
         for name in ("field", "disagreement"):
             shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / "agreement.json").unlink(missing_ok=True)
+        for name in ("agreement.json", "consensus.json"):
+            (folder / name).unlink(missing_ok=True)
         for block in chosen:
             name = ".".join(map(str, block))
             (folder / "errors" / f"{name}.txt").unlink(missing_ok=True)
