@@ -8,22 +8,21 @@ import pytest
 import xdreg
 from tests.helpers.methods import shift_by_two
 
-
-@pytest.mark.slow
-def test_many_blocks_share_a_task_and_nothing_changes(monkeypatch):
-    pair = xdreg.datasets.phantom_pair((64, 72), amplitude=2.0)
-    options = {"stages": [shift_by_two], "block_shape": 12, "progress": False}
-    alone = pair.fixed.dreg.register(pair.moving, **options)
-    monkeypatch.setattr("xdreg.registration.mapping.MOST_TASKS", 5)
-    together = pair.fixed.dreg.register(pair.moving, **options)
-    assert alone.block_status.size == 36
-    np.testing.assert_array_equal(alone.block_status, together.block_status)
-    np.testing.assert_array_equal(alone.displacement, together.displacement)
+OPTIONS = {
+    "stages": [xdreg.Custom(method=shift_by_two, isolated=False)],
+    "block_shape": 12,
+    "progress": False,
+}
 
 
-def test_a_block_is_one_task():
-    """A worker would otherwise hold a dozen kilobytes of each till the last one."""
-    pair = xdreg.datasets.phantom_pair((64, 72), amplitude=2.0)
+@pytest.fixture(scope="module")
+def pair():
+    return xdreg.datasets.phantom_pair((64, 72), amplitude=2.0)
+
+
+@pytest.fixture(scope="module")
+def alone(pair):
+    """Return a field whose blocks are one task each, and the graphs that ran."""
     graphs = []
 
     class Watch(dask.callbacks.Callback):
@@ -31,10 +30,22 @@ def test_a_block_is_one_task():
             graphs.append(graph)
 
     with Watch():
-        field = pair.fixed.dreg.register(
-            pair.moving, stages=[shift_by_two], block_shape=12, progress=False
-        )
+        field = pair.fixed.dreg.register(pair.moving, **OPTIONS)
     assert field.block_status.size == 36
+    return field, graphs
+
+
+def test_many_blocks_share_a_task_and_nothing_changes(pair, alone, monkeypatch):
+    field, _ = alone
+    monkeypatch.setattr("xdreg.registration.mapping.MOST_TASKS", 5)
+    together = pair.fixed.dreg.register(pair.moving, **OPTIONS)
+    np.testing.assert_array_equal(field.block_status, together.block_status)
+    np.testing.assert_array_equal(field.displacement, together.displacement)
+
+
+def test_a_block_is_one_task(alone):
+    """A worker would otherwise hold a dozen kilobytes of each till the last one."""
+    _, graphs = alone
     (graph,) = (g for g in graphs if any("register_block" in str(key) for key in g))
     assert len(graph) <= 36 + 5
     sizes = [

@@ -45,7 +45,7 @@ def test_a_directory_that_holds_something_else_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("path", "remedy"), [(None, "choose a directory"), ("run", "goes on from there")]
+    ("path", "remedy"), [(None, "choose a directory"), ("run", "go on from there")]
 )
 def test_errors_of_a_disk_name_the_directory_and_a_remedy(path, remedy, tmp_path):
     work = WorkDirectory(path and tmp_path / path)
