@@ -53,9 +53,11 @@ def error_of(field, points):
     )
 
 
-@pytest.mark.parametrize("metric", ["lncc", "mind"])
-def test_channels_together_know_what_none_knows_alone(metric):
-    pair = xdreg.datasets.phantom_pair((192, 256), amplitude=3.0)
+@pytest.mark.parametrize(
+    ("metric", "shape"), [("lncc", (128, 160)), ("mind", (192, 256))]
+)
+def test_channels_together_know_what_none_knows_alone(metric, shape):
+    pair = xdreg.datasets.phantom_pair(shape, amplitude=3.0)
     fixed, moving = halves(pair.fixed, 1), halves(pair.moving, 2)
     points = pair.fixed_points, pair.moving_points
     options = {"metric": metric, "block_shape": 64, "progress": False}

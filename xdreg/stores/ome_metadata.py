@@ -251,7 +251,7 @@ def _check_axes(
         found = [(axis.get("name"), axis.get("type")) for axis in axes]
         msg = (
             f"{address} has the axes {found}; expected z, y, x or y, x of type "
-            "'space', in this order, and besides them t and c; correct the metadata"
+            "'space', in this order, and optionally t and c; correct the metadata"
         )
         raise StoreError(msg)
     for axis in axes:

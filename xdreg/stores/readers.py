@@ -39,7 +39,7 @@ UNKNOWN_CHUNK = 32
 class LazyArray:
     """A Dask array that a task computes window by window.
 
-    Hidden in this class, Dask does not compute all of it before the task.
+    Dask would compute all of a plain Dask array before the task.
     """
 
     def __init__(self, array: dask.array.Array) -> None:
