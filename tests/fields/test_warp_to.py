@@ -18,7 +18,7 @@ from xdreg.fields import warp as resampling
 from xdreg.fields import warp_to as pyramid_warp
 from xdreg.fields.field import make_field
 from xdreg.grid import Grid
-from xdreg.stores.outputs import MARK, partial_of
+from xdreg.stores.outputs import MARK, partial_path
 from xdreg.stores.pyramid import image_levels
 
 
@@ -191,7 +191,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert not paths[2].exists()
-    journal = partial_of(paths[2]) / MARK
+    journal = partial_path(paths[2]) / MARK
     entries = [p for p in journal.iterdir() if "-" in p.name]
     assert entries
     # One region is lost, as by a power cut: it is made again.
@@ -200,7 +200,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     made = counted(monkeypatch)
     field.dreg.warp_to(moving, paths[2], chunks=16)
     again = len(made)
-    assert not partial_of(paths[2]).exists()
+    assert not partial_path(paths[2]).exists()
     assert not (paths[2] / MARK).exists()
     made.clear()
     field.dreg.warp_to(moving, tmp_path / "whole.zarr", chunks=16)
@@ -214,7 +214,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setattr(pyramid_warp, "_write_level", _stopped)
     with pytest.raises(KeyboardInterrupt):
         field.dreg.warp_to(moving, tmp_path / "other.zarr", order=0)
-    assert (partial_of(tmp_path / "other.zarr") / MARK).exists()
+    assert (partial_path(tmp_path / "other.zarr") / MARK).exists()
     monkeypatch.undo()
     field.dreg.warp_to(moving, tmp_path / "other.zarr")
     np.testing.assert_array_equal(

@@ -25,7 +25,7 @@ import zarr
 from xdreg.errors import StoreError
 from xdreg.fields.ome_vectors import VectorStep, vectors
 from xdreg.grid import checked_matrix
-from xdreg.stores.ome_metadata import axes_of, the_multiscale
+from xdreg.stores.ome_metadata import axes_of, multiscale_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,7 +73,7 @@ def read_steps(
     if "scene" in ome:
         owner = ome["scene"]
     elif "multiscales" in ome:
-        owner = the_multiscale(address, ome)
+        owner = multiscale_of(address, ome)
     try:
         declared = owner.get("coordinateTransformations") or ()
         found = [entry for entry in declared if _has_field(entry)]

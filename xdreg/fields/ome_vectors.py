@@ -16,8 +16,8 @@ from xdreg.stores.ome_metadata import (
     axes_of,
     composed_scale,
     level_array,
+    multiscale_of,
     steps_of,
-    the_multiscale,
 )
 from xdreg.stores.ome_zarr import lazy_zarr
 
@@ -83,7 +83,7 @@ def vectors(address: str, group: zarr.Group, kind: str, units: Any) -> VectorSte
     StoreError
         If the axes, the shape or the geometry are not those of a field.
     """
-    declared = the_multiscale(address, group.attrs.get("ome"))
+    declared = multiscale_of(address, group.attrs.get("ome"))
     first = declared["datasets"][0]
     array, axes = level_array(address, group, first), axes_of(declared)
     names = [axis["name"] for axis in axes]

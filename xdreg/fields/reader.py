@@ -9,7 +9,7 @@ from dask.base import normalize_token
 
 from xdreg.grid import Grid
 from xdreg.numerics import kernels
-from xdreg.stores.ome_zarr import modified
+from xdreg.stores.ome_zarr import modification_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ class FieldReader:
         """Return a token of the source's content or address."""
         source = self.source
         if hasattr(source, "store"):
-            source = (str(source.store), source.path, modified(source))
+            source = (str(source.store), source.path, modification_time(source))
         return ("xdreg.FieldReader", normalize_token((source, self.grid)))
 
     def read_around(

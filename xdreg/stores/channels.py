@@ -8,7 +8,7 @@ import numpy as np
 from dask.base import normalize_token
 
 from xdreg.errors import InputError
-from xdreg.stores.ome_zarr import modified
+from xdreg.stores.ome_zarr import modification_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +73,7 @@ def source_identity(source: Any) -> object:
     """Return a source's content or address, for tokens."""
     if hasattr(source, "metadata"):
         metadata = source.metadata.to_dict()
-        source = (str(source.store), source.path, metadata, modified(source))
+        source = (str(source.store), source.path, metadata, modification_time(source))
     return normalize_token(source)
 
 

@@ -107,7 +107,7 @@ def read_metadata(
 
     attrs: dict[str, Any] = dict(group.attrs)
     ome = attrs.get("ome", attrs)
-    declared = the_multiscale(address, ome)
+    declared = multiscale_of(address, ome)
     arrays = [level_array(address, group, d) for d in declared["datasets"]]
     _check_axes(address, declared, arrays)
     version = str(ome.get("version", declared.get("version", "unknown")))
@@ -144,7 +144,7 @@ def steps_of(address: str, owner: Mapping[str, Any]) -> list[Any]:
     return [*(steps or ())]
 
 
-def the_multiscale(address: str, ome: Any) -> dict[str, Any]:
+def multiscale_of(address: str, ome: Any) -> dict[str, Any]:
     """Return the first multiscale's metadata as stored.
 
     Raises

@@ -132,11 +132,11 @@ def zarr_array_of(array: xr.DataArray) -> zarr.Array[Any] | None:
 def lazy_zarr(source: zarr.Array[Any]) -> dask.array.Array:
     """Return a Zarr array as a Dask array, one chunk per stored chunk or shard."""
     chunks = source.shards or source.chunks
-    name = f"zarr-{tokenize(source, modified(source))}"
+    name = f"zarr-{tokenize(source, modification_time(source))}"
     return dask.array.from_array(source, chunks=chunks, inline_array=False, name=name)
 
 
-def modified(source: zarr.Array[Any]) -> int | None:
+def modification_time(source: zarr.Array[Any]) -> int | None:
     """Return when a local array was written, to distinguish it from an overwritten one.
 
     A cluster may hold both.

@@ -151,39 +151,39 @@ def writing(
 
 @contextlib.contextmanager
 def _local(target: Path, overwrite: bool) -> Iterator[Output]:
-    partial = partial_of(target)
-    bring_back(target)
+    partial = partial_path(target)
+    restore_previous(target)
     check_target(target, overwrite=overwrite)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         output = Output(partial)
         yield output
-        put_in_place(partial, target)
+        publish(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def partial_of(target: Path) -> Path:
+def partial_path(target: Path) -> Path:
     """Return the path of a local store until it is finished."""
     return target.with_name(f".{target.name}.part")
 
 
-def _previous_of(target: Path) -> Path:
+def _previous_path(target: Path) -> Path:
     return target.with_name(f".{target.name}.old")
 
 
-def bring_back(target: Path) -> None:
+def restore_previous(target: Path) -> None:
     """Restore a store whose replacement was killed between its two renames."""
-    previous = _previous_of(target)
+    previous = _previous_path(target)
     if previous.exists() and not target.exists():
         previous.rename(target)
 
 
-def put_in_place(partial: Path, target: Path) -> None:
+def publish(partial: Path, target: Path) -> None:
     """Rename a finished store, in place of an existing one."""
     # A name may reach the disk before its content.
     sync_disks()
-    previous = _previous_of(target)
+    previous = _previous_path(target)
     shutil.rmtree(previous, ignore_errors=True)
     # Two renames: the old store is whole until the new one is.
     if target.exists():
@@ -226,7 +226,7 @@ def remote_place(
     """
     try:
         files, place = filesystem(url, dict(storage_options or {}))
-        names = {path.rpartition("/")[2] for path in listed(files, place)}
+        names = {path.rpartition("/")[2] for path in list_folder(files, place)}
     except (ImportError, ValueError) as error:
         msg = f"{url} cannot be written: {error}; pip install 'xdreg[remote]'"
         raise StoreError(msg) from error
@@ -251,7 +251,7 @@ def remove_store(files: Any, place: str, names: set[str]) -> None:
     files.invalidate_cache()
 
 
-def listed(files: Any, place: str) -> list[str]:
+def list_folder(files: Any, place: str) -> list[str]:
     """Return the paths in a folder, none if it does not exist."""
     files.invalidate_cache()
     try:

@@ -25,14 +25,14 @@ from xdreg.stores.locks import LOCK, Lock
 from xdreg.stores.outputs import (
     MARK,
     Output,
-    bring_back,
     check_target,
     filesystem,
-    listed,
-    partial_of,
-    put_in_place,
+    list_folder,
+    partial_path,
+    publish,
     remote_place,
     remove_store,
+    restore_previous,
     writing,
 )
 from xdreg.stores.paths import as_address, is_remote
@@ -87,7 +87,7 @@ class Journal:
 
     def entries(self) -> dict[str, int]:
         """Return the checksum of every written region."""
-        names = [entry.rpartition("/")[2] for entry in listed(*self._open())]
+        names = [entry.rpartition("/")[2] for entry in list_folder(*self._open())]
         parts = [name.rpartition("-") for name in names]
         return {region: int(number, 16) for region, dash, number in parts if dash}
 
@@ -151,8 +151,8 @@ def resumable_store(
 def _local(
     target: Path, description: str, overwrite: bool
 ) -> Iterator[tuple[Output, Journal]]:
-    partial = partial_of(target)
-    bring_back(target)
+    partial = partial_path(target)
+    restore_previous(target)
     check_target(target, overwrite=overwrite)
     folder = partial / MARK
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ def _local(
             journal.begin(description)
         yield Output(partial), journal
     shutil.rmtree(folder)
-    put_in_place(partial, target)
+    publish(partial, target)
 
 
 def _remove(entry: Path) -> None:
