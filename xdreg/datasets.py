@@ -1,9 +1,9 @@
-"""Phantom pairs with a known displacement field, of any size, made block by block.
+"""Phantom pairs of any size with a known displacement field, made chunk by chunk.
 
-The moving image is a texture ``T(y)``, tissue-like structure at several scales on a
-dark background; the fixed image is ``T(x + u(x))`` with a smooth, known ``u``. So
-``moving(x + u(x)) = fixed(x)`` holds exactly, and ``u`` is what a registration should
-find. Every value is a function of its position alone: any chunking gives the same bits.
+The moving image is a texture ``T(y)``: tissue-like structure at several scales on a
+dark background. The fixed image is ``T(x + u(x))`` with a smooth, known ``u``. So
+``moving(x + u(x)) = fixed(x)`` holds exactly, and a registration should find ``u``.
+Every value depends on its position alone, so any chunking gives the same bits.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import xarray as xr
 from xdreg.coordinates import coordinates
 from xdreg.errors import InputError
 from xdreg.grid import SPATIAL_DIMS, Grid
+from xdreg.numerics import kernels
 
 if TYPE_CHECKING:
     import os
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
 
     from xdreg.stores.ome_writer import Version
 
-#: Pitch of the texture's random lattices, in voxels, and their weights.
+#: Pitch in voxels and weight of each random lattice of the texture.
 _OCTAVES = ((20.0, 1.0), (10.0, 0.6), (5.0, 0.3))
 
-#: Largest gradient of the displacement: below one it cannot fold.
+#: Largest gradient of the displacement. Below one, it cannot fold.
 MAX_GRADIENT = 0.4
 
 _CHUNK = 64
@@ -40,18 +41,18 @@ _CHUNK = 64
 
 @dataclass(frozen=True)
 class Phantom:
-    """A pair with its truth.
+    """A pair of images with its true displacement field.
 
     Parameters
     ----------
     fixed, moving : DataArray ([z], y, x)
-        The pair, lazy.
+        The images, lazy.
     displacement : DataArray (component, [z], y, x) float32
         The true field on the fixed grid, in the units of the coordinates, lazy.
     foreground : DataArray ([z], y, x) bool
         Where the fixed image has texture, lazy.
     fixed_points, moving_points : (n, ndim)
-        Corresponding landmarks.
+        Corresponding points, in dims order and physical units.
     """
 
     fixed: xr.DataArray
@@ -79,22 +80,22 @@ def phantom_pair(
     Parameters
     ----------
     shape
-        Voxels per axis, two or three of them.
+        Voxels per axis, for two or three axes.
     spacing, origin
-        Geometry of both images, one number or one per dim, in ``units``.
+        Geometry of both images in ``units``, one number or one per dim.
     units
         Unit of length.
     amplitude
-        Largest displacement per axis, in ``units``; by default four voxels. Wavelengths
+        Largest displacement per axis in ``units``, by default four voxels. Wavelengths
         grow with it, so that the field never folds.
     noise
-        Standard deviation of the voxel noise, as a share of the brightest value.
+        Standard deviation of the voxel noise, relative to the brightest value.
     dtype
-        Of the images; integers use their range up to 60,000.
+        Type of the images. Integers use their range up to 60,000.
     chunks
-        Voxels of a chunk per axis.
+        Voxels per axis of a chunk.
     seed
-        Another seed makes another pair.
+        Seed of the texture, the displacement and the noise.
 
     Returns
     -------
@@ -103,7 +104,7 @@ def phantom_pair(
     Raises
     ------
     InputError
-        If the shape is not two- or three-dimensional.
+        If the shape is not two- or three-dimensional, or the geometry does not match.
 
     Examples
     --------
@@ -168,17 +169,22 @@ def write_phantom_pair(
     Parameters
     ----------
     folder
-        Where to write ``fixed.ome.zarr`` and ``moving.ome.zarr``.
+        Folder in which to write ``fixed.ome.zarr`` and ``moving.ome.zarr``.
     shape, **options
         As in `phantom_pair`.
     version
         OME-Zarr version.
     overwrite
-        Replace what is there.
+        Replace existing images.
 
     Returns
     -------
     fixed, moving : Path
+
+    Raises
+    ------
+    StoreError
+        If an image exists and ``overwrite`` is false, or it cannot be written.
     """
     from xdreg.stores.ome_writer import write_ome_zarr
     from xdreg.stores.outputs import check_target
@@ -203,7 +209,7 @@ def _expand(value: float | Sequence[float], ndim: int) -> tuple[float, ...]:
 
 
 def _hash_uniform(lattice: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
-    """Return a number in [0, 1) for every integer: a multiply-xorshift hash."""
+    """Return a number in [0, 1) for each integer, by a multiply-xorshift hash."""
     value = lattice.astype(np.uint64) + np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         value = (value ^ (value >> np.uint64(shift))) * np.uint64(factor)
@@ -213,13 +219,13 @@ def _hash_uniform(lattice: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _value_noise(position: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """Interpolate a random number per lattice point, with smooth steps.
+    """Interpolate random numbers on a lattice by Perlin's quintic step.
 
     Parameters
     ----------
     position : (n, 3), in lattice units
     seed
-        Another seed makes another lattice.
+        Seed of the lattice.
     """
     out = np.empty(position.shape[0])
     place = np.empty(3)
@@ -262,19 +268,19 @@ class _Scene:
         self._centre, self._half = grid.centre, 0.5 * extent
 
     def displacement(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return u at points."""
+        """Return the displacement of points."""
         phase = np.einsum("nd,cwd->ncw", points, self._waves) + self._phases
         return np.asarray(0.5 * self.amplitude * np.sin(phase).sum(axis=2))
 
     def envelope(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return one inside a rounded body, zero outside, smoothly."""
+        """Return one inside a rounded body and zero outside, with a smooth edge."""
         radius = (np.abs((points - self._centre) / self._half) ** 3).sum(axis=1) ** (
             1 / 3
         )
         return np.asarray(np.clip((0.9 - radius) / 0.08, 0.0, 1.0))
 
     def texture(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the tissue's brightness, zero to one."""
+        """Return the brightness of the tissue, from zero to one."""
         unit = min(self.grid.spacing)
         value = np.zeros(len(points))
         position = np.zeros((len(points), 3))
@@ -292,13 +298,13 @@ class _Scene:
 def _make_chunk(
     scene: _Scene, what: str, noise: float, block_info: Any = None
 ) -> NDArray[Any]:
-    """Make one chunk of one of the phantom's arrays."""
+    """Make one chunk of an array of the phantom."""
     info = block_info[None]
     window = [slice(int(a), int(b)) for a, b in info["array-location"]][
         -scene.grid.ndim :
     ]
     grid = scene.grid.window(window)
-    points = _points(grid)
+    points = kernels.grid_points(grid)
     if what == "displacement":
         values = scene.displacement(points).T
         return values.reshape(-1, *grid.shape).astype(np.float32)
@@ -316,11 +322,6 @@ def _make_chunk(
         # Box-Muller.
         brightness += noise * np.sqrt(-2 * np.log1p(-u)) * np.cos(2 * np.pi * v)
     return _to_dtype(brightness.reshape(grid.shape), np.dtype(info["dtype"]))
-
-
-def _points(grid: Grid) -> NDArray[np.float64]:
-    mesh = np.meshgrid(*(grid.axis(d) for d in grid.dims), indexing="ij")
-    return np.stack([axis.ravel() for axis in mesh], axis=1)
 
 
 def _to_dtype(brightness: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -430,7 +430,7 @@ def test_spatialdata_pushes_pixels_whose_centres_lie_at_a_half():
     np.testing.assert_allclose(found[:2], expected, atol=1e-3)
     again = bridges.from_spatialdata(affine, known.field, moving)
     assert difference(again, known.field) < 1e-3
-    with pytest.raises(xdreg.InputError, match="pass moving="):
+    with pytest.raises(xdreg.InputError, match="name it: moving="):
         bridges.to_spatialdata(known.field)
 
 

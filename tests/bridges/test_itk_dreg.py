@@ -120,6 +120,8 @@ def test_a_method_and_a_reduction_of_itk_dreg(blocks, tmp_path):
         path.read_text() for path in (tmp_path / "run").glob("stage_00/errors/0.0.txt")
     )
     assert "Shift reports FAILURE" in text
+    # The adapter helps itk-dreg alone with what numpy 2 has dropped.
+    assert hasattr(np, "product") == np.__version__.startswith("1.")
     assert corners_error(matrix_of(field), truth, fixed.shape) < 0.1
 
 

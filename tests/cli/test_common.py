@@ -1,139 +1,79 @@
-"""What the command says: help, versions, remedies, and how it stops."""
+"""Clusters, output folders and answers of the commands."""
 
-import os
-import pickle
-import re
-import signal
-import subprocess
-import sys
-import time
+import json
+from typing import ClassVar
 
-import pytest
-import typer
+import itk
 
 import xdreg
-from xdreg.cli.main import app, describe
-
-COMMANDS = typer.main.get_command(app).commands
-
-#: Registers, slowly enough to be stopped in the midst of it.
-SLOW = """
-import sys, time
-import xdreg.engines.local_correlation, xdreg.registration.register_block
-from xdreg.cli.main import main
-
-done = xdreg.registration.register_block.register_block
-def slowly(*arguments):
-    time.sleep(0.5)
-    return done(*arguments)
-
-xdreg.registration.register_block.register_block = slowly
-main()
-"""
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_an_example_that_names_its_arguments(name, xdreg_command):
-    code, out, _ = xdreg_command(name, "--help")
-    assert code == 0
-    assert re.search(rf"Example: xdreg {name}\b", out)
-    for parameter in COMMANDS[name].params:
-        assert getattr(parameter, "help", None), f"{name} {parameter.name}"
-
-
-def test_version(xdreg_command):
-    assert xdreg_command("--version")[1].strip() == f"xdreg {xdreg.__version__}"
-
-
-def test_completion_can_be_installed(xdreg_command):
-    assert "--install-completion" in xdreg_command("--help")[1]
-
-
-def test_remedies_name_options_not_arguments():
-    error = xdreg.InputError("name it", moving_channel=..., metric="ncc")
-    assert describe(error) == "name it: --moving-channel, --metric ncc"
-    assert str(error) == "name it: moving_channel=..., metric='ncc'"
-    assert describe(pickle.loads(pickle.dumps(error))) == describe(error)
-    assert describe(xdreg.StoreError("it exists", overwrite=True)) == (
-        "it exists: --overwrite"
-    )
-    assert describe(xdreg.StoreError("overwrite=True")) == "overwrite=True"
-
-
-@pytest.fixture(scope="module")
-def places(tmp_path_factory):
-    """Make images that do not go together, and what is no image."""
-    folder = tmp_path_factory.mktemp("places")
-    image = xdreg.datasets.phantom_pair((40, 48)).fixed
-    xdreg.save(image, folder / "fixed.zarr")
-    far = image.assign_coords(y=("y", image.y.values + 1000, image.y.attrs))
-    xdreg.save(far, folder / "far.zarr")
-    for name, units in (("metres", "meter"), ("bare", None)):
-        other = xdreg.datasets.phantom_pair((40, 48), origin=900, units=units).fixed
-        xdreg.save(other, folder / f"{name}.zarr")
-    (folder / "text.txt").write_text("no image")
-    (folder / "empty").mkdir()
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["info", "no.zarr"], ["no.zarr does not exist"]),
-        (["info", "text.txt"], ["ITK cannot read"]),
-        (["info", "empty"], ["not a Zarr store"]),
-        (
-            ["register", "fixed.zarr", "far.zarr", "-o", "out"],
-            ["overlap", "--initial"],
-        ),
-        (["register", "fixed.zarr", "metres.zarr", "-o", "out"], ["overlap", "units"]),
-        (["register", "fixed.zarr", "bare.zarr", "-o", "out"], ["unit"]),
-        (
-            ["register", "fixed.zarr", "fixed.zarr", "-o", "out", "--retry", "crashed"],
-            ["name its directory: --workdir"],
-        ),
-        (
-            ["register", "fixed.zarr", "fixed.zarr", "-o", "out", "--block-shape", "a"],
-            ["--block-shape takes whole numbers"],
-        ),
-        (
-            ["register", "fixed.zarr", "fixed.zarr", "-o", "fixed.zarr/zarr.json"],
-            ["choose"],
-        ),
-    ],
-)
-def test_a_mistake_is_one_line_with_its_remedy(
-    monkeypatch, xdreg_command, places, arguments, words
-):
-    monkeypatch.chdir(places)
-    code, out, err = xdreg_command(*arguments)
+def test_an_output_that_cannot_be_made_is_one_line(xdreg_command, pair, tmp_path):
+    (tmp_path / "taken").write_text("")
+    code, _, err = xdreg_command("register", *pair, "-o", tmp_path / "taken")
     assert code == 1
-    assert out == ""
     assert len(err.strip().splitlines()) == 1
-    for word in words:
-        assert word in err
-    names = {p.name for command in COMMANDS.values() for p in command.params}
-    assert not re.search(rf"\b({'|'.join(names)})=", err)
+    assert "cannot be made" in err
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals are those of POSIX")
-def test_an_interrupt_says_how_to_go_on(tmp_path):
-    paths = xdreg.datasets.write_phantom_pair(tmp_path, (96, 96), amplitude=2.0)
-    run = tmp_path / "run"
-    arguments = ["register", *paths, "-o", tmp_path / "out", "--workdir", run]
-    arguments += ["--block-shape", "24", "--metric", "lncc"]
-    command = [sys.executable, "-c", SLOW, *map(str, arguments)]
-    # In a group of its own, as a shell would start it.
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        while not list(run.glob("stage_*/records/*.0")) and process.poll() is None:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        began = time.monotonic()
-        _, err = process.communicate()
-        took = time.monotonic() - began
-    assert process.returncode == 130, err
-    assert took < 5
-    assert err.strip() == (
-        f"xdreg: stopped; what is done is kept in {run}: the same command goes on"
+def test_answers_for_scripts_are_json_and_nothing_else(xdreg_command, pair, tmp_path):
+    _, out, _ = xdreg_command("info", pair[0], "--json")
+    level = json.loads(out)["levels"][0]
+    assert (level["shape"], level["units"]) == ([72, 80], "micrometer")
+    image = xdreg.open_ome_zarr(pair[0], level=0)
+    xdreg.from_itk_transform(translation(), image).dreg.to_ome_zarr(tmp_path / "f.zarr")
+    _, out, _ = xdreg_command("info", tmp_path / "f.zarr", "--json")
+    assert json.loads(out)["grid"]["shape"] == [72, 80]
+    _, out, _ = xdreg_command(
+        "warp", tmp_path / "f.zarr", pair[1], "-o", tmp_path / "w.zarr", "--json"
     )
-    assert not (tmp_path / "out" / "field.ome.zarr").exists()
+    assert json.loads(out) == {"moved": str(tmp_path / "w.zarr")}
+    (tmp_path / "points.csv").write_text("y,x\n5,5\n500,5\n")
+    _, out, _ = xdreg_command(
+        "points",
+        *(tmp_path / "f.zarr", tmp_path / "points.csv", "--json"),
+        *("-o", tmp_path / "moved.csv"),
+    )
+    told = json.loads(out)
+    assert (told["count"], told["unmapped"]) == (2, 1)
+    _, out, _ = xdreg_command(
+        "invert",
+        *(tmp_path / "f.zarr", "--like", pair[1], "--json"),
+        *("-o", tmp_path / "i.zarr"),
+    )
+    assert json.loads(out)["largest_residual"] < 1e-3
+
+
+def translation():
+    shift = itk.TranslationTransform[itk.D, 2].New()
+    shift.SetOffset([1.0, 2.0])
+    return shift
+
+
+def test_a_run_on_a_cluster(xdreg_command, pair, tmp_path):
+    from distributed import LocalCluster, SchedulerPlugin
+
+    class Seen(SchedulerPlugin):
+        keys: ClassVar[set[str]] = set()
+
+        def transition(self, key, *_, **__):
+            self.keys.add(str(key))
+
+    with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
+        cluster.scheduler.add_plugin(Seen())
+        code, out, _ = xdreg_command(
+            *("register", *pair, "-o", tmp_path, "--metric", "lncc", "--json"),
+            *("--scheduler", cluster.scheduler_address),
+        )
+    assert code == 0
+    assert json.loads(out)["blocks"] == {"success": 1}
+    assert any("register_linear" in key for key in Seen.keys)
+
+
+def test_a_scheduler_that_does_not_answer_is_named(xdreg_command, pair, monkeypatch):
+    monkeypatch.setattr("xdreg.cli.common.CONNECT_LIMIT", 0.2)
+    code, _, err = xdreg_command(
+        "register", *pair, "-o", "out", "--scheduler", "tcp://127.0.0.1:9"
+    )
+    assert code == 1
+    assert "no Dask scheduler answers at tcp://127.0.0.1:9" in err

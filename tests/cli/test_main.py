@@ -1,42 +1,144 @@
-"""The command, run as a user runs it."""
+"""The command itself: help, versions, remedies, and how it ends."""
 
-import json
+import os
+import pickle
+import re
+import signal
 import subprocess
 import sys
+import time
 
-import numpy as np
 import pytest
-import xarray as xr
+import typer
 
 import xdreg
 from tests.helpers.commands import run
-from xdreg.cli.inputs import named_channels
+from xdreg.cli.main import app, describe
+
+COMMANDS = typer.main.get_command(app).commands
 
 
-@pytest.mark.slow
-def test_register_info_and_warp(tmp_path):
-    fixed, moving = xdreg.datasets.write_phantom_pair(tmp_path, (80, 96), amplitude=3.0)
-    options = ["--block-shape", 64, "--fixed-mask", "auto"]
-    done = run("register", fixed, moving, "-o", tmp_path / "out", *options)
-    assert done.returncode == 0, done.stderr
-    for word in ("pose", "correlation", "success", "time", "peak memory"):
-        assert word in done.stdout
-    field = xdreg.open_field(tmp_path / "out" / "field.ome.zarr")
-    assert json.loads(field.attrs["xdreg"])["fixed_mask"]["auto"]
-    moved = xdreg.open_ome_zarr(tmp_path / "out" / "moved.ome.zarr", level=0)
-    np.testing.assert_array_equal(moved, field.dreg.warp(xdreg.open_ome_zarr(moving)))
-    assert "scale" not in run("info", fixed).stderr
-    assert "micrometer" in run("info", fixed).stdout
-    assert (
-        "displacement field" in run("info", tmp_path / "out" / "field.ome.zarr").stdout
+#: Registers, slowly enough to be stopped in the midst of it.
+SLOW = """
+import sys, time
+import xdreg.engines.local_correlation, xdreg.registration.register_block
+from xdreg.cli.main import main
+
+done = xdreg.registration.register_block.register_block
+def slowly(*arguments):
+    time.sleep(0.5)
+    return done(*arguments)
+
+xdreg.registration.register_block.register_block = slowly
+main()
+"""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_an_example_that_names_its_arguments(name, xdreg_command):
+    code, out, _ = xdreg_command(name, "--help")
+    assert code == 0
+    assert re.search(rf"Example: xdreg {name}\b", out)
+    for parameter in COMMANDS[name].params:
+        assert getattr(parameter, "help", None), f"{name} {parameter.name}"
+
+
+def test_version(xdreg_command):
+    assert xdreg_command("--version")[1].strip() == f"xdreg {xdreg.__version__}"
+
+
+def test_completion_can_be_installed(xdreg_command):
+    assert "--install-completion" in xdreg_command("--help")[1]
+
+
+def test_remedies_name_options_not_arguments():
+    error = xdreg.InputError("name it", moving_channel=..., metric="ncc")
+    assert describe(error) == "name it: --moving-channel, --metric ncc"
+    assert str(error) == "name it: moving_channel=..., metric='ncc'"
+    assert describe(pickle.loads(pickle.dumps(error))) == describe(error)
+    assert describe(xdreg.StoreError("it exists", overwrite=True)) == (
+        "it exists: --overwrite"
     )
-    warped = tmp_path / "warped.ome.zarr"
-    done = run("warp", tmp_path / "out" / "field.ome.zarr", moving, "-o", warped)
-    assert done.returncode == 0, done.stderr
-    np.testing.assert_array_equal(xdreg.open_ome_zarr(warped, level=0), moved)
-    again = run("register", fixed, moving, "-o", tmp_path / "out")
-    assert again.returncode == 1
-    assert "exists" in again.stderr
+    assert describe(xdreg.StoreError("overwrite=True")) == "overwrite=True"
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Make images that do not go together, and what is no image."""
+    folder = tmp_path_factory.mktemp("places")
+    image = xdreg.datasets.phantom_pair((40, 48)).fixed
+    xdreg.save(image, folder / "fixed.zarr")
+    far = image.assign_coords(y=("y", image.y.values + 1000, image.y.attrs))
+    xdreg.save(far, folder / "far.zarr")
+    for name, units in (("metres", "meter"), ("bare", None)):
+        other = xdreg.datasets.phantom_pair((40, 48), origin=900, units=units).fixed
+        xdreg.save(other, folder / f"{name}.zarr")
+    (folder / "text.txt").write_text("no image")
+    (folder / "empty").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["info", "no.zarr"], ["no.zarr does not exist"]),
+        (["info", "text.txt"], ["ITK cannot read"]),
+        (["info", "empty"], ["not a Zarr store"]),
+        (
+            ["register", "fixed.zarr", "far.zarr", "-o", "out"],
+            ["overlap", "--initial"],
+        ),
+        (["register", "fixed.zarr", "metres.zarr", "-o", "out"], ["overlap", "units"]),
+        (["register", "fixed.zarr", "bare.zarr", "-o", "out"], ["unit"]),
+        (
+            ["register", "fixed.zarr", "fixed.zarr", "-o", "out", "--retry", "crashed"],
+            ["name its directory: --workdir"],
+        ),
+        (
+            ["register", "fixed.zarr", "fixed.zarr", "-o", "out", "--block-shape", "a"],
+            ["--block-shape takes whole numbers"],
+        ),
+        (
+            ["register", "fixed.zarr", "fixed.zarr", "-o", "fixed.zarr/zarr.json"],
+            ["choose"],
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_remedy(
+    monkeypatch, xdreg_command, places, arguments, words
+):
+    monkeypatch.chdir(places)
+    code, out, err = xdreg_command(*arguments)
+    assert code == 1
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1
+    for word in words:
+        assert word in err
+    names = {p.name for command in COMMANDS.values() for p in command.params}
+    assert not re.search(rf"\b({'|'.join(names)})=", err)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are those of POSIX")
+def test_an_interrupt_says_how_to_resume(tmp_path):
+    paths = xdreg.datasets.write_phantom_pair(tmp_path, (96, 96), amplitude=2.0)
+    run = tmp_path / "run"
+    arguments = ["register", *paths, "-o", tmp_path / "out", "--workdir", run]
+    arguments += ["--block-shape", "24", "--metric", "lncc"]
+    command = [sys.executable, "-c", SLOW, *map(str, arguments)]
+    # In a group of its own, as a shell would start it.
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not list(run.glob("stage_*/records/*.0")) and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        _, err = process.communicate()
+        took = time.monotonic() - began
+    assert process.returncode == 130, err
+    assert took < 5
+    assert err.strip() == (
+        f"xdreg: stopped; finished blocks are kept in {run}: the same command resumes"
+    )
+    assert not (tmp_path / "out" / "field.ome.zarr").exists()
 
 
 def test_a_users_mistake_is_one_clear_line(tmp_path):
@@ -56,45 +158,3 @@ def test_import_is_light():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
-
-
-def test_an_output_that_cannot_be_made_is_one_line(tmp_path):
-    paths = xdreg.datasets.write_phantom_pair(tmp_path, (64, 80))
-    (tmp_path / "taken").write_text("")
-    done = run("register", *paths, "-o", tmp_path / "taken")
-    assert done.returncode == 1
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert "cannot be made" in done.stderr
-
-
-def test_a_channel_is_known_by_its_name_first():
-    image = xr.DataArray(np.zeros((2, 3, 3)), dims=("c", "y", "x"))
-    named = image.assign_coords(c=["488", "561"])
-    assert named_channels(named, ["488"]) == "488"
-    assert named_channels(named, ["1", "488"]) == [1, "488"]
-    assert named_channels(image, ["1"]) == 1
-    assert named_channels(image, None) is None
-
-
-def test_a_channel_of_an_image_without_any_is_refused(tmp_path):
-    paths = xdreg.datasets.write_phantom_pair(tmp_path, (64, 80))
-    for option in ("--channel", "--moving-channel"):
-        done = run("register", *paths, "-o", tmp_path / "out", option, "0")
-        assert done.returncode == 1
-        assert "no channel axis" in done.stderr
-
-
-def test_luminance_is_an_option(tmp_path):
-    pair = xdreg.datasets.phantom_pair((64, 80), amplitude=2.0)
-    for name in ("fixed", "moving"):
-        grey = getattr(pair, name) // 256
-        colour = xr.concat([grey, grey // 2, 255 - grey], "c").astype("uint8")
-        xdreg.save(colour, tmp_path / f"{name}.ome.zarr")
-    paths = [tmp_path / f"{name}.ome.zarr" for name in ("fixed", "moving")]
-    out = tmp_path / "out"
-    done = run("register", *paths, "-o", out, "--channel", "luminance")
-    assert done.returncode == 0, done.stderr
-    for word in ("lncc, chosen", "correlation", "success"):
-        assert word in done.stdout
-    moved = xdreg.open_ome_zarr(out / "moved.ome.zarr", level=0)
-    assert moved.sizes["c"] == 3

@@ -8,7 +8,7 @@ import pytest
 
 import xdreg
 from tests.helpers.fields import Known
-from xdreg.cli.fields import points as command
+from xdreg.cli.points import points as command
 from xdreg.stores.point_files import kind_of, read_points
 
 DIMS = ("z", "y", "x")
@@ -163,7 +163,7 @@ def test_geojson_without_points_is_refused(tmp_path, text, message):
 def test_kinds_are_not_mixed(stored, tmp_path):
     path = tmp_path / "points.csv"
     path.write_text("z,y,x\n1,2,3\n")
-    with pytest.raises(xdreg.InputError, match="write the same kind"):
+    with pytest.raises(xdreg.InputError, match="write the same format"):
         command(stored[1], path, tmp_path / "points.geojson")
     with pytest.raises(xdreg.InputError, match=r"must be \.csv"):
         kind_of(tmp_path / "points.txt")

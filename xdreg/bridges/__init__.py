@@ -1,9 +1,13 @@
-"""Fields handed to other tools and taken from them.
+"""Conversion of fields to and from the files and objects of other tools.
 
-`write_transform` and `open_transform` choose a format by the suffix of a file; the
-other functions speak to a tool's objects in memory. Each format is a module of its own,
-and what tools differ in is said there: which way a transform maps, the order of its
-components, its unit, and where half a voxel goes.
+`write_transform` and `open_transform` choose a file format by its suffix. The other
+functions convert objects in memory. Each format has a module, which states its
+conventions: direction of the transform, order of components, unit, and origin.
+
+Read `files`, `prepare`, then any format: `transform_files` (ITK), `vector_images`
+(ANTs, ITK), `elastix_files`, `bigwarp`. Objects are in `memory` (ITK, SimpleITK,
+ITK-Wasm) and `matrices` (spatialdata, multiview-stitcher). `itk_dreg` runs methods
+written for itk-dreg.
 """
 
 from xdreg.bridges.files import open_transform, write_transform

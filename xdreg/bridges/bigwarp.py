@@ -1,15 +1,14 @@
 """BigWarp's displacement fields in N5: the datasets ``dfield`` and ``invdfield``.
 
 ``dfield`` maps fixed points to moving ones: displacements first, then the ``affine`` of
-its attributes; ``invdfield`` maps back: its ``affine`` first, then displacements.
-Vectors come last in C order, which N5 lists first, with components ``x, y, z``; so do
-``spacing``, ``offset`` and the rows of ``affine``. The offset is the centre of the
-first voxel. The unit is that of the images in BigWarp; xdreg notes it as ``unit``.
+its attributes. ``invdfield`` maps back: its ``affine`` first, then displacements.
+Components are ``x, y, z``, along the last axis in C order, which N5 lists first. The
+attributes ``spacing``, ``offset`` and the rows of ``affine`` have that order, too. The
+offset is the centre of the first voxel. The unit is that of the images in BigWarp;
+xdreg stores it as ``unit``.
 
 Source: the wiki of saalfeldlab/template-building, "Hdf5 Deformation fields", and
-``N5DisplacementField`` of n5-imglib2.
-
-Read and written in blocks, by tensorstore.
+``N5DisplacementField`` of n5-imglib2. tensorstore reads and writes in blocks.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ BLOCK = {2: 256, 3: 64}
 
 
 class N5Vectors:
-    """The vectors of a dataset as an array ``(ndim, *shape)``, in xdreg's order.
+    """Vectors of a dataset as an array ``(ndim, *shape)``, in xdreg's order.
 
     Parameters
     ----------
     path
-        The dataset's directory.
+        Directory of the dataset.
     scale
-        What stored numbers are multiplied by: fields may be quantised.
+        Factor of the stored numbers, which may be quantised.
     """
 
     def __init__(self, path: Path, scale: float = 1.0) -> None:
@@ -59,7 +58,7 @@ class N5Vectors:
             "kvstore": {"driver": "file", "path": f"{self._path}/"},
         }
         self._store = _tensorstore().open(spec).result()
-        # N5 lists the axis that varies fastest first: components, x, y, z.
+        # N5 lists the fastest axis first: components, x, y, z.
         self.shape = (self._store.shape[0], *self._store.shape[:0:-1])
         self.ndim = len(self.shape)
         self.dtype = np.dtype(np.float32)
@@ -74,12 +73,12 @@ class N5Vectors:
         self._open()
 
     def __dask_tokenize__(self) -> object:
-        """Identify by address and time."""
+        """Identify the array by path and time of writing."""
         written = (self._path / "attributes.json").stat().st_mtime_ns
         return ("xdreg.N5Vectors", str(self._path), self._scale, written)
 
     def __getitem__(self, index: tuple[Any, ...]) -> NDArray[np.float32]:
-        """Read a window, given as one slice per axis."""
+        """Read a window, one slice per axis."""
         _, *window = index
         values = self._store[(slice(None), *window[::-1])].read().result()
         turned = np.asarray(values).transpose(0, *range(self.ndim - 1, 0, -1))[::-1]
@@ -117,7 +116,7 @@ def write(
             matrix, rest = split_affine(prepared)
             _write_dataset(output.folder / FORWARD, rest, matrix)
         if inverse is not None:
-            # Without an affine of its own: the two come in the other order there.
+            # Without an affine part, which an inverse would apply first.
             _write_dataset(
                 output.folder / INVERSE,
                 for_tool(inverse, field_grid(prepared).units, None, step),
@@ -248,6 +247,6 @@ def _tensorstore() -> Any:
     try:
         import tensorstore
     except ImportError as error:
-        msg = "N5 is read and written by tensorstore; pip install 'xdreg[n5]'"
+        msg = "N5 needs tensorstore; pip install 'xdreg[n5]'"
         raise InputError(msg) from error
     return tensorstore

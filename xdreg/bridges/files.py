@@ -1,6 +1,6 @@
-"""Transform files: the suffix says the format.
+"""Transform files, in the format that their suffix names.
 
-| suffix | what | read, write |
+| suffix | content | read, write |
 |---|---|---|
 | ``.ome.zarr``, ``.zarr`` | OME-Zarr 0.6 | both, in chunks |
 | ``.n5`` | BigWarp's ``dfield`` and ``invdfield`` | both, in chunks |
@@ -18,16 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from xdreg.bridges import (
-    bigwarp,
-    elastix_files,
-)
-from xdreg.bridges import (
-    transform_files as itk_files,
-)
-from xdreg.bridges import (
-    vector_images as itk_images,
-)
+from xdreg.bridges import bigwarp, elastix_files, transform_files, vector_images
 from xdreg.bridges.prepare import for_tool
 from xdreg.errors import InputError, StoreError
 from xdreg.fields.field import field_grid
@@ -39,7 +30,7 @@ from xdreg.stores.paths import as_address, is_remote
 if TYPE_CHECKING:
     import os
 
-#: Suffixes by format; longer ones first where one ends in the other.
+#: Suffixes by format, the longer first where one ends in another.
 SUFFIXES = {
     "ome_zarr": (".ome.zarr", ".zarr"),
     "n5": (".n5",),
@@ -61,40 +52,40 @@ def write_transform(
     units: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a field as a file of another tool, which the suffix names.
+    """Write a field as a file of another tool, in the format of its suffix.
 
     ``.ome.zarr``, ``.n5`` (BigWarp), ``.h5`` and ``.tfm`` (ITK, 3D Slicer, SimpleITK,
     ANTs), ``.nii.gz`` and ``.nii`` (ANTs), ``.nrrd`` and ``.mha`` (displacement images
-    of ITK), ``.txt`` (elastix's transformix; the field lies beside it as ``.mha``).
+    of ITK), ``.txt`` (elastix's transformix; the vectors are written next to it as
+    ``.mha``).
 
     Parameters
     ----------
     field : Dataset
         A displacement field.
     path
-        File or directory to write; it appears whole or not at all.
+        File or directory to write. It appears complete or not at all.
     inverse : Dataset, optional
         The field moving → fixed, for ``.ome.zarr`` and ``.n5``, which hold both.
     affine
-        Write the affine part of the field apart, for ``.ome.zarr``, ``.n5``, ``.h5``
-        and ``.tfm``: beyond the field's grid a tool then goes on with it, instead of
-        with nothing.
+        Write the affine part of the field separately, for ``.ome.zarr``, ``.n5``,
+        ``.h5`` and ``.tfm``. Tools then apply it beyond the field's grid, too.
     step
-        Take every ``step``-th point of the field. All but ``.ome.zarr`` and ``.n5``
-        are written from memory.
+        Take every ``step``-th point of the field. All formats but ``.ome.zarr`` and
+        ``.n5`` are written from memory.
     units
         Unit to write lengths in. By default millimetres for ITK's formats, if the field
         has a unit of length, and the field's own for ``.ome.zarr`` and ``.n5``.
     overwrite
-        Replace what is there.
+        Replace an existing output.
 
     Raises
     ------
     InputError
-        If the suffix is unknown, the format cannot hold what was asked for, units do
-        not convert, or the field does not fit into memory.
+        If the suffix is unknown, the format cannot hold an inverse or an affine part,
+        units do not convert, or the field does not fit into memory.
     StoreError
-        If something is there and ``overwrite`` is false, or it cannot be written.
+        If the output exists and ``overwrite`` is false, or it cannot be written.
 
     Examples
     --------
@@ -126,23 +117,15 @@ def write_transform(
         )
         return
     target = _local(address)
+    options: dict[str, Any] = {"step": step, "units": units, "overwrite": overwrite}
     if kind == "n5":
-        bigwarp.write(
-            field,
-            target,
-            inverse=inverse,
-            affine=affine,
-            step=step,
-            units=units,
-            overwrite=overwrite,
-        )
+        bigwarp.write(field, target, inverse=inverse, affine=affine, **options)
         return
     check_file(target, overwrite=overwrite)
-    options: dict[str, Any] = {"step": step, "units": units, "overwrite": overwrite}
     if kind == "itk":
-        itk_files.write(field, target, affine=affine, **options)
+        transform_files.write(field, target, affine=affine, **options)
     elif kind == "image":
-        itk_images.write(field, target, **options)
+        vector_images.write(field, target, **options)
     else:
         elastix_files.write(field, target, **options)
 
@@ -154,49 +137,49 @@ def open_transform(
     units: str | None = None,
     inverse: bool = False,
 ) -> xr.Dataset:
-    """Open a transform that another tool wrote, as a field.
+    """Open a transform of another tool as a field.
 
-    Formats are those of `write_transform`; also ``.mat`` and ``.txt`` of ITK and ANTs,
-    ``.nhdr`` and ``.mhd``. What a ``.txt`` holds tells elastix from ITK.
+    Formats are those of `write_transform`, ``.mat`` and ``.txt`` of ITK and ANTs,
+    ``.nhdr`` and ``.mhd``. A ``.txt`` of elastix is recognised by its content.
 
     Parameters
     ----------
     path
         File or directory.
     like : Dataset, DataArray, DataTree or Grid, optional
-        The fixed image or a field: where the transform is sampled, and in which unit.
-        By default where the file says; linear transforms and B-splines of ITK say
-        nothing and need it.
+        The fixed image or a field, on whose grid and in whose unit the transform is
+        sampled. By default the grid in the file; linear transforms and B-splines of ITK
+        have none and need ``like``.
     units
-        Unit of the numbers in the file. By default millimetres for ITK's formats, and
-        for ``.n5`` what the store says, if anything. OME-Zarr says it itself.
+        Unit of lengths in the file. By default millimetres for ITK's formats, and for
+        ``.n5`` the unit in the store, if any. OME-Zarr always states its unit.
     inverse
-        Return the transform moving → fixed that the file holds beside the other.
+        Return the transform moving → fixed, of a file that holds both.
 
     Returns
     -------
     Dataset
-        A displacement field; lazy, but for what ITK reads whole.
+        A displacement field. Lazy, except for files that ITK reads as a whole.
 
     Raises
     ------
     StoreError
-        If there is no such file, or it is none of these.
+        If the file is missing, of another format, or damaged.
     InputError
-        If ``like`` is needed, units do not convert, or the transform is of a kind that
-        is not known.
+        If ``like`` is needed, units do not convert, or the kind of transform is not
+        supported.
     """
     address, kind, _ = _kind_of(path)
     units = normalise_units(units)
     if inverse and kind not in ("ome_zarr", "n5"):
         msg = (
-            f"{address} holds one transform; only .ome.zarr and .n5 hold its inverse "
+            f"{address} holds one transform; only .ome.zarr and .n5 hold an inverse, "
             "too. Invert it: xdreg.inverse(field, moving)"
         )
         raise InputError(msg)
     if kind == "ome_zarr":
         if units is not None:
-            msg = f"{address} says its unit itself; leave out units {units!r}"
+            msg = f"{address} states its unit; leave out units {units!r}"
             raise InputError(msg)
         return open_field(address, inverse=inverse, like=like)
     target = _local(address)
@@ -206,9 +189,9 @@ def open_transform(
     if kind == "n5":
         return bigwarp.read(target, like=like, units=units, inverse=inverse)
     if kind == "image":
-        return itk_images.read(target, like=like, units=units)
+        return vector_images.read(target, like=like, units=units)
     if kind == "itk" or not elastix_files.is_elastix(target):
-        return itk_files.read(target, like=like, units=units)
+        return transform_files.read(target, like=like, units=units)
     return elastix_files.read(target, like=like, units=units)
 
 
@@ -227,7 +210,7 @@ def _kind_of(path: object) -> tuple[str, str, str]:
 def _check_options(
     kind: str, suffix: str, *, inverse: xr.Dataset | None, affine: bool
 ) -> None:
-    """Refuse what a format cannot hold."""
+    """Raise if a format cannot hold an inverse or an affine part."""
     if suffix in _READ_ONLY:
         instead = ".tfm" if suffix == ".mat" else ".nrrd or .mha"
         msg = f"{suffix} files are read, not written; write {instead}"

@@ -1,12 +1,12 @@
-"""Methods and reductions written for itk-dreg, in xdreg.
+"""Adapters for methods and reductions written for itk-dreg.
 
-itk-dreg asks for subclasses of ``BlockPairRegistrationMethod`` and
-``ReduceResultsMethod``; here they become functions as `xdreg.Custom` takes them. The
-package itk-dreg is imported when one of them is called, not before.
+They turn instances of ``BlockPairRegistrationMethod`` and ``ReduceResultsMethod`` into
+functions for `xdreg.Custom`. itk-dreg is imported when one of them is called.
 """
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -34,22 +34,20 @@ class BlockMethod:
     Parameters
     ----------
     method
-        An instance of it.
+        An instance of the class.
     initial
-        Whether to pass an identity as ``initial_transform``; else None. The moving
-        block is pulled through the field so far already, so that nothing is left to
-        start from. Some methods, such as itk-dreg's own for elastix with B-splines,
-        bear no initial transform.
+        Whether to pass an identity as ``initial_transform``, or None. The moving block
+        is already warped by the field so far. Some methods, such as itk-dreg's own for
+        elastix with B-splines, do not accept an initial transform.
     **options
-        Further keyword arguments for it.
+        Further keyword arguments for the method.
 
     Notes
     -----
-    Both blocks lie on one grid, that of the window with its overlap, which is also
-    their requested region. ``block_info`` tells its voxels, counted from the physical
-    origin: their slices, and as ``chunk_index`` where they begin, for a method does not
-    know how many blocks there are. Masks are not passed on. A result without success
-    counts as `xdreg.MethodError`, and the block as ``crashed``.
+    Both blocks share a grid: the block's window with its overlap, which is also their
+    requested region. ``block_info`` has the window's slices in voxels counted from the
+    physical origin, and their starts as ``chunk_index``. Masks are not passed. A result
+    without success raises `xdreg.MethodError`, and the block counts as ``crashed``.
 
     Examples
     --------
@@ -69,31 +67,30 @@ class BlockMethod:
         self.__name__ = _name_of(method)
 
     def __dask_tokenize__(self) -> object:
-        """Identify by the method's class, its attributes, and the options."""
+        """Identify by the class and attributes of the method, and the options."""
         return ("xdreg.BlockMethod", *_identity(self._method, self._options))
 
     def __call__(
         self, fixed: xr.DataArray, moving: xr.DataArray, **options: Any
     ) -> Any:
         """Register two blocks on one grid; return an ``itk.Transform``."""
-        from itk_dreg.base.image_block_interface import BlockInfo, BlockRegStatus
-
+        interface = _interface()
         grid = grid_of(fixed, "fixed")
         starts = [
             round(origin / step)
             for origin, step in zip(grid.origin, grid.spacing, strict=True)
         ]
         slices = [slice(a, a + n) for a, n in zip(starts, grid.shape, strict=True)]
-        _complete_numpy()
         result = self._method(
             fixed_subimage=to_itk_image(fixed),
             moving_subimage=to_itk_image(moving),
             initial_transform=_identity_transform(grid) if self._initial else None,
-            block_info=BlockInfo(chunk_index=starts, array_slice=slices),
+            block_info=interface.BlockInfo(chunk_index=starts, array_slice=slices),
             **(self._options | options),
         )
-        if result.status != BlockRegStatus.SUCCESS:
-            msg = f"{self.__name__} reports {BlockRegStatus(result.status).name}"
+        if result.status != interface.BlockRegStatus.SUCCESS:
+            name = interface.BlockRegStatus(result.status).name
+            msg = f"{self.__name__} reports {name}"
             raise MethodError(msg)
         return result.transform
 
@@ -104,19 +101,20 @@ class Reduction:
     Parameters
     ----------
     method
-        An instance of it.
+        An instance of the class.
     blocks
-        What it is given of each block that succeeded: its ``"displacement"``, as an
-        ``itk.DisplacementFieldTransform``; or the ``"rigid"`` motion that comes nearest
-        to it, as an Euler transform.
+        Transform passed for each successful block: its ``"displacement"``, as an
+        ``itk.DisplacementFieldTransform``, or the nearest ``"rigid"`` motion, as an
+        Euler transform.
     **options
-        Further keyword arguments for it.
+        Further keyword arguments for the method.
 
     Notes
     -----
-    ``initial_transform`` is an identity: what the method returns comes before the field
-    so far. Its ``inv_transform`` is not used. ``fixed_reader_ctor`` makes a reader that
-    knows the fixed image's geometry, and has no voxels.
+    ``initial_transform`` is an identity: the transform that the method returns is
+    applied before the field so far. Its ``inv_transform`` is not used.
+    ``fixed_reader_ctor`` makes a reader with the geometry of the fixed image, without
+    voxels.
     """
 
     def __init__(
@@ -134,13 +132,12 @@ class Reduction:
         self._method, self._blocks, self._options = method, blocks, options
 
     def __dask_tokenize__(self) -> object:
-        """Identify by the method's class, its attributes, and the options."""
+        """Identify by the class and attributes of the method, and the options."""
         identity = _identity(self._method, self._options)
         return ("xdreg.Reduction", self._blocks, *identity)
 
     def __call__(self, results: Iterator[BlockResult]) -> Any:
         """Reduce the results of all blocks; return an ``itk.Transform``."""
-        _complete_numpy()
         located = [self._located(result) for result in results]
         image = located[0][1]
         found = self._method(
@@ -152,35 +149,30 @@ class Reduction:
         return found.transform
 
     def _located(self, result: BlockResult) -> tuple[Any, Grid]:
-        from itk_dreg.base.image_block_interface import (
-            BlockInfo,
-            BlockPairRegistrationResult,
-            BlockRegStatus,
-            LocatedBlockResult,
-        )
-
+        interface = _interface()
         first = np.rint(result.image.physical_to_index(result.core.origin)).astype(int)
         slices = [
             slice(int(a), int(a) + n)
             for a, n in zip(first, result.core.shape, strict=True)
         ]
         if result.displacement is None:
-            pair = BlockPairRegistrationResult(status=BlockRegStatus.FAILURE)
+            status, found = interface.BlockRegStatus.FAILURE, {}
         else:
-            rigid = self._blocks == "rigid"
-            pair = BlockPairRegistrationResult(
-                status=BlockRegStatus.SUCCESS,
-                transform=_euler(result.fit("rigid"))
-                if rigid
+            status = interface.BlockRegStatus.SUCCESS
+            found = {
+                "transform": _euler(result.fit("rigid"))
+                if self._blocks == "rigid"
                 else displacement_to_itk(result.displacement, result.grid),
-                transform_domain=_empty_image(result.grid),
-            )
-        info = BlockInfo(chunk_index=list(result.index), array_slice=slices)
-        return LocatedBlockResult(result=pair, fixed_info=info), result.image
+                "transform_domain": _empty_image(result.grid),
+            }
+        pair = interface.BlockPairRegistrationResult(status=status, **found)
+        info = interface.BlockInfo(chunk_index=list(result.index), array_slice=slices)
+        located = interface.LocatedBlockResult(result=pair, fixed_info=info)
+        return located, result.image
 
 
 class _Reader:
-    """What of an ``itk.ImageFileReader`` tells an image's geometry."""
+    """The part of an ``itk.ImageFileReader`` that gives the geometry of an image."""
 
     def __init__(self, grid: Grid) -> None:
         self._image = _empty_image(grid)
@@ -189,11 +181,11 @@ class _Reader:
         return self._image
 
     def UpdateOutputInformation(self) -> None:
-        """Do nothing: it is known from the start."""
+        """Do nothing: the geometry is known."""
 
 
 def _empty_image(grid: Grid) -> Any:
-    """Return an ITK image of a geometry, without voxels."""
+    """Return an ITK image with a geometry and without voxels."""
     import itk
 
     image = itk.Image[itk.F, grid.ndim].New()
@@ -227,13 +219,21 @@ def _name_of(method: Any) -> str:
 
 
 def _identity(method: Any, options: dict[str, Any]) -> tuple[str, str]:
-    """Return what tells a method from others."""
+    """Return the class of a method, and a token of its attributes and options."""
     kind = method if hasattr(method, "__qualname__") else type(method)
     state = getattr(method, "__dict__", {})
     return f"{kind.__module__}.{kind.__qualname__}", tokenize(state, options)
 
 
-def _complete_numpy() -> None:
-    """Give numpy a name that itk-dreg 0.0.1 needs, and that numpy 2 has dropped."""
-    if not hasattr(np, "product"):
-        setattr(np, "product", np.prod)  # noqa: B010 - not known to type checkers
+def _interface() -> Any:
+    """Return the module with itk-dreg's classes of blocks and results.
+
+    itk-dreg 0.0.1 calls ``np.product``, which numpy 2 has dropped, in this module only.
+    There, and nowhere else, ``np`` becomes a copy of numpy's names that has it.
+    """
+    from itk_dreg.base import image_block_interface as interface
+
+    if not hasattr(getattr(interface, "np", np), "product"):
+        names = {**vars(np), "product": np.prod}
+        interface.np = SimpleNamespace(**names)
+    return interface

@@ -1,8 +1,8 @@
-"""Affine transforms of tools that know no fields: spatialdata, multiview-stitcher.
+"""Affine transforms for tools without fields: spatialdata, multiview-stitcher.
 
-Both push points forward, from an image into the world; a field pulls back. So what they
-take is the inverse of a field that is affine: moving → fixed, the fixed image's space
-being the world.
+Both map points of an image into world space, where a field maps fixed points to moving
+ones. They take the inverse of an affine field: moving → fixed, with the space of the
+fixed image as the world.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ if TYPE_CHECKING:
 
     Matrix = NDArray[np.float64]
 
-#: A field is affine if it is so to within this share of its cells.
+#: Largest deviation of an affine field from its matrix, in cells of the field.
 TOLERANCE = 1e-2
 
 
 def to_matrix(field: xr.Dataset, *, tolerance: float = TOLERANCE) -> Matrix:
-    """Return a field that is affine as a homogeneous matrix.
+    """Return an affine field as a homogeneous matrix.
 
     Parameters
     ----------
     field : Dataset
-        A displacement field; all of it is read, chunk by chunk.
+        A displacement field. It is read chunk by chunk.
     tolerance : float, cells of the field
-        By how much it may bend; ``inf`` returns the nearest affine of any field.
+        Largest deviation from an affine transform. ``inf`` returns the nearest affine
+        transform of any field.
 
     Returns
     -------
@@ -52,7 +53,7 @@ def to_matrix(field: xr.Dataset, *, tolerance: float = TOLERANCE) -> Matrix:
     Raises
     ------
     InputError
-        If the field bends.
+        If the field deviates more than that.
 
     Examples
     --------
@@ -73,18 +74,18 @@ def to_matrix(field: xr.Dataset, *, tolerance: float = TOLERANCE) -> Matrix:
     bend = float((rest / cells).max().compute())
     if not bend <= tolerance:
         msg = (
-            f"the field bends: it is off its nearest affine transform by {bend:.3g} of "
-            f"its cells, more than {tolerance:g}; this tool takes affine transforms. "
-            "tolerance=float('inf') takes the nearest"
+            f"the field bends: it deviates by {bend:.3g} of its cells from the nearest "
+            f"affine transform, more than {tolerance:g}; this tool takes affine "
+            "transforms. tolerance=float('inf') returns the nearest"
         )
         raise InputError(msg)
     return matrix
 
 
 def to_multiview_stitcher(field: Any, *, tolerance: float = TOLERANCE) -> xr.DataArray:
-    """Return a field as the parameters of the moving view, for multiview-stitcher.
+    """Return a field as parameters of the moving view, for multiview-stitcher.
 
-    ``msi_utils.set_affine_transform`` and ``si_utils.set_sim_affine`` take them; the
+    Pass them to ``msi_utils.set_affine_transform`` or ``si_utils.set_sim_affine``. The
     fixed view gets the identity. Points are physical, in the order ``z, y, x``.
 
     Parameters
@@ -110,16 +111,16 @@ def from_multiview_stitcher(params: xr.DataArray, like: Any) -> xr.Dataset:
     Parameters
     ----------
     params : DataArray (x_in, x_out)
-        Moving → world, where the fixed view has the identity. One time point.
+        Moving → world of one time point, where the fixed view has the identity.
     like : Dataset, DataArray, DataTree or Grid
-        Where the field is wanted: the fixed image.
+        The fixed image, or the grid of the field.
     """
     grid = _target(like)
     if not isinstance(params, xr.DataArray) or set(params.dims) != {"x_in", "x_out"}:
         found = getattr(params, "dims", type(params).__name__)
         msg = (
             "expected a DataArray with the dimensions x_in and x_out, got "
-            f"{found}; of several time points take one: params.sel(t=0)"
+            f"{found}; select one of several time points: params.sel(t=0)"
         )
         raise InputError(msg)
     values = params.transpose("x_in", "x_out").to_numpy()
@@ -133,23 +134,23 @@ def to_spatialdata(
 ) -> Any:
     """Return a field as the transformation of the moving element, for spatialdata.
 
-    A raster element's own coordinates are pixels whose centres lie at ½, 1½, …; the
-    result maps them into the physical space of the fixed image.
-    ``set_transformation(element, result, "fixed")`` takes it.
+    Intrinsic coordinates of a raster element are pixels with centres at ½, 1½, …. The
+    result maps them into the physical space of the fixed image. Pass it to
+    ``set_transformation(element, result, "fixed")``.
 
     Parameters
     ----------
     field : Dataset or (ndim + 1, ndim + 1) matrix
         Fixed → moving, in physical units.
     moving : DataArray, DataTree or Grid, optional
-        The moving image; by default the one that the field was made for.
+        The moving image; by default the one recorded in the field.
     tolerance
         As for `to_matrix`.
 
     Returns
     -------
     spatialdata.transformations.Affine
-        In the order of the dims.
+        In dims order.
 
     Raises
     ------
@@ -172,12 +173,12 @@ def from_spatialdata(transformation: Any, like: Any, moving: Any) -> xr.Dataset:
     Parameters
     ----------
     transformation : spatialdata.transformations.BaseTransformation
-        From the pixels of the moving element into the physical space of the fixed
-        image; of any kind that is affine.
+        An affine transformation of any kind, from pixels of the moving element into the
+        physical space of the fixed image.
     like : Dataset, DataArray, DataTree or Grid
-        Where the field is wanted: the fixed image.
+        The fixed image, or the grid of the field.
     moving : DataArray, DataTree or Grid
-        The moving image, whose pixels are meant.
+        The moving image, whose pixels the transformation maps.
     """
     grid, source = _target(like), _target(moving)
     source = source.to_units(grid.units, "moving")
@@ -189,7 +190,7 @@ def from_spatialdata(transformation: Any, like: Any, moving: Any) -> xr.Dataset:
 
 
 def from_pixels(grid: Grid) -> Matrix:
-    """Return spatialdata's pixel coordinates → physical points."""
+    """Return the matrix from spatialdata's pixel coordinates to physical points."""
     matrix = np.eye(grid.ndim + 1)
     matrix[:-1, :-1] = np.diag(grid.spacing)
     matrix[:-1, -1] = grid.bounds[0]
@@ -204,15 +205,15 @@ def _moving(field: Any, moving: Any) -> Grid:
         if grid is not None:
             grid = grid.to_units(field_grid(field).units, "moving")
     if grid is None:
-        msg = "the moving image is not known; pass moving=, whose pixels are meant"
-        raise InputError(msg)
+        msg = "the field does not record its moving image; name it"
+        raise InputError(msg, moving=...)
     return grid
 
 
 def _target(like: Any) -> Grid:
     grid = grid_like(like)
     if grid is None:
-        msg = "pass an image, a field or a Grid: where the field is wanted"
+        msg = "expected an image, a field or a Grid to make the field on; got None"
         raise InputError(msg)
     return grid
 

@@ -1,9 +1,8 @@
-"""Objects of other tools in memory: ITK, SimpleITK, ITK-Wasm.
+"""Conversion to and from transforms of ITK, SimpleITK and ITK-Wasm in memory.
 
-All three map fixed points to moving ones, components ``x, y, z``, origins at voxel
-centres, and move nothing beyond a field's grid. They have no unit: a field keeps its
-own numbers, as `xdreg.to_itk_image` does, so that its images go with it. All hold the
-whole field, in double precision.
+All three map fixed points to moving ones, components ``x, y, z``, with origins at voxel
+centres and no displacement beyond a field's grid. They have no unit: a field keeps its
+own, like images in `xdreg.to_itk_image`. All hold the whole field in double precision.
 """
 
 from __future__ import annotations
@@ -35,11 +34,10 @@ def to_itk_transform(field: xr.Dataset, *, affine: bool = False, step: int = 1) 
     field : Dataset
         A displacement field.
     affine
-        Take the affine part out: an ``itk.CompositeTransform`` of the displacements and
-        then the affine, which goes on beyond the field's grid.
+        Return an ``itk.CompositeTransform`` of displacements and then the affine part,
+        which also applies beyond the field's grid.
     step
-        Take every ``step``-th point of the field: the whole of it has to fit into
-        memory.
+        Take every ``step``-th point of the field, which must fit into memory.
 
     Returns
     -------
@@ -48,7 +46,7 @@ def to_itk_transform(field: xr.Dataset, *, affine: bool = False, step: int = 1) 
     Raises
     ------
     InputError
-        If it does not fit into memory.
+        If the field does not fit into memory.
     """
     return as_itk(coarsened(field, step), affine=affine, step=step)
 
@@ -61,7 +59,7 @@ def from_itk_transform(transform: Any, grid: Grid | xr.DataArray) -> xr.Dataset:
     transform : itk.Transform
         Fixed → moving, in the unit of the grid.
     grid : Grid or DataArray
-        Where to sample it: the grid of the fixed image, or a coarser one.
+        Grid to sample it on: that of the fixed image, or a coarser one.
 
     Returns
     -------
@@ -71,14 +69,14 @@ def from_itk_transform(transform: Any, grid: Grid | xr.DataArray) -> xr.Dataset:
     Raises
     ------
     InputError
-        If the transform is of another dimension than the grid.
+        If transform and grid differ in dimension.
     """
     target = grid if isinstance(grid, Grid) else grid_of(grid, "grid")
     return make_field(displacement_from_itk(transform, target), target)
 
 
 def to_simpleitk(field: xr.Dataset, *, affine: bool = False, step: int = 1) -> Any:
-    """Return a field as a transform of SimpleITK; parameters as `to_itk_transform`.
+    """Return a field as a transform of SimpleITK; parameters of `to_itk_transform`.
 
     Returns
     -------
@@ -117,20 +115,20 @@ def from_simpleitk(
     transform : SimpleITK.Transform
         Of any kind, fixed → moving.
     like : Dataset, DataArray, DataTree or Grid, optional
-        Where it is sampled; by default on the grid of its displacement field.
+        Grid to sample it on; by default that of its displacement field.
     units
-        Unit of its numbers; by default that of ``like``, else millimetres.
+        Unit of lengths; by default that of ``like``, else millimetres.
 
     Raises
     ------
     InputError
-        If ``like`` is needed, or it is no transform of SimpleITK.
+        If ``like`` is needed, or it is not a transform of SimpleITK.
     """
     sitk = _simpleitk()
     if not isinstance(transform, sitk.Transform):
         msg = f"expected a SimpleITK.Transform, got {type(transform).__name__}"
         raise InputError(msg)
-    # The file is the one form that both know for transforms of every kind.
+    # ITK and SimpleITK share transforms of every kind only as files.
     with tempfile.TemporaryDirectory(prefix="xdreg-") as folder:
         path = Path(folder) / "transform.h5"
         sitk.WriteTransform(transform, str(path))
@@ -138,13 +136,13 @@ def from_simpleitk(
 
 
 def to_itkwasm(field: xr.Dataset, *, affine: bool = False, step: int = 1) -> list[Any]:
-    """Return a field as ITK-Wasm's ``TransformList``; as `to_itk_transform`.
+    """Return a field as ITK-Wasm's ``TransformList``; see `to_itk_transform`.
 
     Returns
     -------
     list of itkwasm.Transform
-        With ``affine`` the affine and then the displacements, of which the last is
-        applied first.
+        The last is applied first. With ``affine``, the affine part and then the
+        displacements.
     """
     import itk
 
@@ -163,22 +161,22 @@ def from_itkwasm(
     Parameters
     ----------
     transforms : list of itkwasm.Transform, or one
-        Fixed → moving, the last to be applied first. What ``itk.dict_from_transform``
-        returns will do, too.
+        Fixed → moving, the last applied first. Dictionaries from
+        ``itk.dict_from_transform`` are accepted, too.
     like, units
         As for `from_simpleitk`.
 
     Raises
     ------
     InputError
-        If ``like`` is needed, or they are no transforms of ITK-Wasm.
+        If ``like`` is needed, or one is not a transform of ITK-Wasm.
     """
     import itk
 
     entries = transforms if isinstance(transforms, list | tuple) else [transforms]
     plain = [_plain(entry) for entry in entries]
     kinds = [entry["transformType"]["transformParameterization"] for entry in plain]
-    # A list from ITK-Wasm may begin with an entry that only says that it is one.
+    # A list from ITK-Wasm may begin with an entry that only marks it as composite.
     parts = [
         itk.transform_from_dict(entry)
         for entry, kind in zip(plain, kinds, strict=True)
@@ -188,17 +186,17 @@ def from_itkwasm(
 
 
 def _plain(entry: Any) -> dict[str, Any]:
-    """Return a transform of ITK-Wasm as the dict that ITK takes."""
+    """Return a transform of ITK-Wasm as a dictionary for ITK."""
     values = entry
     if isinstance(entry, _itkwasm().Transform):
         values = dataclasses.asdict(entry)
     if not isinstance(values, dict) or "transformType" not in values:
         msg = (
-            "expected a list of transforms of ITK-Wasm, with a 'transformType' each, "
-            f"got {entry!r:.80} in it"
+            "expected a list of ITK-Wasm transforms, each with a 'transformType', got "
+            f"{entry!r:.80} in it"
         )
         raise InputError(msg)
-    # Whatever their precision is, the numbers go into a transform in double.
+    # The transform is made in double precision, whatever the precision of the entry.
     kind = {**values["transformType"], "parametersValueType": "float64"}
     numbers = {
         key: np.asarray(values[key], np.float64)

@@ -1,6 +1,6 @@
-"""A field made ready for another tool: its unit, its spacing, its size.
+"""Preparation of a field for another tool: unit, coarsening, loading into memory.
 
-All of it is lazy but `whole`, for tools that hold a field at once.
+Everything is lazy except `whole`, for tools that hold a field in memory.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from xdreg.partition import whole_per_axis
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: What ITK, NIfTI, ANTs and elastix take lengths to be in.
+#: Unit of length in ITK, NIfTI, ANTs and elastix.
 MILLIMETRES = "millimeter"
 
-#: Memory that a value of a field takes while it is handed over: read as float32,
-#: turned around, and held by the tool in double precision.
+#: Memory per value of a field during conversion: read as float32, reordered, and held
+#: by the tool in double precision.
 BYTES_PER_VALUE = 20
 
 
 def for_tool(
     field: xr.Dataset, units: str | None, convention: str | None, step: int = 1
 ) -> xr.Dataset:
-    """Return a field in the unit that is asked for, or else in that of a tool.
+    """Return a field in the given unit, or else in the unit of a tool.
 
     Parameters
     ----------
     field
         A displacement field.
     units
-        Unit that the user asks for.
+        Unit given by the user.
     convention
-        Unit of the tool, to which lengths convert if ``units`` is None; numbers without
-        a unit of length stay as they are. None keeps the field's own unit.
+        Unit of the tool, used if ``units`` is None and the field has a unit of length.
+        None keeps the field's own unit.
     step
         Take every ``step``-th point of the field.
     """
@@ -65,14 +65,14 @@ def coarsened(field: xr.Dataset, step: int) -> xr.Dataset:
 
 
 def whole(field: xr.Dataset, step: int = 1) -> tuple[NDArray[np.float32], Grid]:
-    """Read a field into memory, or say that it does not fit.
+    """Read a field into memory.
 
     Parameters
     ----------
     field
         A displacement field.
     step
-        By which it was coarsened already; the error tells of a larger one.
+        Step by which it was coarsened; the error names a larger one that fits.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def whole(field: xr.Dataset, step: int = 1) -> tuple[NDArray[np.float32], Grid]:
     Raises
     ------
     InputError
-        If there is less memory free than handing it over takes.
+        If the conversion takes more memory than is free.
     """
     grid = field_grid(field)
     free = psutil.virtual_memory().available
@@ -102,7 +102,7 @@ def _needed(grid: Grid) -> int:
 
 
 def _fitting_step(grid: Grid, step: int, free: float) -> int:
-    """Return the least step that fits, for a grid that was coarsened by ``step``."""
+    """Return the smallest step that fits, for a grid coarsened by ``step``."""
     shape = tuple((n - 1) * step + 1 for n in grid.shape)
     finest = dataclasses.replace(grid, shape=shape)
     larger = range(step + 1, max(step + 2, *shape))

@@ -1,10 +1,10 @@
-"""ITK's transform files: ``.h5`` and ``.tfm``, of 3D Slicer, SimpleITK and ANTs too.
+"""ITK's transform files ``.h5`` and ``.tfm``, also of 3D Slicer, SimpleITK and ANTs.
 
 They map fixed points to moving ones, components ``x, y, z``, in ITK's axes (LPS) and by
-convention in millimetres; origins are voxel centres. Of a composite transform, what was
-added last is applied first. A displacement field moves nothing beyond its grid.
+convention in millimetres. Origins are voxel centres. A composite transform applies the
+transform added last first. A displacement field is zero beyond its grid.
 
-Read and written by ITK, whole.
+ITK reads and writes each file as a whole.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def as_itk(field: xr.Dataset, *, affine: bool, step: int) -> Any:
     field
         A displacement field.
     affine
-        Apply the displacements first and then the affine part, as one composite.
+        Return a composite of the displacements and then the affine part.
     step
-        By which the field was coarsened already.
+        Step by which the field was coarsened.
     """
     import itk
 
@@ -77,7 +77,7 @@ def as_itk(field: xr.Dataset, *, affine: bool, step: int) -> Any:
 
 def read(path: Path, *, like: Any = None, units: str | None = None) -> xr.Dataset:
     """Read a transform file; see `xdreg.bridges.open_transform`."""
-    # ITK writes a list in the order in which a composite transform holds it.
+    # A file has the order of a composite transform: the last is applied first.
     parts = [
         part
         for transform in reversed(read_transforms(path))
@@ -89,13 +89,13 @@ def read(path: Path, *, like: Any = None, units: str | None = None) -> xr.Datase
 def from_parts(
     parts: Sequence[Any], like: Any, units: str | None, place: str
 ) -> xr.Dataset:
-    """Return ITK transforms, in the order of application, as one field."""
+    """Return ITK transforms in order of application as one field."""
     moves = [_as_move(part, units, place) for part in parts]
     return as_one_field(moves, like, units, place)
 
 
 def flat(transform: Any) -> list[Any]:
-    """Return the parts of an ITK transform in the order in which they are applied."""
+    """Return the parts of an ITK transform in order of application."""
     import itk
 
     transform = itk.down_cast(transform)
@@ -107,7 +107,7 @@ def flat(transform: Any) -> list[Any]:
 
 
 def _as_move(transform: Any, units: str | None, place: str) -> Any:
-    """Return a displacement field on an aligned grid as a field, others as they are."""
+    """Return a displacement field on an aligned grid as a field, others unchanged."""
     if hasattr(transform, "GetDisplacementField"):
         image = transform.GetDisplacementField()
         if is_aligned(image):
@@ -116,7 +116,7 @@ def _as_move(transform: Any, units: str | None, place: str) -> Any:
 
 
 def read_transforms(path: str | os.PathLike[str]) -> list[Any]:
-    """Return the ITK transforms of a file, in the order in which they stand there.
+    """Return the ITK transforms of a file in the order of the file.
 
     Raises
     ------

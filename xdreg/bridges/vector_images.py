@@ -1,12 +1,12 @@
 """Displacement fields as images of vectors: ANTs warps (NIfTI), NRRD, MetaImage.
 
-Vectors lie on the fixed grid and map fixed points to moving ones, components
-``x, y, z``, in millimetres, along ITK's axes: left, posterior, superior. ANTs and ITK
-write NIfTI so too, whose own axes are right, anterior, superior, with the intent code
-1007 (vector); ITK turns the vectors around where the code is 1006 (displacement).
-Origins are voxel centres.
+Vectors are on the fixed grid and map fixed points to moving ones, components
+``x, y, z``, in millimetres, along ITK's axes: left, posterior, superior. Origins are
+voxel centres. NIfTI's own axes are right, anterior, superior, but ANTs and ITK write
+vectors along ITK's axes with the intent code 1007 (vector). ITK flips vectors on
+reading if the code is 1006 (displacement).
 
-Read and written by ITK, whole.
+ITK reads and writes each file as a whole.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ def from_vector_image(image: Any, units: str | None, place: str) -> Any:
     Parameters
     ----------
     image : itk.Image
-        Of as many components as dimensions; its grid may be flipped or permuted.
+        With as many components as dimensions. Its grid may be flipped or permuted.
     units
-        Unit of its numbers.
+        Unit of lengths.
     place
-        Where it is from, to be named in an error.
+        File or object that it comes from, for errors.
     """
     import itk
 
@@ -77,7 +77,7 @@ def from_vector_image(image: Any, units: str | None, place: str) -> Any:
     if count != ndim:
         msg = (
             f"{place} is an image of {ndim} dimensions and {count} component(s); "
-            f"expected vectors of {ndim}. Open images with xdreg.open_image"
+            f"expected vectors of {ndim}. xdreg.open_image opens images"
         )
         raise InputError(msg)
     if not is_aligned(image):

@@ -1,4 +1,5 @@
-"""The command ``xdreg``, one file for each subcommand.
+"""The command ``xdreg``: one file for each subcommand.
 
-Read `main`, then `common`, then any subcommand.
+Read `main`, `common`, then any subcommand: `register` (with `inputs`, `options_file`
+and `summary`), `warp`, `points`, `invert`, `convert`, `info`, `report`, `view`, `demo`.
 """

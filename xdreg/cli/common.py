@@ -1,8 +1,8 @@
-"""What the commands share: their arguments, opening a path, and how they answer.
+"""Arguments, opening of paths, and output shared by the commands.
 
-An argument has one noun throughout: FIXED and MOVING are images, IMAGE is either, FIELD
-is a displacement field, POINTS a table. Results go to stdout, as text or as one JSON
-document; all else, progress included, to stderr.
+Arguments have the same names in all commands: FIXED and MOVING are images, IMAGE is
+either, FIELD is a displacement field, POINTS a table. Results go to stdout, as text or
+as one JSON document. Progress, warnings and errors go to stderr.
 """
 
 from __future__ import annotations
@@ -25,36 +25,35 @@ if TYPE_CHECKING:
 FixedPath = Annotated[
     str,
     typer.Argument(
-        metavar="FIXED", help="Fixed image: OME-Zarr, or any file that ITK reads."
+        metavar="FIXED", help="Fixed image: OME-Zarr, or a file that ITK reads."
     ),
 ]
 MovingPath = Annotated[
-    str, typer.Argument(metavar="MOVING", help="Moving image, of any kind as FIXED.")
+    str, typer.Argument(metavar="MOVING", help="Moving image, of the same formats.")
 ]
 FieldPath = Annotated[
     str, typer.Argument(metavar="FIELD", help="Displacement field: a field.ome.zarr.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs.")]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document, for scripts.")
 ]
 ShowProgress = Annotated[
     bool,
     typer.Option(
-        "--progress/--no-progress", help="Show progress, where stderr is a terminal."
+        "--progress/--no-progress", help="Show progress if stderr is a terminal."
     ),
 ]
 
-# Names and units come from stores: no part of them is markup.
+# No markup: names and units come from files.
 _out = Console(markup=False, highlight=False)
 
-
-#: Seconds in which a scheduler must answer.
+#: Seconds within which a scheduler must answer.
 CONNECT_LIMIT = 30
 
 
 class Stopped(Exception):
-    """The user stopped a command; the message says what is kept and how to go on."""
+    """A command that the user stopped; the message says how to resume it."""
 
 
 def answer(
@@ -65,14 +64,14 @@ def answer(
     Parameters
     ----------
     result
-        For scripts: what JSON holds. Numbers that are not finite become null.
+        Values of the JSON document. Numbers that are not finite become null.
     lines
-        For people: a line each, its label and its text.
+        Lines of text by their labels.
     as_json
-        Which of them.
+        Whether to print the JSON document or the text.
     """
     if as_json:
-        # Not by rich, which breaks lines.
+        # rich would break lines.
         print(json.dumps(_finite(result), indent=1, ensure_ascii=False))
         return
     for label, text in lines.items():
@@ -80,7 +79,7 @@ def answer(
 
 
 def show(renderable: Any) -> None:
-    """Print a table, or a line."""
+    """Print a table or a line of text."""
     _out.print(renderable, soft_wrap=isinstance(renderable, str))
 
 
@@ -96,12 +95,12 @@ def _finite(value: Any) -> Any:
 
 @contextlib.contextmanager
 def on_cluster(address: str | None) -> Iterator[None]:
-    """Let Dask compute on a cluster while the body runs; None computes here.
+    """Compute on a Dask cluster within the context; None computes locally.
 
     Raises
     ------
     InputError
-        If no scheduler answers there.
+        If no scheduler answers at the address.
     """
     if address is None:
         yield
@@ -120,13 +119,28 @@ def on_cluster(address: str | None) -> Iterator[None]:
 
 
 def open_path(path: str) -> Any:
-    """Open an image of any kind, by what lies at the path."""
+    """Open an image, OME-Zarr or a file that ITK reads."""
     from xdreg.stores.itk_images import open_image
     from xdreg.stores.ome_zarr import open_ome_zarr
 
-    if "://" in path or Path(path).is_dir() or path.rstrip("/").endswith(".zarr"):
-        return open_ome_zarr(path)
-    return open_image(path)
+    return open_ome_zarr(path) if _is_store(path) else open_image(path)
+
+
+def open_path_or_field(path: str) -> Any:
+    """Open an image, or a displacement field in OME-Zarr, which is a scene."""
+    if _is_store(path):
+        from xdreg.fields.store import open_field
+        from xdreg.stores.ome_metadata import open_group
+
+        ome = open_group(path, None).attrs.get("ome")
+        if isinstance(ome, dict) and "scene" in ome:
+            return open_field(path)
+    return open_path(path)
+
+
+def _is_store(path: str) -> bool:
+    remote = "://" in path
+    return remote or Path(path).is_dir() or path.rstrip("/").endswith(".zarr")
 
 
 def open_transform(path: str) -> Any:
@@ -135,11 +149,13 @@ def open_transform(path: str) -> Any:
     Raises
     ------
     StoreError
-        If it is none of them.
+        If the file cannot be read as one of them.
+    InputError
+        If an ITK file holds several transforms.
     """
     from xdreg.fields.store import open_field
 
-    if "://" in path or Path(path).is_dir() or path.rstrip("/").endswith(".zarr"):
+    if _is_store(path):
         return open_field(path)
     if not Path(path).is_file():
         msg = f"{path} does not exist; check the path"
@@ -154,8 +170,8 @@ def _read_matrix(path: str) -> Any:
         return np.loadtxt(path, delimiter=",", ndmin=2)
     except (ValueError, OSError) as error:
         msg = (
-            f"{path} cannot be read: {error}; expected a homogeneous matrix, a row of "
-            "it per line, numbers separated by commas"
+            f"{path} cannot be read: {error}; expected a homogeneous matrix, one row "
+            "per line, numbers separated by commas"
         )
         raise StoreError(msg) from error
 
@@ -171,17 +187,17 @@ def _read_transform(path: str) -> Any:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder for outputs, unless it is there.
+    """Make a folder for outputs unless it exists.
 
     Raises
     ------
     StoreError
-        If it is a URL, or cannot be made.
+        If the path is a URL or the folder cannot be made.
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
         msg = (
-            f"the output {path} must be a local folder; to URLs Python writes, with "
-            "xdreg.save"
+            f"the output {path} must be a local folder; in Python, xdreg.save writes "
+            "to URLs"
         )
         raise StoreError(msg)
     try:

@@ -1,4 +1,4 @@
-"""The command convert: fields from and to the files of other tools."""
+"""The command ``convert``: fields from and to the file formats of other tools."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from xdreg.cli.common import Overwrite, open_path, show
+from xdreg.cli.common import Overwrite, open_path_or_field, show
 
 
 def convert(
@@ -15,35 +15,37 @@ def convert(
         str, typer.Argument(metavar="FIELD", help="Transform file, or field.ome.zarr.")
     ],
     output: Annotated[
-        Path, typer.Argument(metavar="OUT", help="File to write; its suffix counts.")
+        Path,
+        typer.Argument(
+            metavar="OUT", help="File to write; its suffix names the format."
+        ),
     ],
     like: Annotated[
         str | None,
         typer.Option(
-            help="Fixed image, or field.ome.zarr: where a transform without a grid is "
-            "sampled."
+            help="Fixed image or field.ome.zarr with the grid on which to sample FIELD."
         ),
     ] = None,
     inverse: Annotated[
         str | None,
-        typer.Option(help="Field moving → fixed to write too, in .ome.zarr and .n5."),
+        typer.Option(help="Inverse field to write too, in .ome.zarr and .n5."),
     ] = None,
     backwards: Annotated[
-        bool, typer.Option("--backwards", help="Take the inverse that FIELD holds.")
+        bool, typer.Option("--backwards", help="Convert the inverse that FIELD holds.")
     ] = False,
     affine: Annotated[
-        bool, typer.Option("--affine", help="Write the affine part apart.")
+        bool, typer.Option("--affine", help="Write the affine part separately.")
     ] = False,
-    step: Annotated[int, typer.Option(help="Take every so many points.")] = 1,
+    step: Annotated[int, typer.Option(help="Write every n-th point of each axis.")] = 1,
     units: Annotated[
-        str | None, typer.Option(help="Unit of the numbers in FIELD, if it has none.")
+        str | None, typer.Option(help="Unit of lengths in FIELD if it states none.")
     ] = None,
     output_units: Annotated[
-        str | None, typer.Option(help="Unit to write; by default that of the tool.")
+        str | None, typer.Option(help="Unit to write; by default that of the format.")
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Convert FIELD to the format that the suffix of OUT names, from and to any.
+    """Convert FIELD between formats, which the suffixes of FIELD and OUT name.
 
     .ome.zarr; .n5 (BigWarp); .h5 and .tfm (ITK, 3D Slicer, SimpleITK, ANTs); .nii.gz
     (ANTs); .nrrd and .mha (displacement images); .txt (elastix).
@@ -52,7 +54,12 @@ def convert(
     """
     from xdreg.bridges import open_transform, write_transform
 
-    field = open_transform(source, like=_like(like), units=units, inverse=backwards)
+    field = open_transform(
+        source,
+        like=None if like is None else open_path_or_field(like),
+        units=units,
+        inverse=backwards,
+    )
     write_transform(
         field,
         output,
@@ -63,19 +70,3 @@ def convert(
         overwrite=overwrite,
     )
     show(f"wrote {output}")
-
-
-def _like(path: str | None) -> object:
-    """Open an image, or a field, by what lies at a path."""
-    from xdreg.errors import StoreError
-    from xdreg.fields.store import open_field
-
-    if path is None:
-        return None
-    try:
-        return open_path(path)
-    except StoreError as error:
-        try:
-            return open_field(path)
-        except StoreError:
-            raise error from None

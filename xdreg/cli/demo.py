@@ -1,4 +1,4 @@
-"""The command that shows xdreg at work on a pair of its own: demo."""
+"""The command ``demo``: registration of a synthetic pair with a known field."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from xdreg.datasets import Phantom
 
-#: The error is measured at about so many voxels of the foreground.
+#: Voxels of the foreground, about, at which the error is measured.
 POINTS = 20_000
 
 
@@ -85,13 +85,13 @@ def demo(
         f"{before:.3f} before registration",
         "picture": str(picture)
         if drawn
-        else "none, for matplotlib is missing; pip install 'xdreg[plot]'",
+        else "none: matplotlib is missing; pip install 'xdreg[plot]'",
     }
     answer({**values, **summary, **spent}, lines, as_json=as_json)
 
 
 def _errors(field: xr.Dataset, pair: Phantom) -> tuple[float, float]:
-    """Return the mean error before and after, in voxels of size one."""
+    """Return the mean error before and after, in voxels, which have size one."""
     from xdreg.fields.points import transform_points
 
     points = pair.foreground.values.nonzero()
@@ -108,7 +108,7 @@ def _errors(field: xr.Dataset, pair: Phantom) -> tuple[float, float]:
 def _draw(
     field: xr.Dataset, fixed: Any, moving: Any, picture: Path, *, overwrite: bool
 ) -> bool:
-    """Draw the pair; False where matplotlib is missing."""
+    """Draw the pair before and after; return False without matplotlib."""
     from xdreg.stores.outputs import new_file
 
     try:

@@ -1,19 +1,17 @@
-"""The command that tells what a store holds: info."""
+"""The command ``info``: contents of an image or a field."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import xarray as xr
 from rich.table import Table
 
-from xdreg.cli.common import AsJson, answer, open_path, show
+from xdreg.cli.common import AsJson, answer, open_path_or_field, show
 from xdreg.cli.summary import field_summary, summary_lines
-from xdreg.errors import StoreError
 
 if TYPE_CHECKING:
-    import xarray as xr
-
     from xdreg.grid import Grid
 
 
@@ -23,26 +21,21 @@ def info(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Print what an image or a field holds.
+    """Print the contents of an image or a field.
 
     Example: xdreg info fixed.ome.zarr
     """
     from xdreg.fields.field import field_grid
-    from xdreg.fields.store import open_field
     from xdreg.stores.pyramid import image_levels
 
-    try:
-        image = open_path(path)
-    except StoreError as error:
-        if "scene" not in str(error):
-            raise
-        field = open_field(path)
-        grid, summary = field_grid(field), field_summary(field)
+    opened = open_path_or_field(path)
+    if isinstance(opened, xr.Dataset):
+        grid, summary = field_grid(opened), field_summary(opened)
         values = {"kind": "field", "grid": grid.to_dict(), **summary}
         lines = {"field": _field_text(grid), **summary_lines(summary)}
         answer(values, lines, as_json=as_json)
         return
-    levels = [_level(array) for array in image_levels(image, "image")]
+    levels = [_level(array) for array in image_levels(opened, "image")]
     if as_json:
         answer({"kind": "image", "levels": levels}, {}, as_json=True)
         return
@@ -53,7 +46,8 @@ def info(
         table.add_row(
             str(number),
             " ".join(level["dims"]),
-            *(" × ".join(f"{v:g}" for v in level[n]) for n in ("shape", "spacing")),
+            _sizes(level["shape"]),
+            _sizes(level["spacing"]),
             ", ".join(f"{v:g}" for v in level["origin"]),
             str(level["units"]),
             level["dtype"],
@@ -63,13 +57,14 @@ def info(
 
 
 def _field_text(grid: Grid) -> str:
-    shape, spacing = (
-        " × ".join(f"{v:g}" for v in values) for values in (grid.shape, grid.spacing)
-    )
     return (
-        f"displacement field of {shape} points in {', '.join(grid.dims)}, every "
-        f"{spacing} {grid.units or ''}".rstrip()
+        f"displacement field of {_sizes(grid.shape)} points in {', '.join(grid.dims)}, "
+        f"every {_sizes(grid.spacing)} {grid.units or ''}".rstrip()
     )
+
+
+def _sizes(values: Any) -> str:
+    return " × ".join(f"{v:g}" for v in values)
 
 
 def _level(array: xr.DataArray) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a run is told: arguments, options file, and the images that they name."""
+"""Arguments of `register` and `plan`, from the command line and an options file."""
 
 from __future__ import annotations
 
@@ -19,72 +19,109 @@ if TYPE_CHECKING:
     from xdreg.registration.inputs import Channels
     from xdreg.stages import Stage
 
-# Images may stand in the options file instead.
+# Optional, since the options file may name the images.
 Fixed = Annotated[
     str | None,
     typer.Argument(
-        metavar="FIXED", help="Fixed image: OME-Zarr, or any file that ITK reads."
+        metavar="FIXED", help="Fixed image: OME-Zarr, or a file that ITK reads."
     ),
 ]
 Moving = Annotated[
     str | None,
-    typer.Argument(metavar="MOVING", help="Moving image, of any kind as FIXED."),
+    typer.Argument(metavar="MOVING", help="Moving image, of the same formats."),
 ]
 OptionsFile = Annotated[
     Path | None,
     typer.Option(
         "--options",
         metavar="FILE",
-        help="TOML or YAML to take images, output, options and stages from; what the "
-        "command line says comes first.",
+        help="TOML or YAML file with images, output, options and stages; the command "
+        "line takes precedence.",
     ),
 ]
 SaveOptions = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Write all that was used as TOML or YAML, for --options.",
+        help="Write all images, options and stages as TOML or YAML, for --options.",
     ),
 ]
 MetricName = Annotated[
     Literal["auto", "lncc", "mind", "ncc", "mi", "msd"],
     typer.Option(
         metavar="METRIC",
-        help="lncc, ncc: one modality; mind, mi: across; msd: equal intensities; "
-        "auto: lncc or mind, by a look at the images.",
+        help="lncc, ncc: one modality; mind, mi: across modalities; msd: equal "
+        "intensities; auto: lncc or mind, chosen from the images.",
     ),
 ]
 BlockShape = Annotated[
     str | None,
     typer.Option(
-        metavar="VOXELS", help="Voxels of a block: one number, or as 32,64,64 per axis."
+        metavar="VOXELS",
+        help="Voxels of a block: one number, or 32,64,64 per axis.",
     ),
 ]
 Overlap = Annotated[
     str | None,
-    typer.Option(metavar="VOXELS", help="Voxels of overlap per side, likewise."),
+    typer.Option(metavar="VOXELS", help="Voxels of overlap per side, one or per axis."),
 ]
 Initial = Annotated[
     str | None,
     typer.Option(
         metavar="TRANSFORM",
-        help="Where to start: a field, a transform that ITK reads, or a homogeneous "
-        "matrix in a CSV file, fixed → moving.",
+        help="Transform fixed → moving to start from: a field, a transform that ITK "
+        "reads, or a homogeneous matrix in a CSV file.",
+    ),
+]
+Mask = Annotated[
+    str | None,
+    typer.Option(metavar="MASK", help="Mask of the image, or auto."),
+]
+ChannelNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CHANNEL",
+        help="Channel, by name or number; luminance, of RGB; or all. Repeat it to "
+        "register several jointly.",
+    ),
+]
+MovingChannelNames = Annotated[
+    list[str] | None,
+    typer.Option(metavar="CHANNEL", help="Channel of MOVING, if different."),
+]
+WorkDir = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Keep the run here, to resume it."),
+]
+Retry = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="STATUS",
+        help="Status of blocks to run again when a run is resumed: crashed or timeout. "
+        "Repeat it for several.",
+    ),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Dask scheduler of a cluster to run on, as tcp://host:8786; by default "
+        "all local cores.",
     ),
 ]
 
 
 def merged(context: typer.Context, options: Path | None) -> dict[str, Any]:
-    """Return the options: of the command line, else of the file, else the defaults."""
+    """Return options from the command line, else the file, else the defaults."""
     stored = {} if options is None else read_options(options)
-    # An option that may be given again is empty where it was not.
+    # An option that may be repeated is an empty list where it is absent.
     given: dict[str, Any] = {
         name: (list(value) or None) if isinstance(value, list | tuple) else value
         for name, value in context.params.items()
     }
     for name in ("block_shape", "overlap"):
         given[name] = _voxels(given[name], name)
-    # Typer brings its own click from some version on; the name is the same in both.
+    # Later versions of Typer bring their own click: compare the source by its name.
     typed = {
         name
         for name in given
@@ -92,25 +129,27 @@ def merged(context: typer.Context, options: Path | None) -> dict[str, Any]:
     }
     given |= {name: value for name, value in stored.items() if name not in typed}
     for name in typed & {"metric", "block_shape", "overlap"}:
-        _refuse_where_stages_say(name, stored.get("stages", ()), options)
+        _check_unset_in_stages(name, stored.get("stages", ()), options)
     return given
 
 
-def _refuse_where_stages_say(name: str, stages: Sequence[Stage], file: Any) -> None:
-    """Refuse an option that would be ignored, for stages have it of their own."""
+def _check_unset_in_stages(name: str, stages: Sequence[Stage], file: Any) -> None:
+    """Raise if a stage has a value of its own for an option, which it would keep."""
     for number, stage in enumerate(stages):
         if getattr(stage, name, None) is not None:
             flag = "--" + name.replace("_", "-")
-            msg = f"{flag} has no effect on stage {number} of {file}, which has its "
-            msg += f"own {name}; change it there, or leave {flag} out"
+            msg = (
+                f"{flag} has no effect on stage {number} of {file}, which has its own "
+                f"{name}; change it there, or leave {flag} out"
+            )
             raise InputError(msg)
 
 
 def require(given: dict[str, Any], **flags: str) -> None:
-    """Refuse what stands neither on the command line nor in the options file."""
+    """Raise if a value is missing from both command line and options file."""
     for name, flag in flags.items():
         if given[name] is None:
-            msg = f"it is missing; name it, or give {name} in the file of --options"
+            msg = f"it is missing; give it, or {name} in the file of --options"
             raise typer.BadParameter(msg, param_hint=flag)
 
 
@@ -121,13 +160,13 @@ def _voxels(text: str | None, name: str) -> int | list[int] | None:
         numbers = [int(part) for part in text.split(",")]
     except ValueError as error:
         flag = "--" + name.replace("_", "-")
-        msg = f"{flag} takes whole numbers, as 64 or 32,64,64; got {text!r}"
+        msg = f"{flag} takes whole numbers, such as 64 or 32,64,64; got {text!r}"
         raise InputError(msg) from error
     return numbers[0] if len(numbers) == 1 else numbers
 
 
 def opened(given: dict[str, Any]) -> tuple[list[Any], list[Any], Any]:
-    """Return the images, the masks and the transform to start from."""
+    """Open the images, the masks and the initial transform."""
     images = [open_path(given[name]) for name in ("fixed", "moving")]
     masks = [
         mask if mask in (None, "auto") else open_path(mask)
@@ -138,7 +177,7 @@ def opened(given: dict[str, Any]) -> tuple[list[Any], list[Any], Any]:
 
 
 def planning(given: dict[str, Any], start: Any) -> dict[str, Any]:
-    """Return the options that decide on stages and blocks."""
+    """Return the arguments of `xdreg.plan`."""
     names = "metric", "block_shape", "overlap"
     chosen = {name: given[name] for name in names}
     return {**chosen, "stages": given.get("stages"), "initial": start}
@@ -147,7 +186,7 @@ def planning(given: dict[str, Any], start: Any) -> dict[str, Any]:
 def both_channels(
     levels: list[list[xr.DataArray]], given: dict[str, Any]
 ) -> list[Channels]:
-    """Return the channels of both images; those of the fixed one serve for both."""
+    """Return the channels of both images, by default those of the fixed one."""
     fixed, moving = (image[0] for image in levels)
     first = named_channels(fixed, given["channel"])
     second = named_channels(moving, given["moving_channel"])
@@ -157,7 +196,7 @@ def both_channels(
 
 
 def named_channels(image: xr.DataArray, given: Any) -> Channels:
-    """Return channels by their names, else their numbers; one alone as it is."""
+    """Return channels by name or number; a single one not as a list."""
     if given is None:
         return None
     asked = given if isinstance(given, list) else [given]
@@ -165,10 +204,19 @@ def named_channels(image: xr.DataArray, given: Any) -> Channels:
     return found[0] if len(found) == 1 else found
 
 
-def named_channel(image: xr.DataArray, given: int | str) -> int | str:
-    """Return a channel by its name, else its number.
+def shown_channel(image: Any, given: str | None) -> int | str | None:
+    """Return the channel of an image to show, by name, else by number."""
+    from xdreg.stores.pyramid import image_levels
 
-    The name comes first: channels are often called by a wavelength.
+    if given is None:
+        return None
+    return named_channel(image_levels(image, "image")[0], given)
+
+
+def named_channel(image: xr.DataArray, given: int | str) -> int | str:
+    """Return a channel by name, else by number.
+
+    Names come first, since many channels are named by a wavelength.
     """
     from xdreg.stores.channels import has_channel
 

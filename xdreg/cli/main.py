@@ -1,7 +1,11 @@
-"""The command ``xdreg``: its subcommands, and how it ends.
+"""The command ``xdreg``: its subcommands, error messages and exit codes.
 
-A user's mistake ends it with one line and exit code 1, wrong arguments with 2, Ctrl-C
-with 130. Messages are the library's, with the options of the command for a remedy.
+| exit code | reason |
+|---|---|
+| 0 | success |
+| 1 | an error that xdreg raises, shown as one line |
+| 2 | wrong arguments |
+| 130 | Ctrl-C |
 """
 
 from __future__ import annotations
@@ -14,15 +18,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from xdreg.cli import fields as cli_fields
-from xdreg.cli import info as cli_images
-from xdreg.cli import warp as cli_warp
 from xdreg.cli.common import Stopped
 from xdreg.cli.convert import convert
 from xdreg.cli.demo import demo
+from xdreg.cli.info import info
+from xdreg.cli.invert import invert
+from xdreg.cli.points import points
 from xdreg.cli.register import plan, register
 from xdreg.cli.report import report
 from xdreg.cli.view import view
+from xdreg.cli.warp import warp
 from xdreg.errors import XdregError
 
 app = typer.Typer(
@@ -32,21 +37,14 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+# In the order of the help page.
 for _command in (
-    register,
-    plan,
-    cli_warp.warp,
-    cli_fields.points,
-    cli_fields.invert,
-    convert,
-    cli_images.info,
-    report,
-    view,
-    demo,
+    *(register, plan, warp, points, invert),
+    *(convert, info, report, view, demo),
 ):
     app.command()(_command)
 
-#: What a shell makes of an interrupt.
+#: Exit code of an interrupted command, as shells have it.
 _INTERRUPTED = 130
 
 
@@ -71,7 +69,7 @@ def _whole(
 
 
 def describe(error: XdregError) -> str:
-    """Return an error's message, its remedy as options of the command.
+    """Return the message of an error, with its remedy as command-line options.
 
     Examples
     --------
@@ -81,7 +79,8 @@ def describe(error: XdregError) -> str:
     'it does not fit; coarsen it: --step 3'
     """
     flags = [
-        f"--{name.replace('_', '-')}" + ("" if value in (True, ...) else f" {value}")
+        f"--{name.replace('_', '-')}"
+        + ("" if value is True or value is ... else f" {value}")
         for name, value in error.remedy.items()
     ]
     return f"{error.message}: {', '.join(flags)}" if flags else error.message
@@ -94,13 +93,13 @@ def _complain(text: str, style: str) -> None:
 
 
 def _show_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Show a warning as a line, without the place in the source."""
+    """Print a warning as one line, without its place in the source."""
     if issubclass(category, UserWarning | RuntimeWarning):
         _complain(f"warning: {message}", "yellow")
 
 
 def main() -> None:
-    """Run the command and end the process with its exit code."""
+    """Run the command and exit with its code."""
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         code = app(standalone_mode=False)
@@ -114,7 +113,7 @@ def main() -> None:
         _complain("stopped", "yellow")
         _leave(_INTERRUPTED)
     except Exception as error:
-        # Click's usage errors know how to show themselves; anything else is a bug.
+        # Usage errors of click print themselves. Anything else is a bug.
         if not (hasattr(error, "show") and hasattr(error, "exit_code")):
             raise
         error.show()
@@ -123,7 +122,7 @@ def main() -> None:
 
 
 def _leave(code: int) -> None:
-    """End at once: Python would wait for blocks in threads, which may take minutes."""
+    """Exit at once; Python would wait minutes for blocks that run in threads."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

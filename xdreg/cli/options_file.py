@@ -1,9 +1,8 @@
-"""Options files: what a run is told, as TOML or YAML, read and written.
+"""Options files: the arguments of a run as TOML or YAML.
 
-A file holds the arguments of ``xdreg register`` by the names that they have in Python,
-and a table per stage with its ``kind``, the name of its class. Paths in it are relative
-to the file. What a run writes holds all that was decided, so that reading it again
-gives the same result.
+A file holds the arguments of ``xdreg register`` by their names in Python, and a table
+per stage with its ``kind``, the name of its class. Paths are relative to the file. A
+file that a run writes holds every option as decided, and gives the same result again.
 
 ::
 
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
     from xdreg.registration.planning import Plan
     from xdreg.stages import Stage
 
-#: Stages by the name that a file calls them.
+#: Classes of stages by their names in a file.
 KINDS: Mapping[str, type[Stage]] = {
     kind.__name__: kind
     for kind in (
@@ -57,22 +56,22 @@ KINDS: Mapping[str, type[Stage]] = {
     )
 }
 
-#: What a file may hold, besides stages; the first few are paths.
+#: Options of a file other than stages. `PATHS` are those that are paths.
 PATHS = ("fixed", "moving", "output", "fixed_mask", "moving_mask", "initial", "workdir")
 NAMES = (
     *PATHS,
     *("metric", "block_shape", "overlap", "channel", "moving_channel", "retry"),
 )
 
-#: What stands for a mask and is no path.
+#: Value of a mask that is not a path.
 _NO_PATH = "auto"
 
-#: Read, but never written: another run has a directory of its own.
+#: Options that are read but not written, since they belong to one run.
 _OF_ONE_RUN = ("workdir", "retry")
 
 _SUFFIXES = (".toml", ".yaml", ".yml")
 
-#: How YAML is laid out: in the order given, short lists in a line.
+#: Layout of YAML: the order given, and short lists on one line.
 _YAML: Mapping[str, Any] = {
     "sort_keys": False,
     "allow_unicode": True,
@@ -86,19 +85,19 @@ def read_options(path: Path) -> dict[str, Any]:
     Parameters
     ----------
     path
-        A file whose name ends in ``.toml``, ``.yaml`` or ``.yml``.
+        File that ends in ``.toml``, ``.yaml`` or ``.yml``.
 
     Returns
     -------
     dict
-        Values by their names; ``stages`` is a list of stages.
+        Values by name; ``stages`` is a list of stages.
 
     Raises
     ------
     StoreError
         If the file cannot be read.
     InputError
-        If it holds what is no option.
+        If it holds an unknown option, or a value that does not fit.
     """
     values = _load(path)
     unknown = sorted(values.keys() - {*NAMES, "stages"})
@@ -121,7 +120,7 @@ def read_options(path: Path) -> dict[str, Any]:
 
 
 def check_options_file(path: Path | None, *, overwrite: bool) -> None:
-    """Refuse an options file that could not be written, before anything runs."""
+    """Raise if an options file cannot be written, before anything runs."""
     if path is not None:
         _check_suffix(path)
         check_file(path, overwrite=overwrite)
@@ -130,25 +129,25 @@ def check_options_file(path: Path | None, *, overwrite: bool) -> None:
 def write_options(
     path: Path, values: Mapping[str, Any], plan: Plan, *, overwrite: bool
 ) -> None:
-    """Write what a run was told and what was decided.
+    """Write the options of a run and the stages of its plan.
 
     Parameters
     ----------
     path
-        A file whose name ends in ``.toml``, ``.yaml`` or ``.yml``.
+        File that ends in ``.toml``, ``.yaml`` or ``.yml``.
     values
         Options by their names in `NAMES`; those that are None are left out.
     plan
-        The plan of the run, which knows its stages.
+        Plan of the run.
     overwrite
-        Replace a file that is there.
+        Replace an existing file.
 
     Raises
     ------
     StoreError
-        If the file is there, or cannot be written.
+        If the file exists or cannot be written.
     InputError
-        If a stage's options cannot be written down.
+        If a function of a stage has no name to import it by.
     """
     _check_suffix(path)
     given = {
@@ -160,7 +159,7 @@ def write_options(
         if name in given and given[name] != _NO_PATH:
             place = str(given[name])
             given[name] = place if is_remote(place) else str(Path(place).absolute())
-    # Each stage has its own.
+    # Written with each stage.
     for name in ("metric", "block_shape", "overlap"):
         given.pop(name, None)
     given["stages"] = [stage_table(stage) for stage in plan.stages]
@@ -169,12 +168,12 @@ def write_options(
 
 
 def stage_table(stage: PlannedStage) -> dict[str, Any]:
-    """Return a planned stage as a file holds it: its kind, and every option decided.
+    """Return the kind and all options of a planned stage, as in a file.
 
     Raises
     ------
     InputError
-        If its method cannot be found again by its name.
+        If its method or reduction has no name to import it by.
     """
     options = stage.options
     table: dict[str, Any] = {"kind": type(options).__name__}
@@ -214,7 +213,7 @@ def _from_toml(text: str, path: Path) -> Any:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        msg = f"{path} is no TOML: {error}"
+        msg = f"{path} is not TOML: {error}"
         raise StoreError(msg) from error
 
 
@@ -224,7 +223,7 @@ def _from_yaml(text: str, path: Path) -> Any:
     try:
         return yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
-        msg = f"{path} is no YAML: {' '.join(str(error).split())}"
+        msg = f"{path} is not YAML: {' '.join(str(error).split())}"
         raise StoreError(msg) from error
 
 
@@ -276,7 +275,7 @@ def _stage(table: Any, where: str) -> Stage:
 
 
 def _function(name: Any, where: str) -> Any:
-    """Return the function that ``"module:function"`` names."""
+    """Import the function named ``"module:function"``."""
     module, colon, function = str(name).partition(":")
     if not (isinstance(name, str) and module and colon and function):
         msg = f"{where}: a function must be named as 'module:function', got {name!r}"
@@ -295,6 +294,6 @@ def _name_of(method: Any) -> str:
     module = getattr(method, "__module__", None)
     name = getattr(method, "__qualname__", None)
     if not module or not name or module == "__main__" or "<" in name or "." in name:
-        msg = f"{method!r} has no name to import it by; write it as a module's function"
+        msg = f"{method!r} cannot be imported by name; define it in a module"
         raise InputError(msg)
     return f"{module}:{name}"

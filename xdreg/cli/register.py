@@ -1,4 +1,4 @@
-"""Commands that run a registration, or tell what it would do: register, plan."""
+"""The commands ``register`` and ``plan``: run a registration, or show its plan."""
 
 from __future__ import annotations
 
@@ -20,13 +20,19 @@ from xdreg.cli.common import (
 )
 from xdreg.cli.inputs import (
     BlockShape,
+    ChannelNames,
     Fixed,
     Initial,
+    Mask,
     MetricName,
     Moving,
+    MovingChannelNames,
     OptionsFile,
     Overlap,
+    Retry,
     SaveOptions,
+    Scheduler,
+    WorkDir,
     both_channels,
     merged,
     opened,
@@ -59,47 +65,14 @@ def register(
     metric: MetricName = "auto",
     block_shape: BlockShape = None,
     overlap: Overlap = None,
-    fixed_mask: Annotated[
-        str | None,
-        typer.Option(metavar="MASK", help="Mask of the fixed image, or auto."),
-    ] = None,
-    moving_mask: Annotated[
-        str | None,
-        typer.Option(metavar="MASK", help="Mask of the moving image, or auto."),
-    ] = None,
-    channel: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="CHANNEL",
-            help="Channel, by name or number; luminance, of RGB; or all. Again for "
-            "more, to register them jointly.",
-        ),
-    ] = None,
-    moving_channel: Annotated[
-        list[str] | None,
-        typer.Option(metavar="CHANNEL", help="That of MOVING, if another."),
-    ] = None,
+    fixed_mask: Mask = None,
+    moving_mask: Mask = None,
+    channel: ChannelNames = None,
+    moving_channel: MovingChannelNames = None,
     initial: Initial = None,
-    workdir: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Keep the run here, to resume."),
-    ] = None,
-    retry: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="STATUS",
-            help="Run blocks of this status again when the run is resumed: crashed, "
-            "timeout. Again for more.",
-        ),
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Dask scheduler of a cluster to run on, as tcp://host:8786; by "
-            "default all local cores.",
-        ),
-    ] = None,
+    workdir: WorkDir = None,
+    retry: Retry = None,
+    scheduler: Scheduler = None,
     options: OptionsFile = None,
     save_options: SaveOptions = None,
     as_json: AsJson = False,
@@ -108,7 +81,7 @@ def register(
 ) -> None:
     """Register MOVING to FIXED; write field.ome.zarr and moved.ome.zarr.
 
-    With --workdir the same command again goes on where it was stopped.
+    With --workdir, the same command resumes a run that was stopped.
 
     Example: xdreg register fixed.ome.zarr moving.ome.zarr -o out
     """
@@ -121,7 +94,7 @@ def register(
                 given, save_options, progress=progress, overwrite=overwrite
             )
     except KeyboardInterrupt:
-        raise Stopped(_how_to_go_on(given["workdir"])) from None
+        raise Stopped(_how_to_resume(given["workdir"])) from None
     spent, spent_lines = cost(time.perf_counter() - began)
     wrote = lines.pop("wrote")
     answer(values | spent, {**lines, **spent_lines, "wrote": wrote}, as_json=as_json)
@@ -130,7 +103,7 @@ def register(
 def _run(
     given: dict[str, Any], save_options: Path | None, *, progress: bool, overwrite: bool
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Register, write, compare; return what to tell, for scripts and for people."""
+    """Register, write outputs, compare; return values for JSON and lines of text."""
     from xdreg.fields.provenance import last_metric
     from xdreg.fields.store import save_field
     from xdreg.fields.warp_to import warp_to
@@ -199,7 +172,7 @@ def plan(
     as_json: AsJson = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Tell what register would do: stages, blocks, memory, bytes; nothing runs.
+    """Print the stages, blocks, memory and bytes of a registration; nothing runs.
 
     Example: xdreg plan fixed.ome.zarr moving.ome.zarr --save-options run.toml
     """
@@ -221,7 +194,7 @@ def plan(
 
 
 def _plan_values(made: Plan) -> dict[str, Any]:
-    """Return a plan as JSON holds it."""
+    """Return a plan as plain values for JSON."""
     stages = []
     for stage in made.stages:
         partition = stage.partition
@@ -247,10 +220,7 @@ def _plan_values(made: Plan) -> dict[str, Any]:
     }
 
 
-def _how_to_go_on(workdir: Any) -> str:
+def _how_to_resume(workdir: Any) -> str:
     if workdir is None:
-        return (
-            "stopped; nothing is kept. With --workdir FOLDER a run that is stopped "
-            "can be resumed"
-        )
-    return f"stopped; what is done is kept in {workdir}: the same command goes on"
+        return "stopped; nothing is kept. With --workdir FOLDER a run can be resumed"
+    return f"stopped; finished blocks are kept in {workdir}: the same command resumes"

@@ -1,4 +1,4 @@
-"""The command ``report``: a page with pictures that tells how a registration went."""
+"""The command ``report``: an HTML page about a registration."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from xdreg.cli.common import (
     open_path,
     show,
 )
+from xdreg.cli.inputs import shown_channel
 from xdreg.errors import InputError, XdregError
 from xdreg.stores.point_files import point_names, read_points
 
@@ -34,8 +35,8 @@ def report(
         tuple[Path, Path] | None,
         typer.Option(
             metavar="FIXED.csv MOVING.csv",
-            help="Corresponding points: columns z, y and x in physical units, row by "
-            "row; a column 'name' is shown.",
+            help="Corresponding points, row by row: columns z, y and x in physical "
+            "units; a column 'name' is shown.",
         ),
     ] = None,
     labels: Annotated[
@@ -46,12 +47,12 @@ def report(
         str | None, typer.Option(help="Channel to show, by name or number.")
     ] = None,
     moving_channel: Annotated[
-        str | None, typer.Option(help="That of MOVING, if another.")
+        str | None, typer.Option(help="Channel of MOVING, if different.")
     ] = None,
     title: Annotated[str | None, typer.Option(help="Heading of the report.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a report on a registration: one HTML file with all its pictures.
+    """Write a report about a registration: one HTML file with its pictures.
 
     Example: xdreg report out/field.ome.zarr fixed.ome.zarr moving.ome.zarr -o qc.html
     """
@@ -63,6 +64,7 @@ def report(
     check_file(output, overwrite=overwrite)
     opened = open_field(field)
     dims = field_grid(opened).dims
+    images = open_path(fixed), open_path(moving)
     points, names = None, None
     if landmarks is not None:
         tables = [_landmarks(path, dims) for path in landmarks]
@@ -72,35 +74,26 @@ def report(
         write(
             opened,
             output,
-            open_path(fixed),
-            open_path(moving),
+            *images,
             landmarks=points,
             landmark_names=names,
             labels=None if labels is None else tuple(map(open_path, labels)),
-            channel=_channel(channel),
-            moving_channel=_channel(moving_channel),
+            channel=shown_channel(images[0], channel),
+            moving_channel=shown_channel(images[1], moving_channel),
             title=title,
             overwrite=overwrite,
         )
     except ImportError as error:
-        raise MissingPackageError(str(error)) from error
+        raise XdregError(str(error)) from error
     show(f"wrote {output}")
-
-
-class MissingPackageError(XdregError, ImportError):
-    """An optional package that the report needs."""
-
-
-def _channel(given: str | None) -> int | str | None:
-    return int(given) if given is not None and given.isdigit() else given
 
 
 def _landmarks(
     path: Path, dims: tuple[str, ...]
 ) -> tuple[NDArray[np.float64], list[str] | None]:
-    """Read points and, where a column names them, their names."""
+    """Return points and, if a column holds them, their names."""
     found = read_points(path, dims)
     if not len(found.points):
-        msg = f"{path} has a header and no points"
+        msg = f"{path} has a header and no points; expected a row per point"
         raise InputError(msg)
     return found.points, point_names(path)

@@ -1,6 +1,6 @@
-"""What the commands tell of a field: blocks, pose, agreement of the images, memory.
+"""Summaries that the commands print: blocks, pose, agreement of the images, memory.
 
-Each is a dict of plain values, for scripts, and lines of text made from it, for people.
+Each is a dict of plain values for JSON, and lines of text made from it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
     from xdreg.registration.inputs import Channels
 
-#: The agreement of two images is measured on a level of at most so many voxels.
+#: Most voxels of the level on which the agreement of two images is measured.
 AGREEMENT_VOXELS = 2**21
 
 
 def field_summary(field: xr.Dataset) -> dict[str, Any]:
-    """Return what a field tells of its registration: metric, pose, blocks, similarity.
+    """Return the metric, pose, blocks and similarity that a field records.
 
-    What it does not tell is None; ``blocks`` is empty without diagnostics.
+    What is not recorded is None; ``blocks`` is empty without diagnostics.
     """
     from xdreg.fields.diagnostics import status_counts
     from xdreg.fields.provenance import last_metric, pose_of
@@ -45,7 +45,7 @@ def field_summary(field: xr.Dataset) -> dict[str, Any]:
 
 
 def summary_lines(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Return lines for people, made from `field_summary`."""
+    """Return lines of text from the result of `field_summary`."""
     from xdreg.engines.pose import pose_text
 
     lines = {}
@@ -68,7 +68,7 @@ def agreement(
     *,
     across: bool = False,
 ) -> dict[str, Any]:
-    """Return how well the images agree before and after, both on one coarse level.
+    """Return the agreement of the images before and after, on one coarse level.
 
     Parameters
     ----------
@@ -77,7 +77,8 @@ def agreement(
     fixed, moving
         The levels of the images, finest first, of one channel and time point.
     across
-        Whether they differ in modality: then mutual information is measured.
+        Whether they differ in modality. Mutual information is measured then,
+        normalised correlation otherwise.
 
     Returns
     -------
@@ -92,7 +93,7 @@ def agreement(
         next((v for v in levels if v.size <= AGREEMENT_VOXELS), levels[-1])
         for levels in (fixed, moving)
     )
-    # An image without a pyramid is looked at every so many voxels.
+    # An image without a pyramid is subsampled.
     stride = max(1, round((reference.size / AGREEMENT_VOXELS) ** (1 / reference.ndim)))
     reference = reference.isel(
         {dim: slice(None, None, min(stride, n)) for dim, n in reference.sizes.items()}
@@ -112,7 +113,7 @@ def agreement(
 
 
 def agreement_lines(found: Mapping[str, Any]) -> dict[str, str]:
-    """Return a line for people, made from `agreement`."""
+    """Return a line of text from the result of `agreement`."""
     text = (
         f"{found['before']:.3f} before, {found['after']:.3f} after, where the images "
         "overlap"
@@ -123,7 +124,7 @@ def agreement_lines(found: Mapping[str, Any]) -> dict[str, str]:
 def one_channel(
     levels: list[xr.DataArray], channel: Channels, name: str
 ) -> list[xr.DataArray]:
-    """Return an image's levels with the first channel chosen and time point."""
+    """Return levels of an image at the first chosen channel and first time point."""
     from xdreg.registration.inputs import selections
     from xdreg.stores.pyramid import build_pyramid
 
@@ -131,7 +132,7 @@ def one_channel(
     if chosen is not None:
         if isinstance(chosen, tuple):
             weights = xr.DataArray(np.asarray(chosen, np.float32), dims="c")
-            # Arithmetic drops the coordinates' attributes, and with them the unit.
+            # Arithmetic drops attributes of coordinates, and so the unit.
             levels = [
                 (level.drop_vars("c", errors="ignore") * weights)
                 .sum("c")
@@ -145,7 +146,7 @@ def one_channel(
 
 
 def cost(seconds: float) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return time and memory, for scripts and for people."""
+    """Return time and memory as values for JSON and as lines of text."""
     peak = peak_memory()
     lines = {
         "time": f"{seconds:.1f} s",

@@ -1,21 +1,22 @@
-"""The command that shows a registration, in napari or in Neuroglancer."""
+"""The command ``view``: a registration in napari or Neuroglancer."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from xdreg.cli.common import FieldPath, open_path, show
+from xdreg.cli.inputs import shown_channel
 from xdreg.errors import InputError, StoreError, XdregError
 
 if TYPE_CHECKING:
     from xdreg.views.scene import Scene
 
-#: Neuroglancer's public instance; the images do not pass through it.
+#: Public instance of Neuroglancer. It runs in the browser, which reads the images.
 NEUROGLANCER = "https://neuroglancer-demo.appspot.com"
 
-_BY_DEFAULT = "by default the one that FIELD was made of."
+_BY_DEFAULT = "by default the one recorded in FIELD."
 
 
 def view(
@@ -32,22 +33,22 @@ def view(
         typer.Option(help="Channel to show, by name or number; or luminance, of RGB."),
     ] = None,
     moving_channel: Annotated[
-        str | None, typer.Option(help="That of MOVING, if another.")
+        str | None, typer.Option(help="Channel of MOVING, if different.")
     ] = None,
     neuroglancer: Annotated[
         bool,
         typer.Option(
-            "--neuroglancer", help="Serve the images to a browser, and print a link."
+            "--neuroglancer", help="Serve the images to a browser and print a link."
         ),
     ] = False,
     port: Annotated[
-        int, typer.Option(help="Where to serve them, with --neuroglancer; 0: any.")
+        int, typer.Option(help="Port of the server, with --neuroglancer; 0: any.")
     ] = 0,
     viewer: Annotated[
         str, typer.Option(help="Address of the Neuroglancer to link to.")
     ] = NEUROGLANCER,
 ) -> None:
-    """Show FIELD: the fixed and the warped image over each other, vectors, blocks.
+    """Show FIELD: the fixed and warped images as an overlay, vectors, blocks.
 
     Example: xdreg view out/field.ome.zarr fixed.ome.zarr moving.ome.zarr
     """
@@ -60,7 +61,7 @@ def view(
     server, address = serve(scene, viewer=viewer, port=port)
     with server:
         show(address)
-        show("Open it in a browser on this machine; Ctrl-C ends.")
+        show("Open it in a browser on this machine; Ctrl-C ends the server.")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -84,33 +85,22 @@ def _scene(
     for name, given in (("fixed", fixed), ("moving", moving)):
         path = given or known.get(name)
         if path is None:
-            msg = f"{field} does not tell its {name} image; give FIXED and MOVING"
+            msg = f"{field} does not record its {name} image; give FIXED and MOVING"
             raise InputError(msg)
         try:
             images[name] = open_path(path)
         except StoreError as error:
             if given is not None:
                 raise
-            msg = (
-                f"{error}; {field} names it as its {name} image: give FIXED and MOVING"
-            )
+            msg = f"{error}; {field} records it as {name} image: give FIXED and MOVING"
             raise StoreError(msg) from error
     return make_scene(
         opened,
         images["fixed"],
         images["moving"],
-        channel=_named(channel, images["fixed"]),
-        moving_channel=_named(moving_channel or channel, images["moving"]),
+        channel=shown_channel(images["fixed"], channel),
+        moving_channel=shown_channel(images["moving"], moving_channel or channel),
     )
-
-
-def _named(channel: str | None, image: Any) -> int | str | None:
-    from xdreg.cli.inputs import named_channel
-    from xdreg.stores.pyramid import image_levels
-
-    if channel is None:
-        return None
-    return named_channel(image_levels(image, "image")[0], channel)
 
 
 def _show_in_napari(scene: Scene) -> None:
@@ -118,8 +108,8 @@ def _show_in_napari(scene: Scene) -> None:
         import napari
     except ImportError as error:
         msg = (
-            "napari is missing: pip install 'xdreg[napari]'; or look at the images in "
-            "a browser, with --neuroglancer"
+            "napari is missing: pip install 'xdreg[napari]'; or view the images in a "
+            "browser with --neuroglancer"
         )
         raise XdregError(msg) from error
     from xdreg.views.napari_plugin import open_viewer

@@ -1,4 +1,4 @@
-"""The command that warps an image, with its pyramid, into a store."""
+"""The command ``warp``: an image and its pyramid, resampled through a field."""
 
 from __future__ import annotations
 
@@ -22,43 +22,52 @@ if TYPE_CHECKING:
     from xdreg.numerics.interpolation import Order
 
 
+LabelRule = Annotated[
+    Literal["nearest", "majority", "gaussian"],
+    typer.Option(help="With --labels: which label to take between voxels."),
+]
+Like = Annotated[
+    str | None,
+    typer.Option(help="Image whose grid to use; by default the fixed image's."),
+]
+Spacing = Annotated[
+    str | None,
+    typer.Option(help="Voxel spacing, such as 2 or 4,2,2, in the fixed units."),
+]
+Region = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Part to resample, in physical units, such as z=100:200. Repeat it for "
+        "several dims."
+    ),
+]
+
+
 def warp(
     field: FieldPath,
     moving: MovingPath,
     output: Annotated[
-        str, typer.Option("-o", "--output", help="OME-Zarr to write, also a URL.")
+        str, typer.Option("-o", "--output", help="OME-Zarr to write, path or URL.")
     ],
     all_levels: Annotated[
         bool,
         typer.Option(
             "--all-levels",
-            help="Resample each level from the matching one of MOVING; without it "
-            "coarser ones are built from the finest.",
+            help="Resample each level from the matching level of MOVING, instead of "
+            "building coarser ones from the finest.",
         ),
     ] = False,
     order: Annotated[
         int, typer.Option(help="1: linear; 3: cubic B-spline; 0: nearest voxel.")
     ] = 1,
     labels: Annotated[
-        bool, typer.Option("--labels", help="MOVING holds labels: make no new ones.")
+        bool, typer.Option("--labels", help="MOVING holds labels: keep their values.")
     ] = False,
-    label_rule: Annotated[
-        Literal["nearest", "majority", "gaussian"],
-        typer.Option(help="With --labels: which label wins between voxels."),
-    ] = "nearest",
-    like: Annotated[
-        str | None,
-        typer.Option(help="Image whose grid to take; by default the fixed image's."),
-    ] = None,
-    spacing: Annotated[
-        str | None,
-        typer.Option(help="Voxel spacing, such as 2 or 4,2,2, in the fixed units."),
-    ] = None,
-    region: Annotated[
-        list[str] | None,
-        typer.Option(help="Part to make, such as z=100:200, physical. Again for more."),
-    ] = None,
-    fill: Annotated[float, typer.Option(help="Value where MOVING has none.")] = 0,
+    label_rule: LabelRule = "nearest",
+    like: Like = None,
+    spacing: Spacing = None,
+    region: Region = None,
+    fill: Annotated[float, typer.Option(help="Value outside MOVING.")] = 0,
     levels: Annotated[int | None, typer.Option(help="Number of levels.")] = None,
     chunks: Annotated[
         int | None, typer.Option(help="Voxels of a chunk per axis.")
@@ -69,7 +78,7 @@ def warp(
 ) -> None:
     """Resample MOVING through FIELD onto the fixed grid, or another.
 
-    All channels and time points. A run that was killed goes on when called again.
+    All channels and time points. The same command resumes a run that was killed.
 
     Example: xdreg warp out/field.ome.zarr moving.ome.zarr -o moved.ome.zarr
     """
@@ -80,7 +89,7 @@ def warp(
     if not is_remote(output):
         check_target(output, overwrite=overwrite)
     if label_rule != "nearest" and not labels:
-        msg = f"--label-rule {label_rule} is for labels; add --labels"
+        msg = f"--label-rule {label_rule} needs labels; add --labels"
         raise InputError(msg)
     warp_to(
         open_field(field),
@@ -102,16 +111,16 @@ def warp(
 
 
 def _numbers(text: str, name: str) -> list[float]:
-    """Return the numbers of a list with commas."""
+    """Return the numbers of a comma-separated list."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
-        msg = f"{name} must be a number, or one per dim with commas, got {text!r}"
+        msg = f"{name} must be a number, or one per dim: 4,2,2; got {text!r}"
         raise InputError(msg) from error
 
 
 def _part(text: str) -> tuple[str, slice]:
-    """Return a dim and a slice of its coordinates from text such as ``z=100:200``."""
+    """Return the dim and the slice of coordinates in text such as ``z=100:200``."""
     dim, _, ends = text.partition("=")
     start, colon, stop = ends.partition(":")
     try:

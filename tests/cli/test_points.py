@@ -1,4 +1,4 @@
-"""Commands on fields, run as a user runs them."""
+"""The command points."""
 
 import csv
 
@@ -6,38 +6,10 @@ import numpy as np
 import pytest
 
 import xdreg
-from tests.helpers.commands import run
-from tests.helpers.fields import Known, moving_like
-from xdreg.cli.fields import invert, points
+from xdreg.cli.points import points
 
 
-@pytest.fixture
-def stored(tmp_path):
-    known = Known(3, 30)
-    known.field.dreg.to_ome_zarr(tmp_path / "field.ome.zarr")
-    return known, tmp_path / "field.ome.zarr"
-
-
-def test_invert(stored, tmp_path):
-    known, field = stored
-    xdreg.save(moving_like(known), tmp_path / "moving.ome.zarr")
-    target = tmp_path / "inverse.ome.zarr"
-    options = ["--like", tmp_path / "moving.ome.zarr", "-o", target, "--step", 2]
-    done = run("invert", field, *options)
-    assert done.returncode == 0, done.stderr
-    for word in ("success", "residual", "micrometer", "outside", "folded", "wrote"):
-        assert word in done.stdout
-    expected = known.field.dreg.inverse(like=moving_like(known), step=2).displacement
-    found = xdreg.open_field(target)
-    np.testing.assert_array_equal(found.displacement, expected)
-    assert "success" in run("info", target).stdout
-    with pytest.raises(xdreg.StoreError, match="exists"):
-        invert(str(field), target)
-    with pytest.raises(xdreg.InputError, match=r": like=\.\.\."):
-        invert(str(field), tmp_path / "other.ome.zarr")
-
-
-def test_points_both_ways(stored, tmp_path):
+def test_points_both_ways(xdreg_command, stored, tmp_path):
     known, field = stored
     lower, upper = known.fixed.bounds
     places = np.random.default_rng(0).uniform(lower, upper, (5, 3))
@@ -47,9 +19,9 @@ def test_points_both_ways(stored, tmp_path):
         writer.writerow(["name", "x", "z", "y"])
         writer.writerows([f"p{i}", p[2], p[0], p[1]] for i, p in enumerate(places))
         writer.writerow(["far", 1e6, 0, 0])
-    done = run("points", field, paths[0], "-o", paths[1])
-    assert done.returncode == 0, done.stderr
-    assert "1 of them nan" in done.stdout
+    code, out, err = xdreg_command("points", field, paths[0], "-o", paths[1])
+    assert code == 0, err
+    assert "1 of them nan" in out
     points(str(field), paths[1], paths[2], inverse=True)
     tables = []
     for path in paths[1:]:

@@ -1,0 +1,68 @@
+"""The command ``points``: points of a file, mapped by a field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from xdreg.cli.common import AsJson, FieldPath, Overwrite, ShowProgress, answer
+from xdreg.errors import InputError
+from xdreg.stores.progress import working
+
+
+def points(
+    field: FieldPath,
+    table: Annotated[
+        Path,
+        typer.Argument(
+            metavar="POINTS",
+            help="CSV or Parquet with columns z, y and x, or axis-0, axis-1 and so on; "
+            "GeoJSON; or a mesh.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="File to write, in the same format."
+        ),
+    ],
+    inverse: Annotated[
+        bool, typer.Option("--inverse", help="From the moving image to the fixed one.")
+    ] = False,
+    as_json: AsJson = False,
+    progress: ShowProgress = True,
+    overwrite: Overwrite = False,
+) -> None:
+    """Map POINTS of the fixed image into the moving one, in physical units.
+
+    The rest of the file is kept. Points that cannot be mapped become nan, and a GeoJSON
+    geometry with such a point becomes null.
+
+    Example: xdreg points out/field.ome.zarr landmarks.csv -o moved.csv
+    """
+    from xdreg.fields.field import field_grid
+    from xdreg.fields.points import transform_points
+    from xdreg.fields.store import open_field
+    from xdreg.stores.outputs import check_file, new_file
+    from xdreg.stores.point_files import kind_of, read_points
+
+    check_file(output, overwrite=overwrite)
+    if kind_of(output) != kind_of(table):
+        msg = f"{table} is {kind_of(table)} and {output} is not; write the same format"
+        raise InputError(msg)
+    opened = open_field(field)
+    found = read_points(table, field_grid(opened).dims)
+    with working("mapping", enabled=progress):
+        moved = transform_points(opened, found.points, inverse=inverse)
+    with new_file(output, overwrite=overwrite) as partial:
+        found.write(partial, moved)
+    lost = int(np.isnan(moved).any(axis=1).sum())
+    rest = f", {lost} of them nan: outside the fixed image" if lost else ""
+    answer(
+        {"points": output, "count": len(moved), "unmapped": lost},
+        {"wrote": f"{len(moved)} points to {output}{rest}"},
+        as_json=as_json,
+    )
