@@ -1,7 +1,10 @@
-"""The exceptions that xdreg raises for its users.
+"""The exceptions and warnings of xdreg.
 
 Every message says what was expected, what came, and the remedy.
 """
+
+import sys
+import warnings
 
 
 class XdregError(Exception):
@@ -54,3 +57,12 @@ class MethodTimeout(MethodError):
 
 class Interrupted(XdregError):
     """Work that was stopped before its end, through no fault of its own."""
+
+
+def warn(message: str) -> None:
+    """Warn at the line outside the package that led here."""
+    package = __name__.partition(".")[0]
+    depth, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == package:
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(message, stacklevel=depth)

@@ -1,9 +1,11 @@
-"""The partition of a fixed image into overlapping blocks, and how their patches blend.
+"""The partition of a fixed image into overlapping blocks, and their blending weights.
 
-Vocabulary: a *core* is a block's own voxels, cores tile the image exactly once; a
-*window* is the core with the overlap on every side, clipped to the image; a *patch* is
-the part of the stage's displacement field that lies in a window. Field points are every
-``field_step``-th voxel, so a core holds a whole number of them.
+Vocabulary:
+
+- The *core* of a block is its own voxels. Cores tile the image exactly once.
+- The *window* is the core with the overlap on every side, clipped to the image.
+- The *patch* is the part of the stage's displacement field that lies in a window.
+- Field points are every ``field_step``-th voxel. A core has a whole number of them.
 """
 
 from __future__ import annotations
@@ -28,13 +30,13 @@ if TYPE_CHECKING:
     from xdreg.grid import Grid
 
 
-#: A block reads so many overlaps more of the moving image than its window covers, on
-#: every side, so that an update can be judged that points out of it.
+#: How much more of the moving image than its window a block reads on every side, in
+#: overlaps. An update may point out of the window.
 MOVING_MARGIN = 1
 
 
 class BlockStatus(IntEnum):
-    """What became of a block; all but ``SUCCESS`` contribute a zero update."""
+    """The outcome of a block; all but ``SUCCESS`` contribute a zero update."""
 
     PENDING = -1
     SUCCESS = 0
@@ -67,8 +69,7 @@ def whole_per_axis(
     if len(values) != ndim or not whole or any(v < minimum for v in values):
         msg = (
             f"{name} must be a whole number of voxels ≥ {minimum:g}, or {ndim} of "
-            f"them, "
-            f"got {value!r}"
+            f"them, got {value!r}"
         )
         raise InputError(msg)
     return tuple(int(v) for v in values)
@@ -77,7 +78,7 @@ def whole_per_axis(
 def shared_part(
     one: Sequence[slice], other: Sequence[slice]
 ) -> tuple[tuple[slice, ...], tuple[slice, ...], tuple[slice, ...]] | None:
-    """Return what two boxes share, and where that lies in each; None if nothing.
+    """Return the intersection of two boxes, and its place in each; None if empty.
 
     Examples
     --------
@@ -102,7 +103,7 @@ def shared_part(
 
 @dataclass(frozen=True)
 class Partition:
-    """How one stage cuts the fixed image.
+    """The blocks into which a stage cuts the fixed image.
 
     Parameters
     ----------
@@ -140,7 +141,7 @@ class Partition:
         overlap: int | Sequence[int],
         field_step: int | Sequence[int],
     ) -> Partition:
-        """Cut into blocks of at most ``block_shape``, all of about the same size.
+        """Return blocks of at most ``block_shape``, all of about the same size.
 
         Raises
         ------
@@ -223,14 +224,14 @@ class Partition:
         return itertools.product(*(range(count) for count in self.counts))
 
     def core(self, block: Sequence[int]) -> tuple[slice, ...]:
-        """Return the voxels that belong to a block."""
+        """Return the voxels of a block's core."""
         return tuple(
             slice(i * b, min((i + 1) * b, n))
             for i, b, n in zip(block, self.block_shape, self.grid.shape, strict=True)
         )
 
     def window(self, block: Sequence[int]) -> tuple[slice, ...]:
-        """Return the voxels that a block is registered on."""
+        """Return the voxels of a block's window."""
         return tuple(
             slice(max(core.start - o, 0), min(core.stop + o, n))
             for core, o, n in zip(
@@ -266,13 +267,12 @@ class Partition:
         )
         first = max(i * b - self.overlap[axis], 0)
         stop = min((i + 1) * b + self.overlap[axis], n)
-        # Past the last voxel there is one more field point where the step leaves a
-        # rest.
+        # If the step does not divide the axis, one field point is past the last voxel.
         last = self.field_grid.shape[axis] if stop == n else (stop - 1) // step + 1
         return slice(-(-first // step), last)
 
     def neighbours(self, block: Sequence[int]) -> Iterator[tuple[int, ...]]:
-        """Iterate over the block and those whose patches may reach its core."""
+        """Iterate over the block and its neighbours: their patches reach its core."""
         return itertools.product(
             *(
                 range(max(i - 1, 0), min(i + 2, count))
@@ -285,8 +285,8 @@ class Partition:
     ) -> NDArray[np.float32]:
         """Return a block's blending weight at field points.
 
-        Raised-cosine ramps across each overlap: the weights of all blocks sum to one
-        everywhere, and are smooth.
+        Raised-cosine ramps across each overlap. The weights of all blocks are smooth
+        and sum to one everywhere.
 
         Parameters
         ----------
@@ -321,7 +321,7 @@ def _weight_along(
 ) -> NDArray[np.float32]:
     """Return a block's weight along one axis, at voxels counted from its core's first.
 
-    ``rises`` and ``falls`` tell whether there are blocks before and after it.
+    ``rises`` and ``falls`` state whether there are blocks before and after it.
     """
 
     def rise(border: float) -> NDArray[np.float64]:

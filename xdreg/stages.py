@@ -1,36 +1,66 @@
-"""What a user may choose: the stages of a registration and their options.
+"""The stages of a registration and their options.
 
 Stages are frozen values. An option left at None is derived from the images when the
-registration is planned; everything is checked here, before any work starts.
+registration is planned. All options are checked here, before work starts.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
 import numpy as np
 
 from xdreg.errors import InputError
 
+if TYPE_CHECKING:
+    import xarray as xr
+
+#: The metrics.
 Metric = Literal["lncc", "mind", "ncc", "mi", "msd"]
 
-#: A metric, or to have one of xdreg's own chosen when the run starts.
+#: A metric, or ``"auto"``: one of xdreg's own is chosen when the run starts.
 MetricOrAuto = Literal["auto", "lncc", "mind", "ncc", "mi", "msd"]
 PerAxis = float | Sequence[float]
 
 #: Kinds of linear transform.
 Kind = Literal["translation", "rigid", "similarity", "affine"]
 
-#: Metrics of xdreg's own engine.
+#: Metrics of xdreg's own engines.
 OwnMetric = Literal["lncc", "mind"]
 OWN_METRICS: tuple[Metric, ...] = get_args(OwnMetric)
 
-#: Elastix has metrics of whole images only.
+#: For each metric that elastix lacks, the nearest that it has.
 ELASTIX_NEAREST: Mapping[str, Metric] = {"lncc": "ncc", "mind": "mi"}
+
+
+class RegistrationMethod(Protocol):
+    """A function that registers a pair of small images on one grid.
+
+    ``fixed`` and ``moving`` are DataArrays ``([c], [z], y, x)``, each with a boolean
+    coordinate ``mask`` of the voxels that count; ``moving`` is already pulled through
+    the field so far. Returns an ``itk.Transform``, or a displacement DataArray
+    ``(component, [z], y, x)`` in physical units, fixed → moving.
+    """
+
+    def __call__(
+        self, fixed: xr.DataArray, moving: xr.DataArray, *args: Any, **options: Any
+    ) -> Any:
+        """Register the pair."""
+
+
+class BlockReduction(Protocol):
+    """A function that makes one transform of the blocks of a stage.
+
+    It is given an iterator of `xdreg.BlockResult`, one for each block. Returns a
+    homogeneous matrix, an ``itk.Transform``, or a displacement DataArray.
+    """
+
+    def __call__(self, results: Iterator[Any], *args: Any, **options: Any) -> Any:
+        """Reduce the results."""
 
 
 def _check_choice(value: object, choices: tuple[str, ...], name: str) -> None:
@@ -58,12 +88,12 @@ def _check_set(stage: Stage, name: str, *, whole: bool = False) -> None:
 def _check_memory(stage: Stage, limit: int | str | None) -> None:
     if limit is None:
         return
-    from dask.utils import parse_bytes  # dask would double what `import xdreg` costs
+    from dask.utils import parse_bytes  # importing Dask takes long
 
     size = 0
     if isinstance(limit, int | np.integer) and not isinstance(limit, bool):
         size = int(limit)
-    # Of no text at all parse_bytes makes one byte.
+    # parse_bytes returns 1 for an empty text.
     elif isinstance(limit, str) and limit.strip():
         with contextlib.suppress(ValueError, OverflowError):
             size = parse_bytes(limit)
@@ -74,13 +104,13 @@ def _check_memory(stage: Stage, limit: int | str | None) -> None:
 
 
 def check_metric(metric: object, *, auto: bool = False) -> None:
-    """Refuse a metric that does not exist, and ``"auto"`` unless it is allowed."""
+    """Raise if a metric does not exist; ``"auto"`` only where it is allowed."""
     _check_choice(metric, get_args(MetricOrAuto if auto else Metric), "metric")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What every stage has.
+    """The options of every stage.
 
     Parameters
     ----------
@@ -94,12 +124,14 @@ class Stage:
     iterations
         Iterations of the optimiser; with elastix per resolution.
     timeout
-        Seconds after which a block is given up; by default never.
+        Seconds after which a block is stopped; by default never.
     """
 
+    #: Whether the result is one linear transform of the whole image.
+    linear: ClassVar[bool] = False
     #: The nearest that the stage has, for each metric that it lacks.
     nearest_metric: ClassVar[Mapping[str, Metric]] = {}
-    #: Options that the method takes by the same name where they are set.
+    #: Options that are passed to the method by the same name if they are set.
     passed_on: ClassVar[tuple[str, ...]] = ("iterations", "timeout")
     #: Options that may be one number, or one per dim.
     axis_options: ClassVar[tuple[str, ...]] = ()
@@ -135,7 +167,7 @@ class Stage:
         return type(self).__name__.lower()
 
     def check_axes(self, ndim: int) -> None:
-        """Refuse options with a number per dim that are not so many."""
+        """Raise if an option with one number per dim has another number of them."""
         for name in self.axis_options:
             value = getattr(self, name)
             if isinstance(value, (list, tuple)) and len(value) != ndim:
@@ -146,15 +178,12 @@ class Stage:
                 raise InputError(msg)
 
     def engine_options(self) -> dict[str, Any]:
-        """Options for the engine: those that were set."""
+        """Return the options for the engine that were set."""
         values = {name: getattr(self, name) for name in self.passed_on}
         return {name: value for name, value in values.items() if value is not None}
 
     def with_metric(self, metric: MetricOrAuto) -> Stage:
-        """Return the stage with a metric, unless it has its own.
-
-        With ``"auto"`` it stays open.
-        """
+        """Return the stage with a metric, unless it has its own or ``"auto"``."""
         if metric == "auto" or self.metric is not None:
             return self
         return replace(self, metric=self.nearest_metric.get(metric, metric))
@@ -164,10 +193,10 @@ class Stage:
 class Linear(Stage):
     """A stage whose result is one linear transform of the whole image.
 
-    With ``metric="lncc"`` or ``"mind"`` by xdreg's own engine, else through elastix.
-    The first stage of a registration looks for the pose to start from: all shifts, and
-    for all but a translation turns, up to about 60° in space and any in a plane. The
-    ``timeout`` is for what follows that search.
+    Registered by xdreg's own engine with ``metric="lncc"`` or ``"mind"``, else by
+    elastix. The first stage of a registration searches for the pose to start from: all
+    shifts, and unless it is a translation also rotations, up to about 60° in 3-D and
+    any in 2-D. The ``timeout`` applies to what follows the search.
 
     Parameters
     ----------
@@ -175,6 +204,7 @@ class Linear(Stage):
         Voxels drawn in each iteration, by elastix only: xdreg's own engine takes all.
     """
 
+    linear: ClassVar[bool] = True
     passed_on: ClassVar[tuple[str, ...]] = ("iterations", "samples", "timeout")
 
     samples: int | None = None
@@ -219,13 +249,14 @@ class Affine(Linear):
 
 @dataclass(frozen=True, kw_only=True)
 class Blockwise(Stage):
-    """A deformable stage: what every stage has that runs block by block.
+    """The options of every stage that runs block by block.
 
     Parameters
     ----------
     block_shape, overlap
-        Voxels of the stage's level in a block, and by which its window exceeds it on
-        every side; one number, or one per dim. By default those given to ``register``.
+        Size of a block, and by how much its window exceeds it on every side, in voxels
+        of the stage's level; one number, or one per dim. By default those given to
+        ``register``.
     field_step
         Voxels of the stage's level between points of the displacement field. By default
         2 at the finest level of the registration, and 1 before.
@@ -245,35 +276,34 @@ class Blockwise(Stage):
 class LocalCorrelation(Blockwise):
     """Diffeomorphic registration by local correlation, block by block, in threads.
 
-    Follows the gradient of the squared correlation in a box around every voxel, or with
-    ``metric="mind"`` of self-similarity descriptors. Each update is smoothed, bounded
-    and applied by composition, and the total is smoothed, so that the field does not
+    Ascends the gradient of the squared correlation in a box around every voxel, or of
+    the similarity of descriptors with ``metric="mind"``. Each update is smoothed,
+    bounded and applied by composition. The total is smoothed too. So the field does not
     fold.
 
     Parameters
     ----------
     radius
         Half-width of the box in physical units; one number, or one per dim. By default
-        6 voxels of the stage's level in three dimensions, 5 in two, but before the
-        finest level at most an eighth of the image's mean extent. For ``"mind"`` that
-        of the patches compared, by default 1 voxel.
+        6 voxels of the stage's level in 3-D, 5 in 2-D; on levels before the finest at
+        most an eighth of the image's mean extent. With ``"mind"`` the half-width of the
+        patches compared, by default 1 voxel.
     update_sigma, field_sigma
-        Gaussian smoothing in physical units of each update, and of the total after a
-        step of one voxel; one number, or one per dim. By default 3 and 1.2 voxels in
-        three dimensions, but 2 and 0.7 at the finest level of the registration; 8 and 3
-        in two; and twice as much for ``"mind"``.
+        Standard deviation, in physical units, of the Gaussian that smooths each update,
+        and the total after a step of one voxel; one number, or one per dim. By default
+        3 and 1.2 voxels in 3-D, but 2 and 0.7 at the finest level of the registration;
+        8 and 3 in 2-D. Twice as much with ``"mind"``.
     step
-        Longest vector of an update, in voxels; halved whenever it brings no more.
+        Longest vector of an update, in voxels. Halved when it improves no further.
     convergence
-        A step brings no more when the energy rises by less than this share of it per
-        iteration. By default 0.006 at the finest level of the registration; before, in
-        three dimensions 0.001, or 0.0001 with ``search``; in two 0.002; and 0.00003 for
-        ``"mind"``.
+        A step improves no further when the energy rises by less than this share per
+        iteration. By default 0.006 at the finest level of the registration. On levels
+        before it 0.001 in 3-D, or 0.0001 with ``search``; 0.002 in 2-D; and 0.00003
+        with ``"mind"``.
     search
-        Whether a block looks for large motion: with narrower boxes in between, in three
-        dimensions, and by a discrete search over a quarter of its window, as a second
-        place to descend from. By default where one block of few voxels holds the whole
-        image.
+        Whether a block searches for large motion: with narrower boxes in between, in
+        3-D, and by a discrete search over a quarter of its window, which gives a second
+        starting point. By default where one block of few voxels holds the whole image.
 
     References
     ----------
@@ -329,8 +359,9 @@ class BSpline(Blockwise):
     samples
         Voxels drawn in each iteration.
     memory_limit
-        Bytes, as a number or as ``"2 GB"``, that the process of a block may hold;
-        beyond, the block counts as crashed. By default three times what the plan says.
+        Memory limit of a block's process in bytes, as a number or as ``"2 GB"``. A
+        block that exceeds it counts as crashed. By default three times the plan's
+        estimate.
 
     References
     ----------
@@ -363,9 +394,9 @@ class Consensus(Blockwise):
     """One linear transform on which the blocks of the image agree.
 
     For images that share one motion, at a level too large to be registered whole. Every
-    block is registered by xdreg's own engine; then the transform is found that most of
-    them agree on, each with the weight of its similarity. Blocks that it misses by far
-    are left out, up to half of them, and ``rejected``.
+    block is registered by xdreg's own engine. Then the transform is found on which most
+    blocks agree, each weighted by its similarity. Outliers, up to half of the blocks,
+    are left out and ``rejected``.
 
     Parameters
     ----------
@@ -397,28 +428,28 @@ class Custom(Blockwise):
         displacement DataArray ``(component, [z], y, x)`` in physical units, fixed →
         moving.
     options
-        Keyword arguments for it.
+        Keyword arguments for the method.
     isolated
-        By default the method runs in processes of its own, which stay warm from block
-        to block: a crash in native code, a time or a memory limit costs a block. False
-        runs it in the worker's threads, where what it prints and changes is seen, and
-        where a crash in native code takes the worker down.
+        By default the method runs in processes of its own, which are reused from block
+        to block. A crash in native code or an exceeded limit then costs one block.
+        False runs it in the worker's threads, where its output is seen, and where a
+        crash in native code ends the worker.
     memory_limit
-        Bytes, as a number or as ``"2 GB"``, that such a process may hold; beyond, the
-        block counts as crashed. By default 80 % of the machine's memory.
+        Memory limit of such a process in bytes, as a number or as ``"2 GB"``. A block
+        that exceeds it counts as crashed. By default 80 % of the machine's memory.
     reduction
-        ``reduction(results)``: what to make of the blocks in place of blending them. It
-        gets a `xdreg.BlockResult` for each, one after the other, and returns
-        what is to come before the field so far: a homogeneous matrix, an
-        ``itk.Transform``, or a displacement as the method returns it. Or a kind such as
-        ``"rigid"``: the linear transform on which most blocks agree, as in `Consensus`.
+        ``reduction(results)``, in place of blending the blocks. It is given an iterator
+        of `xdreg.BlockResult`, one for each block, and returns the update that comes
+        before the field so far: a homogeneous matrix, an ``itk.Transform``, or a
+        displacement as the method returns it. Or a kind such as ``"rigid"``: the linear
+        transform on which most blocks agree, as in `Consensus`.
     """
 
-    method: Callable[..., Any]
+    method: RegistrationMethod
     options: Mapping[str, Any] = field(default_factory=dict)
     isolated: bool = True
     memory_limit: int | str | None = None
-    reduction: Kind | Callable[[Any], Any] | None = None
+    reduction: Kind | BlockReduction | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -444,7 +475,7 @@ class Custom(Blockwise):
         limits = [n for n in ("timeout", "memory_limit") if getattr(self, n)]
         if limits and not self.isolated:
             msg = (
-                f"{' and '.join(limits)} cannot be kept in a thread; leave "
+                f"{' and '.join(limits)} cannot be enforced in a thread; leave "
                 "isolated=False out"
             )
             raise InputError(msg)
@@ -456,7 +487,7 @@ class Custom(Blockwise):
 
 
 def as_stage(stage: object) -> Stage:
-    """Take a stage as it is, and a bare function as a custom stage of the finest level.
+    """Return a stage; a bare function becomes a custom stage of the finest level.
 
     Raises
     ------

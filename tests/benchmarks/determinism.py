@@ -39,7 +39,7 @@ def determinism():
         _row("cluster, 2 x 2 threads")
     for chunk in (17, 64):
         _row(f"chunks of {chunk}", chunk)
-    with mock.patch("xdreg.registration.run.map_over_blocks", _shuffled):
+    with mock.patch("xdreg.registration.blockwise.map_over_blocks", _shuffled):
         _row("blocks in random order")
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"

@@ -7,6 +7,7 @@ things too; beside them the wall's where threads share the work.
 import tempfile
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import dask
 import dask.array
@@ -20,7 +21,7 @@ from xdreg.coordinates import coordinates
 from xdreg.fields.field import make_field
 from xdreg.grid import Grid
 from xdreg.numerics import kernels
-from xdreg.registration import register_block as tasks
+from xdreg.registration import blockwise, register_block
 
 REPEATS = 3
 
@@ -114,20 +115,25 @@ def warp_stores():
 
 
 class _Clock:
-    """Adds up the thread's own time inside functions of `register_block`."""
+    """Adds up the thread's own time inside the functions of a block."""
 
-    names = ("register_block", "_run_method", "compare_block", "blend_block")
+    places: ClassVar = {
+        "register_block": blockwise,
+        "compare_block": blockwise,
+        "blend_block": blockwise,
+        "_run_method": register_block,
+    }
 
     def __enter__(self):
-        self.spent = dict.fromkeys(self.names, 0.0)
-        self._original = {name: getattr(tasks, name) for name in self.names}
-        for name in self.names:
-            setattr(tasks, name, self._timed(name))
+        self.spent = dict.fromkeys(self.places, 0.0)
+        self._original = {n: getattr(place, n) for n, place in self.places.items()}
+        for name, place in self.places.items():
+            setattr(place, name, self._timed(name))
         return self
 
     def __exit__(self, *_):
         for name, function in self._original.items():
-            setattr(tasks, name, function)
+            setattr(self.places[name], name, function)
 
     def _timed(self, name):
         function = self._original[name]

@@ -8,7 +8,7 @@ import xarray as xr
 
 import xdreg
 from tests.benchmarks.common import row
-from xdreg.graphs import MOST_TASKS
+from xdreg.registration.mapping import MOST_TASKS
 
 #: Voxels per axis of a uint16 image of a terabyte.
 SIZE = 8192

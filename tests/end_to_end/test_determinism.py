@@ -15,7 +15,7 @@ from distributed import Client, LocalCluster
 import xdreg
 from tests.helpers.hostile import shift
 from xdreg.engines import processes
-from xdreg.registration import register_block as tasks
+from xdreg.registration import blockwise
 from xdreg.registration.mapping import map_over_blocks
 from xdreg.stores import locks as scratch
 
@@ -100,7 +100,7 @@ def test_the_order_of_blocks(seed, alone, monkeypatch):
             function(index, task)
         return map_over_blocks(function, task, *arguments, **options)
 
-    monkeypatch.setattr("xdreg.registration.run.map_over_blocks", shuffled)
+    monkeypatch.setattr("xdreg.registration.blockwise.map_over_blocks", shuffled)
     assert digest() == alone
 
 
@@ -123,7 +123,7 @@ def test_three_hundred_blocks_leave_nothing_behind(kind, monkeypatch):
     if kind == "processes":
         stage = xdreg.Custom(method=shift, level=0, options={"voxels": 0.0})
     samples = []
-    register_block = tasks.register_block
+    register_block = blockwise.register_block
 
     def watched(index, task):
         result = register_block(index, task)
@@ -142,7 +142,7 @@ def test_three_hundred_blocks_leave_nothing_behind(kind, monkeypatch):
         )
         return result
 
-    monkeypatch.setattr(tasks, "register_block", watched)
+    monkeypatch.setattr(blockwise, "register_block", watched)
     with dask.config.set(scheduler="synchronous"):
         images[0].dreg.register(
             images[1], stages=[stage], block_shape=40, overlap=8, progress=False

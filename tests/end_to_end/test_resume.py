@@ -27,7 +27,7 @@ from tests.helpers.runs import (
 )
 from xdreg.fields.diagnostics import status_counts
 from xdreg.partition import BlockStatus
-from xdreg.registration import run, workdir
+from xdreg.registration import blockwise, workdir
 from xdreg.registration.mapping import map_over_blocks
 
 
@@ -297,13 +297,13 @@ def test_the_size_of_a_work_directory_is_known(kept, tmp_path, monkeypatch):
     assert size < plan.workdir_bytes(kept=kept)
     if kept:
         assert size > 0.7 * plan.workdir_bytes()
-    assert "work directory takes" in str(plan)
+    assert "work directory needs" in str(plan)
 
 
 def test_a_worker_must_see_the_work_directory(tmp_path, monkeypatch):
     gone = tmp_path / "gone" / "errors"
     monkeypatch.setattr(
-        run,
+        blockwise,
         "map_over_blocks",
         lambda function, task, *rest, **options: map_over_blocks(
             function, replace(task, errors=gone), *rest, **options

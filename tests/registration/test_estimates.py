@@ -32,7 +32,8 @@ def test_bytes_are_those_that_readers_read(monkeypatch):
 
     monkeypatch.setattr("xdreg.registration.source.Source.check", lambda source: None)
     monkeypatch.setattr(
-        "xdreg.registration.run.Run._method_options", lambda *_: {"iterations": 1}
+        "xdreg.registration.planned_stage.PlannedLocalCorrelation.block_options",
+        lambda *_: {"iterations": 1},
     )
     monkeypatch.setattr(ImageReader, "read", counted)
     image.dreg.register(image, progress=False, **options)

@@ -1,13 +1,12 @@
-"""What a user gave, checked and described before anything runs.
+"""The arguments of a registration, checked before anything runs.
 
-Where to start from, which channel, masks that fit their images, and the manifest by
-which a work directory knows its run.
+The pair with channels and masks, the starting point, the blocks to run again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import dask
 import dask.array
@@ -19,16 +18,16 @@ from xdreg.fields.field import field_grid, is_field
 from xdreg.fields.points import transform_points
 from xdreg.grid import checked_matrix, unit_ratio
 from xdreg.partition import BlockStatus
-from xdreg.registration.planning import Plan
-from xdreg.stages import Linear, LocalCorrelation
+from xdreg.registration.source import AUTO, Mask, PairImage
 from xdreg.stores.channels import channel_selection, has_channel
 from xdreg.stores.pyramid import Pyramid, build_pyramid, image_levels
-from xdreg.stores.readers import ImageReader, image_reader
+from xdreg.stores.readers import image_reader
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xdreg.grid import Grid
+    from xdreg.registration.planning import Plan
     from xdreg.stores.channels import Selection
 
 
@@ -38,11 +37,48 @@ ALL = "all"
 #: How a user names channels.
 Channels = int | str | Sequence[int | str] | None
 
-#: Asks for a mask to be found in the image itself.
-AUTO: Literal["auto"] = "auto"
 
-#: A mask as it was asked for.
-Mask = Pyramid | Literal["auto"] | None
+def pair_images(
+    plan: Plan, channels: tuple[Channels, Channels], masks: tuple[Any, Any]
+) -> tuple[PairImage, PairImage]:
+    """Return the fixed and the moving image, with channels and masks checked.
+
+    Parameters
+    ----------
+    plan
+        The plan, with both pyramids.
+    channels, masks
+        As the user gave them, for fixed and moving. The channel of the moving image is
+        that of the fixed one unless given, if the moving image has channels.
+
+    Raises
+    ------
+    InputError
+        If a channel or mask does not fit its image, the channels do not pair up, or
+        a stage does not register several.
+    """
+    channel, moving_channel = channels
+    if moving_channel is None and "c" in plan.moving.finest.dims:
+        moving_channel = channel
+    sides = (
+        ("fixed", plan.fixed, channel),
+        ("moving", plan.moving, moving_channel),
+    )
+    select = [selections(pyramid, chosen, name) for name, pyramid, chosen in sides]
+    check_joint(plan, select)
+    pyramids = [
+        mask_pyramid(mask, pyramid.grids[0], f"{name}_mask")
+        for mask, (name, pyramid, _) in zip(masks, sides, strict=True)
+    ]
+    for mask, (name, _, _) in zip(pyramids, sides, strict=True):
+        check_mask(mask, f"{name}_mask")
+    fixed, moving = (
+        PairImage(name, pyramid, tuple(chosen), mask)
+        for (name, pyramid, _), chosen, mask in zip(
+            sides, select, pyramids, strict=True
+        )
+    )
+    return fixed, moving
 
 
 def retried(retry: str | Sequence[str], workdir: object) -> list[BlockStatus]:
@@ -51,7 +87,7 @@ def retried(retry: str | Sequence[str], workdir: object) -> list[BlockStatus]:
     Raises
     ------
     InputError
-        If one is no status of a block that failed, or there is nothing to go on with.
+        If one is not the status of a failed block, or there is no work directory.
     """
     names = [retry] if isinstance(retry, str) else list(retry)
     known = {s.meaning: s for s in BlockStatus if s > BlockStatus.SUCCESS}
@@ -66,19 +102,19 @@ def retried(retry: str | Sequence[str], workdir: object) -> list[BlockStatus]:
 
 
 def starting_point(initial: Any, grid: Grid) -> Any:
-    """Return a matrix, a field Dataset, an ITK transform, or None, once checked.
+    """Return ``initial`` as a matrix, a field Dataset, an ITK transform or None.
 
     Parameters
     ----------
     initial
-        What the user gave.
+        As the user gave it.
     grid
-        Of the fixed image, which it must fit.
+        Grid of the fixed image.
 
     Raises
     ------
     InputError
-        If it is something else, of another dimension, or cannot be inverted.
+        If it is of another type or dimension, or cannot be inverted.
     """
     if initial is None:
         return None
@@ -121,10 +157,10 @@ def _checked_field(initial: xr.Dataset, grid: Grid) -> xr.Dataset:
 def selections(
     pyramid: Pyramid, channel: Channels, name: str
 ) -> list[dict[str, Selection]]:
-    """Return which channels to read, or say that one must be chosen."""
+    """Return the selection of each channel, or raise if one must be chosen."""
     array = pyramid.finest
     if channel is None:
-        image_reader(array, name)  # says what is missing
+        image_reader(array, name)  # raises where a selection is missing
         return [{}]
     if isinstance(channel, np.ndarray):
         channel = channel.tolist()
@@ -143,7 +179,7 @@ def selections(
 
 
 def check_joint(plan: Plan, select: Sequence[Sequence[object]]) -> None:
-    """Refuse several channels that do not pair up, or that no stage would use."""
+    """Raise if channels do not pair up, or a stage does not register several."""
     counts = [len(channels) for channels in select]
     if counts[0] != counts[1]:
         msg = (
@@ -151,8 +187,8 @@ def check_joint(plan: Plan, select: Sequence[Sequence[object]]) -> None:
             "moving: each needs its counterpart; name them"
         )
         raise InputError(msg, channel=..., moving_channel=...)
-    stages = [s.options for s in plan.stages if not isinstance(s.options, Linear)]
-    single = [s.name for s in stages if not isinstance(s, LocalCorrelation)]
+    stages = [stage for stage in plan.stages if not stage.options.linear]
+    single = [stage.options.name for stage in stages if not stage.joint]
     if counts[0] > 1 and (single or not stages):
         which = f"{single[0]} takes" if single else "linear stages take"
         msg = (
@@ -163,7 +199,7 @@ def check_joint(plan: Plan, select: Sequence[Sequence[object]]) -> None:
 
 
 def check_overlap(plan: Plan, start: Any) -> None:
-    """Refuse images that share no space, once the fixed one is mapped by the start."""
+    """Raise if the fixed image, mapped by the start, does not overlap the moving."""
     fixed, moving = plan.fixed.grids[0], plan.moving.grids[0]
     lower, upper = _mapped_bounds(fixed, start)
     low, high = moving.bounds
@@ -180,7 +216,7 @@ def check_overlap(plan: Plan, start: Any) -> None:
 def _mapped_bounds(
     grid: Grid, start: Any
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the bounds of a few points all over the grid, mapped by the start."""
+    """Return the bounds of a few points of the grid, mapped by the start."""
     lower, upper = grid.bounds
     if start is None:
         return lower, upper
@@ -191,7 +227,7 @@ def _mapped_bounds(
     elif isinstance(start, xr.Dataset):
         ratio = unit_ratio(field_grid(start).units, grid.units)
         mapped = ratio * transform_points(start, points / ratio)
-        # Outside its own fixed image a field says nothing.
+        # A field is not defined outside its own fixed image.
         mapped = np.where(np.isfinite(mapped), mapped, points)
     else:
         mapped = np.array(
@@ -205,7 +241,7 @@ def _span(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> str:
 
 
 def mask_pyramid(mask: Any, image: Grid, name: str) -> Mask:
-    """Return a mask's stored levels, or say why it does not fit its image."""
+    """Return the stored levels of a mask, or raise if it does not fit its image."""
     if mask is None:
         return None
     if isinstance(mask, str):
@@ -221,7 +257,7 @@ def mask_pyramid(mask: Any, image: Grid, name: str) -> Mask:
     owner = name.removesuffix("_mask")
     differs = grid.ndim != image.ndim
     if not differs:
-        # A coarser level may end up to one of its voxels earlier.
+        # A coarser level may end earlier, by less than one of its voxels.
         coarser = np.greater(grid.spacing, 1.01 * np.asarray(image.spacing))
         tolerance = np.where(coarser, grid.spacing, 0.5 * np.asarray(image.spacing))
         gaps = np.abs(np.subtract(grid.bounds, image.bounds))
@@ -242,21 +278,13 @@ def mask_pyramid(mask: Any, image: Grid, name: str) -> Mask:
 
 
 def check_mask(mask: Mask, name: str) -> None:
-    """Refuse a mask in which nothing counts."""
+    """Raise if a mask is zero everywhere."""
     if not isinstance(mask, Pyramid):
         return
-    # Coarse levels first: most masks need no other.
+    # Coarse levels first: most masks have voxels there.
     for array in reversed(mask.arrays):
         values = dask.array.asarray(array.data)  # type: ignore[union-attr]
         if bool(((values != 0) & ~dask.array.isnan(values)).any().compute()):
             return
     msg = f"{name} is zero everywhere, so nothing counts; is it the right image?"
     raise InputError(msg)
-
-
-def mask_reader(mask: Pyramid, grid: Grid) -> ImageReader:
-    """Return the reader of a mask's level nearest to a grid."""
-    level = mask.level_like(grid)
-    array = mask.arrays[level]
-    assert array is not None
-    return image_reader(array, "mask", grid=mask.grids[level])

@@ -1,4 +1,4 @@
-"""What a method returned for a block: brought onto its window, and believed or not."""
+"""The verdict on a block: whether its result is accepted, and its diagnostics."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RECORD = (
 )
 
 #: Share of the voxels that counted before an update which must still lie on the moving
-#: image after it: the similarity of fewer says little.
+#: image after it. The similarity of fewer voxels says little.
 SUPPORTED_SHARE = 0.5
 
 
@@ -44,7 +44,7 @@ def similarity(
     mask: NDArray[np.bool_],
     grid: Grid,
 ) -> float:
-    """Return how similar two images are in the sense of a metric; larger is better."""
+    """Return the similarity of two images by a metric; larger is better."""
     if metric in OWN_METRICS:
         return local_similarity(metric, a, b, mask, grid)
     if metric == "mi":
@@ -55,14 +55,14 @@ def similarity(
 def judge(
     window: Window, update: NDArray[np.float32], patch_grid: Grid, metric: str
 ) -> tuple[BlockStatus, NDArray[np.float32], dict[str, float]]:
-    """Decide whether a block's result is to be believed.
+    """Return the verdict on the result of a block.
 
     Parameters
     ----------
     window
-        What the block was registered on.
+        The images that the block was registered on.
     update : (ndim, *window.grid.shape)
-        The displacement that the method found, on top of the field so far.
+        The displacement that the method found, on top of the displacement so far.
     patch_grid
         Field points of the block.
     metric
@@ -80,41 +80,59 @@ def judge(
     patch = folding.unfold(patch, patch_grid)
     if folding.jacobian_determinant(patch, patch_grid).min() > 0:
         patch = folding.ease_back(patch, patch_grid, window.before, window.before_grid)
-    # What is judged is what will be used: the update between field points.
+    # The update is judged as it will be used: interpolated between field points.
     update = kernels.resample_displacement(patch, patch_grid, window.grid)
-    total = kernels.compose_displacements(
-        update, window.grid, window.before, window.before_grid
-    )
-    channels: list[Window | Channel] = [window, *window.others]
-    after = [c.source.resample(total, window.grid, window.grid) for c in channels]
-    both = window.fixed_mask & window.moving_mask & np.isfinite(after).all(axis=0)
-
-    def mean_similarity(images: Sequence[NDArray[np.float32]]) -> float:
-        values = (
-            similarity(metric, c.fixed, image, both, window.grid)
-            for c, image in zip(channels, images, strict=True)
-        )
-        return sum(values) / len(channels)
-
+    before, after, supported = _similarities(window, update, metric)
     verdict = {
-        "similarity_before": mean_similarity([c.moving for c in channels]),
-        "similarity_after": mean_similarity(after),
+        "similarity_before": before,
+        "similarity_after": after,
         "min_jacobian": float(folding.jacobian_determinant(patch, patch_grid).min()),
         "max_update": float(np.sqrt((patch**2).sum(axis=0)).max()),
     }
-    # Half of a window is the overlap and half of the core: beyond it, most voxels of
-    # the core would come from where the method saw nothing.
-    lower, upper = window.grid.bounds
-    farthest = np.abs(patch).reshape(len(patch), -1).max(axis=1)
-    before = int((window.fixed_mask & window.moving_mask).sum())
-    if (
-        farthest > 0.5 * (upper - lower)
-    ).any() or both.sum() < SUPPORTED_SHARE * before:
+    if not supported or _reaches_too_far(patch, window.grid):
         status = BlockStatus.REJECTED
     elif verdict["min_jacobian"] <= 0:
         status = BlockStatus.FOLDED
-    elif not verdict["similarity_after"] >= verdict["similarity_before"]:
+    elif not after >= before:
         status = BlockStatus.NOT_IMPROVED
     else:
         status = BlockStatus.SUCCESS
     return status, patch, verdict
+
+
+def _similarities(
+    window: Window, update: NDArray[np.float32], metric: str
+) -> tuple[float, float, bool]:
+    """Return the similarity before and after an update, and whether it is supported.
+
+    It is where enough voxels of the window still lie on the moving image after it.
+    """
+    grid = window.grid
+    total = kernels.compose_displacements(
+        update, grid, window.before, window.before_grid
+    )
+    channels: list[Window | Channel] = [window, *window.others]
+    after = [channel.source.resample(total, grid, grid) for channel in channels]
+    counted = window.fixed_mask & window.moving_mask
+    both = counted & np.isfinite(after).all(axis=0)
+
+    def mean(images: Sequence[NDArray[np.float32]]) -> float:
+        values = (
+            similarity(metric, channel.fixed, image, both, grid)
+            for channel, image in zip(channels, images, strict=True)
+        )
+        return sum(values) / len(channels)
+
+    supported = both.sum() >= SUPPORTED_SHARE * int(counted.sum())
+    return mean([channel.moving for channel in channels]), mean(after), bool(supported)
+
+
+def _reaches_too_far(patch: NDArray[np.float32], grid: Grid) -> bool:
+    """Return whether an update moves a point by more than half of the window.
+
+    Half of a window is the overlap and half of the core. Beyond it, most voxels of the
+    core would come from where the method saw nothing.
+    """
+    lower, upper = grid.bounds
+    farthest = np.abs(patch).reshape(len(patch), -1).max(axis=1)
+    return bool((farthest > 0.5 * (upper - lower)).any())

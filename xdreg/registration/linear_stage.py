@@ -1,40 +1,168 @@
-"""What runs on a worker with two whole images, at a coarse level: linear stages.
+"""Linear stages and the choice of a metric: work on two whole images at a coarse level.
 
-And the look that chooses a metric, which starts the same way.
+`run_linear` and `choose_metric` run where the registration was started. They store
+their results in the work directory, and send `register_linear` and `compare_metrics`
+to a worker as one task.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import dask
 import numpy as np
 import xarray as xr
+from dask.system import CPU_COUNT
 
-from xdreg.engines import elastix
+from xdreg.engines import elastix, metric_choice
 from xdreg.engines.linear import FULL_OVERLAP, linear
-from xdreg.engines.metric_choice import Choice, choose_metric
-from xdreg.engines.pose import Pose, find_pose
-from xdreg.errors import MethodTimeout
+from xdreg.engines.metric_choice import Choice
+from xdreg.engines.pose import DOUBTFUL, Pose, find_pose, pose_text
+from xdreg.errors import MethodTimeout, warn
+from xdreg.graphs import shared as shared_value
 from xdreg.numerics import kernels
 from xdreg.partition import BlockStatus
 from xdreg.registration.judge import RECORD, similarity
+from xdreg.registration.state import State
 from xdreg.registration.window import Inputs, masked_image, read_window
+from xdreg.registration.workdir import read_json, write_json
 from xdreg.stages import OWN_METRICS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
     from xdreg.grid import Grid
-    from xdreg.stages import OwnMetric
+    from xdreg.registration.planned_stage import PlannedStage
+    from xdreg.registration.planning import Plan
+    from xdreg.registration.state import Diagnostics, Shared
 
+    Matrix = NDArray[np.float64]
 
-#: No fit is believed that shrinks an image along any direction to less than this share
-#: of what it started from: so end images with next to nothing in common.
+_log = logging.getLogger(__name__)
+
+#: A fit that shrinks the image along a direction to less than this share of the start
+#: is rejected. It is what images with next to nothing in common lead to.
 LEAST_STRETCH = 0.1
+
+
+def choose_metric(
+    shared: Shared, plan: Plan, state: State
+) -> tuple[Choice, Pose | None]:
+    """Choose the metric of the stages that have none, or read the earlier choice.
+
+    Returns
+    -------
+    choice : Choice
+    pose : Pose or None
+        The pose found on the way, which the first stage starts from.
+    """
+    file = shared.directory.path / "choice.json"
+    stored = read_json(file)
+    if stored is None:
+        first = plan.stages[0]
+        linear_first = first.options.linear
+        # The level on which the first stage searches the pose, so that it is once.
+        levels = first.fixed_level, first.moving_level
+        if not linear_first:
+            level = plan.fixed.overview
+            like = plan.moving.level_like(plan.fixed.grids[level])
+            levels = level, max(like, plan.moving.overview)
+        task = dask.delayed(compare_metrics, pure=False)(
+            shared_value(shared.inputs(*levels, state, whole=True), "choice"),
+            state.matrix,
+            kind=first.options.name if linear_first else "affine",
+            search=shared.searches_pose and linear_first,
+            threads=CPU_COUNT,
+        )
+        with shared.lines.watch("metric", 1, None):
+            choice, pose = task.compute()
+        found = None if pose is None else pose.to_json()
+        stored = {"choice": asdict(choice), "pose": found}
+        write_json(file, stored)
+    pose = None if stored["pose"] is None else Pose.from_json(stored["pose"])
+    return Choice(**stored["choice"]), pose
+
+
+def run_linear(
+    shared: Shared,
+    number: int,
+    stage: PlannedStage,
+    state: State,
+    pose: Pose | None,
+) -> tuple[State, Diagnostics, dict[str, Any] | None]:
+    """Run a linear stage, or read its earlier result.
+
+    Parameters
+    ----------
+    shared
+        What the stages of the run share.
+    number
+        Position of the stage.
+    stage
+        The stage.
+    state
+        The displacement before it.
+    pose
+        What the first stage starts from, if that was found already.
+
+    Returns
+    -------
+    state : State
+        The displacement after it.
+    diagnostics : dict
+        By name, for the one block.
+    pose : dict or None
+        The pose that it started from, as `Pose.to_dict` describes it.
+    """
+    grid = shared.fixed.grid
+    folder = shared.directory.stage(number)
+    stored = read_json(folder / "linear.json")
+    if stored is None:
+        levels = stage.fixed_level, stage.moving_level
+        task = dask.delayed(register_linear, pure=False)(
+            shared_value(shared.inputs(*levels, state, whole=True), "linear"),
+            state.matrix,
+            kind=stage.options.name,
+            options=stage.engine_options,
+            search=shared.searches_pose and number == 0,
+            pose=pose if number == 0 else None,
+            threads=CPU_COUNT,
+        )
+        with shared.lines.watch(f"{number} {stage.options.name}", 1, None):
+            matrix, record, found = task.compute()
+        folder.mkdir(parents=True, exist_ok=True)
+        stored = {
+            "matrix": matrix.tolist(),
+            "record": {name: float(value) for name, value in record.items()},
+            "pose": None if found is None else found.to_dict(),
+        }
+        write_json(folder / "linear.json", stored)
+    matrix, record, pose_used = (stored[n] for n in ("matrix", "record", "pose"))
+    if pose_used is not None:
+        _report_pose(pose_used, grid.units)
+    unknown = dict.fromkeys(("disagreement", "neighbour_difference"), np.nan)
+    diagnostics = {
+        name: np.full((1,) * grid.ndim, value, np.float32)
+        for name, value in (record | unknown).items()
+    }
+    if state.matrix is not None:
+        return State.linear(np.array(matrix), grid), diagnostics, pose_used
+    return state.preceded(np.array(matrix), grid), diagnostics, pose_used
+
+
+def _report_pose(pose: dict[str, Any], units: str | None) -> None:
+    """Log a pose, and warn if another one fits about as well."""
+    text = pose_text(pose, units)
+    _log.info("pose: %s", text)
+    if pose["margin"] < DOUBTFUL:
+        warn(
+            f"two different poses fit about equally well; took {text}. Check the "
+            "result, and if it is wrong, name where the images meet as initial, a "
+            "matrix or an ITK transform"
+        )
 
 
 @dataclass(frozen=True)
@@ -50,7 +178,7 @@ class Whole:
     moving_grid: Grid
     moving: NDArray[np.float32]
     moving_mask: NDArray[np.bool_]
-    start: NDArray[np.float64]
+    start: Matrix
 
     @property
     def images(self) -> tuple[xr.DataArray, xr.DataArray]:
@@ -60,19 +188,37 @@ class Whole:
             masked_image(self.moving, self.moving_mask, self.moving_grid),
         )
 
+    def quality(self, matrix: Matrix, metric: str) -> float:
+        """Return the similarity after a transform, less where the overlap is small."""
+        pulled = kernels.warp_array(
+            np.where(self.moving_mask, self.moving, np.float32(np.nan)),
+            self.moving_grid,
+            *kernels.affine_displacement(matrix, self.grid),
+            self.grid,
+        )
+        both = self.fixed_mask & np.isfinite(pulled)
+        if not both.any():
+            return 0.0
+        voxel = np.prod(self.grid.spacing)
+        smaller = min(
+            float(self.fixed_mask.sum() * voxel),
+            float(self.moving_mask.sum() * np.prod(self.moving_grid.spacing)),
+        )
+        share = both.sum() * voxel / smaller
+        likeness = similarity(metric, self.fixed, pulled, both, self.grid)
+        return likeness * min(1.0, float(share) / FULL_OVERLAP)
 
-def read_whole(
-    inputs: Inputs, matrix: NDArray[np.float64] | None
-) -> Whole | BlockStatus:
-    """Read both images whole, or say why there is nothing to do.
+
+def read_whole(inputs: Inputs, matrix: Matrix | None) -> Whole | BlockStatus:
+    """Read both images whole, or return a status where there is nothing to register.
 
     Parameters
     ----------
     inputs
         Images at a coarse level, and the field so far.
     matrix : (ndim + 1, ndim + 1) or None
-        The transform so far where it is linear; None where a field came before, which
-        the moving image is then pulled through.
+        The transform so far if it is linear. None after a field: the moving image is
+        then pulled through it.
     """
     grid = inputs.fixed.grid
     everything = tuple(slice(0, n) for n in grid.shape)
@@ -98,32 +244,21 @@ def read_whole(
     return Whole(grid, fixed_values, fixed_mask, *own, matrix)
 
 
-def _flattens(result: NDArray[np.float64], start: NDArray[np.float64]) -> bool:
-    """Tell whether a fit all but projected the image onto a plane or a line."""
-    change = result[:-1, :-1] @ np.linalg.inv(start[:-1, :-1])
-    return bool(np.linalg.svd(change, compute_uv=False).min() < LEAST_STRETCH)
-
-
-def choose(
-    inputs: Inputs,
-    matrix: NDArray[np.float64] | None,
-    *,
-    kind: Any,
-    search: bool,
-    threads: int,
+def compare_metrics(
+    inputs: Inputs, matrix: Matrix | None, *, kind: Any, search: bool, threads: int
 ) -> tuple[Choice, Pose | None]:
-    """Choose a metric for two images, by a look at a coarse level.
+    """Choose a metric for two images on a coarse level.
 
     Parameters
     ----------
     inputs, matrix
-        As for `register_linear`.
+        As for `read_whole`.
     kind
-        What the alignment may do.
+        The kind of linear transform to align them by.
     search
-        Look for the pose first.
+        Search the pose first.
     threads
-        How many share the work.
+        Number of threads.
 
     Returns
     -------
@@ -136,97 +271,73 @@ def choose(
         reason = f"the images cannot be compared: {whole.meaning}"
         return Choice("lncc", reason), None
     start = None if search else whole.start
-    return choose_metric(*whole.images, start=start, kind=kind, threads=threads)
+    return metric_choice.choose_metric(
+        *whole.images, start=start, kind=kind, threads=threads
+    )
 
 
 def register_linear(
     inputs: Inputs,
-    matrix: NDArray[np.float64] | None,
+    matrix: Matrix | None,
     *,
     kind: Any,
-    metric: Any,
-    options: Mapping[str, Any],
+    options: dict[str, Any],
     search: bool,
     pose: Pose | None,
     threads: int,
-) -> tuple[NDArray[np.float64], dict[str, float], Pose | None]:
-    """Register two whole images, at a coarse level, by one linear transform.
+) -> tuple[Matrix, dict[str, float], Pose | None]:
+    """Register two whole images by one linear transform.
 
     Parameters
     ----------
-    inputs
-        The images, both read whole.
-    matrix : (ndim + 1, ndim + 1) or None
-        The transform so far where it is linear; None where a field came before, which
-        the moving image is then pulled through.
-    kind, metric, options
+    inputs, matrix
+        As for `read_whole`.
+    kind, options
         Passed to `xdreg.engines.linear.linear`, or for elastix's metrics to
         `xdreg.engines.elastix.linear`.
     search
-        Look for the pose to start from first, unless ``pose`` is known.
+        Search the pose to start from, unless ``pose`` is given.
     pose
-        What to start from instead of ``matrix``.
+        What to start from in place of ``matrix``.
     threads
-        How many share the search.
+        Number of threads of the search.
 
     Returns
     -------
     matrix : ndarray
         The transform, to be applied *instead of* ``matrix``, or *before* the field
-        where ``matrix`` was None. Where the stage failed, what it started from.
+        where ``matrix`` is None. If the stage failed, what it started from.
     record : dict
         Diagnostics, by their names in ``RECORD``.
     pose : Pose or None
-        Where it started, if it was searched for.
+        Where it started, if that was searched.
     """
     began = time.perf_counter()
-    grid = inputs.fixed.grid
     record = dict.fromkeys(RECORD, float("nan"))
     whole = read_whole(inputs, matrix)
     if isinstance(whole, BlockStatus):
         record["status"] = float(whole)
-        return np.eye(grid.ndim + 1) if matrix is None else matrix, record, None
-    fixed_values, fixed_mask = whole.fixed, whole.fixed_mask
-    moving_values, moving_mask = whole.moving, whole.moving_mask
-    moving_grid, start = whole.moving_grid, whole.start
-    fixed, moving = whole.images
-    smaller = min(
-        float(mask.sum() * np.prod(own.spacing))
-        for mask, own in ((fixed_mask, grid), (moving_mask, moving_grid))
-    )
-
-    def quality(candidate: NDArray[np.float64]) -> float:
-        """Return the similarity, less where the images overlap little."""
-        pulled = kernels.warp_array(
-            np.where(moving_mask, moving_values, np.float32(np.nan)),
-            moving_grid,
-            *kernels.affine_displacement(candidate, grid),
-            grid,
+        return (
+            np.eye(inputs.fixed.grid.ndim + 1) if matrix is None else matrix,
+            record,
+            None,
         )
-        both = fixed_mask & np.isfinite(pulled)
-        if not both.any():
-            return 0.0
-        share = both.sum() * np.prod(grid.spacing) / smaller
-        likeness = similarity(metric, fixed_values, pulled, both, grid)
-        return likeness * min(1.0, float(share) / FULL_OVERLAP)
-
-    record["similarity_before"] = quality(start)
+    metric = options["metric"]
+    record["similarity_before"] = whole.quality(whole.start, metric)
+    start = whole.start
     try:
         if search and pose is None:
-            across = metric in ("mind", "mi")
-            own: OwnMetric = "mind" if across else "lncc"
-            pose = find_pose(fixed, moving, kind=kind, metric=own, threads=threads)
+            own: Any = "mind" if metric in ("mind", "mi") else "lncc"
+            pose = find_pose(*whole.images, kind=kind, metric=own, threads=threads)
         if pose is not None:
             start = pose.matrix
         engine = linear if metric in OWN_METRICS else elastix.linear
-        result = engine(
-            fixed, moving, kind=kind, metric=metric, initial=start, **options
-        )
-        record["similarity_after"] = quality(result)
+        result = engine(*whole.images, kind=kind, initial=start, **options)
+        record["similarity_after"] = whole.quality(result, metric)
         record["min_jacobian"] = float(np.linalg.det(result[:-1, :-1]))
         if record["min_jacobian"] <= 0 or _flattens(result, start):
             status, result = BlockStatus.FOLDED, start
-        elif not record["similarity_after"] >= quality(start):
+        elif not record["similarity_after"] >= whole.quality(start, metric):
             status, result = BlockStatus.NOT_IMPROVED, start
         else:
             status = BlockStatus.SUCCESS
@@ -235,3 +346,9 @@ def register_linear(
     record["status"] = float(status)
     record["seconds"] = time.perf_counter() - began
     return result, record, pose
+
+
+def _flattens(result: Matrix, start: Matrix) -> bool:
+    """Return whether a fit nearly projects the image onto a plane or a line."""
+    change = result[:-1, :-1] @ np.linalg.inv(start[:-1, :-1])
+    return bool(np.linalg.svd(change, compute_uv=False).min() < LEAST_STRETCH)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -15,28 +15,25 @@ import numpy as np
 import xarray as xr
 
 from xdreg.fields.field import open_displacement
-from xdreg.registration.inputs import Mask
-from xdreg.registration.planned_stage import PlannedStage
-from xdreg.registration.planning import Plan
 from xdreg.registration.workdir import LIMITS
-from xdreg.stages import Custom
 from xdreg.stores.pyramid import Pyramid
 from xdreg.stores.readers import ImageReader, source_of
 
 if TYPE_CHECKING:
     from xdreg.grid import Grid
-    from xdreg.stores.channels import Selection
+    from xdreg.registration.planned_stage import PlannedStage
+    from xdreg.registration.planning import Plan
+    from xdreg.registration.source import Mask, PairImage
 
-
-#: Options that decide when and how a block is given up, and nothing else.
+#: Options that decide when and how a block is stopped, and nothing else.
 LIMIT_OPTIONS = ("timeout", "memory_limit", "isolated")
 
-#: What a manifest tells as it is.
+#: Types that a manifest holds as they are.
 _PLAIN = (str, int, float, bool, type(None))
 
 
 def describe_source(pyramid: Pyramid) -> dict[str, Any]:
-    """Describe an image so that a change of it is noticed."""
+    """Return the description of an image; a change of the image changes it."""
     array, grid = pyramid.finest, pyramid.grids[0]
     return {
         "source": str(array.attrs.get("source", "")),
@@ -47,7 +44,7 @@ def describe_source(pyramid: Pyramid) -> dict[str, Any]:
 
 
 def _describe_function(function: Any) -> str:
-    """Name a function, with a token of its source where there is any."""
+    """Return the name of a function, with a token of its source if that is known."""
     if isinstance(function, functools.partial):
         given = dask.base.tokenize(function.args, function.keywords)
         return f"{_describe_function(function.func)} with {given}"
@@ -57,29 +54,23 @@ def _describe_function(function: Any) -> str:
         return f"{name} {dask.base.tokenize(function)}"
     try:
         return f"{name} {dask.base.tokenize(inspect.getsource(named))}"
-    except (OSError, TypeError):  # typed in, or compiled
+    except (OSError, TypeError):  # typed into a prompt, or compiled
         return name
 
 
 def describe_limits(stage: PlannedStage) -> dict[str, Any]:
-    """Describe what a stage may take: it may change when a run goes on."""
+    """Return the limits of a stage, which may change when a run is resumed."""
     given = {name: getattr(stage.options, name, None) for name in LIMIT_OPTIONS}
     return {name: value for name, value in given.items() if value is not None}
 
 
 def describe_stage(stage: PlannedStage) -> dict[str, Any]:
-    """Describe a stage so that a change of its options is noticed."""
-    options = {f.name: getattr(stage.options, f.name) for f in fields(stage.options)}
-    if isinstance(stage.options, Custom):
-        options["method"] = _describe_function(stage.options.method)
-        if callable(stage.options.reduction):
-            options["reduction"] = _describe_function(stage.options.reduction)
-        options["options"] = {
-            key: value if isinstance(value, _PLAIN) else dask.base.tokenize(value)
-            for key, value in stage.options.options.items()
-        }
-    for name in LIMIT_OPTIONS:
-        options.pop(name, None)
+    """Return the description of a stage; a change of an option changes it."""
+    options = {
+        entry.name: _describe_option(getattr(stage.options, entry.name))
+        for entry in fields(stage.options)
+        if entry.name not in LIMIT_OPTIONS
+    }
     return {
         "name": stage.options.name,
         **options,
@@ -90,13 +81,21 @@ def describe_stage(stage: PlannedStage) -> dict[str, Any]:
     }
 
 
+def _describe_option(value: Any) -> Any:
+    if callable(value):
+        return _describe_function(value)
+    if isinstance(value, Mapping):
+        return {
+            key: entry if isinstance(entry, _PLAIN) else dask.base.tokenize(entry)
+            for key, entry in value.items()
+        }
+    return value
+
+
 def run_manifest(
-    plan: Plan,
-    start: Any,
-    masks: Sequence[Mask],
-    select: list[list[dict[str, Selection]]],
+    plan: Plan, start: Any, fixed: PairImage, moving: PairImage
 ) -> dict[str, Any]:
-    """Describe a run so that a work directory knows it again."""
+    """Return the description of a run by which its work directory recognises it."""
     if isinstance(start, np.ndarray):
         begin: Any = start.tolist()
     elif isinstance(start, xr.Dataset):
@@ -106,9 +105,9 @@ def run_manifest(
     return {
         "fixed": describe_source(plan.fixed),
         "moving": describe_source(plan.moving),
-        "fixed_mask": _describe_mask(masks[0]),
-        "moving_mask": _describe_mask(masks[1]),
-        "channels": select,
+        "fixed_mask": _describe_mask(fixed.mask),
+        "moving_mask": _describe_mask(moving.mask),
+        "channels": [list(image.channels) for image in (fixed, moving)],
         "initial": begin,
         "stages": [describe_stage(stage) for stage in plan.stages],
         "versions": versions(),
@@ -121,7 +120,7 @@ def _describe_mask(mask: Mask) -> Any:
 
 
 def _token(transform: Any, grid: Grid) -> str:
-    """Identify an ITK transform by where it maps a coarse grid."""
+    """Return a token of an ITK transform: of its displacement on a coarse grid."""
     from xdreg.numerics.itk_transforms import displacement_from_itk
 
     return str(dask.base.tokenize(displacement_from_itk(transform, grid)))

@@ -1,6 +1,6 @@
 """The map over blocks: the only place where graphs of blocks are built.
 
-A block is a number in a chunked array, mapped by `xarray.map_blocks`; no voxel passes
+A block is a number in a chunked array, mapped by `xarray.map_blocks`. No voxel passes
 through the scheduler.
 """
 
@@ -8,38 +8,35 @@ from __future__ import annotations
 
 import functools
 import itertools
-import pickle
-import zlib
-from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
 import dask
 import dask.array
 import numpy as np
 import xarray as xr
-from dask.highlevelgraph import HighLevelGraph
 
-from xdreg.graphs import MOST_TASKS, Opaque, shared
+from xdreg.graphs import shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dask.typing import Key
     from numpy.typing import NDArray
 
     from xdreg.registration.register_block import BlockTask
 
-    Graph = dict[Key, Any]
     BlockFunction = Callable[[tuple[int, ...], BlockTask], Any]
 
+#: Largest number of tasks of a map. Beyond it a task runs several blocks, so that the
+#: graph stays small: `xarray.map_blocks` makes five small tasks of each. Every block is
+#: still stored when it ends.
+MOST_TASKS = 2_000
 
 #: Blocks per axis that one task compares or blends, which takes milliseconds each.
 TOGETHER = 2
 
 
 def has_workers() -> bool:
-    """Tell whether the active scheduler has anyone to work; a cluster may not yet."""
+    """Return whether the active scheduler has workers; a new cluster may have none."""
     client = getattr(dask.base.get_scheduler(), "__self__", None)
     if client is None or not hasattr(client, "nthreads") or client.asynchronous:
         return True
@@ -61,17 +58,16 @@ def map_over_blocks(
     function
         Module-level function of a block's index and ``task``, which returns numbers.
     task
-        What the blocks share.
+        What all blocks share.
     width
-        How many numbers.
+        Number of values that ``function`` returns.
     give_up
-        Called for a block that takes one worker of a cluster after the other down even
-        when it runs alone, with what the scheduler says, before all others go on. After
-        it ``function`` must return at once for that block. By default such a block ends
-        the run.
+        Called with the scheduler's message for a block that kills the workers of a
+        cluster even when it runs alone. After it ``function`` must return at once for
+        that block. By default such a block ends the run.
     together
-        Blocks per axis that one task runs at least: a task costs the scheduler, and
-        xarray on the worker, several milliseconds.
+        Smallest number of blocks per axis that one task runs. A task costs several
+        milliseconds.
 
     Returns
     -------
@@ -81,7 +77,6 @@ def map_over_blocks(
     numbers = np.arange(partition.size).reshape(partition.counts)
     fewest = int(np.ceil((partition.size / MOST_TASKS) ** (1 / numbers.ndim)))
     together = max(together, fewest)
-    # Of each attempt the tasks have other names: a scheduler remembers failures.
     attempts = itertools.count()
     run = functools.partial(_run, function, task, width)
     while True:
@@ -92,14 +87,13 @@ def map_over_blocks(
             if give_up is None or not suspects:
                 raise
             for number in suspects:
-                # A worker that dies takes what waits there down with it.
+                # A worker that dies may have held other blocks: each is tried alone.
                 try:
                     run(np.full((1,) * numbers.ndim, number), 1, next(attempts))
                 except Exception as again:
                     if not _killed_workers(again):
                         raise
-                    index = np.unravel_index(number, partition.counts)
-                    give_up(tuple(map(int, index)), task, str(again))
+                    give_up(_index(number, task), task, str(again))
 
 
 def _run(
@@ -110,7 +104,7 @@ def _run(
     together: int,
     attempt: int,
 ) -> NDArray[np.float32]:
-    """Call a function for some blocks, ``together`` per axis in a task."""
+    """Call a function for some blocks, ``together`` per axis in each Dask task."""
     dims = tuple(f"block_{dim}" for dim in task.partition.grid.dims)
     blocks = xr.DataArray(dask.array.from_array(numbers, chunks=together), dims=dims)
     template = xr.DataArray(
@@ -121,143 +115,38 @@ def _run(
         ),
         dims=(*dims, "diagnostic"),
     )
-    box = _boxed(shared(task, f"{function.__name__} {attempt}"))
+    # A dashboard shows the name, and a scheduler remembers the failures of an attempt.
+    node = shared(task, f"{function.__name__} {attempt}")
     mapped = xr.map_blocks(
-        _each,
+        run_blocks,
         blocks,
-        args=[xr.DataArray(box)],
+        args=[_without_dims(node)],
         kwargs={"function": function},
         template=template,
     )
-    chunks = _one_task_each(mapped.data, box, function.__name__)
-    return np.asarray(chunks.compute(), np.float32)
+    return np.asarray(mapped.values, np.float32)
 
 
-def _boxed(node: Any) -> dask.array.Array:
-    """Return a node's value as an array without dimensions, which xarray passes on."""
-    box = dask.delayed(_box, pure=True)(node)
-    return dask.array.from_delayed(box, (), dtype=object)
+def _without_dims(node: Any) -> xr.DataArray:
+    """Return a delayed value as an array without dims, which every task is given."""
+    boxed = dask.delayed(_boxed, pure=True)(node)
+    return xr.DataArray(dask.array.from_delayed(boxed, (), dtype=object))
 
 
-def _box(value: Any) -> NDArray[Any]:
+def _boxed(value: Any) -> NDArray[Any]:
     box = np.empty((), object)
     box[()] = value
     return box
 
 
-def _one_task_each(
-    mapped: dask.array.Array, box: dask.array.Array, name: str
-) -> dask.array.Array:
-    """Return the same array, each chunk of which is one task beside what all share.
-
-    `xarray.map_blocks` makes five, and scheduler and workers hold kilobytes of each
-    until the last block is done. They are called by ``name`` on a dashboard.
-    """
-    name = f"{name}-{dask.base.tokenize(mapped.name)}"
-    graph, functions = _with_shared_functions(dict(mapped.__dask_graph__()), name)
-    (boxed,) = dask.core.flatten(box.__dask_keys__())
-    given = boxed, functions.key
-    layer = {
-        (name, *key[1:]): (_Chunk(_behind(key, graph, boxed), key, given), *given)
-        for key in dask.core.flatten(mapped.__dask_keys__())
-    }
-    return dask.array.Array(
-        HighLevelGraph.from_collections(name, layer, dependencies=[box, functions]),
-        name,
-        mapped.chunks,
-        mapped.dtype,
-    )
-
-
-def _with_shared_functions(graph: Graph, name: str) -> tuple[Graph, Any]:
-    """Return a graph that takes closures from a node, and the node.
-
-    xarray's own function is one, which pickles to more than all else of a task.
-    """
-    calls = {k: task for k, task in graph.items() if isinstance(task, tuple) and task}
-    heads = {task[0] for task in calls.values()}
-    closures = [head for head in heads if isinstance(head, FunctionType)]
-    node = dask.delayed(Opaque(closures, name), name=f"functions-{name}")
-    lean = {
-        key: (_call, node.key, closures.index(head), *arguments)
-        for key, (head, *arguments) in calls.items()
-        if head in closures
-    }
-    return graph | lean, node
-
-
-def _call(functions: Opaque, number: int, *arguments: Any) -> Any:
-    return functions.value[number](*arguments)
-
-
-def _behind(key: Key, graph: Graph, given: Key) -> Graph:
-    """Return what a graph does for a key, down to one whose value is given."""
-    part, ahead = {}, {key}
-    while ahead:
-        step = ahead.pop()
-        part[step] = graph[step]
-        ahead |= dask.core.get_dependencies(graph, step) - part.keys() - {given}
-    return part
-
-
-class _Chunk:
-    """A part of a graph as a function of the values that are given to it.
-
-    Once pickled it stays so until it is called: a worker holds every task of a run
-    till the last one is done.
-    """
-
-    def __init__(self, graph: Graph, key: Key, given: tuple[Key, ...]) -> None:
-        self.graph, self.key, self.given = graph, key, given
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        parts = self.graph, self.key, self.given
-        return _PackedChunk, (zlib.compress(cloudpickle.dumps(parts), 1),)
-
-    def __call__(self, *values: Any) -> Any:
-        known = dict(zip(self.given, values, strict=True))
-        return dask.get(self.graph | known, self.key)
-
-
-class _PackedChunk:
-    """A chunk, pickled and compressed."""
-
-    def __init__(self, packed: bytes) -> None:
-        self.packed = packed
-
-    def __call__(self, *values: Any) -> Any:
-        return _Chunk(*pickle.loads(zlib.decompress(self.packed)))(*values)
-
-
-def _killed_workers(error: Exception) -> bool:
-    return str(dask.utils.typename(type(error))).endswith(".KilledWorker")
-
-
-def _suspects(error: Exception, numbers: NDArray[np.intp], together: int) -> list[int]:
-    """Return the blocks of a task that a cluster gave up, having lost workers to it.
-
-    None where what all blocks share took the workers down.
-    """
-    if not _killed_workers(error):
-        return []
-    # A block's key is a name and where the task stands in the array of blocks.
-    key = error.args[0]
-    if not isinstance(key, tuple) or len(key) <= numbers.ndim:
-        return []
-    place = key[1 : 1 + numbers.ndim]
-    among = tuple(slice(i * together, (i + 1) * together) for i in place)
-    return [int(number) for number in numbers[among].ravel()]
-
-
-def _each(
+def run_blocks(
     numbers: xr.DataArray, boxed: xr.DataArray, function: BlockFunction
 ) -> xr.DataArray:
-    """Run the blocks that a chunk of numbers names; name the block where one fails."""
+    """Run the blocks of one Dask task; a failure is noted with the block's index."""
     task: BlockTask = boxed.item()
     results = []
     for number in numbers.values.ravel():
-        unravelled = np.unravel_index(int(number), task.partition.counts)
-        index = tuple(int(i) for i in unravelled)
+        index = _index(number, task)
         try:
             results.append(function(index, task))
         except Exception as error:
@@ -265,3 +154,27 @@ def _each(
             raise
     values = np.asarray(results, np.float32).reshape(*numbers.shape, -1)
     return xr.DataArray(values, dims=(*numbers.dims, "diagnostic"))
+
+
+def _index(number: int, task: BlockTask) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(int(number), task.partition.counts))
+
+
+def _killed_workers(error: Exception) -> bool:
+    return str(dask.utils.typename(type(error))).endswith(".KilledWorker")
+
+
+def _suspects(error: Exception, numbers: NDArray[np.intp], together: int) -> list[int]:
+    """Return the blocks of the task that killed a cluster's workers.
+
+    Returns no block where the value that all tasks share killed them.
+    """
+    if not _killed_workers(error):
+        return []
+    # The key of a task is a name and the position of its chunk of blocks.
+    key = error.args[0]
+    if not isinstance(key, tuple) or len(key) <= numbers.ndim:
+        return []
+    place = key[1 : 1 + numbers.ndim]
+    among = tuple(slice(i * together, (i + 1) * together) for i in place)
+    return [int(number) for number in numbers[among].ravel()]

@@ -1,40 +1,53 @@
-"""One stage of a plan, with everything decided: levels, blocks, method, options."""
+"""One stage of a plan with everything decided: levels, blocks, method, options.
+
+`PLANNED` has one class for each kind of stage. It knows which function registers a
+block, with which options, what that costs, and whether it runs in a process of its own.
+A new method is one file in `xdreg.engines`, a stage in `xdreg.stages` and one entry
+here.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dask.system import CPU_COUNT
 
 from xdreg.engines import elastix
 from xdreg.engines.discrete_search import SEARCH_BYTES
+from xdreg.engines.isolated import Isolated
 from xdreg.engines.linear import linear, linear_displacement
-from xdreg.engines.local_correlation import by_level, local_correlation
+from xdreg.engines.local_correlation import by_level, local_correlation, safer
 from xdreg.partition import Partition
-from xdreg.registration.estimates import (
-    block_memory,
-)
+from xdreg.registration.estimates import block_memory
 from xdreg.stages import (
     OWN_METRICS,
+    Affine,
     BSpline,
     Consensus,
     Custom,
     LocalCorrelation,
+    Rigid,
+    Similarity,
     Stage,
+    Translation,
 )
 from xdreg.stores.pyramid import START_VOXELS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping, Sequence
 
-    from xdreg.stages import MetricOrAuto
+    from xdreg.grid import Grid
+    from xdreg.registration.source import Source
+    from xdreg.stages import MetricOrAuto, RegistrationMethod
 
+    PerAxisVoxels = int | Sequence[int] | None
 
-#: The process of a block may hold so many times what it is estimated to, unless a
-#: limit is given.
+#: The memory limit of an elastix process, as a multiple of its estimate.
 LIMIT_FACTOR = 3
 
-#: Control points of a B-spline, in voxels of the stage's level, unless given.
+#: Control points of a B-spline, in voxels of the stage's level.
 BSPLINE_SPACING_VOXELS = {2: 10, 3: 6}
 
 
@@ -54,11 +67,52 @@ class PlannedStage:
         Whether no stage has a finer level.
     """
 
-    options: Stage
+    #: Largest block, in voxels per axis, unless given.
+    default_block_shape: ClassVar[Mapping[int, int]] = {2: 1024, 3: 192}
+    #: Overlap per side, in voxels, unless given: three to four standard deviations of
+    #: the smoothing of an update of local correlation.
+    default_overlap: ClassVar[Mapping[int, int]] = {2: 32, 3: 8}
+    #: Whether several channels are registered together.
+    joint: ClassVar[bool] = False
+
+    options: Any
     fixed_level: int
     moving_level: int
     partition: Partition
     finest: bool
+
+    @classmethod
+    def cut(
+        cls, stage: Any, grid: Grid, block_shape: PerAxisVoxels, overlap: PerAxisVoxels
+    ) -> Partition:
+        """Return the blocks of a stage on a level's grid.
+
+        Parameters
+        ----------
+        stage : Blockwise
+            Its own shape and overlap come first.
+        grid
+            Grid of the fixed image at the stage's level.
+        block_shape, overlap : voxels
+            Given for all stages; None for the defaults of the method.
+        """
+        shape = stage.block_shape if stage.block_shape is not None else block_shape
+        if shape is None:
+            shape = cls.default_block_shape[grid.ndim]
+        margin = stage.overlap if stage.overlap is not None else overlap
+        step = stage.field_step or 1
+        if margin is None:
+            # Never more than half of a block.
+            bare = Partition.balanced(
+                grid, block_shape=shape, overlap=0, field_step=step
+            )
+            margin = [
+                min(cls.default_overlap[grid.ndim], size // 2)
+                for size in bare.block_shape
+            ]
+        return Partition.balanced(
+            grid, block_shape=shape, overlap=margin, field_step=step
+        )
 
     @property
     def metric(self) -> MetricOrAuto:
@@ -66,107 +120,245 @@ class PlannedStage:
         return self.options.metric or "auto"
 
     @property
-    def method(self) -> Callable[..., Any]:
+    def method(self) -> RegistrationMethod:
         """The function that registers."""
-        if isinstance(self.options, Custom):
-            return self.options.method
-        if isinstance(self.options, LocalCorrelation):
-            return local_correlation
-        if isinstance(self.options, BSpline):
-            return elastix.bspline
-        if isinstance(self.options, Consensus):
-            return linear_displacement
-        return linear if self.metric in (*OWN_METRICS, "auto") else elastix.linear
+        raise NotImplementedError
+
+    @property
+    def isolated_method(self) -> RegistrationMethod:
+        """The same, in a process of its own where it does not start one by itself."""
+        return self.method
 
     @property
     def reduction(self) -> Any:
-        """What makes one transform of the blocks; None where they are blended."""
-        if isinstance(self.options, Consensus):
-            return self.options.transform
-        return getattr(self.options, "reduction", None)
+        """The function or kind that reduces the blocks; None where they are blended."""
+        return None
 
     @property
     def by_elastix(self) -> bool:
         """Whether elastix registers, in a process of its own."""
-        return self.method in (elastix.bspline, elastix.linear)
+        return False
 
     @property
     def isolated(self) -> bool:
         """Whether a block runs in a process of its own."""
-        own = isinstance(self.options, Custom) and self.options.isolated
-        return own or self.by_elastix
+        return self.by_elastix
+
+    @property
+    def memory(self) -> int:
+        """The peak memory of one block, in bytes."""
+        return block_memory(
+            self.partition,
+            self.metric,
+            elastix=self.by_elastix,
+            isolated=self.isolated,
+        )
+
+    @property
+    def memory_limit(self) -> int | None:
+        """The memory limit of a block's process, in bytes; None without a limit."""
+        given = getattr(self.options, "memory_limit", None)
+        if given is None and self.by_elastix:
+            return LIMIT_FACTOR * self.memory
+        return given if self.isolated else None
+
+    @property
+    def smoothing(self) -> list[Any]:
+        """The lengths that keep the field smooth, physical units."""
+        return []
+
+    @property
+    def iterations(self) -> str:
+        """The largest number of iterations, as text."""
+        default = signature(self.method).parameters["iterations"].default
+        return str(self.options.iterations or default)
+
+    @property
+    def engine_options(self) -> dict[str, Any]:
+        """Keyword arguments for the method, as far as the plan knows them."""
+        options: dict[str, Any] = self.options.engine_options()
+        options["metric"] = self.metric
+        if self.by_elastix:
+            options["memory_limit"] = self.memory_limit
+        return options
+
+    def block_options(self, fixed: Source, moving: Source) -> dict[str, Any]:
+        """Return keyword arguments for the method, once the images can be read."""
+        return self.engine_options
+
+    def safer_options(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return options for a second attempt at a failed block, if there are any."""
+        return None
+
+
+class PlannedLinear(PlannedStage):
+    """One linear transform of the whole image."""
+
+    @classmethod
+    def cut(
+        cls, stage: Any, grid: Grid, block_shape: PerAxisVoxels, overlap: PerAxisVoxels
+    ) -> Partition:
+        """Return a single block, the whole image."""
+        return Partition(grid, grid.shape, (0,) * grid.ndim, (1,) * grid.ndim)
+
+    @property
+    def method(self) -> RegistrationMethod:
+        """The engine of xdreg or elastix, by the metric."""
+        return linear if self.metric in (*OWN_METRICS, "auto") else elastix.linear
+
+    @property
+    def by_elastix(self) -> bool:
+        """Whether the metric is one of elastix's."""
+        return self.method is elastix.linear
+
+
+class PlannedLocalCorrelation(PlannedStage):
+    """Local correlation or descriptors, in the worker's threads."""
+
+    joint: ClassVar[bool] = True
+
+    @property
+    def method(self) -> RegistrationMethod:
+        """The engine of local correlation."""
+        return local_correlation
 
     @property
     def searches(self) -> bool:
         """Whether a block looks for large motion by a discrete search."""
-        if not isinstance(self.options, LocalCorrelation):
-            return False
         if self.options.search is not None:
-            return self.options.search
+            return bool(self.options.search)
         grid = self.partition.grid
         return self.partition.size == 1 and grid.size <= START_VOXELS[grid.ndim]
 
     @property
     def memory(self) -> int:
         """The peak memory of one block, in bytes."""
-        memory = block_memory(
-            self.partition,
-            self.metric,
-            elastix=self.by_elastix,
-            isolated=self.isolated,
-        )
-        return memory + (SEARCH_BYTES if self.searches else 0)
+        return super().memory + (SEARCH_BYTES if self.searches else 0)
 
     @property
-    def memory_limit(self) -> int | None:
-        """Bytes that the process of a block may hold; None where it has none."""
-        if not self.isolated:
-            return None
-        given = getattr(self.options, "memory_limit", None)
-        if given is not None:
-            return int(given)
-        return LIMIT_FACTOR * self.memory if self.by_elastix else None
-
-    @property
-    def smoothness(self) -> str:
-        """What keeps the field smooth, as text: lengths in the units of the grid."""
-        lengths: list[Any] = []
-        if isinstance(self.options, LocalCorrelation):
-            names = ("update_sigma", "field_sigma")
-            lengths += [self.engine_options[name] for name in names]
-        elif isinstance(self.options, BSpline):
-            lengths.append(self.engine_options["grid_spacing"])
-        texts = []
-        for length in lengths:
-            axes = length if isinstance(length, (list, tuple)) else [length]
-            numbers = [f"{value:.3g}" for value in axes]
-            alike = len(set(numbers)) == 1
-            texts.append(numbers[0] if alike else " × ".join(numbers))
-        return " / ".join(texts)
-
-    @property
-    def iterations(self) -> str:
-        """How many iterations there are at most, as text."""
-        if isinstance(self.options, Custom):
-            return ""
-        default = signature(self.method).parameters["iterations"].default
-        return str(self.options.iterations or default)
+    def smoothing(self) -> list[Any]:
+        """The smoothing of an update and of the total, physical units."""
+        options = self.engine_options
+        return [options["update_sigma"], options["field_sigma"]]
 
     @property
     def engine_options(self) -> dict[str, Any]:
-        """Keyword arguments for the engine."""
-        options = self.options.engine_options()
-        options["metric"] = self.metric
-        if self.by_elastix:
-            options["memory_limit"] = self.memory_limit
+        """Keyword arguments for the engine, as the level of the stage needs them."""
+        options = super().engine_options | {"search": self.searches}
+        return by_level(options, self.partition.grid, finest=self.finest)
+
+    def block_options(self, fixed: Source, moving: Source) -> dict[str, Any]:
+        """Return the options, with noise and stiffness of the whole images.
+
+        All blocks get the same, so that they agree.
+        """
+        return self.engine_options | {
+            "contrast": list(zip(fixed.contrast, moving.contrast, strict=True)),
+            "stiffness": fixed.stiffness,
+            "threads": max(1, CPU_COUNT // self.partition.size),
+        }
+
+    def safer_options(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return options for a stiffer field."""
+        return safer(options, self.partition.grid)
+
+
+class PlannedBSpline(PlannedStage):
+    """B-splines of elastix. Large blocks come out worse: 64³ voxels by default."""
+
+    default_block_shape: ClassVar[Mapping[int, int]] = {2: 1024, 3: 64}
+    #: A B-spline reaches as far as its control points.
+    default_overlap: ClassVar[Mapping[int, int]] = {2: 16, 3: 16}
+
+    @property
+    def method(self) -> RegistrationMethod:
+        """Elastix's B-splines."""
+        return elastix.bspline
+
+    @property
+    def by_elastix(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def smoothing(self) -> list[Any]:
+        """The distance of control points, physical units."""
+        return [self.engine_options["grid_spacing"]]
+
+    @property
+    def engine_options(self) -> dict[str, Any]:
+        """Keyword arguments for elastix."""
+        options = super().engine_options
         grid = self.partition.grid
-        if isinstance(self.options, LocalCorrelation):
-            options["search"] = self.searches
-            options = by_level(options, grid, finest=self.finest)
-        if isinstance(self.options, BSpline):
-            spacing = self.options.grid_spacing
-            if spacing is None:
-                voxels = BSPLINE_SPACING_VOXELS[grid.ndim]
-                spacing = [voxels * step for step in grid.spacing]
-            options["grid_spacing"] = spacing
+        if self.options.grid_spacing is None:
+            voxels = BSPLINE_SPACING_VOXELS[grid.ndim]
+            options["grid_spacing"] = [voxels * step for step in grid.spacing]
         return options
+
+
+class PlannedConsensus(PlannedStage):
+    """Linear transforms of blocks, reduced to the one on which they agree."""
+
+    @property
+    def method(self) -> RegistrationMethod:
+        """The linear engine of xdreg."""
+        return linear_displacement
+
+    @property
+    def reduction(self) -> Any:
+        """The kind of linear transform."""
+        return self.options.transform
+
+
+class PlannedCustom(PlannedStage):
+    """A user's method."""
+
+    @property
+    def method(self) -> RegistrationMethod:
+        """The user's function."""
+        return self.options.method  # type: ignore[no-any-return]
+
+    @property
+    def isolated_method(self) -> RegistrationMethod:
+        """The user's function, called in an engine process unless told otherwise."""
+        if not self.isolated:
+            return self.method
+        return Isolated.of(self.method, self.options.timeout, self.memory_limit)
+
+    @property
+    def reduction(self) -> Any:
+        """The user's function or kind; None where blocks are blended."""
+        return self.options.reduction
+
+    @property
+    def isolated(self) -> bool:
+        """Whether the user left it so."""
+        return bool(self.options.isolated)
+
+    @property
+    def iterations(self) -> str:
+        """Nothing: only the method knows."""
+        return ""
+
+    @property
+    def engine_options(self) -> dict[str, Any]:
+        """The user's keyword arguments."""
+        return dict(self.options.options)
+
+
+#: What each kind of stage is planned as.
+PLANNED: Mapping[type[Stage], type[PlannedStage]] = {
+    Translation: PlannedLinear,
+    Rigid: PlannedLinear,
+    Similarity: PlannedLinear,
+    Affine: PlannedLinear,
+    LocalCorrelation: PlannedLocalCorrelation,
+    BSpline: PlannedBSpline,
+    Consensus: PlannedConsensus,
+    Custom: PlannedCustom,
+}
+
+
+def planned_kind(stage: Stage) -> type[PlannedStage]:
+    """Return the class in `PLANNED` for a stage, or for a subclass of one."""
+    return next(PLANNED[kind] for kind in type(stage).__mro__ if kind in PLANNED)

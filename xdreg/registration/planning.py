@@ -1,4 +1,4 @@
-"""What a registration will do, decided before anything runs: levels, stages, blocks."""
+"""The plan of a registration, made before anything runs: levels, stages, blocks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dask.utils import format_bytes
 
 from xdreg.coordinates import spatial_dims
 from xdreg.errors import InputError
-from xdreg.partition import Partition
 from xdreg.registration.estimates import (
     PROCESS_BYTES,
     THREADED,
@@ -18,13 +17,11 @@ from xdreg.registration.estimates import (
     field_bytes,
     patch_bytes,
 )
-from xdreg.registration.planned_stage import PlannedStage
+from xdreg.registration.planned_stage import PlannedStage, planned_kind
 from xdreg.stages import (
     OWN_METRICS,
     Affine,
-    Blockwise,
     BSpline,
-    Linear,
     LocalCorrelation,
     Rigid,
     Stage,
@@ -36,22 +33,10 @@ from xdreg.stores.pyramid import Pyramid, build_pyramid, image_levels
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from xdreg.grid import Grid
     from xdreg.stages import Metric, MetricOrAuto
 
-
-#: A level of at most so many voxels is registered linearly, whole.
+#: Largest level that is registered linearly, whole, in voxels.
 LINEAR_VOXELS = {2: 512**2, 3: 400_000}
-
-#: Voxels per axis of a block, unless given. What elastix costs goes by samples and
-#: iterations, far less by a block's size; but a large block comes out worse.
-BLOCK_SHAPE = {2: 1024, 3: 192}
-BSPLINE_BLOCK_SHAPE = {2: 1024, 3: 64}
-
-#: Overlap per side, unless given, in voxels: three to four sigma of what smooths an
-#: update of local correlation. A B-spline reaches with its control points.
-OVERLAP_VOXELS = {2: 32, 3: 8}
-BSPLINE_OVERLAP_VOXELS = {2: 16, 3: 16}
 
 
 @dataclass(frozen=True)
@@ -72,7 +57,7 @@ class Plan:
 
     @property
     def undecided(self) -> bool:
-        """Whether a stage's metric is still to be chosen."""
+        """Whether the metric of a stage is still to be chosen."""
         return any(stage.options.metric is None for stage in self.stages)
 
     def decided(self, metric: Metric) -> Plan:
@@ -88,7 +73,7 @@ class Plan:
         return stage.memory
 
     def bytes_read(self, stage: PlannedStage) -> int:
-        """Return what a stage reads, in bytes, chunk rounding left out."""
+        """Return the bytes that a stage reads, without rounding up to chunks."""
         return bytes_read(
             stage.partition,
             self.fixed.dtype(stage.fixed_level),
@@ -104,20 +89,20 @@ class Plan:
         threads
             Blocks that it runs at once.
         """
-        largest = max(self.block_memory(stage) for stage in self.stages)
+        largest = max(stage.memory for stage in self.stages)
         kept = THREADED if threads > 1 else 1
         return PROCESS_BYTES + round(threads * kept * largest)
 
     def workdir_bytes(self, *, kept: bool = True) -> int:
-        """Return what the work directory takes at most, in bytes.
+        """Return the largest size of the work directory, in bytes.
 
         Parameters
         ----------
         kept
-            Whether ``workdir`` is given; a temporary directory drops the patches of a
+            Whether ``workdir`` is given. A temporary directory drops the patches of a
             stage once they are blended.
         """
-        parts = [s.partition for s in self.stages if isinstance(s.options, Blockwise)]
+        parts = [stage.partition for stage in self.stages if not stage.options.linear]
         patches = [patch_bytes(part) for part in parts]
         levels = (
             (self.fixed, [stage.fixed_level for stage in self.stages]),
@@ -131,48 +116,41 @@ class Plan:
 
     def table(self) -> list[dict[str, str]]:
         """Return one row per stage, as text."""
-        rows = []
-        for number, stage in enumerate(self.stages):
-            partition = stage.partition
-            rows.append(
-                {
-                    "stage": f"{number} {stage.options.name}",
-                    "metric": stage.metric,
-                    "level": f"{stage.fixed_level} / {stage.moving_level}",
-                    "image": " × ".join(map(str, partition.grid.shape)),
-                    "blocks": " × ".join(map(str, partition.counts)),
-                    "window": " × ".join(map(str, partition.window_shape)),
-                    "field points": " × ".join(map(str, partition.field_grid.shape)),
-                    "smoothing": stage.smoothness,
-                    "iterations": stage.iterations,
-                    "memory": format_bytes(self.block_memory(stage)),
-                    "reads": format_bytes(self.bytes_read(stage)),
-                }
-            )
-        return rows
+        return [
+            {
+                "stage": f"{number} {stage.options.name}",
+                "metric": stage.metric,
+                "level": f"{stage.fixed_level} / {stage.moving_level}",
+                "image": _times(stage.partition.grid.shape),
+                "blocks": _times(stage.partition.counts),
+                "window": _times(stage.partition.window_shape),
+                "field points": _times(stage.partition.field_grid.shape),
+                "smoothing": " / ".join(map(_lengths, stage.smoothing)),
+                "iterations": stage.iterations,
+                "memory": format_bytes(stage.memory),
+                "reads": format_bytes(self.bytes_read(stage)),
+            }
+            for number, stage in enumerate(self.stages)
+        ]
 
     def __str__(self) -> str:
-        """Lay the table out in columns."""
+        """Return the table in columns, and notes below it."""
         rows = self.table()
-        names = list(rows[0])
-        widths = {n: max(len(n), *(len(row[n]) for row in rows)) for n in names}
-        lines = ["  ".join(n.ljust(widths[n]) for n in names).rstrip()]
-        lines += [
-            "  ".join(r[n].ljust(widths[n]) for n in names).rstrip() for r in rows
+        names = {name: name for name in rows[0]}
+        widths = {n: max(len(row[n]) for row in [names, *rows]) for n in names}
+        lines = [
+            "  ".join(row[n].ljust(widths[n]) for n in names).rstrip()
+            for row in [names, *rows]
         ]
         units = self.fixed.grids[0].units or "the units of the coordinates"
-        lines.append(
+        lines += [
             f"smoothing in {units}: of an update / of the total, or the distance of "
-            "control points"
-        )
-        lines.append(
-            "memory is that of one block; a worker that runs one at a time takes "
-            f"{format_bytes(self.worker_memory())}"
-        )
-        lines.append(
-            f"the work directory takes {format_bytes(self.workdir_bytes())}; a "
-            f"temporary one {format_bytes(self.workdir_bytes(kept=False))}"
-        )
+            "control points",
+            "memory is that of one block; a worker that runs one at a time needs "
+            f"{format_bytes(self.worker_memory())}",
+            f"the work directory needs {format_bytes(self.workdir_bytes())}; a "
+            f"temporary one {format_bytes(self.workdir_bytes(kept=False))}",
+        ]
         if self.undecided:
             lines.append("auto: lncc or mind, chosen when the run starts")
         return "\n".join(lines)
@@ -180,11 +158,22 @@ class Plan:
     __repr__ = __str__
 
 
+def _times(numbers: Iterable[object]) -> str:
+    return " × ".join(map(str, numbers))
+
+
+def _lengths(value: Any) -> str:
+    """Return a length, or one per axis, as text."""
+    axes = value if isinstance(value, (list, tuple)) else [value]
+    numbers = [f"{length:.3g}" for length in axes]
+    return numbers[0] if len(set(numbers)) == 1 else _times(numbers)
+
+
 def make_plan(
     fixed: Any,
     moving: Any,
     *,
-    stages: Sequence[Any] | None,
+    stages: Any,
     metric: MetricOrAuto,
     block_shape: int | Sequence[int] | None,
     overlap: int | Sequence[int] | None,
@@ -200,9 +189,9 @@ def make_plan(
         Stages or functions; None for the default: affine, then local correlation
         from coarse to fine.
     metric, block_shape, overlap
-        For every stage that does not say otherwise.
+        For every stage that does not have its own.
     initial_is_field
-        Whether the run starts from a field, which makes the default skip linear stages.
+        Whether the run starts from a field. Then the default has no linear stage.
 
     Raises
     ------
@@ -210,6 +199,36 @@ def make_plan(
         If the images do not go together, or an option does not fit them.
     """
     check_metric(metric, auto=True)
+    fixed_pyramid, moving_pyramid = _pyramids(fixed, moving)
+    chosen = (
+        _default_stages(fixed_pyramid, metric, linear=not initial_is_field)
+        if stages is None
+        else _as_stages(stages)
+    )
+    levels = _levels(chosen, fixed_pyramid)
+    planned = []
+    for stage, level in zip(chosen, levels, strict=True):
+        grid = fixed_pyramid.grids[level]
+        stage.check_axes(grid.ndim)
+        finest = level == min(levels)
+        options: Any = replace(stage, level=level)
+        if not stage.linear and options.field_step is None:
+            options = replace(options, field_step=2 if finest else 1)
+        kind = planned_kind(stage)
+        planned.append(
+            kind(
+                options.with_metric(metric),
+                level,
+                moving_pyramid.level_like(grid),
+                kind.cut(options, grid, block_shape, overlap),
+                finest,
+            )
+        )
+    return Plan(tuple(planned), fixed_pyramid, moving_pyramid)
+
+
+def _pyramids(fixed: Any, moving: Any) -> tuple[Pyramid, Pyramid]:
+    """Return the pyramids of a pair, in the units of the fixed image."""
     fixed_pyramid = build_pyramid(image_levels(fixed, "fixed"), "fixed")
     grid = fixed_pyramid.grids[0]
     moving_levels = image_levels(moving, "moving")
@@ -220,80 +239,54 @@ def make_plan(
             "plane of the larger one, for example moving.isel(z=0)"
         )
         raise InputError(msg)
-    moving_pyramid = build_pyramid(moving_levels, "moving", grid.units)
-    linear_level = fixed_pyramid.level_within(LINEAR_VOXELS[grid.ndim])
-    if stages is None:
-        first: list[Stage] = (
-            [Affine()] if metric in (*OWN_METRICS, "auto") else [Rigid(), Affine()]
-        )
-        chosen = [] if initial_is_field else first
-        # Only elastix knows squared differences.
-        deformable = BSpline if metric == "msd" else LocalCorrelation
-        # What elastix cannot do in a moment it need not do at more levels than it must.
-        by_spline = deformable is BSpline
-        coarsest = fixed_pyramid.overview if by_spline else fixed_pyramid.start
-        chosen += [deformable(level=level) for level in range(coarsest, -1, -1)]
-    else:
-        several = isinstance(stages, Iterable) and not callable(stages)
-        chosen = [as_stage(stage) for stage in (stages if several else [stages])]
+    return fixed_pyramid, build_pyramid(moving_levels, "moving", grid.units)
+
+
+def _default_stages(
+    fixed: Pyramid, metric: MetricOrAuto, *, linear: bool
+) -> list[Stage]:
+    """Return linear stages, then a deformable one for each level, coarse to fine."""
+    stages: list[Stage] = []
+    if linear:
+        own = metric in (*OWN_METRICS, "auto")
+        stages = [Affine()] if own else [Rigid(), Affine()]
+    # Only elastix has squared differences. It is slow, so it starts at a finer level.
+    by_spline = metric == "msd"
+    deformable = BSpline if by_spline else LocalCorrelation
+    coarsest = fixed.overview if by_spline else fixed.start
+    return stages + [deformable(level=level) for level in range(coarsest, -1, -1)]
+
+
+def _as_stages(stages: Any) -> list[Stage]:
+    """Return a stage, a function or an iterable of them as stages."""
+    several = isinstance(stages, Iterable) and not callable(stages)
+    chosen = [as_stage(stage) for stage in (stages if several else [stages])]
     if not chosen:
         msg = "stages is empty; give at least one, or leave it out for the default"
         raise InputError(msg)
-    blockwise = [stage for stage in chosen if isinstance(stage, Blockwise)]
+    return chosen
+
+
+def _levels(stages: Sequence[Stage], fixed: Pyramid) -> list[int]:
+    """Return the level of each stage.
+
+    By default linear stages run on a level that is small enough to be read whole, the
+    last deformable stage on the finest level, and those before it on coarser ones.
+    """
+    coarsest = len(fixed.grids) - 1
+    linear_level = fixed.level_within(LINEAR_VOXELS[fixed.grids[0].ndim])
+    later = sum(not stage.linear for stage in stages)
     levels = []
-    for stage in chosen:
+    for stage in stages:
+        later -= not stage.linear
         level = stage.level
         if level is None:
-            later = (
-                len(blockwise)
-                - 1
-                - next((i for i, s in enumerate(blockwise) if s is stage), 0)
-            )
-            level = linear_level if isinstance(stage, Linear) else later
-            level = min(level, len(fixed_pyramid.grids) - 1)
-        if level >= len(fixed_pyramid.grids):
+            level = min(linear_level if stage.linear else later, coarsest)
+        if level > coarsest:
             msg = (
                 f"stage {stage.name} asks for level {level}; fixed has levels 0 to "
-                f"{len(fixed_pyramid.grids) - 1}"
+                f"{coarsest}"
             )
             raise InputError(msg)
         levels.append(level)
-    planned = []
-    for stage, level in zip(chosen, levels, strict=True):
-        level_grid = fixed_pyramid.grids[level]
-        stage.check_axes(grid.ndim)
-        finest = level == min(levels)
-        if isinstance(stage, Blockwise) and stage.field_step is None:
-            stage = replace(stage, field_step=2 if finest else 1)
-        planned.append(
-            PlannedStage(
-                replace(stage.with_metric(metric), level=level),
-                level,
-                moving_pyramid.level_like(level_grid),
-                _partition(stage, level_grid, block_shape, overlap),
-                finest,
-            )
-        )
-    return Plan(tuple(planned), fixed_pyramid, moving_pyramid)
-
-
-def _partition(
-    stage: Stage,
-    grid: Grid,
-    block_shape: int | Sequence[int] | None,
-    overlap: int | Sequence[int] | None,
-) -> Partition:
-    if not isinstance(stage, Blockwise):
-        return Partition(grid, grid.shape, (0,) * grid.ndim, (1,) * grid.ndim)
-    shape = stage.block_shape if stage.block_shape is not None else block_shape
-    by_spline = isinstance(stage, BSpline)
-    if shape is None:
-        shape = (BSPLINE_BLOCK_SHAPE if by_spline else BLOCK_SHAPE)[grid.ndim]
-    margin = stage.overlap if stage.overlap is not None else overlap
-    step = stage.field_step or 1
-    if margin is None:
-        # Never more than fits.
-        bare = Partition.balanced(grid, block_shape=shape, overlap=0, field_step=step)
-        reach = (BSPLINE_OVERLAP_VOXELS if by_spline else OVERLAP_VOXELS)[grid.ndim]
-        margin = [min(reach, size // 2) for size in bare.block_shape]
-    return Partition.balanced(grid, block_shape=shape, overlap=margin, field_step=step)
+    return levels

@@ -1,4 +1,4 @@
-"""What a user calls to register a pair: everything is checked, then it runs."""
+"""The functions that register a pair, and plan it: checks first, then the run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ import xarray as xr
 
 from xdreg.errors import InputError
 from xdreg.registration.inputs import (
-    check_joint,
-    check_mask,
     check_overlap,
-    mask_pyramid,
+    pair_images,
     retried,
-    selections,
     starting_point,
 )
 from xdreg.registration.manifest import run_manifest
@@ -51,7 +48,7 @@ def register(
 ) -> xr.Dataset:
     """Find the displacement field that maps the fixed image onto the moving one.
 
-    Runs stage by stage, coarse to fine, each cut in overlapping blocks. With a
+    Runs stage by stage, from coarse to fine, each in overlapping blocks. With a
     ``dask.distributed`` client active the blocks run there, else on all local cores.
 
     Parameters
@@ -65,39 +62,39 @@ def register(
     metric
         ``"lncc"``, local correlation, or ``"ncc"`` for images of one modality;
         ``"mind"``, self-similarity, or ``"mi"``, mutual information, across modalities
-        and stains; ``"msd"`` where intensities are equal. A stage that lacks it takes
-        the nearest that it has. By default ``"auto"``, ``"lncc"`` or ``"mind"`` by a
-        look at a coarse level; the field's attribute ``metric`` says which and why.
+        and stains; ``"msd"`` where intensities are equal. A stage that lacks it uses
+        the nearest that it has. With ``"auto"``, the default, ``"lncc"`` or ``"mind"``
+        is chosen on a coarse level; the field's attribute ``metric`` states which and
+        why.
     block_shape
-        Voxels of a block, at the stage's level; one number or one per dim.
+        Size of a block in voxels of the stage's level; one number or one per dim.
     overlap
         Voxels by which a block's window exceeds it on every side.
     fixed_mask, moving_mask : DataArray, DataTree or "auto", optional
         Voxels that count are not zero. On the grid of any level of its image.
-        ``"auto"`` leaves out a uniform background around the content, except from
-        linear stages, which live on the content's outline.
+        ``"auto"`` leaves out a uniform background around the content, except in linear
+        stages, which need the content's outline.
     initial : itk.Transform, Dataset or (ndim + 1, ndim + 1) array, optional
         Where to start: a transform, a field, or a homogeneous matrix in dims order,
         fixed → moving, physical units.
     channel, moving_channel
         Index or name of the channel to register, or ``"luminance"`` of an RGB image
-        (weights of ITU-R BT.709); ``moving_channel`` is ``channel`` unless given, where
-        the moving image has any. A list of channels, or ``"all"``, is registered
-        jointly: in `LocalCorrelation` the forces of all are summed, each channel of the
-        fixed image pulling at that of the moving one; the pose, linear stages and the
-        choice of a metric go by the first.
+        (weights of ITU-R BT.709). ``moving_channel`` is ``channel`` unless given, if
+        the moving image has channels. A list of channels, or ``"all"``, is registered
+        jointly: `LocalCorrelation` sums the forces of all pairs of channels; the pose,
+        linear stages and the choice of a metric use the first.
     workdir
-        Directory to keep the run in; the same call again resumes it. By default a
-        temporary one, removed when Python ends. A plan tells its size.
+        Directory to keep the run in. The same call again resumes it. By default a
+        temporary one, removed when Python ends. A plan states its size.
     retry
-        Statuses of blocks that are to run again when a run is resumed, such as
-        ``("crashed", "timeout")``; what was made with them is made anew. Only
+        Statuses of blocks that run again when a run is resumed, such as
+        ``("crashed", "timeout")``; results that depend on them are made again. Only
         ``timeout`` and ``memory_limit`` may differ from the earlier call.
     progress
         Show a line per stage, on a terminal and in a notebook. Or a function that is
-        called with an `xdreg.Advance` as the run goes on, from any thread; if
-        it raises, no further block begins and ``register`` raises the same. What is
-        done stays in ``workdir``.
+        called with an `xdreg.Advance` during the run, from any thread. If it raises, no
+        further block starts and ``register`` raises the same; finished blocks stay in
+        ``workdir``.
     compute
         False checks everything and returns a ``dask.delayed`` object that runs.
 
@@ -111,7 +108,7 @@ def register(
     Raises
     ------
     InputError
-        If anything given does not fit, before any block runs.
+        If an argument does not fit, before any block runs.
     MethodError
         If every block of a stage fails.
 
@@ -134,38 +131,22 @@ def register(
     )
     start = starting_point(initial, plan.fixed.grids[0])
     check_overlap(plan, start)
-    if moving_channel is None and "c" in plan.moving.finest.dims:
-        moving_channel = channel
-    select = [
-        selections(pyramid, chosen, name)
-        for pyramid, chosen, name in (
-            (plan.fixed, channel, "fixed"),
-            (plan.moving, moving_channel, "moving"),
-        )
-    ]
-    check_joint(plan, select)
-    masks = [
-        mask_pyramid(mask, pyramid.grids[0], name)
-        for mask, pyramid, name in (
-            (fixed_mask, plan.fixed, "fixed_mask"),
-            (moving_mask, plan.moving, "moving_mask"),
-        )
-    ]
-    for pyramid, name in zip(masks, ("fixed_mask", "moving_mask"), strict=True):
-        check_mask(pyramid, name)
+    pair = pair_images(plan, (channel, moving_channel), (fixed_mask, moving_mask))
     again = retried(retry, workdir)
     # Made here and not where a delayed run ends up, so that it lasts as long as this
     # Python.
     directory = WorkDirectory(workdir)
-    manifest = run_manifest(plan, start, masks, select)
+    manifest = run_manifest(plan, start, *pair)
     with directory.writing():
         directory.claim(manifest)
-    run = Run(plan, directory, select, masks, start, manifest, progress, again)
-    return run() if compute else dask.delayed(run, pure=False)()  # type: ignore[no-any-return]
+    run = Run(plan, *pair, start, directory, manifest, tuple(again))
+    if compute:
+        return run(progress)
+    return dask.delayed(run, pure=False)(progress)  # type: ignore[no-any-return]
 
 
 def plan(fixed: Any, moving: Any, **options: Any) -> Plan:
-    """Return what `register` would do with the same arguments; nothing runs.
+    """Return the plan of `register` with the same arguments; nothing runs.
 
     Parameters
     ----------
@@ -178,8 +159,8 @@ def plan(fixed: Any, moving: Any, **options: Any) -> Plan:
     Returns
     -------
     Plan
-        Printing it shows a table of stages. The metric ``"auto"`` stays open: choosing
-        would read the images.
+        Printing it shows a table of stages. The metric ``"auto"`` is not chosen yet:
+        that would read the images.
     """
     initial = options.pop("initial", None)
     defaults: dict[str, Any] = {
@@ -203,7 +184,7 @@ def plan(fixed: Any, moving: Any, **options: Any) -> Plan:
 
 
 def _is_field_like(initial: Any) -> bool:
-    """Tell whether a run starts from more than a linear transform."""
+    """Return whether a run starts from more than a linear transform."""
     if hasattr(initial, "IsLinear"):
         return not initial.IsLinear()
     return isinstance(initial, xr.Dataset)

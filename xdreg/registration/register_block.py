@@ -1,8 +1,8 @@
-"""What runs on a worker: registering one block, blending one field chunk.
+"""The registration of one block, on a worker.
 
-Functions here see arrays, readers and grids; they never build graphs. A block leaves
-its patch in the work directory and returns diagnostics only, so no voxels cross the
-scheduler.
+Functions here work with arrays, readers and grids, and never build graphs. A block
+stores its patch in the work directory and returns diagnostics only, so no voxel passes
+through the scheduler.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import socket
 import time
 import traceback
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,18 +20,19 @@ from xdreg.errors import Interrupted, MethodTimeout, StoreError, UnreadableError
 from xdreg.partition import MOVING_MARGIN, BlockStatus, Partition
 from xdreg.registration.block_array import BlockArray, Remembering
 from xdreg.registration.judge import RECORD, judge
-from xdreg.registration.window import Inputs, Window, masked_image, read_window
+from xdreg.registration.window import Inputs, Window, read_window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
+    from pathlib import Path
 
     import zarr
     from numpy.typing import NDArray
 
     from xdreg.grid import Grid
+    from xdreg.stages import RegistrationMethod
 
-
-#: What is tried once more with safer options, where the method has any.
+#: Statuses after which the method runs again with safer options, if it has any.
 TRIED_AGAIN = (
     BlockStatus.NOT_IMPROVED,
     BlockStatus.FOLDED,
@@ -40,22 +40,40 @@ TRIED_AGAIN = (
     BlockStatus.CRASHED,
 )
 
+#: Suffixes of a block's message: why it failed, and why it could not be read.
+FAILED, UNREADABLE = ".txt", ".unreadable"
 
-#: What the message of a block begins with that could not be read.
-UNREADABLE = "unreadable:"
-
-#: A larger share of blocks that cannot be read stops the run: the store is away rather
-#: than damaged, and the stage before would fill more than a quarter of the field.
+#: A larger share of unreadable blocks stops the run: the store is not available rather
+#: than damaged, and more than a quarter of the field would be that of the stage before.
 MOST_UNREADABLE = 0.25
 
 
 @dataclass(frozen=True)
 class BlockTask:
-    """All that the blocks of one stage need; the same for every block."""
+    """What the blocks of one stage share.
+
+    Parameters
+    ----------
+    inputs
+        The images and the displacement so far.
+    partition
+        The blocks.
+    method, options, safer
+        The function that registers, its options, and those of a second attempt.
+    metric
+        The similarity to judge by.
+    patches, records, disagreement
+        Where each block stores its update, its diagnostics, and its disagreement with
+        the blend.
+    field
+        Where the blended displacement is stored.
+    errors
+        Folder of the blocks' messages.
+    """
 
     inputs: Inputs
     partition: Partition
-    method: Callable[..., Any]
+    method: RegistrationMethod
     options: Mapping[str, Any]
     safer: Mapping[str, Any] | None
     metric: str
@@ -67,11 +85,11 @@ class BlockTask:
 
     @property
     def stopped(self) -> Path:
-        """A file that appears when no further block is to begin."""
+        """A file that exists when no further block is to start."""
         return self.errors.parent / "stopped"
 
     def __dask_tokenize__(self) -> object:
-        """Identify by where results go: a work directory holds one run."""
+        """Identify by where results are stored: a work directory holds one run."""
         return ("xdreg.BlockTask", str(self.patches.path))
 
     def remembering(self) -> BlockTask:
@@ -82,30 +100,31 @@ class BlockTask:
             records=Remembering(self.records),
         )
 
+    def message(self, index: tuple[int, ...], suffix: str) -> Path:
+        """Return the file of a block's message."""
+        return self.errors / f"{'.'.join(map(str, index))}{suffix}"
+
+    def unreadable(self) -> list[tuple[int, ...]]:
+        """Return the blocks that could not be read, in order."""
+        files = self.errors.glob(f"*{UNREADABLE}")
+        return sorted(tuple(map(int, file.stem.split("."))) for file in files)
+
 
 def register_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float32]:
     """Register one block, store its patch and then its record; return the record.
 
-    A block whose record is stored already is not run again.
+    A block whose record is stored already does not run again.
     """
-    check_there(task)
+    check_directory(task)
     if task.stopped.exists():
-        msg = "the run was stopped; the same call with the same workdir goes on"
+        msg = "the run was stopped; the same call with the same workdir resumes it"
         raise Interrupted(msg)
-    stored = read_record(index, task)
+    stored = task.records.read(index)
     return _register(index, task)[0] if stored is None else stored
 
 
-def read_record(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float32] | None:
-    """Return a block's record; None where it has none that is whole."""
-    return task.records.read(index)
-
-
 def read_patch(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float32]:
-    """Return the patch of a block that succeeded.
-
-    One that is damaged, by a power cut for example, is made again.
-    """
+    """Return the patch of a block that succeeded; register it again if damaged."""
     patch = task.patches.read(index)
     if patch is not None:
         return patch
@@ -120,15 +139,38 @@ def read_patch(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float32]:
     return patch
 
 
+def check_directory(task: BlockTask) -> None:
+    """Raise if the run's directory does not exist.
+
+    A host that does not see it, or lost the mount, would otherwise create its own.
+    """
+    if not task.errors.is_dir():
+        msg = (
+            f"{task.errors.parent} does not exist on {socket.gethostname()}: was a "
+            "disk unmounted, or does this worker not see it? Once it exists, run the "
+            "same again to go on; or name a directory that all workers see"
+        )
+        raise StoreError(msg, workdir=...)
+
+
+def give_up_block(index: tuple[int, ...], task: BlockTask, text: str) -> None:
+    """Record a block as crashed, with a message, unless it has a record."""
+    if task.records.read(index) is not None:
+        return
+    task.message(index, FAILED).write_text(text)
+    record = np.full(len(RECORD), np.nan, np.float32)
+    record[RECORD.index("status")] = BlockStatus.CRASHED
+    task.records[index] = record
+
+
 def _register(
     index: tuple[int, ...], task: BlockTask
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Register one block and store it; return its record and, padded, its patch."""
+    """Register one block and store it; return its record and its padded patch."""
     began = time.perf_counter()
     partition = task.partition
     record = dict.fromkeys(RECORD, np.nan)
-    patch_slices = partition.patch(index)
-    patch_grid = partition.field_grid.window(patch_slices)
+    patch_grid = partition.field_grid.window(partition.patch(index))
     window = _read_block(index, task)
     padded = None
     if isinstance(window, BlockStatus):
@@ -147,36 +189,23 @@ def _register(
     return values, padded
 
 
-def check_there(task: BlockTask) -> None:
-    """Refuse to work where the run's directory is not, or is not any more.
-
-    A host that does not see it, or lost the mount, would begin one of its own.
-    """
-    if not task.errors.is_dir():
-        msg = (
-            f"{task.errors.parent} is not there on {socket.gethostname()}: was a disk "
-            "unmounted, or does this worker not see it? Once it is there, run the same "
-            "again to go on; or name a directory that all workers see"
-        )
-        raise StoreError(msg, workdir=...)
-
-
 def _read_block(index: tuple[int, ...], task: BlockTask) -> Window | BlockStatus:
-    """Read what a block is registered on, or keep why that cannot be read."""
+    """Read the window of a block, or return why there is nothing to register."""
     partition = task.partition
     margin = [
-        MOVING_MARGIN * o * s
-        for o, s in zip(partition.overlap, partition.grid.spacing, strict=True)
+        MOVING_MARGIN * overlap * spacing
+        for overlap, spacing in zip(
+            partition.overlap, partition.grid.spacing, strict=True
+        )
     ]
     try:
         return read_window(task.inputs, partition.window(index), margin)
     except UnreadableError as error:
-        name = ".".join(map(str, index))
-        (task.errors / f"{name}.txt").write_text(f"{UNREADABLE} {error}")
-        found = unreadable(task.errors)
-        if len(found) > MOST_UNREADABLE * partition.size:
+        task.message(index, UNREADABLE).write_text(str(error))
+        count = len(task.unreadable())
+        if count > MOST_UNREADABLE * partition.size:
             msg = (
-                f"{len(found)} of {partition.size} blocks cannot be read, more than "
+                f"{count} of {partition.size} blocks cannot be read, more than "
                 f"{MOST_UNREADABLE:.0%}, so the run stops; the blocks that are done "
                 "stay in the work directory. Call again once the store answers. The "
                 f"last one was block {index}: {error}"
@@ -185,28 +214,18 @@ def _read_block(index: tuple[int, ...], task: BlockTask) -> Window | BlockStatus
         return BlockStatus.UNREADABLE
 
 
-def unreadable(errors: Path) -> list[tuple[int, ...]]:
-    """Return the blocks whose message says that they could not be read, in order."""
-    found = []
-    for file in errors.glob("*.txt"):
-        with file.open() as lines:
-            if lines.read(len(UNREADABLE)) == UNREADABLE:
-                found.append(tuple(int(part) for part in file.stem.split(".")))
-    return sorted(found)
-
-
 def _attempts(
     window: Window, patch_grid: Grid, task: BlockTask, index: tuple[int, ...]
 ) -> tuple[BlockStatus, NDArray[np.float32] | None, dict[str, float]]:
-    """Run the method and judge it; if that fails once more, with safer options."""
+    """Run the method and judge its result; after a failure, with safer options."""
     attempts = [task.options] + ([] if task.safer is None else [task.safer])
     for number, options in enumerate(attempts, start=1):
         patch: NDArray[np.float32] | None = None
         verdict: dict[str, float] = {}
-        status, update, told = _run_method(window, task, options, index)
+        status, update, reported = _run_method(window, task, options, index)
         if update is not None:
             status, patch, verdict = judge(window, update, patch_grid, task.metric)
-        verdict |= told
+        verdict |= reported
         verdict["attempts"] = float(number)
         if status not in TRIED_AGAIN:
             break
@@ -219,13 +238,8 @@ def _run_method(
     options: Mapping[str, Any],
     index: tuple[int, ...],
 ) -> tuple[BlockStatus, NDArray[np.float32] | None, dict[str, float]]:
-    """Return what a method found, and what it tells of how, by names in ``RECORD``."""
-    fixed_values, moving_values = window.fixed, window.moving
-    if window.others:
-        fixed_values = np.stack([fixed_values, *(c.fixed for c in window.others)])
-        moving_values = np.stack([moving_values, *(c.moving for c in window.others)])
-    fixed = masked_image(fixed_values, window.fixed_mask, window.grid)
-    moving = masked_image(moving_values, window.moving_mask, window.grid)
+    """Return the method's update, and its own diagnostics by names in ``RECORD``."""
+    fixed, moving = window.images()
     try:
         result = MethodResult.of(task.method(fixed, moving, **options))
         update = as_displacement(result, window.grid)
@@ -238,20 +252,5 @@ def _run_method(
         status, text = BlockStatus.CRASHED, "".join(traceback.format_exception(error))
     else:
         return BlockStatus.SUCCESS, update, {"from_search": result.from_search}
-    _keep_error(index, task, text)
+    task.message(index, FAILED).write_text(text)
     return status, None, {}
-
-
-def _keep_error(index: tuple[int, ...], task: BlockTask, text: str) -> None:
-    name = ".".join(map(str, index))
-    (task.errors / f"{name}.txt").write_text(text)
-
-
-def give_up_block(index: tuple[int, ...], task: BlockTask, text: str) -> None:
-    """Record a block as crashed, unless it is done, with what is known of it."""
-    if read_record(index, task) is not None:
-        return
-    _keep_error(index, task, text)
-    record = np.full(len(RECORD), np.nan, np.float32)
-    record[RECORD.index("status")] = BlockStatus.CRASHED
-    task.records[index] = record

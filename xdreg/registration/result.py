@@ -2,47 +2,88 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import xarray as xr
 
 from xdreg.fields.diagnostics import block_variables
 from xdreg.fields.field import displacement_array
-from xdreg.fields.reader import FieldReader
-from xdreg.stages import Linear
+from xdreg.registration.manifest import describe_stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
+    from xdreg.engines.metric_choice import Choice
+    from xdreg.registration.planning import Plan
+    from xdreg.registration.state import Diagnostics, State
 
-    from xdreg.registration.planned_stage import PlannedStage
 
-
-def assemble_field(
-    reader: FieldReader,
-    records: Sequence[Mapping[str, NDArray[np.float32]]],
-    stages: Sequence[PlannedStage],
-    attrs: Mapping[str, str],
+def result_field(
+    plan: Plan,
+    state: State,
+    diagnostics: Sequence[Diagnostics],
+    manifest: Mapping[str, Any],
+    *,
+    choice: Choice | None,
+    pose: Mapping[str, Any] | None,
 ) -> xr.Dataset:
-    """Put a run's result together.
+    """Return the field of a run.
 
     Parameters
     ----------
-    reader
-        The last stage's field.
-    records
-        Per stage, its diagnostics by name, each ``(*counts)``.
-    stages
-        The stages.
-    attrs
-        Provenance.
+    plan
+        The plan that was run.
+    state
+        The displacement after the last stage.
+    diagnostics
+        Of each stage.
+    manifest
+        The description of the run.
+    choice
+        The metric that was chosen, if it was.
+    pose
+        The pose that the run started from, if one was searched.
     """
+    reader = state.reader
     field = xr.Dataset({"displacement": displacement_array(reader.source, reader.grid)})
-    deformable = [i for i, s in enumerate(stages) if not isinstance(s.options, Linear)]
-    last = deformable[-1] if deformable else len(stages) - 1
-    for number, record in enumerate(records):
+    stages = enumerate(plan.stages)
+    deformable = [number for number, stage in stages if not stage.options.linear]
+    last = deformable[-1] if deformable else len(plan.stages) - 1
+    for number, numbers in enumerate(diagnostics):
         prefix = "" if number == last else f"stage{number}_"
-        field = field.assign(block_variables(record, reader.grid.dims, prefix))
-    return field.assign_attrs(attrs)
+        field = field.assign(block_variables(numbers, reader.grid.dims, prefix))
+    return field.assign_attrs(_attrs(plan, state, manifest, choice, pose))
+
+
+def _attrs(
+    plan: Plan,
+    state: State,
+    manifest: Mapping[str, Any],
+    choice: Choice | None,
+    pose: Mapping[str, Any] | None,
+) -> dict[str, str]:
+    """Return the provenance of a field, as JSON."""
+    attrs = {
+        "fixed_grid": json.dumps(plan.fixed.grids[0].to_dict()),
+        "moving_grid": json.dumps(plan.moving.grids[0].to_dict()),
+    }
+    # With its grid, a stage's blocks can be placed without the images.
+    stages = [
+        describe_stage(stage) | {"grid": stage.partition.grid.to_dict()}
+        for stage in plan.stages
+    ]
+    described = {**manifest, "stages": stages}
+    if choice is not None:
+        described["choice"] = asdict(choice)
+        attrs["metric"] = str(choice)
+    attrs["xdreg"] = json.dumps(described)
+    if pose is not None:
+        attrs["pose"] = json.dumps(pose)
+    if state.matrix is not None:
+        attrs["matrix"] = json.dumps(state.matrix.tolist())
+    else:
+        # Earlier linear stages are part of the displacement.
+        attrs["linear_part"] = "included"
+    return attrs

@@ -1,19 +1,20 @@
-"""One image of a run: its levels, made where they are missing, and its mask."""
+"""The images of a pair: as they were given, and during a run.
+
+A run makes levels that a store lacks, and masks that were asked for.
+"""
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import dask.array
 import numpy as np
 
 from xdreg.engines.correlation import image_stiffness
-from xdreg.errors import InputError
+from xdreg.errors import InputError, warn
 from xdreg.numerics.foreground import foreground
-from xdreg.registration.inputs import AUTO, mask_reader
 from xdreg.registration.workdir import open_array, settle
 from xdreg.stores.pyramid import Pyramid, downsample
 from xdreg.stores.readers import ImageReader, image_reader
@@ -24,15 +25,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xdreg.grid import Grid
-    from xdreg.registration.inputs import Mask
     from xdreg.stores.channels import Selection
 
-#: An automatic mask that leaves a smaller share of an image is doubted.
+#: An automatic mask that leaves a smaller share of an image causes a warning.
 LEAST_FOREGROUND = 0.01
 
+#: Asks for a mask to be found in the image itself.
+AUTO: Literal["auto"] = "auto"
 
-class Source:
-    """The fixed or the moving image while a registration runs.
+#: The levels of a mask, or the wish for one.
+Mask = Pyramid | Literal["auto"] | None
+
+
+@dataclass(frozen=True)
+class PairImage:
+    """The fixed or the moving image of a registration.
 
     Parameters
     ----------
@@ -41,30 +48,51 @@ class Source:
     pyramid
         Its levels.
     channels
-        What to select for each channel that is registered.
+        For each channel that is registered, the selection that reads it.
     mask
-        Given, to be found, or none.
-    folder
-        The run's directory, for levels and masks that are made.
+        The voxels that count: a mask's levels, ``"auto"``, or None for all.
     """
 
-    def __init__(
-        self,
-        name: str,
-        pyramid: Pyramid,
-        channels: list[dict[str, Selection]],
-        mask: Mask,
-        folder: Path,
-    ) -> None:
-        self.name = name
-        self.foreground_share: float | None = None
-        self._pyramid, self._channels, self._mask = pyramid, channels, mask
+    name: str
+    pyramid: Pyramid
+    channels: tuple[dict[str, Selection], ...]
+    mask: Mask
+
+
+class Source:
+    """The fixed or the moving image while a registration runs.
+
+    Parameters
+    ----------
+    image
+        The image as it was given.
+    folder
+        The work directory, for levels and masks that are made.
+    """
+
+    def __init__(self, image: PairImage, folder: Path) -> None:
+        self.name = image.name
+        self._pyramid, self._channels = image.pyramid, image.channels
+        self._mask = image.mask
         self._folder = folder
         self._foreground: ImageReader | None = None
+        self._foreground_share: float | None = None
         self._readers: dict[tuple[int, int], ImageReader] = {}
 
+    @property
+    def grid(self) -> Grid:
+        """Grid of the finest level."""
+        return self._pyramid.grids[0]
+
+    @property
+    def found_mask(self) -> dict[str, Any]:
+        """The entry of a mask that was found in the field's provenance."""
+        if self._foreground_share is None:
+            return {}
+        return {f"{self.name}_mask": {"auto": True, "share": self._foreground_share}}
+
     def check(self) -> None:
-        """Look at the whole image on a coarse level: contents, NaN, foreground."""
+        """Check contents and NaN of the image on a coarse level; find its mask."""
         for channel in range(len(self._channels)):
             self._check_channel(channel)
         if self._mask == AUTO:
@@ -72,51 +100,53 @@ class Source:
 
     @cached_property
     def contrast(self) -> list[float]:
-        """Standard deviation of every channel where it counts, on a coarse level."""
+        """Standard deviation of every channel inside the mask, on a coarse level."""
         return [
             float(np.nanstd(values, dtype=np.float64)) for values, _ in self._overviews
         ]
 
     @cached_property
     def stiffness(self) -> list[float]:
-        """Stiffness of every channel where it counts, on a coarse level."""
+        """Stiffness of every channel inside the mask, on a coarse level."""
         return [image_stiffness(values, grid) for values, grid in self._overviews]
 
     @cached_property
     def _overviews(self) -> list[tuple[NDArray[np.float32], Grid]]:
-        """Every channel on a coarse level, NaN where it does not count."""
+        """Every channel on a coarse level, NaN outside the mask."""
         found = []
         for reader in self.readers(self._pyramid.overview):
             values, grid = reader.read_known(), reader.grid
-            mask = self.mask_reader(grid, outlined=False)
+            mask = self.mask_reader(grid, whole=False)
             if mask is not None:
                 counted = np.where(mask.read_mask(grid), values, np.float32(np.nan))
-                # A mask may fall between the voxels of so coarse a level.
+                # A mask may lie between the voxels of a coarse level.
                 values = counted if np.isfinite(counted).any() else values
             found.append((values, grid))
         return found
 
     def readers(self, level: int) -> list[ImageReader]:
-        """Return a reader of one level for every channel that is registered."""
+        """Return a reader of one level for each channel that is registered."""
         return [self._reader(level, i) for i in range(len(self._channels))]
 
-    def mask_reader(self, grid: Grid, *, outlined: bool) -> ImageReader | None:
-        """Return the mask for a level, if there is any.
+    def mask_reader(self, grid: Grid, *, whole: bool) -> ImageReader | None:
+        """Return a reader of the mask for a level, if there is a mask.
 
         Parameters
         ----------
         grid
-            The level's.
-        outlined
-            Leave out a mask that was found: where an image lies shows in its outline,
-            which background makes visible.
+            Grid of the level.
+        whole
+            Whether images are registered whole. A mask that was found is not used
+            then: the background makes the outline visible.
         """
-        if isinstance(self._mask, Pyramid):
-            return mask_reader(self._mask, grid)
-        return None if outlined else self._foreground
+        if not isinstance(self._mask, Pyramid):
+            return None if whole else self._foreground
+        level = self._mask.level_like(grid)
+        array: Any = self._mask.arrays[level]
+        return image_reader(array, "mask", grid=self._mask.grids[level])
 
     def _reader(self, level: int, channel: int) -> ImageReader:
-        """Return the reader of one level, making the level if need be."""
+        """Return the reader of one level; make the level if it is missing."""
         key = level, channel
         if key not in self._readers:
             array, grid = self._pyramid.arrays[level], self._pyramid.grids[level]
@@ -130,7 +160,7 @@ class Source:
         return self._readers[key]
 
     def _make_level(self, level: int, channel: int) -> ImageReader:
-        """Store a level that the pyramid lacks: means of the level before it."""
+        """Store a level that the pyramid lacks, as means of the finer level."""
         folder = f"{self.name}_levels" + (f"_{channel}" if channel else "")
         path = self._folder / folder / f"{level}.zarr"
         grid = self._pyramid.grids[level]
@@ -152,7 +182,7 @@ class Source:
         return ImageReader(open_array(path, (), (), np.nan), grid, grid.dims)
 
     def _check_channel(self, channel: int) -> None:
-        """Refuse a channel with nothing in it, and warn of NaN."""
+        """Raise if a channel is constant; warn of NaN."""
         level = self._pyramid.overview
         values = self._reader(level, channel).read_known()
         finite = np.isfinite(values)
@@ -165,17 +195,16 @@ class Source:
             raise InputError(msg)
         if not finite.all():
             share = 100 * (1 - finite.mean())
-            warnings.warn(
+            warn(
                 f"{share:.2g} % of {self.name} is not finite at level {level}; those "
-                "voxels are masked out",
-                stacklevel=6,
+                "voxels are masked out"
             )
 
     def _find_foreground(self) -> None:
-        """Store what counts of an image, found at a coarse level."""
+        """Store the mask of the foreground, found at a coarse level."""
         image = self._reader(self._pyramid.overview, 0)
         path = self._folder / f"{self.name}_foreground.zarr"
-        # A level may end before its image does, by less than a voxel of its own.
+        # A level may end earlier than its image, by less than one of its voxels.
         wide = replace(
             image.grid,
             shape=tuple(n + 2 for n in image.grid.shape),
@@ -191,17 +220,14 @@ class Source:
         self._foreground = reader
         inner = reader.read((slice(1, -1),) * wide.ndim)
         share = float((inner != 0).mean())
-        self.foreground_share = share
+        self._foreground_share = share
         if share < LEAST_FOREGROUND or share == 1:
             what = (
                 "found no background, so that every voxel counts"
                 if share == 1
                 else f"leaves {100 * share:.2g} % of the image"
             )
-            warnings.warn(
-                f"{self.name}_mask='auto' {what}; give a mask if that is not so",
-                stacklevel=6,
-            )
+            warn(f"{self.name}_mask='auto' {what}; give a mask if that is wrong")
 
 
 class _FiniteView:

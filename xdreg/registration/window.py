@@ -1,4 +1,4 @@
-"""What a block is registered on: both images on one window of the fixed one's grid."""
+"""The window of a block: both images on a part of the fixed image's grid."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from xdreg.grid import Grid
     from xdreg.stores.readers import ImageReader
 
-#: A block with fewer voxels per axis that count, on average, is not registered.
+#: A block with fewer voxels per axis inside the masks, on average, is not registered.
 MIN_SAMPLES_PER_AXIS = 8
 
-#: Share of the window's voxels that must count.
+#: Share of the window's voxels that must be inside the masks.
 MIN_SHARE = 0.02
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The two images at one stage's levels, their masks, and the field so far.
+    """Readers of the two images at a stage's levels, and of the displacement so far.
 
-    ``others`` are the further channels that are registered with them.
+    ``others`` are pairs of further channels that are registered together.
     """
 
     fixed: ImageReader
@@ -55,12 +55,12 @@ class Channel:
 
 @dataclass(frozen=True)
 class Window:
-    """Both images on one window: the moving one pulled through the field so far.
+    """Both images on one window, the moving one pulled through the field so far.
 
-    By cubic B-splines, for the method interpolates once more: what linear interpolation
-    blurs here costs up to a tenth of the accuracy. ``source`` keeps the part of the
-    moving image that was read, with a margin, to judge the result on. ``others`` are
-    further channels.
+    The moving image is interpolated by cubic B-splines, because the method interpolates
+    it once more: the blur of linear interpolation costs up to a tenth of the accuracy.
+    ``source`` keeps the part of the moving image that was read, with a margin, to judge
+    the result on. ``others`` are further channels.
     """
 
     grid: Grid
@@ -73,20 +73,35 @@ class Window:
     before_grid: Grid
     others: tuple[Channel, ...] = ()
 
+    def images(self) -> tuple[xr.DataArray, xr.DataArray]:
+        """Return both images, with all channels, as a method is given them."""
+        fixed, moving = self.fixed, self.moving
+        if self.others:
+            fixed = np.stack([fixed, *(channel.fixed for channel in self.others)])
+            moving = np.stack([moving, *(channel.moving for channel in self.others)])
+        return (
+            masked_image(fixed, self.fixed_mask, self.grid),
+            masked_image(moving, self.moving_mask, self.grid),
+        )
+
 
 def read_window(
     inputs: Inputs, window: Sequence[slice], margin: Sequence[float]
 ) -> Window | BlockStatus:
-    """Read both images on a window of the fixed one, or say why there is nothing to do.
+    """Read both images on a window, or return why there is nothing to register.
 
     Parameters
     ----------
     inputs
-        Images and field so far.
+        The images and the displacement so far.
     window
         Voxels of the fixed image.
     margin : (ndim,), physical units
         How much more of the moving image to read on every side.
+
+    Returns
+    -------
+    Window or BlockStatus
     """
     grid = inputs.fixed.grid.window(window)
     fixed = inputs.fixed.read_finite(window)
@@ -137,11 +152,19 @@ def read_window(
 def masked_image(
     values: NDArray[np.float32], mask: NDArray[np.bool_], grid: Grid
 ) -> xr.DataArray:
-    """Return the image that a method is given: no NaN, a coordinate ``mask``.
+    """Return an image as a method is given it: without NaN, with a coordinate ``mask``.
 
-    ``values`` may have channels, as the first axis.
-    Voxels without a value take the smallest one that counts, which is the background of
-    most images, so that no false edge is made inside it.
+    Voxels without a value are set to the smallest known value, the background of most
+    images, so that no false edge appears in it.
+
+    Parameters
+    ----------
+    values : ([c], *grid.shape)
+        The image, NaN where it has no value.
+    mask : (*grid.shape)
+        The voxels that count.
+    grid
+        Grid of the image.
     """
     known = np.isfinite(values)
     if not known.all():
