@@ -21,7 +21,7 @@ from xdreg.coordinates import coordinates
 from xdreg.fields.field import make_field
 from xdreg.grid import Grid
 from xdreg.numerics import kernels
-from xdreg.registration import blockwise, register_block
+from xdreg.registration import blockwise, outcome, register_block
 
 REPEATS = 3
 
@@ -119,7 +119,7 @@ class _Clock:
 
     places: ClassVar = {
         "register_block": blockwise,
-        "compare_block": blockwise,
+        "compare_block": outcome,
         "blend_block": blockwise,
         "_run_method": register_block,
     }

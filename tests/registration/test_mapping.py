@@ -1,4 +1,4 @@
-"""The map over blocks: one small task for a block, or for several."""
+"""The map over blocks: small tasks, for one block each or for several."""
 
 import cloudpickle
 import dask
@@ -43,16 +43,23 @@ def test_many_blocks_share_a_task_and_nothing_changes(pair, alone, monkeypatch):
     np.testing.assert_array_equal(field.displacement, together.displacement)
 
 
-def test_a_block_is_one_task(alone):
-    """A worker would otherwise hold a dozen kilobytes of each till the last one."""
+def test_the_graph_of_many_blocks_stays_small(alone):
     _, graphs = alone
     (graph,) = (g for g in graphs if any("register_block" in str(key) for key in g))
-    assert len(graph) <= 36 + 5
-    sizes = [
-        len(cloudpickle.dumps(task))
-        for key, task in graph.items()
-        if str(key).startswith("('register_block")
-    ]
-    assert len(sizes) == 36
-    # Ten thousand of them stay below what Dask warns of, ten megabytes.
-    assert max(sizes) < 1_000
+    # xarray makes five small tasks of each, with what it passes on pickled into one.
+    assert len(graph) <= 36 * 5 + 5
+    assert max(len(cloudpickle.dumps(task)) for task in graph.values()) < 10_000
+
+
+def test_beyond_the_most_tasks_one_runs_several_blocks(pair, monkeypatch):
+    monkeypatch.setattr("xdreg.registration.mapping.MOST_TASKS", 10)
+    graphs = []
+
+    class Watch(dask.callbacks.Callback):
+        def _start(self, graph):
+            graphs.append(graph)
+
+    with Watch():
+        pair.fixed.dreg.register(pair.moving, **OPTIONS)
+    (graph,) = (g for g in graphs if any("register_block" in str(key) for key in g))
+    assert len(graph) <= 9 * 5 + 5

@@ -1,7 +1,4 @@
-"""The reduction around one block, on a worker: its neighbours' patches are blended.
-
-Before that, `compare_block` compares a block with its neighbours.
-"""
+"""The reduction around one block, on a worker: the patches there are blended."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ import numpy as np
 from xdreg.errors import StoreError
 from xdreg.numerics import kernels
 from xdreg.partition import BlockStatus, shared_part
-from xdreg.registration.agreement import compare
 from xdreg.registration.block_array import store_window
 from xdreg.registration.register_block import BlockTask, check_directory, read_patch
 from xdreg.registration.workdir import intact
@@ -21,16 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-
-
-def compare_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float32]:
-    """Compare a block with its neighbours, see `agreement.compare`."""
-    return compare(
-        index,
-        task.partition,
-        lambda block: float(task.records[block][0]),
-        lambda block: read_patch(block, task),
-    )
 
 
 def blend_block(index: tuple[int, ...], task: BlockTask) -> float:

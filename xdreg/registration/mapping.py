@@ -106,7 +106,12 @@ def _run(
 ) -> NDArray[np.float32]:
     """Call a function for some blocks, ``together`` per axis in each Dask task."""
     dims = tuple(f"block_{dim}" for dim in task.partition.grid.dims)
-    blocks = xr.DataArray(dask.array.from_array(numbers, chunks=together), dims=dims)
+    # The name is what a dashboard shows.
+    blocks = xr.DataArray(
+        dask.array.from_array(numbers, chunks=together),
+        dims=dims,
+        name=function.__name__,
+    )
     template = xr.DataArray(
         dask.array.empty(
             (*numbers.shape, width),
@@ -115,7 +120,7 @@ def _run(
         ),
         dims=(*dims, "diagnostic"),
     )
-    # A dashboard shows the name, and a scheduler remembers the failures of an attempt.
+    # Each attempt has keys of its own: a scheduler remembers failures.
     node = shared(task, f"{function.__name__} {attempt}")
     mapped = xr.map_blocks(
         run_blocks,

@@ -11,7 +11,7 @@
         linear.json         of a linear stage: its matrix, diagnostics and pose
         patches             one chunk per block: its residual displacement
         records             one chunk per block: its diagnostics, written last
-        errors              one text file per failed block
+        errors              one text file per failed or unreadable block
         stopped             exists once the run was told to stop
         agreement.json      the blocks rejected as outliers
         consensus.json      of a stage with a consensus: its matrix and residuals
@@ -195,7 +195,8 @@ class WorkDirectory:
             (folder / name).unlink(missing_ok=True)
         for block in chosen:
             name = ".".join(map(str, block))
-            (folder / "errors" / f"{name}.txt").unlink(missing_ok=True)
+            for message in (folder / "errors").glob(f"{name}.*"):
+                message.unlink()
             (folder / "records" / f"{name}.0").unlink(missing_ok=True)
 
     def discard_patches(self, number: int) -> None:

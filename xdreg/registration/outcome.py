@@ -1,0 +1,172 @@
+"""Outlier rejection and failure reports for the blocks of a stage."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xdreg.errors import MethodError, warn
+from xdreg.partition import BlockStatus
+from xdreg.registration.agreement import compare, outliers, tolerance
+from xdreg.registration.judge import RECORD
+from xdreg.registration.mapping import TOGETHER, map_over_blocks
+from xdreg.registration.register_block import (
+    FAILED,
+    UNREADABLE,
+    BlockTask,
+    read_patch,
+)
+from xdreg.registration.workdir import read_json, write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_log = logging.getLogger(__name__)
+
+
+def forget_unreadable(task: BlockTask) -> None:
+    """Forget the blocks that an earlier call could not read."""
+    for index in task.unreadable():
+        task.records.forget(index)
+        task.message(index, UNREADABLE).unlink()
+
+
+def warn_of_unreadable(
+    records: NDArray[np.float32], stage: str, task: BlockTask
+) -> None:
+    """Warn of blocks that could not be read.
+
+    Parameters
+    ----------
+    records : (*counts, len(RECORD))
+        Diagnostics of all blocks.
+    stage
+        Name of the stage.
+    task
+        What its blocks share.
+    """
+    status = records[..., 0]
+    found = [
+        tuple(map(int, index))
+        for index in np.argwhere(status == BlockStatus.UNREADABLE)
+    ]
+    if not found:
+        return
+    message = task.message(found[0], UNREADABLE)
+    text = message.read_text() if message.exists() else "no message was left"
+    listed = ", ".join(map(str, found[:10])) + (" …" if len(found) > 10 else "")
+    warn(
+        f"{len(found)} of {status.size} blocks of {stage} could not be read: {listed}. "
+        f"The first: {text.strip()}"
+    )
+
+
+def reject_outliers(
+    records: NDArray[np.float32], task: BlockTask, file: Path
+) -> NDArray[np.float32]:
+    """Mark the blocks that contradict their neighbours as rejected.
+
+    The verdict is stored before the records that it changes, so that a run which is
+    interrupted in between finds the same blocks again.
+
+    Parameters
+    ----------
+    records : (*counts, len(RECORD))
+        Diagnostics of all blocks; changed in place, and where they are stored.
+    task
+        What the blocks share.
+    file
+        Where the verdict is stored.
+
+    Returns
+    -------
+    (*counts) float32
+        Difference of each block from its neighbours, in voxels.
+    """
+    stored = read_json(file)
+    if stored is None:
+        stored = _verdict(records, task)
+        write_json(file, stored)
+    for index in map(tuple, stored["rejected"]):
+        records[index][RECORD.index("status")] = BlockStatus.REJECTED
+        task.records[index] = records[index]
+    return np.array(stored["difference"], np.float32)
+
+
+def compare_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float32]:
+    """Compare a block with its neighbours, see `agreement.compare`."""
+    return compare(
+        index,
+        task.partition,
+        lambda block: float(task.records[block][0]),
+        lambda block: read_patch(block, task),
+    )
+
+
+def _verdict(records: NDArray[np.float32], task: BlockTask) -> dict[str, list[object]]:
+    """Return which blocks are rejected, and their differences, as JSON holds them."""
+    partition, most = task.partition, tolerance(task.partition)
+    for index in map(tuple, np.argwhere(records[..., 0] == BlockStatus.REJECTED)):
+        # A block with a patch was rejected by an earlier verdict that is lost.
+        if task.patches.read(index) is not None:
+            records[index][0] = BlockStatus.SUCCESS
+            task.records[index] = records[index]
+    difference = np.full(partition.counts, np.nan, np.float32)
+    rejected = np.zeros(partition.counts, bool)
+    if most > 0:
+        width = 3**partition.grid.ndim
+        gaps = map_over_blocks(
+            compare_block, task.remembering(), width, together=TOGETHER
+        )
+        status, before, after = (
+            records[..., RECORD.index(name)]
+            for name in ("status", "similarity_before", "similarity_after")
+        )
+        rejected, difference = outliers(status, gaps, after - before, most)
+    return {
+        "rejected": np.argwhere(rejected).tolist(),
+        "difference": difference.tolist(),
+    }
+
+
+def check_any_succeeded(
+    records: NDArray[np.float32], stage: str, task: BlockTask, *, last: bool
+) -> None:
+    """Raise if methods failed and no block succeeded; warn if none contributes.
+
+    A coarse stage that improves nothing is normal, so it is only logged.
+
+    Raises
+    ------
+    MethodError
+        With the message of the first block.
+    """
+    status = records[..., 0]
+    failed = np.isin(status, (BlockStatus.CRASHED, BlockStatus.TIMEOUT))
+    if (status == BlockStatus.SUCCESS).any():
+        return
+    if failed.any():
+        first = min(task.errors.glob(f"*{FAILED}"), default=None)
+        text = first.read_text().strip() if first else "no message was left"
+        # The last line but notes states the error.
+        lines = [v for v in text.splitlines() if not v.startswith("block ")]
+        reason = lines[-1] if lines else text
+        msg = (
+            f"all {int(failed.sum())} blocks of {stage} failed; the first said: "
+            f"{reason}"
+        )
+        error = MethodError(msg)
+        error.add_note(text)
+        raise error
+    if not last and (status == BlockStatus.NOT_IMPROVED).all():
+        _log.info("no block of %s improves on the stage before", stage)
+        return
+    found = sorted({BlockStatus(int(v)).meaning for v in status.ravel()})
+    warn(
+        f"no block of {stage} contributes, they are {', '.join(found)}; the field "
+        "is that of the stage before. Check the images' positions and masks"
+    )
