@@ -5,8 +5,9 @@ import xarray as xr
 
 import xdreg
 from tests.helpers.fields import Known, noisy_moving
-from tests.helpers.viewers import VIEWER
+from tests.helpers.viewers import VIEWER, write_hostile
 from xdreg.coordinates import coordinates
+from xdreg.views import report, report_figures
 from xdreg.views.neuroglancer import serve
 from xdreg.views.scene import make_scene
 
@@ -52,3 +53,13 @@ def served(scene):
     yield server, link
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture(scope="session")
+def hostile_report(registered, tmp_path_factory):
+    """Return the path of a report all of whose strings try to be markup."""
+    with pytest.MonkeyPatch.context() as patch:
+        # Pictures still as wide as a small screen.
+        patch.setattr(report_figures, "DPI", 70)
+        patch.setattr(report, "WORST", 2)
+        return write_hostile(registered, tmp_path_factory.mktemp("r") / "qc.html")

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import xdreg
-from tests.helpers.commands import run
-from tests.helpers.viewers import HOSTILE, write_hostile
+from tests.helpers.viewers import HOSTILE
 from xdreg.coordinates import grid_of
 from xdreg.fields import accuracy as judging
 from xdreg.fields.field import make_field
@@ -46,14 +45,8 @@ def coarse_figures():
         yield
 
 
-@pytest.fixture(scope="module")
-def html(registered, coarse_figures, tmp_path_factory):
-    return write_hostile(
-        registered, tmp_path_factory.mktemp("r") / "qc.html"
-    ).read_text()
-
-
-def test_no_string_from_data_becomes_markup(html):
+def test_no_string_from_data_becomes_markup(hostile_report):
+    html = hostile_report.read_text()
     page = Page(html)
     assert len(page.all("script")) == 1
     assert not any("onerror" in attrs for _, attrs in page.tags)
@@ -71,9 +64,9 @@ def test_no_string_from_data_becomes_markup(html):
     assert page.all("a") == []
 
 
-def test_the_numbers_are_those_of_the_registration(registered, html):
+def test_the_numbers_are_those_of_the_registration(registered, hostile_report):
     pair, _, field = registered
-    text = " ".join(Page(html).text.split())
+    text = " ".join(Page(hostile_report.read_text()).text.split())
     errors = judging.landmark_errors(field, pair.fixed_points, pair.moving_points)
     for before, after in errors.table().values():
         assert f"{before:.3g} {after:.3g}" in text
@@ -122,23 +115,3 @@ def test_odd_arguments_end_in_one_clear_error(odd, registered, tmp_path):
             field.dreg.report(path, pair.fixed, moving, **points | {name: odd})
     with pytest.raises(xdreg.InputError, match="must map labels to names"):
         field.dreg.report(path, pair.fixed, moving, label_names=[1])
-
-
-def test_the_command(registered, tmp_path):
-    pair, moving, field = registered
-    for image, name in ((pair.fixed, "fixed"), (moving, "moving")):
-        xdreg.save(image, tmp_path / f"{name}.zarr")
-    xdreg.save(field, tmp_path / "field.zarr")
-    for points, name in ((pair.fixed_points, "fixed"), (pair.moving_points, "moving")):
-        rows = [f"{x},{y},<b>p{i}</b>" for i, (y, x) in enumerate(points)]
-        (tmp_path / f"{name}.csv").write_text("\n".join(["x,y,name", *rows]))
-    paths = [tmp_path / f"{name}.zarr" for name in ("field", "fixed", "moving")]
-    tables = [tmp_path / f"{name}.csv" for name in ("fixed", "moving")]
-    target = tmp_path / "qc.html"
-    done = run("report", *paths, "-o", target, "--landmarks", *tables)
-    assert done.returncode == 0, done.stderr
-    assert "wrote" in done.stdout
-    assert "&lt;b&gt;p49&lt;/b&gt;" in target.read_text()
-    again = run("report", *paths, "-o", target)
-    assert again.returncode == 1
-    assert "exists" in again.stderr

@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 
-from tests.helpers.viewers import CHROMIUM, HOSTILE, write_hostile
+from tests.helpers.viewers import CHROMIUM, HOSTILE
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.skipif(
@@ -26,15 +26,14 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def opened(registered, browser, tmp_path_factory):
+def opened(hostile_report, browser):
     """Open a hostile report on a laptop's screen; note errors and requests."""
-    path = write_hostile(registered, tmp_path_factory.mktemp("report") / "qc.html")
     page = browser.new_page(viewport={"width": 1366, "height": 768})
     page.errors, page.requests = [], []
     page.on("console", lambda message: page.errors.append(message.text))
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.on("request", lambda request: page.requests.append(request.url))
-    page.goto(path.as_uri())
+    page.goto(hostile_report.as_uri())
     page.wait_for_load_state("load")
     return page
 
