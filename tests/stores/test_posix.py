@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 import xdreg
+from xdreg.engines import processes
 from xdreg.errors import InputError
 from xdreg.stores import locks, posix
 
@@ -42,6 +43,35 @@ def test_one_module_has_the_calls_of_posix():
     for path in FOLDER.rglob("*.py"):
         found = set(posix_calls(path))
         assert bool(found) == (path.name == "posix.py"), f"{path}: {found}"
+
+
+def test_all_modules_but_the_widget_load_without_what_only_posix_has():
+    code = """
+        import importlib, os, pkgutil, sys
+        import distributed, psutil, xarray, zarr  # other libraries know their systems
+        sys.modules |= dict.fromkeys(("fcntl", "grp", "pwd", "resource", "termios"))
+        del os.register_at_fork, os.sync
+        import xdreg
+        for module in pkgutil.walk_packages(xdreg.__path__, "xdreg."):
+            if not module.name.endswith(("napari_widget", "__main__")):
+                importlib.import_module(module.name)
+        print(len([name for name in sys.modules if name.startswith("xdreg.")]))
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) > 100
+
+
+def test_an_engine_process_answers_without_lifeline(monkeypatch):
+    monkeypatch.setattr(posix, "make_lifeline", lambda: (None, None))
+    processes.shutdown()
+    assert processes.call("math:hypot", 3, 4) == 5.0
+    processes.shutdown()
 
 
 def windows_locks(taken):
