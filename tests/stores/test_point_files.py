@@ -131,6 +131,16 @@ def test_geojson_of_any_geometry(stored, tmp_path):
     np.testing.assert_allclose(same, ring, atol=2e-3)
 
 
+def test_a_lost_geometry_of_its_own_is_empty(tmp_path):
+    path = tmp_path / "place.geojson"
+    document = {"type": "Point", "coordinates": [1, 2, 3], "bbox": [1, 2], "by": "hand"}
+    path.write_text(json.dumps(document))
+    found = read_points(path, DIMS)
+    found.write(path, found.points * np.nan)
+    written = json.loads(path.read_text())
+    assert written == {"type": "Point", "coordinates": [], "by": "hand"}
+
+
 @pytest.mark.parametrize("suffix", [".ply", ".vtk", ".obj"])
 def test_meshes_keep_their_faces(stored, tmp_path, suffix):
     meshio = pytest.importorskip("meshio")
