@@ -11,7 +11,7 @@ import xarray as xr
 import xdreg
 from tests.helpers.methods import nothing, shift_by_two
 from xdreg.coordinates import coordinates, grid_of
-from xdreg.fields.field import in_units, make_field
+from xdreg.fields.field import in_units, make_field, moving_grid
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid
 from xdreg.numerics import kernels
@@ -84,6 +84,10 @@ def test_two_dimensions_run_the_same_code():
     mapped = field.dreg.transform_points(pair.fixed_points)
     error = np.linalg.norm(mapped - pair.moving_points, axis=1)
     assert error.mean() < 0.5
+    # The inverse needs no like: the field keeps the moving image's grid.
+    assert moving_grid(field).shape == pair.moving.shape
+    moved = field.dreg.inverse().dreg.warp(pair.fixed)
+    assert moved.shape == pair.moving.shape
 
 
 def test_bad_blocks_ease_back_and_are_reported():

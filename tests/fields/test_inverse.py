@@ -15,13 +15,11 @@ from xdreg.fields.field import (
     fixed_grid,
     make_field,
     moving_grid,
-    open_displacement,
 )
-from xdreg.fields.preimage import Preimage, affine_part
+from xdreg.fields.preimage import Preimage
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid
 from xdreg.numerics import kernels
-from xdreg.numerics.inversion import fit_affine
 
 CASES = [(2, 0), (2, 60), (3, 0), (3, 60), (3, 150)]
 
@@ -43,33 +41,6 @@ def test_the_inverse_is_that_in_closed_form(ndim, degrees):
     share = float(inverse.block_outside.mean())
     if inverse.block_outside.size == 1:
         assert share == pytest.approx(1 - inside.mean(), abs=0.02)
-
-
-@pytest.mark.parametrize(("ndim", "degrees"), CASES)
-def test_points_go_there_and_back(ndim, degrees):
-    known = Known(ndim, degrees)
-    lower, upper = known.fixed.bounds
-    points = np.random.default_rng(0).uniform(lower, upper, (200, ndim))
-    there = known.field.dreg.transform_points(points)
-    back = known.field.dreg.transform_points(there, inverse=True)
-    assert np.abs(back - points).max() < 1e-3
-    assert np.abs(known.back(there) - back).max() < 0.06
-    labelled = xr.DataArray(there, dims=("point", "dim"), coords={"dim": range(ndim)})
-    again = known.field.dreg.transform_points(labelled, inverse=True)
-    assert again.dims == labelled.dims
-    np.testing.assert_array_equal(again, back)
-
-
-def test_points_from_outside_are_nan_both_ways():
-    known = Known(3, 30)
-    far = [[1e6, 0, 0], [np.nan, 1, 1], [np.inf, 1, 1]]
-    for inverse in (False, True):
-        assert np.isnan(known.field.dreg.transform_points(far, inverse=inverse)).all()
-    lower, _ = known.fixed.bounds
-    edge = known.forth(np.array([lower + 0.1, lower - 0.5]))
-    found = known.field.dreg.transform_points(edge, inverse=True)
-    assert np.isfinite(found).all(axis=1).tolist() == [True, False]
-    assert known.field.dreg.transform_points(np.empty((0, 3)), inverse=True).size == 0
 
 
 def test_a_fold_is_said_and_filled_smoothly():
@@ -135,20 +106,6 @@ def test_graphs_read_nothing_and_blocks_read_what_they_need(monkeypatch):
     assert source.windows
 
 
-def test_points_back_read_what_they_need():
-    grid = Grid(("y", "x"), (2000, 2000), (1.0, 1.0), (0.0, 0.0))
-    wave = 5 * np.sin(np.arange(2000) / 30)
-    values = np.broadcast_to(wave.astype(np.float32), (2, 2000, 2000))
-    source = Watched(values)
-    reader = FieldReader(source, grid)
-    preimage = Preimage(reader, grid, affine_part(reader))
-    solution = preimage.window((500.0, 500.0), (510.0, 510.0)).solve_points(
-        np.array([[500.0, 500.0], [510.0, 510.0]])
-    )
-    assert (solution.flags == 0).all()
-    assert max(np.prod(w) for w in source.windows) < 2 * 100**2
-
-
 def test_what_saves_an_inverse_solves_each_block_once(tmp_path, monkeypatch):
     monkeypatch.setitem(inverse_field.FIELD_CHUNK, 3, 24)
     calls = []
@@ -190,14 +147,6 @@ def test_a_field_of_one_plane_and_one_of_two_points_per_axis():
         assert float(inverse.block_max_residual.max()) < 0.01
 
 
-def test_a_field_with_nan_is_named():
-    known = Known(2)
-    broken = known.field.copy(deep=True)
-    broken.displacement[0, 10, 10] = np.nan
-    with pytest.raises(xdreg.InputError, match="NaN"):
-        broken.dreg.inverse(like=moving_like(known)).compute()
-
-
 def test_outside_the_fixed_image_the_affine_part_goes_on():
     known = Known(2, 60, amplitude=0.0)
     far = image(Grid(("y", "x"), (9, 9), (1.0, 1.0), (900.0, -700.0), "micrometer"))
@@ -233,7 +182,7 @@ def test_points_between_those_of_the_image_undo_a_bend_better(tmp_path):
     points = np.random.default_rng(0).uniform(*known.fixed.bounds, (2000, 3))
     there = known.field.dreg.transform_points(points)
     errors = []
-    for step in (2, 1, 0.5):
+    for step in (4, 2, 1):
         inverse = known.field.dreg.inverse(like=moving_like(known), step=step)
         path = tmp_path / f"{step}.ome.zarr"
         inverse.dreg.to_ome_zarr(path)
@@ -252,34 +201,3 @@ def test_mistakes_are_named():
             known.field.dreg.inverse(moving_like(known), step=step)
     with pytest.raises(xdreg.InputError, match="dimensions"):
         known.field.dreg.inverse(moving_like(Known(2)))
-
-
-def test_the_affine_part_of_flat_or_flipped_points():
-    flat = np.array([[1.0, 0, 0], [1, 2, 0], [1, 0, 3], [1, 4, 4]])
-    moved = flat * [1, 2, 3] + [5, 0, 0]
-    matrix = fit_affine(flat, moved)
-    np.testing.assert_allclose(matrix[:3, :3], np.diag([1.0, 2, 3]), atol=1e-9)
-    flipped = fit_affine(flat[:, 1:], -flat[:, 1:] * [1, -1])
-    np.testing.assert_array_equal(flipped[:2, :2], np.eye(2))
-
-
-def test_registering_tells_the_moving_grid():
-    pair = xdreg.datasets.phantom_pair((48, 56), amplitude=2.0)
-    field = pair.fixed.dreg.register(pair.moving, progress=False)
-    assert moving_grid(field).shape == pair.moving.shape
-    inverse = field.dreg.inverse()
-    moved = inverse.dreg.warp(pair.fixed)
-    assert moved.shape == pair.moving.shape
-
-
-def test_points_of_a_field_are_the_same_wherever_it_lies(tmp_path):
-    known = Known(3, 20)
-    known.field.dreg.to_ome_zarr(tmp_path / "field.zarr")
-    stored = xdreg.open_field(tmp_path / "field.zarr")
-    fields = (known.field.load(), stored, stored.map(lambda v: v + 0))
-    readers = [open_displacement(field) for field in fields]
-    assert len({type(reader.source) for reader in readers}) == 3
-    index = np.array([[0, 0, 0], [3, 1, 4], np.array(known.grid.shape) - 1])
-    expected = known.field.displacement.values[:, *index.T].T
-    for reader in readers:
-        np.testing.assert_array_equal(reader.read_points(index), expected)

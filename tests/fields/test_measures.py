@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 
 import xdreg
-from tests.helpers.fields import Known, folding, moving_like, unreadable
+from tests.helpers.fields import Known, folding, moving_like, unreadable, wavy
 from xdreg.fields import measures
 
 
@@ -82,3 +82,11 @@ def test_mistakes_are_named():
         field.dreg.consistency(Known(3).field)
     with pytest.raises(xdreg.InputError, match="block_shape"):
         field.dreg.statistics(block_shape=0)
+
+
+def test_jacobian_is_the_same_for_any_chunking():
+    field, _ = wavy()
+    whole = field.dreg.jacobian_determinant()
+    chunked = field.chunk(z=4, y=5, x=6).dreg.jacobian_determinant()
+    np.testing.assert_array_equal(whole.values, chunked.values)
+    assert float(whole.min()) > 0

@@ -1,8 +1,11 @@
-"""Windows of a field, no finer than needed."""
+"""Windows and points of a field, wherever it is stored."""
 
 import numpy as np
 import pytest
 
+import xdreg
+from tests.helpers.fields import Known
+from xdreg.fields.field import open_displacement
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid
 from xdreg.numerics.kernels import (
@@ -26,3 +29,16 @@ def test_a_field_is_read_no_finer_than_it_is_wanted(origin, size):
     expected = resample_displacement(*affine_displacement(matrix, target), target)
     found = resample_displacement(read, grid, target)
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_points_of_a_field_are_the_same_wherever_it_lies(tmp_path):
+    known = Known(3, 20)
+    known.field.dreg.to_ome_zarr(tmp_path / "field.zarr")
+    stored = xdreg.open_field(tmp_path / "field.zarr")
+    fields = (known.field.load(), stored, stored.map(lambda v: v + 0))
+    readers = [open_displacement(field) for field in fields]
+    assert len({type(reader.source) for reader in readers}) == 3
+    index = np.array([[0, 0, 0], [3, 1, 4], np.array(known.grid.shape) - 1])
+    expected = known.field.displacement.values[:, *index.T].T
+    for reader in readers:
+        np.testing.assert_array_equal(reader.read_points(index), expected)

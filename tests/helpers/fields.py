@@ -160,3 +160,25 @@ def unreadable(field):
 
 def _refuse():
     raise AssertionError
+
+
+def wavy(ndim=3):
+    """Return a field of waves on every second voxel, and the fixed grid."""
+    dims = ("z", "y", "x")[-ndim:]
+    fixed = Grid(
+        dims,
+        (17, 22, 25)[-ndim:],
+        (2.0, 1.0, 0.5)[-ndim:],
+        (-7.0, 3.0, 11.0)[-ndim:],
+        "millimeter",
+    )
+    grid = fixed.every((2,) * ndim)
+    points = np.stack(np.meshgrid(*(grid.axis(d) for d in dims), indexing="ij"))
+    waves = [0.7 * np.sin(points[(i + 1) % ndim] / 4 + i) for i in range(ndim)]
+    return make_field(np.stack(waves).astype(np.float32), grid, fixed), fixed
+
+
+def noise(grid, seed=0):
+    """Return an image of noise on a grid."""
+    values = np.random.default_rng(seed).random(grid.shape, np.float32)
+    return xr.DataArray(values, dims=grid.dims, coords=coordinates(grid))

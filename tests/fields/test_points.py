@@ -1,0 +1,64 @@
+"""Points through a field and back, against inverses known in closed form."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import xdreg
+from tests.helpers.fields import (
+    Known,
+    wavy,
+)
+from xdreg.fields.field import (
+    field_grid,
+)
+
+CASES = [(2, 0), (2, 60), (3, 0), (3, 60), (3, 150)]
+
+
+@pytest.mark.parametrize(("ndim", "degrees"), CASES)
+def test_points_go_there_and_back(ndim, degrees):
+    known = Known(ndim, degrees)
+    lower, upper = known.fixed.bounds
+    points = np.random.default_rng(0).uniform(lower, upper, (200, ndim))
+    there = known.field.dreg.transform_points(points)
+    back = known.field.dreg.transform_points(there, inverse=True)
+    assert np.abs(back - points).max() < 1e-3
+    assert np.abs(known.back(there) - back).max() < 0.06
+    labelled = xr.DataArray(there, dims=("point", "dim"), coords={"dim": range(ndim)})
+    again = known.field.dreg.transform_points(labelled, inverse=True)
+    assert again.dims == labelled.dims
+    np.testing.assert_array_equal(again, back)
+
+
+def test_points_from_outside_are_nan_both_ways():
+    known = Known(3, 30)
+    far = [[1e6, 0, 0], [np.nan, 1, 1], [np.inf, 1, 1]]
+    for inverse in (False, True):
+        assert np.isnan(known.field.dreg.transform_points(far, inverse=inverse)).all()
+    lower, _ = known.fixed.bounds
+    edge = known.forth(np.array([lower + 0.1, lower - 0.5]))
+    found = known.field.dreg.transform_points(edge, inverse=True)
+    assert np.isfinite(found).all(axis=1).tolist() == [True, False]
+    assert known.field.dreg.transform_points(np.empty((0, 3)), inverse=True).size == 0
+
+
+def test_points_outside_are_nan_and_wrong_shapes_refused():
+    field, _ = wavy()
+    assert np.isnan(field.dreg.transform_points([[1e6, 0, 0]])).all()
+    with pytest.raises(xdreg.InputError, match=r"\(n, 3\)"):
+        field.dreg.transform_points([[1.0, 2.0]])
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_itk_round_trip_and_points(ndim):
+    field, fixed = wavy(ndim)
+    transform = field.dreg.to_itk_transform()
+    back = xdreg.from_itk_transform(transform, field_grid(field))
+    np.testing.assert_array_equal(back.displacement, field.displacement)
+    lower, upper = fixed.bounds
+    points = lower + np.random.default_rng(1).uniform(0.1, 0.9, (40, ndim)) * (
+        upper - lower
+    )
+    theirs = [list(transform.TransformPoint(list(p[::-1])))[::-1] for p in points]
+    np.testing.assert_allclose(field.dreg.transform_points(points), theirs, atol=1e-5)
