@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xdreg.errors import InputError
-from xdreg.grid import Grid
-from xdreg.partition import Partition, whole_per_axis
+from xdreg.grid import Grid, whole_per_axis
+from xdreg.partition import Partition
 
 
 @st.composite

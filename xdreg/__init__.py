@@ -23,10 +23,12 @@ from xdreg.errors import (
 from xdreg.grid import Grid
 from xdreg.stages import (
     Affine,
+    BlockReduction,
     BSpline,
     Consensus,
     Custom,
     LocalCorrelation,
+    RegistrationMethod,
     Rigid,
     Similarity,
     Translation,
@@ -108,6 +110,7 @@ __all__ = [
     "Advance",
     "Affine",
     "BSpline",
+    "BlockReduction",
     "BlockResult",
     "Consensus",
     "Custom",
@@ -121,6 +124,7 @@ __all__ = [
     "Partition",
     "Plan",
     "PlannedStage",
+    "RegistrationMethod",
     "Rigid",
     "Similarity",
     "StoreError",

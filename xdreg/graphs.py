@@ -9,10 +9,6 @@ from typing import Any
 
 import dask
 
-#: With more blocks than this a task runs several, which limits the scheduler's memory.
-#: Each block is still stored when it ends.
-MOST_TASKS = 10_000
-
 
 class Opaque:
     """A value hidden from Dask, which would traverse dataclasses.

@@ -122,6 +122,25 @@ def positive_per_axis(value: Any, ndim: int, name: str) -> tuple[float, ...]:
     return tuple(float(v) for v in values)
 
 
+def whole_per_axis(
+    value: float | Sequence[float], ndim: int, name: str, *, minimum: float = 0
+) -> tuple[int, ...]:
+    """Return one whole number per axis from a number or a sequence."""
+    values = list(value) if isinstance(value, (list, tuple, np.ndarray)) else None
+    if values is None:
+        values = [value] * ndim
+    whole = all(
+        isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in values
+    )
+    if len(values) != ndim or not whole or any(v < minimum for v in values):
+        msg = (
+            f"{name} must be a whole number of voxels ≥ {minimum:g}, or {ndim} of "
+            f"them, got {value!r}"
+        )
+        raise InputError(msg)
+    return tuple(int(v) for v in values)
+
+
 def checked_matrix(matrix: ArrayLike, ndim: int, name: str) -> NDArray[np.float64]:
     """Return a homogeneous matrix as an array.
 

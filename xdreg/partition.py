@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xdreg.errors import InputError
+from xdreg.grid import Grid, whole_per_axis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
     from numpy.typing import NDArray
-
-    from xdreg.grid import Grid
 
 
 #: How much more of the moving image than its window a block reads on every side, in
@@ -54,25 +53,6 @@ class BlockStatus(IntEnum):
     def meaning(self) -> str:
         """The status as a word, as stored in ``flag_meanings``."""
         return self.name.lower()
-
-
-def whole_per_axis(
-    value: float | Sequence[float], ndim: int, name: str, *, minimum: float = 0
-) -> tuple[int, ...]:
-    """Expand a number, or one per dim, to one whole number per axis."""
-    values = list(value) if isinstance(value, (list, tuple, np.ndarray)) else None
-    if values is None:
-        values = [value] * ndim
-    whole = all(
-        isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in values
-    )
-    if len(values) != ndim or not whole or any(v < minimum for v in values):
-        msg = (
-            f"{name} must be a whole number of voxels ≥ {minimum:g}, or {ndim} of "
-            f"them, got {value!r}"
-        )
-        raise InputError(msg)
-    return tuple(int(v) for v in values)
 
 
 def shared_part(

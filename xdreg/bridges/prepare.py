@@ -16,8 +16,7 @@ import xarray as xr
 from xdreg.errors import InputError
 from xdreg.fields.composition import compose
 from xdreg.fields.field import field_grid, fixed_grid, in_units, open_displacement
-from xdreg.grid import UNIT_METRES, Grid
-from xdreg.partition import whole_per_axis
+from xdreg.grid import UNIT_METRES, Grid, whole_per_axis
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

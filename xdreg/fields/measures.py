@@ -19,9 +19,8 @@ from xdreg.fields.field import (
     ordered_displacement,
 )
 from xdreg.graphs import shared
-from xdreg.grid import Grid
+from xdreg.grid import Grid, whole_per_axis
 from xdreg.numerics import folding, kernels
-from xdreg.partition import whole_per_axis
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -25,7 +25,7 @@ from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
 from xdreg.fields.targets import resampling_grid
 from xdreg.fields.warp import CHUNK, Interpolation, make_warper, warped_like
-from xdreg.graphs import MOST_TASKS, shared
+from xdreg.graphs import shared
 from xdreg.stores.ome_writer import lay_out, level_path, make_layout
 from xdreg.stores.progress import working
 from xdreg.stores.pyramid import downsample, image_levels
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 #: the moving image that a level of the result is resampled from.
 COARSEST = 1.1
 FINEST = 1 / 1.5
+
+#: Largest number of tasks of a level. Beyond it a task makes several regions.
+MOST_TASKS = 10_000
 
 #: Most voxels of a region, and fewest regions of a level.
 MOST_TOGETHER = 2**22
