@@ -1,116 +1,85 @@
-"""ANTs and SimpleITK apply what is written, in an environment of their own.
-
-``XDREG_PEERS`` names its Python.
-"""
-
-import os
-import subprocess
+"""Transforms of ITK, ITK-Wasm and SimpleITK in memory."""
 
 import itk
 import numpy as np
 import pytest
 
 import xdreg
-from tests.helpers.fields import Known, moving_like
-from xdreg.coordinates import grid_of
-
-PYTHON = os.environ.get("XDREG_PEERS")
-pytestmark = pytest.mark.skipif(PYTHON is None, reason="XDREG_PEERS is not set")
+from tests.helpers.fields import Known, difference, moving_like, points_of
+from xdreg import bridges
 
 
-def in_peers(code, *arguments):
-    """Run code there; skip where a package is missing."""
-    done = subprocess.run(
-        [PYTHON, "-c", code, *map(str, arguments)], capture_output=True, text=True,
-        timeout=120,
-    )  # fmt: skip
-    if "ModuleNotFoundError" in done.stderr:
-        pytest.skip(done.stderr.strip().splitlines()[-1])
-    assert done.returncode == 0, done.stderr
+def test_itk_goes_on_with_the_turn_of_a_field_beyond_its_grid():
+    known = Known(3, 20.0, amplitude=0.0)
+    transform = known.field.dreg.to_itk_transform(affine=True)
+    far = known.fixed.centre + 1000.0
+    moved = np.array(list(transform.TransformPoint(far[::-1].tolist())))[::-1]
+    # The field holds single precision over a hundredth of that distance.
+    np.testing.assert_allclose(moved, known.forth(far[None])[0], atol=1e-3)
 
 
-ANTS = """
-import sys, ants, numpy as np
-fixed, moving, out, *transforms = sys.argv[1:]
-images = [ants.image_read(name) for name in (fixed, moving)]
-for i, transform in enumerate(transforms):
-    moved = ants.apply_transforms(*images, [transform], interpolator="linear")
-    np.save(f"{out}/{i}.npy", moved.numpy().T)
-"""
-
-
+@pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_ants_warps_by_what_is_written(tmp_path, ndim):
-    known = Known(ndim, 6.0)
+def test_itkwasm_warps_by_what_it_is_given(ndim, affine):
+    from itkwasm import Image, Transform
+    from itkwasm_downsample import resample_to_reference
+
+    known = Known(ndim, 5.0)
+    field = known.field
+    entries = bridges.to_itkwasm(field, affine=affine)
+    assert [type(entry) for entry in entries] == [Transform] * (1 + affine)
     target = moving_like(known)
     random = np.random.default_rng(0).random(target.shape).astype(np.float32)
     moving = target.copy(data=random)
-    fixed = known.field.displacement[0].drop_vars("component")
-    # Files in millimetres: what is a micrometre here is written as one thousandth.
-    for name, image in (("fixed", fixed), ("moving", moving)):
-        grid = grid_of(image).to_units("millimeter")
-        as_itk = image.dreg.to_itk_image()
-        as_itk.SetSpacing(grid.spacing[::-1])
-        as_itk.SetOrigin(grid.origin[::-1])
-        itk.imwrite(as_itk, str(tmp_path / f"{name}.nii"))
-    names = ["warp.nii.gz", "field.h5", "composite.h5"]
-    for name in names:
-        known.field.dreg.to_file(tmp_path / name, affine=name.startswith("composite"))
-    in_peers(
-        ANTS, tmp_path / "fixed.nii", tmp_path / "moving.nii", tmp_path,
-        *(tmp_path / name for name in names),
-    )  # fmt: skip
-    ours = known.field.dreg.warp(moving, like=fixed).values
+    fixed = field.displacement[0].drop_vars("component")
+    images = [
+        Image(**itk.dict_from_image(one.dreg.to_itk_image())) for one in (moving, fixed)
+    ]
+    theirs = resample_to_reference(*images, transform=entries)
+    ours = field.dreg.warp(moving, like=fixed)
     inside = (slice(2, -2),) * ndim
-    for i, name in enumerate(names):
-        theirs = np.load(tmp_path / f"{i}.npy")
-        assert theirs.shape == ours.shape
-        np.testing.assert_allclose(
-            theirs[inside], ours[inside], atol=2e-3, err_msg=name
-        )
+    np.testing.assert_allclose(
+        np.asarray(theirs.data)[inside], ours.values[inside], atol=1e-3
+    )
 
 
-SITK = """
-import sys, SimpleITK as sitk, numpy as np
-folder, *names = sys.argv[1:]
-points = np.load(f"{folder}/points.npy")
-for i, name in enumerate(names):
-    if name.endswith((".nrrd", ".mha", ".nii.gz")):
-        image = sitk.ReadImage(f"{folder}/{name}", sitk.sitkVectorFloat64)
-        transform = sitk.DisplacementFieldTransform(image)
-    else:
-        transform = sitk.ReadTransform(f"{folder}/{name}")
-    np.save(f"{folder}/{i}.npy", [transform.TransformPoint(p.tolist()) for p in points])
-turn = sitk.Euler3DTransform((1.0, 2.0, 3.0), 0.1, 0.2, 0.3, (0.4, 0.5, 0.6))
-bend = sitk.BSplineTransformInitializer(sitk.Image(40, 40, 40, sitk.sitkUInt8), [4] * 3)
-rng = np.random.default_rng(0)
-bend.SetParameters(rng.normal(size=len(bend.GetParameters())).tolist())
-both = sitk.CompositeTransform([turn, bend])
-for suffix in ("tfm", "h5"):
-    sitk.WriteTransform(both, f"{folder}/theirs.{suffix}")
-places = rng.uniform(5, 30, (20, 3))
-np.savez(f"{folder}/theirs.npz", points=places,
-         moved=[both.TransformPoint(p.tolist()) for p in places])
-"""
+@pytest.mark.parametrize("affine", [False, True])
+def test_itkwasm_s_transforms_come_back(affine):
+    from itkwasm import Transform, TransformType
+
+    field = Known(2, 5.0).field
+    entries = bridges.to_itkwasm(field, affine=affine)
+    again = bridges.from_itkwasm(entries, units="micrometer")
+    assert difference(again, field) < 1e-4
+    # As ITK-Wasm returns a composite, and in single precision.
+    kind = TransformType("Composite", "float32", 2, 2)
+    for entry in entries:
+        entry.transformType.parametersValueType = "float32"
+        entry.parameters = entry.parameters.astype(np.float32)
+    listed = [Transform(kind), *entries]
+    assert difference(bridges.from_itkwasm(listed, like=field), field) < 1e-4
+    known_to_itk = itk.dict_from_transform(field.dreg.to_itk_transform())
+    assert difference(bridges.from_itkwasm(known_to_itk, like=field), field) < 1e-5
+    for wrong in ([{"name": "x"}], ["x"], [None]):
+        with pytest.raises(xdreg.InputError, match="transformType"):
+            bridges.from_itkwasm(wrong)
+    with pytest.raises(xdreg.StoreError, match="holds no transform"):
+        bridges.from_itkwasm([])
 
 
-def test_simpleitk_maps_points_alike_and_its_files_are_read(tmp_path):
-    known = Known(3, 6.0)
-    lower, upper = known.fixed.bounds
-    share = np.random.default_rng(0).uniform(0.1, 0.9, (30, 3))
-    points = lower + share * (upper - lower)
-    np.save(tmp_path / "points.npy", points[:, ::-1] / 1e3)
-    names = ["a.nrrd", "a.mha", "a.nii.gz", "a.h5", "a.tfm", "b.h5"]
-    for name in names:
-        known.field.dreg.to_file(tmp_path / name, affine=name == "b.h5")
-    in_peers(SITK, tmp_path, *names)
+@pytest.mark.parametrize("affine", [False, True])
+def test_simpleitk_takes_and_gives_the_same(affine):
+    sitk = pytest.importorskip("SimpleITK")
+    known = Known(3, 5.0)
+    transform = bridges.to_simpleitk(known.field, affine=affine)
+    points = points_of(known, 5)
+    found = [transform.TransformPoint(p[::-1].tolist())[::-1] for p in points]
     expected = known.field.dreg.transform_points(points)
-    for i, name in enumerate(names):
-        found = np.load(tmp_path / f"{i}.npy")[:, ::-1] * 1e3
-        np.testing.assert_allclose(found, expected, atol=1e-2, err_msg=name)
-    theirs = np.load(tmp_path / "theirs.npz")
-    grid = xdreg.Grid(("z", "y", "x"), (36,) * 3, (1.0,) * 3, (0.0,) * 3, "millimeter")
-    for suffix in ("tfm", "h5"):
-        field = xdreg.open_transform(tmp_path / f"theirs.{suffix}", like=grid)
-        moved = field.dreg.transform_points(theirs["points"][:, ::-1])
-        np.testing.assert_allclose(moved, theirs["moved"][:, ::-1], atol=0.02)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    again = bridges.from_simpleitk(transform, units="micrometer")
+    assert difference(again, known.field) < 1e-4
+    turn = sitk.Euler3DTransform((1.0, 2.0, 3.0), 0.1, 0.2, 0.3, (4.0, 5.0, 6.0))
+    field = bridges.from_simpleitk(turn, like=known.field)
+    matrix = bridges.to_matrix(field)
+    there = turn.TransformPoint((7.0, 8.0, 9.0))[::-1]
+    np.testing.assert_allclose(matrix[:3] @ [9.0, 8.0, 7.0, 1.0], there, atol=1e-3)

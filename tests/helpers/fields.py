@@ -5,7 +5,7 @@ import numpy as np
 import xarray as xr
 
 from xdreg.coordinates import coordinates
-from xdreg.fields.field import make_field
+from xdreg.fields.field import field_grid, make_field
 from xdreg.grid import Grid
 from xdreg.numerics import kernels
 
@@ -182,3 +182,16 @@ def noise(grid, seed=0):
     """Return an image of noise on a grid."""
     values = np.random.default_rng(seed).random(grid.shape, np.float32)
     return xr.DataArray(values, dims=grid.dims, coords=coordinates(grid))
+
+
+def points_of(known, count=40):
+    """Return fixed points well within the image, off the grid."""
+    lower, upper = (np.asarray(b) for b in known.fixed.bounds)
+    share = np.random.default_rng(2).uniform(0.15, 0.85, (count, len(lower)))
+    return lower + share * (upper - lower)
+
+
+def difference(one, other):
+    """Return the largest difference of two fields on one grid."""
+    assert field_grid(one) == field_grid(other)
+    return float(np.abs(one.displacement.values - other.displacement.values).max())

@@ -5,6 +5,9 @@ import json
 
 import numpy as np
 
+#: An affine transform that turns, scales and shifts, in two dimensions.
+TURN = np.array([[0.9, 0.1, 3.0], [-0.2, 1.1, -4.0], [0.0, 0.0, 1.0]])
+
 
 def affine(ndim, seed=0):
     rng = np.random.default_rng(seed)
