@@ -7,7 +7,7 @@ import xarray as xr
 import zarr
 
 import xdreg
-from tests.helpers.fields import Known, moving_like
+from tests.helpers.fields import Known, difference, moving_like
 from xdreg.coordinates import coordinates
 from xdreg.fields.field import field_grid, make_field
 from xdreg.grid import Grid
@@ -19,11 +19,6 @@ def pair(request):
     known = Known(request.param, 8.0)
     inverse = known.field.dreg.inverse(moving_like(known), step=4).load()
     return known.field, inverse
-
-
-def difference(one, other):
-    assert field_grid(one) == field_grid(other)
-    return np.abs(one.displacement.values - other.displacement.values).max()
 
 
 def test_a_bijection_of_sequences_is_valid_and_read_both_ways(tmp_path, pair):
