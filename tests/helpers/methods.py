@@ -4,9 +4,7 @@ import numpy as np
 import xarray as xr
 
 from xdreg.coordinates import coordinates, grid_of
-from xdreg.numerics.kernels import (
-    affine_displacement,
-)
+from xdreg.numerics.kernels import affine_displacement
 
 
 def shift_by_two(fixed, moving):

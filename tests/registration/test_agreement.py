@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from xdreg.partition import BlockStatus
-from xdreg.registration.agreement import offsets, outliers
+from xdreg.grid import Grid
+from xdreg.partition import BlockStatus, Partition
+from xdreg.registration.agreement import compare, offsets, outliers, tolerance
 
 
 def gaps_of(updates):
-    """Return what comparing constant updates along one axis would, for all blocks."""
+    """Return the differences of blocks whose updates are constant, as `compare`."""
     ndim = updates.ndim
     steps = offsets(ndim)
     gaps = np.full((*updates.shape, len(steps)), np.nan, np.float32)
@@ -36,7 +37,7 @@ def test_the_bad_are_found_and_no_good_ones(shape, seed):
     rng = np.random.default_rng(seed)
     updates = rng.normal(2.0, 0.1, shape)
     bad = np.zeros(shape, bool)
-    # About a fifth; along a line none beside another, or nobody could tell.
+    # About a fifth; in a row no two are adjacent, which could not be decided.
     if len(shape) == 1:
         bad[[2 + seed, 6]] = True
     else:
@@ -77,3 +78,36 @@ def test_a_block_whose_neighbours_all_failed_is_held_against_zero():
     assert not judged(updates, status)[0].any()
     updates[1, 1] = 6.0
     assert not judged(updates, np.where(status == crashed, empty, status))[0].any()
+
+
+def test_patches_are_compared_where_they_overlap_in_voxels():
+    grid = Grid(("y", "x"), (8, 24), (2.0, 0.5), (0.0, 0.0))
+    partition = Partition.balanced(grid, block_shape=8, overlap=2, field_step=1)
+    assert partition.counts == (1, 3)
+    assert tolerance(partition) == 1.0
+    updates = {(0, 0): 1.0, (0, 1): 4.0, (0, 2): -2.0}
+    status = dict.fromkeys(updates, BlockStatus.SUCCESS)
+
+    def patch(index):
+        values = np.zeros((2, *partition.patch_shape), np.float32)
+        values[1] = updates[index]
+        return values
+
+    def compared(index):
+        found = compare(index, partition, status.get, patch)
+        known = np.flatnonzero(np.isfinite(found))
+        return {offsets(2)[i]: float(found[i]) for i in known}
+
+    # Half a micrometer along x is a voxel.
+    assert compared((0, 0)) == {(0, 0): 2.0, (0, 1): 6.0}
+    assert compared((0, 1)) == {(0, 0): 8.0, (0, 1): 12.0}
+    assert compared((0, 2)) == {(0, 0): 4.0}
+    status[0, 1] = BlockStatus.CRASHED
+    assert compared((0, 0)) == {(0, 0): 2.0}
+    assert compared((0, 1)) == {}
+
+
+def test_one_block_has_no_tolerance():
+    grid = Grid(("y", "x"), (8, 8), (1.0, 1.0), (0.0, 0.0))
+    partition = Partition.balanced(grid, block_shape=8, overlap=2, field_step=1)
+    assert tolerance(partition) == 0
