@@ -10,7 +10,7 @@ from typing import Any
 import dask
 
 
-class Opaque:
+class _Opaque:
     """A value hidden from Dask, which would traverse dataclasses.
 
     Its token includes the step, because keys of `xarray.map_blocks` do not depend on
@@ -35,8 +35,8 @@ def shared(value: Any, step: str) -> Any:
     step
         Name of the step that uses it.
     """
-    return dask.delayed(_value_of, pure=True)(Opaque(value, step))
+    return dask.delayed(_value_of, pure=True)(_Opaque(value, step))
 
 
-def _value_of(opaque: Opaque) -> Any:
+def _value_of(opaque: _Opaque) -> Any:
     return opaque.value
