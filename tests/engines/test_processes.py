@@ -223,6 +223,6 @@ def test_the_kernel_takes_engines_first_and_no_notice_ends_them():
 
 def test_a_process_has_a_memory_limit():
     assert processes.call(HERE + "hold", 10_000_000, memory_limit=2**40) == 10_000_000
-    with pytest.raises(MethodCrash, match="memory limit of 286.10 MiB"):
+    with pytest.raises(MethodCrash, match=r"memory limit of 286\.10 MiB"):
         processes.call(HERE + "hold", 600_000_000, memory_limit=300_000_000)
     assert processes.call(HERE + "identity", 1) == 1

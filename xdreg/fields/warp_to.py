@@ -55,9 +55,6 @@ MOST_TASKS = 10_000
 MOST_TOGETHER = 2**22
 FEWEST = 8
 
-#: Most tasks of a level; with more regions a task writes several.
-MOST_TASKS = 10_000
-
 
 def warp_to(
     field: xr.Dataset,
