@@ -1,1 +1,1 @@
-"""Benchmarks on real pairs."""
+"""Benchmarks of accuracy, speed, memory and faults."""

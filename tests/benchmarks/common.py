@@ -1,4 +1,4 @@
-"""What the benchmarks share: pairs, rows of figures, errors against the truth."""
+"""Pairs, rows of figures, and errors, shared by the benchmarks."""
 
 import contextlib
 import json
@@ -69,8 +69,8 @@ def _cpu_seconds():
     own = psutil.Process()
     total = 0.0
     for process in [own, *own.children(recursive=True)]:
-        # One that ends meanwhile counts among the children of its parent, as do all
-        # before it: user and system time, of the process and of its children.
+        # A process that ends meanwhile counts among the children of its parent: user
+        # and system time, of the process and of its children.
         with contextlib.suppress(psutil.NoSuchProcess):
             total += sum(process.cpu_times()[:4])
     return total
@@ -128,7 +128,7 @@ def border_ratios(blocks, whole):
 
 
 def peer_python(tool):
-    """Return the Python that has a peer, or say that there is none."""
+    """Return the Python that has a peer, or print that there is none."""
     if tool.startswith("elastix"):
         return sys.executable
     variable = "XDREG_ITK_DREG" if tool == "itk_dreg" else "XDREG_PEERS"

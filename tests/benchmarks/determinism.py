@@ -1,4 +1,4 @@
-"""The same bits whatever runs a registration: a hash of a real pair's field each."""
+"""Hashes of a real pair's field by scheduler, chunks and order of blocks."""
 
 import hashlib
 import random
@@ -19,8 +19,8 @@ PAIR = "mouse_brain"
 def determinism():
     """Print a hash of the field by scheduler, chunks, order of blocks, resumption.
 
-    Of an affine stage, one of elastix, which has processes of its own, and one of
-    local correlation.
+    The stages are an affine one, a B-spline by elastix, which runs in processes of its
+    own, and local correlation.
     """
     for scheduler, workers in (
         ("synchronous", 1),
@@ -73,7 +73,7 @@ def _register(chunk=None, **options):
 
 
 def _shuffled(function, task, *arguments, **options):
-    """Run the blocks in another order first; the map then finds them done."""
+    """Run the blocks in a random order first; the map then finds them done."""
     blocks = list(task.partition)
     random.Random(0).shuffle(blocks)
     for index in blocks:

@@ -1,4 +1,4 @@
-"""Registers a pair with itk-dreg, in its own environment.
+"""Registration with itk-dreg, in its own environment.
 
 ``python dreg.py itk_dreg FIXED MOVING OUT REPEATS`` does as ``peers.py``, and
 ``python dreg.py reduction COUNT…`` prints as JSON the milliseconds of CPU per field
@@ -73,7 +73,7 @@ def register(fixed, moving, out):
     result = scheduled.registration_result.compute(scheduler="single-threaded")
     seconds = since(began)
     print("failed blocks:", int((result.status != 0).sum()))
-    # The last one added is applied first.
+    # The last transform added is applied first.
     total = itk.CompositeTransform[itk.D, 3].New()
     total.AddTransform(result.transforms.transform)
     total.AddTransform(start)

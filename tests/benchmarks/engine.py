@@ -1,4 +1,4 @@
-"""The engine: throughput, compile time, memory, and real pairs beside the peers.
+"""Throughput, compile time, memory and accuracy of the engine, against the peers.
 
 Peers run where ``XDREG_PEERS`` names the Python of an environment with ``antspyx`` and
 ``picsl-greedy``; elastix runs in this one.
@@ -40,7 +40,7 @@ REPEATS = 3
 
 
 def engine():
-    """Everything about the engine, medians of three."""
+    """Print all figures of the engine, medians of three."""
     compile_time()
     throughput()
     memory()
@@ -52,7 +52,7 @@ def engine():
 
 
 def compile_time():
-    """Seconds of a first call, without and with compiled kernels on disk."""
+    """Print the seconds of a first call, without and with compiled kernels on disk."""
     code = (
         "import time; from xdreg.datasets import phantom_pair; "
         "from xdreg.engines.local_correlation import local_correlation as f; "
@@ -78,7 +78,7 @@ def compile_time():
 
 
 def throughput():
-    """Voxel-iterations per second of a 128³ block, one thread and two blocks."""
+    """Print voxel-iterations per second of a 128³ block, one thread and two blocks."""
     phantom = xdreg.datasets.phantom_pair((128, 128, 128), amplitude=4.0)
     images = phantom.fixed.compute(), phantom.moving.compute()
     for metric in ("lncc", "mind"):
@@ -106,7 +106,7 @@ def throughput():
 
 
 def memory():
-    """Peak bytes per voxel of a 208³ window, beyond the two images."""
+    """Print the peak bytes per voxel of a 208³ window, beyond the two images."""
     phantom = xdreg.datasets.phantom_pair((208, 208, 208))
     images = [v.astype("float32").compute() for v in (phantom.fixed, phantom.moving)]
     for metric in ("lncc", "mind"):
@@ -130,7 +130,7 @@ def _resident():
 
 
 def lung():
-    """Lung CT: landmarks, against the peers and across contrast."""
+    """Print landmark errors of the lung pair, also of the peers and across contrast."""
     fixed, moving = pair("lung_ct")
     for name, options in (
         ("lung_ct", {}),
@@ -155,7 +155,7 @@ def lung():
 
 
 def mouse():
-    """Mouse brain: overlap of structures."""
+    """Print the overlap of structures of the mouse brains."""
     fixed, moving = pair("mouse_brain")
     field, seconds = _median_run(fixed, moving)
     row("mouse_brain", **_structures(field), **_common(field, seconds))
@@ -170,7 +170,7 @@ def _structures(field):
 
 
 def microscopy():
-    """Expansion microscopy in blocks of 64³."""
+    """Print figures of expansion microscopy in blocks of 64³."""
     fixed, moving = pair("exm_lowres")
     field, seconds = _median_run(fixed, moving, block_shape=BLOCK[3])
     source = moving["scale0/image"].astype("float32")
@@ -185,7 +185,7 @@ def microscopy():
 
 
 def histology():
-    """Two stains, luminance, registered by descriptors and by local correlation."""
+    """Print errors of two stains, by descriptors and by local correlation."""
     images = pair("histology_kidney")
     for metric in ("mind", "lncc"):
         options = {"metric": metric, "channel": "luminance"}
@@ -199,9 +199,9 @@ def histology():
 
 
 def turned():
-    """Mouse brains turned by up to 90° about random axes: affine stages alone."""
+    """Print errors of affine stages on mouse brains turned by up to 90°."""
     rng = np.random.default_rng(0)
-    # Without their stored levels, which do not lie quite where they say.
+    # Without the stored levels, whose positions are not exact.
     fixed, source = (
         tree["scale0/image"].astype("float32") for tree in pair("mouse_brain")
     )
@@ -234,7 +234,7 @@ def turned():
                 progress=False,
             )
             found = np.array(json.loads(field.attrs["matrix"]))
-            # Through the turn it undoes: fixed to the moving image as it was.
+            # Composed with the turn: from the fixed to the unturned moving image.
             grid = grid_of(fixed)
             corners = kernels.affine_displacement(matrix @ found, grid)
             total = make_field(*corners, grid)

@@ -1,7 +1,7 @@
-"""What bad blocks cost: a fifth of them returns garbage, on a real pair and a phantom.
+"""Errors with bad blocks: a fifth returns garbage, on a real pair and a phantom.
 
-Beside every kind of garbage stands the run in which the same blocks find nothing at
-all. That is the best that a rejected block can be.
+Every kind of garbage is compared with the run in which the same blocks find nothing:
+a rejected block cannot be better.
 """
 
 import warnings
@@ -15,12 +15,12 @@ from xdreg.fields.diagnostics import status_counts
 
 KINDS = ("zero", "noise", "nan", "raise", "shift", "wave")
 
-#: With this seed no stage has bad blocks only, which is an error.
+#: A seed with which no stage has bad blocks only, which is an error.
 OPTIONS = {"share": 0.2, "seed": 2}
 
 
 def failures():
-    """Error with a fifth of all blocks bad, against the same blocks at zero."""
+    """Print errors with a fifth of all blocks bad, against the same blocks at zero."""
     fixed, moving = pair("lung_ct")
     for block in (64, 32):
         _compare(

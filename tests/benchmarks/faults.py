@@ -1,8 +1,8 @@
-"""What faults cost: each is made to happen, and the result compared to the bit.
+"""The cost of faults: blocks lost, blocks run again, and equality of the result.
 
-Injected: how often. Lost: blocks without a result at the end of the run. Rerun: blocks
-that ran more than once until all were there. Identical: whether the result, failed
-blocks run again, is that of an undisturbed run.
+Injected: the number of faults. Lost: blocks without a result at the end of the run.
+Rerun: blocks that ran more than once until all had a result. Identical: whether the
+result, failed blocks run again, is to the bit that of an undisturbed run.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from xdreg.engines.local_correlation import local_correlation
 from xdreg.partition import BlockStatus
 from xdreg.registration import register_block as tasks
 
-#: Faults within a block's process, and the limits that meet them.
+#: Faults within a block's process, and the limits that stop them.
 CONTAINED = {
     "segfault": {},
     "abort": {},
@@ -39,7 +39,7 @@ CONTAINED = {
 }
 LOST = (BlockStatus.CRASHED, BlockStatus.TIMEOUT)
 
-#: Runs that are cut off at a write, for each state that the write may be left in.
+#: Runs that end at a write, for each state in which the write may be left.
 CUTS = 25
 
 
@@ -51,7 +51,7 @@ def faults():
     _drivers()
     _power_cuts()
     with (
-        # Else Dask gives a worker up that happens to be restarting 15 s after it died.
+        # By default Dask gives up a worker that still restarts 15 s after it died.
         dask.config.set({"distributed.deploy.lost-worker-timeout": "10 minutes"}),
         LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=None
@@ -59,7 +59,7 @@ def faults():
         Client(cluster),
     ):
         _contained("worker: SIGKILL", expected, "kill", isolated=False)
-        # Each such block costs so many workers and one more.
+        # Such a block costs one worker more than this number.
         cluster.scheduler.allowed_failures = 1
         _contained("worker: SIGSEGV always", expected, "always", isolated=False)
     _cost()
@@ -73,7 +73,7 @@ def _places():
 
 
 def _run(kind, folder, *, retry=(), isolated=True, **limits):
-    """Register in twelve blocks; about half do harm, by default only once."""
+    """Register in twelve blocks; about half fail, by default only once."""
     options = {"kind": kind, "share": 0.4, "seed": 2, "log": str(folder / "log")}
     options["once"] = str(folder / "once")
     stage = xdreg.Custom(
@@ -118,7 +118,7 @@ def _contained(name, expected, kind, **options):
 
 
 def _drivers():
-    """Kill the process that runs a registration, again and again; interrupt it."""
+    """Kill and interrupt the process that runs a registration."""
     calm = _places()
     expected = runs.harm_in_a_run("none", calm)
     places, deaths, found = _places(), -1, None
@@ -142,7 +142,7 @@ def _drivers():
 
 
 def _power_cuts():
-    """End runs at a write that is not made, or left short, empty or as zeros."""
+    """End runs at a write that is missing, short, empty or zeros."""
     folder = _places()
     with pytest.MonkeyPatch.context() as patch:
         writes = runs.Writes(patch)
@@ -179,7 +179,7 @@ def correlation(fixed, moving, **options):
 
 
 def _cost():
-    """CPU time of blocks of 64³ in processes, against the same in threads."""
+    """Print the CPU time of blocks of 64³ in processes, against threads."""
     phantom = xdreg.datasets.phantom_pair((128, 128, 128), amplitude=3.0)
     images = phantom.fixed.compute(), phantom.moving.compute()
 

@@ -1,4 +1,4 @@
-"""What becomes of a field: its inverse, beside SimpleITK's, points and images."""
+"""Inverses, points and images through fields: error, speed and memory."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from xdreg.fields.preimage import Preimage, affine_part
 
 PAIRS = ("lung_ct", "mouse_brain", "exm_lowres")
 
-#: Round trips are measured at so many places all over the fixed image.
+#: The number of places in the fixed image at which round trips are measured.
 PLACES = 100_000
 
 REPEATS = 3
@@ -42,7 +42,7 @@ def cpu(function, clock=time.process_time):
 def round_trip(field, inverse):
     """Return mean and 99th percentile of the error of there and back, in voxels.
 
-    Where the field leads out of what the inverse was made for nothing is measured.
+    Points that leave the inverse's domain are not measured.
     """
     grid = fixed_grid(field)
     points = np.random.default_rng(0).uniform(*grid.bounds, (PLACES, grid.ndim))
@@ -66,7 +66,7 @@ def kernel_speed(field):
 
 
 def inverted(field, **options):
-    """Return an inverse, and the median of the CPU seconds it took, compiled before."""
+    """Return an inverse, and the median of its CPU seconds, compilation excluded."""
     spent = []
     for _ in range(1 + REPEATS):
         lazy = field.dreg.inverse(**options)
@@ -95,9 +95,9 @@ def inverses(name, field):
 
 
 def beside_peers(name, field, fixed):
-    """Print the inverse of what is left without the affine part, beside SimpleITK's.
+    """Print figures of the inverse without the affine part, and SimpleITK's.
 
-    SimpleITK inverts onto the field's own grid, so that is what xdreg does here.
+    Both invert onto the field's own grid, as SimpleITK can do no other.
     """
     matrix = affine_part(open_displacement(field))
     rest = xdreg.compose(field, np.linalg.inv(matrix), like=fixed).compute()
@@ -140,7 +140,7 @@ def beside_peers(name, field, fixed):
 
 
 def lung_landmarks(field):
-    """Print how far the landmarks of the lung end from where they began."""
+    """Print how far the lung's landmarks are moved by field and inverse together."""
     points = landmarks("lung_ct", "fixed")
     there = field.dreg.transform_points(points)
     routes = {
@@ -158,9 +158,9 @@ def lung_landmarks(field):
 
 
 def field():
-    """Images, inverses and points through fields: error, speed, memory, peers.
+    """Print figures of images, inverses and points through fields.
 
-    The memory at 1024³ takes long, and is measured where ``XDREG_SCRATCH`` names a
+    The memory at 1024³ takes long and is measured only where ``XDREG_SCRATCH`` names a
     folder.
     """
     throughput()

@@ -1,4 +1,4 @@
-"""Inverts a displacement field with SimpleITK, in an environment that has it.
+"""Inversion of a displacement field with SimpleITK, in an environment that has it.
 
 ``python inverse_peers.py METHOD FIELD OUT THREADS`` reads and writes vector images, and
 prints the CPU seconds of the inversion alone as JSON.

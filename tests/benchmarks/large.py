@@ -1,4 +1,4 @@
-"""A pair of 1024³ for real, and peaks of memory over sizes of the image.
+"""Registration of a 1024³ pair, and peaks of memory over image sizes.
 
 Pairs are made once, in the folder that ``XDREG_SCRATCH`` names, or in a temporary one.
 Every run has a process of its own, so that its peak is its own.
@@ -71,7 +71,7 @@ def _resident():
 
 @contextlib.contextmanager
 def peak_memory(found):
-    """Watch what the process holds while the body runs."""
+    """Record the peak memory of the process while the body runs."""
     done = threading.Event()
 
     def watch():
@@ -95,7 +95,7 @@ def _open(folder):
 
 
 def memory():
-    """Peak of one worker, with equal blocks, over images of several sizes."""
+    """Print the peak memory of one worker over image sizes, with equal blocks."""
     with _pairs() as folder:
         for size, profiled in ((512, True), *((size, False) for size in SIZES)):
             figures = alone("one_worker", str(_store(folder, size)), profiled)
@@ -119,7 +119,7 @@ def one_worker(folder, profiled):
     }
     plan = fixed.dreg.plan(moving, **options)
     with (
-        # Dask's profile grows with time: it keeps every second of the last hour.
+        # Dask's profile would grow with time: it keeps a record of every second.
         dask.config.set({"distributed.worker.profile.enabled": profiled}),
         LocalCluster(
             n_workers=1, threads_per_worker=1, dashboard_address=None
@@ -137,7 +137,7 @@ def one_worker(folder, profiled):
 
 
 def large():
-    """Register 1024³ at every second voxel; time, bytes, memory, error."""
+    """Print time, bytes, memory and error of 1024³ at every second voxel."""
     with _pairs() as folder:
         figures = alone("every_second_voxel", str(_store(folder, SIZES[-1])))
     stages, arrays = figures.pop("stages"), figures.pop("arrays")
@@ -149,7 +149,7 @@ def large():
 
 
 def every_second_voxel(folder):
-    """Run the default stages but for the finest level."""
+    """Run the default stages except the finest level."""
     fixed, moving = _open(folder)
     plan = fixed.dreg.plan(moving, metric="lncc")
     stages = [stage.options for stage in plan.stages if stage.fixed_level != 0]
@@ -187,7 +187,7 @@ def every_second_voxel(folder):
 
 @contextlib.contextmanager
 def _bytes_read():
-    """Count the bytes that come out of local stores, by file."""
+    """Count the bytes read from local stores, by file."""
     from zarr.storage import LocalStore
 
     original, counted = LocalStore.get, Counter()

@@ -1,7 +1,7 @@
-"""What is not the engine: warping, blending, and the rest of a block's work.
+"""CPU time outside the engine: warping, blending, and the rest of a block's work.
 
-Times are of the processor, so that they mean something on a machine that does other
-things too; beside them the wall's where threads share the work.
+Times are of the CPU, so that they are valid on a loaded machine; wall times are added
+where threads share the work.
 """
 
 import tempfile
@@ -27,7 +27,7 @@ REPEATS = 3
 
 
 def machinery():
-    """All of it."""
+    """Print all figures of the machinery."""
     warp_kernel()
     warp_stores()
     overhead()
@@ -63,7 +63,7 @@ def _median(function):
 
 
 def warp_kernel():
-    """Voxels per second of 256³ float32 through a coarse field, beside ITK."""
+    """Print voxels per second of 256³ float32 through a coarse field, and of ITK."""
     grid = _cube(256)
     field, coarse = _wavy(grid)
     image = np.random.default_rng(0).random(grid.shape, np.float32)
@@ -91,7 +91,7 @@ def warp_kernel():
 
 
 def warp_stores():
-    """Voxels per second of 512³ from a store to a store, as many threads as cores."""
+    """Print voxels per second of 512³ from store to store, a thread per core."""
     grid = _cube(512)
     field = make_field(*_wavy(grid), grid)
     tile = xdreg.datasets.phantom_pair((128,) * 3, dtype="float32").moving.values
@@ -150,7 +150,7 @@ class _Clock:
 
 
 def _run(pair, **options):
-    """Register stores of a pair in one thread; return the time in its parts."""
+    """Register stores of a pair in one thread; return the field and times of parts."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("fixed", "moving"):
             getattr(pair, name).dreg.to_ome_zarr(f"{folder}/{name}.ome.zarr", levels=1)
@@ -164,7 +164,7 @@ def _run(pair, **options):
 
 
 def overhead():
-    """Share of the engine's time that the rest of a block takes, blocks of 96³."""
+    """Print the time of the rest of a block as a share of the engine's, at 96³."""
     pair = xdreg.datasets.phantom_pair((288, 288, 288), amplitude=6.0)
     options = {
         "stages": [xdreg.LocalCorrelation(level=0)],
@@ -188,7 +188,7 @@ def _nothing(fixed, moving):
 
 
 def reduction():
-    """Processor's microseconds per field point of the reduction, over block counts."""
+    """Print CPU microseconds per field point of the reduction, over block counts."""
     for count in (2, 3, 4, 6):
         pair = xdreg.datasets.phantom_pair((48 * count,) * 3, amplitude=2.0)
         options = {"stages": [_nothing], "metric": "lncc", "block_shape": 48}

@@ -1,7 +1,7 @@
-"""Motion far larger than a voxel: real images, moved by known lengths.
+"""Large motion: real images moved by known lengths.
 
-Both images get noise of their own. Errors are in voxels (the geometric mean of the
-axes), over what is brighter than a quarter of the image's range.
+Each image gets noise of its own. Errors are in voxels (the geometric mean of the axes),
+where the image is brighter than a quarter of its range.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ NOISE = 0.05
 
 
 def motion():
-    """Errors where a part of an image goes far, beside the peers."""
+    """Print errors where a part of an image moves far, with those of the peers."""
     for name, image in _images():
         grid = grid_of(image)
         for label, truth in motions(grid):
@@ -47,7 +47,7 @@ def _images():
         # Outside the scanner's cone the lung's voxels are far below air.
         yield name, image.clip(min=-1000) if name == "lung_ct" else image
     image = opened("histology_kidney", "moving")["scale0/image"].astype("float32")
-    # Bright is the glass, not the tissue.
+    # The glass is bright, not the tissue.
     yield "histology_kidney", 255 - image.mean("c")
 
 
@@ -77,7 +77,7 @@ def _along(lengths, grid):
 
 
 def errors(field, truth, inside):
-    """Return how far a field is from the truth, in voxels, at some places inside."""
+    """Return the errors of a field in voxels at some places inside."""
     grid = fixed_grid(field)
     voxels = np.argwhere(inside)[::50]
     expected = truth[(slice(None), *voxels.T)].T
@@ -91,7 +91,7 @@ def _voxel(grid):
 
 
 def moved_pair(image, truth):
-    """Return the image pulled through a field, itself, and where the first shines."""
+    """Return the image pulled through a field, the image, and a mask."""
     grid, values = grid_of(image), image.values.astype(float)
     least = float(values.min())
     pulled = kernels.warp_array(values, grid, truth, grid, grid, fill=least)

@@ -1,4 +1,4 @@
-"""A terabyte on paper: what the plan of a pair that is never read would cost."""
+"""The plan of a terabyte pair that is never read: blocks, hours, bytes and files."""
 
 import math
 
@@ -21,7 +21,7 @@ CORES = (1, 64, 1000)
 
 
 def paper():
-    """Blocks, hours, bytes and files of the default stages on a pair of a terabyte."""
+    """Print blocks, hours, bytes and files of the default stages on a terabyte pair."""
     data = dask.array.zeros((SIZE,) * 3, chunks=128, dtype=np.uint16)
     axis = 0.5 * np.arange(SIZE)
     image = xr.DataArray(data, dict.fromkeys("zyx", axis), ("z", "y", "x"))

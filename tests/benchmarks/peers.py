@@ -1,4 +1,4 @@
-"""Registers a pair with another package, in that package's own environment.
+"""Registration with other packages, in their own environments.
 
 ``python peers.py NAME FIXED MOVING OUT REPEATS`` reads files that ITK reads, writes the
 displacement field to OUT, and prints the seconds of every repeat as JSON: on the wall,
@@ -21,12 +21,12 @@ def clock():
 
 
 def since(began):
-    """Return what has passed since then on both clocks."""
+    """Return the seconds passed on both clocks."""
     return [now - then for now, then in zip(clock(), began, strict=True)]
 
 
 def elastix(fixed, moving, out):
-    """Elastix with its default translation, affine and B-spline maps, whole images.
+    """Run elastix with its default translation, affine and B-spline maps, whole images.
 
     One thread: its default B-spline map has two metrics, and crashes with more.
     """
@@ -47,7 +47,7 @@ def elastix(fixed, moving, out):
 
 
 def elastix_threads(fixed, moving, out):
-    """Elastix as in `elastix` but with one metric, so that all cores can be used."""
+    """Run elastix as in `elastix` but with one metric, so that it can use all cores."""
     import itk
 
     images = [itk.imread(path, itk.F) for path in (fixed, moving)]
@@ -67,7 +67,7 @@ def elastix_threads(fixed, moving, out):
 
 
 def elastix_affine(fixed, moving, out):
-    """Elastix from centre of mass on centre of mass: rigid, then affine."""
+    """Run elastix from centre of mass on centre of mass: rigid, then affine."""
     import itk
 
     images = [itk.imread(path, itk.F) for path in (fixed, moving)]

@@ -1,4 +1,4 @@
-"""The pose: real pairs whose moving image is turned, shifted, scaled and cropped.
+"""The pose of real pairs whose moving image is turned, shifted, scaled and cropped.
 
 A case draws a turn of 0 to 45° about a random axis, a shift of up to half the image's
 extent along every axis and a scale of 0.8 to 1.25, and keeps a box of the turned image,
@@ -42,14 +42,14 @@ PEERS = ("elastix_affine", "greedy_affine")
 
 @dataclass(frozen=True)
 class Case:
-    """A moved image, and the matrix that maps points of the original into it."""
+    """A moved image, and the matrix that maps points of the original to it."""
 
     moving: xr.DataArray
     matrix: np.ndarray
     degrees: float
 
     def holds(self, points):
-        """Tell which points of the original lie in the moved image's box."""
+        """Return which points of the original are in the moved image's box."""
         low, high = grid_of(self.moving).bounds
         there = apply(self.matrix, points)
         return ((there >= low) & (there <= high)).all(axis=1)
@@ -84,11 +84,11 @@ def draw_case(image, inside, rng):
     Parameters
     ----------
     image : DataArray (z, y, x)
-        The moving image as it was.
+        The original moving image.
     inside : (n, 3)
-        Points all over its object.
+        Points of its object.
     rng
-        Where chance comes from.
+        Random generator.
     """
     own = grid_of(image)
     extent = np.subtract(*own.bounds[::-1])
@@ -152,7 +152,7 @@ class Mouse:
     name = "mouse_brain"
 
     def __init__(self, reference):
-        """Note where the unturned result maps the structures."""
+        """Map the structures by the unturned result."""
         fixed, moving = (
             opened(self.name, f"{which}_labels")["scale0/image"]
             for which in ("fixed", "moving")
@@ -165,7 +165,7 @@ class Mouse:
         self._there = reference(self._points)
 
     def errors(self, mapping, case):
-        """Return one less the mean Dice of the structures where the box has data."""
+        """Return one minus the mean Dice of the structures where the box has data."""
         chosen = case.holds(self._there)
         low, high = self._grid.bounds
         chosen &= ((self._there >= low) & (self._there <= high)).all(axis=1)
@@ -177,20 +177,20 @@ class Mouse:
         own = self._labels[chosen]
         scores = dice(own, found)
         names, counts = np.unique(own, return_counts=True)
-        # A sliver of a structure says nothing.
+        # A sliver of a structure is not judged.
         names = [int(n) for n, c in zip(names, counts, strict=True) if n and c >= 50]
         return {"passed": 1 - float(np.mean([scores.get(n, 0.0) for n in names]))}
 
 
 def passes(name, error, reference):
-    """Tell whether a case comes within 10 % of the result on the original images."""
+    """Return whether a result is within 10 % of that on the original images."""
     if name == "lung_ct":
         return error <= (1 + WITHIN) * reference
     return 1 - error >= (1 - WITHIN) * (1 - reference)
 
 
 def object_points(name):
-    """Return points all over the object in the moving image."""
+    """Return points of the object in the moving image."""
     mask = opened(name, "moving_mask")["scale0/image"]
     index = np.stack(np.nonzero(mask.values), axis=1)[::97]
     return grid_of(mask).index_to_physical(index)
@@ -205,7 +205,7 @@ def cases(name, count):
 
 
 def pose():
-    """Cases that pass of each pair, by the affine stage, all stages, and peers."""
+    """Print passing cases of each pair, by the affine stage, all stages, and peers."""
     count = int(os.environ.get("XDREG_POSE_CASES", CASES))
     peers = int(os.environ.get("XDREG_POSE_PEERS", "0"))
     for name in ("lung_ct", "mouse_brain"):
@@ -244,7 +244,7 @@ def pose():
 
 
 class Tally:
-    """Counts of a pair's cases, by what ran."""
+    """Counts of a pair's passing cases by method."""
 
     def __init__(self, name, judge):
         self._name, self._judge, self._rows = name, judge, {}

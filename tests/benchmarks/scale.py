@@ -1,6 +1,6 @@
-"""Many blocks and many workers: the machinery, with engines that do nothing or sleep.
+"""Many blocks and workers, with engines that do nothing or sleep.
 
-What is measured runs in processes of its own, so that peaks of memory are its own.
+Every measurement runs in a process of its own, so that peaks of memory are its own.
 """
 
 import os
@@ -26,7 +26,7 @@ THREADS, BLOCKS, SLEEP = 32, (10, 10, 20), 2.0
 
 
 def scale():
-    """Start and memory at many blocks; a simulated cluster; two workers."""
+    """Print start and memory of many blocks, a simulated cluster, and two workers."""
     for count in (22, 47):
         alone("first_block", str(count))
     alone("all_blocks", "22")

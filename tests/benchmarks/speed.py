@@ -1,4 +1,4 @@
-"""End to end in blocks against whole-image peers and itk-dreg; the import.
+"""Seconds end to end, against whole-image peers and itk-dreg, and of the import.
 
 Everything runs at its defaults, the linear part included. Medians of three, but of
 itk-dreg, which takes minutes, one run. Engine processes are warm after the first run,
@@ -43,7 +43,7 @@ REDUCED = (2, 3)
 
 
 def speed():
-    """Seconds and errors on lung_ct, and their ratios; seconds of ``import xdreg``."""
+    """Print seconds and errors on lung_ct, their ratios, and seconds of the import."""
     importing()
     name = "lung_ct"
     pictures = pair(name)
@@ -68,7 +68,7 @@ def speed():
 
 
 def importing():
-    """Seconds of ``import xdreg`` in a fresh Python, and of xarray, which it needs."""
+    """Print seconds of ``import xdreg`` and of ``import xarray`` in a fresh Python."""
     for module in ("xarray", "xdreg"):
         code = (
             "import sys, time; began = time.perf_counter(), time.process_time(); "
@@ -88,7 +88,7 @@ def importing():
 
 
 def reduction():
-    """Milliseconds of CPU per field point of itk-dreg's reduction."""
+    """Print milliseconds of CPU per field point of itk-dreg's reduction."""
     python = peer_python("itk_dreg")
     if python is None:
         return

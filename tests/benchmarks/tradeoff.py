@@ -1,4 +1,4 @@
-"""What accuracy costs: errors and seconds as one option after the other is turned.
+"""Errors against seconds, as one option after the other is changed.
 
 The deformable stages alone, in blocks of 64³, from the same affine transform; one run
 each, for a run is seconds. Seconds of CPU say more than those on the wall, which depend
@@ -33,12 +33,12 @@ BSPLINE_SPACINGS = (4, 10)
 
 
 def tradeoff():
-    """Errors against seconds, of local correlation and of B-splines."""
+    """Print errors against seconds of local correlation and of B-splines."""
     for name, judge in PAIRS.items():
         fixed, moving = pair(name)
         options = {"metric": "lncc", "progress": False}
         start = fixed.dreg.register(moving, stages=xdreg.Affine(), **options)
-        # Compiles and starts what the first run would otherwise pay for.
+        # Compiles kernels and starts processes before the first measurement.
         for label, stages in (("", xdreg.BSpline(level=1)), *_points(fixed, moving)):
             field, (wall, cpu) = measured(
                 fixed.dreg.register,

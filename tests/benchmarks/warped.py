@@ -1,7 +1,7 @@
-"""What becomes of images: a warped pyramid's speed, and what a worker holds meanwhile.
+"""Speed of warped pyramids, and the memory of a worker.
 
-The images are tiles of one piece of noise, as uint16, for what matters here is their
-size; the field turns, shifts and bends them.
+Images are tiles of one piece of uint16 noise, since only their size matters. The field
+turns, shifts and bends them.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ FIELD_STEP = 4
 #: Voxels per axis whose default pyramid has four levels, and of the large target.
 FOUR_LEVELS, LARGE = 512, 1024
 
-#: What the memory of is measured; each is a function of this module.
+#: Functions of this module whose memory is measured.
 PARTS = ("linear", "cubic", "labels", "inverted", "composed", "points", "measured")
 
 
@@ -41,7 +41,7 @@ def cube(size):
 
 
 def write_image(path, size, smooth=1.5, values=8000):
-    """Write a cube of noise with its pyramid, once: numbers up to so many."""
+    """Write a cube of noise up to a maximum with its pyramid, unless it exists."""
     if path.exists():
         return
     rng = np.random.default_rng(0)
@@ -58,7 +58,7 @@ def write_image(path, size, smooth=1.5, values=8000):
 
 
 def write_field(path, size):
-    """Write a field that turns by three degrees and bends by some voxels, once."""
+    """Write a field that turns by three degrees and bends, unless it exists."""
     if path.exists():
         return
     grid = cube(size)
@@ -80,14 +80,14 @@ def write_field(path, size):
 
 @contextlib.contextmanager
 def stores(size):
-    """Yield paths of an image, a field, labels, and a result that is to be written."""
+    """Yield paths of an image, a field, labels, and a result to write."""
     kept = os.environ.get("XDREG_SCRATCH")
     with tempfile.TemporaryDirectory(dir=kept) as fresh:
         folder = Path(kept or fresh)
         names = ("noise", "bend", "regions")
         image, field, regions = (folder / f"{n}_{size}.ome.zarr" for n in names)
         write_image(image, size)
-        # Seven labels, whose regions measure some twenty voxels.
+        # Seven labels, whose regions are about twenty voxels wide.
         write_image(regions, size, smooth=10, values=7)
         write_field(field, size)
         result = Path(fresh) / "result.ome.zarr"
@@ -140,7 +140,7 @@ def peaks():
 
 
 def one_part(name, image, field, regions, result):
-    """Run a part, one task after the other; return what it held and how long."""
+    """Run a part, one task after the other; return its peak memory and seconds."""
     opened = xdreg.open_field(field)
     moving = xdreg.open_ome_zarr(regions if name == "labels" else image)
     found = {}

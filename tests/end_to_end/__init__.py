@@ -1,1 +1,1 @@
-"""Tests of whole runs, the way a user goes."""
+"""Tests of whole registrations."""

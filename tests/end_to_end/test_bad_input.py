@@ -1,4 +1,4 @@
-"""What a user can get wrong ends in one clear error before any block runs."""
+"""Bad input: one clear error before any block runs."""
 
 import numpy as np
 import pytest
@@ -192,8 +192,7 @@ def test_a_mask_brought_to_its_image_as_the_error_says():
         assert not fixed.mask[20:].any()
         return xr.DataArray(np.zeros((2, 40, 48)), dims=("component", "y", "x"))
 
-    # NaN is no foreground, filled or not; a result of the window's shape needs no
-    # coordinates.
+    # NaN counts as background. A result of the window's shape needs no coordinates.
     for given in (mask, mask.fillna(0)):
         found = xdreg.register(
             GOOD, GOOD, fixed_mask=given, stages=check, progress=False

@@ -1,4 +1,4 @@
-"""Disks that fill up, are read-only or go away: one clear error, nothing lost."""
+"""Disks that fill up, become read-only or go away: one clear error, nothing lost."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Blocks that do real harm: each costs itself, neither the run nor another block."""
+"""Blocks that crash, hang or exhaust memory: only they are lost."""
 
 import threading
 
@@ -18,7 +18,7 @@ from xdreg.fields.diagnostics import status_counts
 
 
 def run(kind, workdir=None, **limits):
-    """Register in twelve blocks, of which two do harm."""
+    """Register in twelve blocks, of which two fail."""
     stage = xdreg.Custom(method=hostile, level=0, options={"kind": kind}, **limits)
     options = {"block_shape": 24, "overlap": 8, "metric": "ncc", "workdir": workdir}
     fixed, moving = shifted_pair()
@@ -27,14 +27,14 @@ def run(kind, workdir=None, **limits):
 
 @pytest.fixture(scope="module")
 def expected():
-    """Return what a run gives whose bad blocks raise an exception."""
+    """Return the field of a run whose bad blocks raise an exception."""
     field = run("raise")
     assert status_counts(field) == {"success": 10, "crashed": 2}
     return field
 
 
 def check(field, expected, status):
-    """Check that bad blocks have a status, and that the rest is as without harm."""
+    """Check the status of bad blocks, and that all else is as expected."""
     code = blocks.BlockStatus[status.upper()]
     bad = expected.block_status == 7
     assert (field.block_status.values[bad] == code).all()
@@ -63,7 +63,7 @@ def test_harm_costs_its_block_only(kind, limits, status, text, expected, tmp_pat
 
 @pytest.mark.slow
 def test_elastix_on_an_image_that_it_cannot_bear():
-    """Mutual information of an all but constant image: elastix crashes."""
+    """Elastix crashes on the mutual information of a nearly constant image."""
     image = shifted_pair()[0]
     flat = xr.zeros_like(image)
     flat.values[0, 0] = 1e-30
@@ -118,7 +118,7 @@ def test_a_method_in_threads_sees_what_it_changes():
 
 
 def test_a_process_stopped_with_its_owner_leaves_no_record(tmp_path):
-    """A worker that leaves kills its processes; their blocks are not to blame."""
+    """A worker that leaves kills its processes; their blocks have not failed."""
     fixed, moving = shifted_pair()
 
     stage = xdreg.Custom(method=hostile, level=0, options={"kind": "sleep", "share": 1})

@@ -1,4 +1,4 @@
-"""Where there is nothing to register the field is smooth and near the linear part."""
+"""Regions without structure: the field is smooth and near the linear part there."""
 
 import numpy as np
 import pytest

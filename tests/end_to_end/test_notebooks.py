@@ -1,4 +1,4 @@
-"""Notebooks carry no outputs, and the documentation shows every one of them."""
+"""Notebooks: valid, without outputs, and all shown in the documentation."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Arguments of any type are taken or end in an `XdregError`: nothing else is raised."""
+"""Arguments of odd types: accepted, or an `XdregError`."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""A real pair with landmarks, in blocks, with defaults."""
+"""Real pairs at the defaults, against landmarks and known motions."""
 
 import numpy as np
 import pytest

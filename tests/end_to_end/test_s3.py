@@ -1,4 +1,4 @@
-"""A pair read from S3 and results written to it, against a server on this machine."""
+"""Images read from S3 and results written to it, on a local server."""
 
 import warnings
 
@@ -17,9 +17,9 @@ OPTIONS = {"stages": STAGES, "block_shape": 24, "progress": False}
 
 @pytest.fixture(scope="module")
 def server():
-    """Yield the address of an S3 server that runs as long as the tests here."""
+    """Yield the address of an S3 server."""
     with pytest.MonkeyPatch.context() as patch:
-        # Of a real account nothing is to be used.
+        # No credentials of a real account are used.
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         server = moto.ThreadedMotoServer(port=0)
@@ -41,7 +41,7 @@ def anonymous(server):
 
 @pytest.fixture
 def bucket(keyed, request):
-    """Make a bucket that anyone may read, and return a filesystem and its name."""
+    """Return a filesystem and the name of a bucket that anyone may read."""
     files = s3fs.S3FileSystem(**keyed, skip_instance_cache=True)
     name = f"bucket-{abs(hash(request.node.name)) % 10**8}"
     files.mkdir(name, acl="public-read")
@@ -132,7 +132,7 @@ def test_what_a_killed_process_left_is_no_store_and_is_replaced(keyed, bucket, i
     files, name = bucket
     url, options = f"s3://{name}/image.zarr", {"storage_options": keyed}
     xdreg.save(images[0], url, **options)
-    # As far as a process came that was killed before the last two writes.
+    # The state that a process leaves when it is killed before the last two writes.
     files.rm_file(f"{name}/image.zarr/zarr.json")
     files.pipe_file(f"{name}/image.zarr/.xdreg-unfinished", b"")
     with pytest.raises(xdreg.StoreError):

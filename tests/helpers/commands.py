@@ -5,7 +5,7 @@ import sys
 
 
 def run(*arguments):
-    """Run the command; return the ended process with its output as text."""
+    """Run the command; return the finished process with its output as text."""
     command = [
         sys.executable,
         "-c",

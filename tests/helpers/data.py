@@ -1,4 +1,4 @@
-"""Where the real pairs lie, and how to skip without them."""
+"""The folder of the real pairs, and a mark for tests that need it."""
 
 import os
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Disks that fill up, become read-only or go away, in a process of their own.
+"""Trials of disks that fill up, become read-only or go away.
 
-``python -m tests.helpers.disks FOLDER NAME …`` runs trials one after the other, so that
-imports and the undisturbed run are paid for once. It prints what came of each as JSON.
-Trials mount disks: all but `limited_files` need mounts of the process's own.
+``python -m tests.helpers.disks FOLDER NAME …`` runs trials one after the other and
+prints their outcomes as JSON. Imports and the undisturbed run are paid for once. All
+trials but `limited_files` mount disks, so the process needs mounts of its own.
 """
 
 import functools
@@ -29,7 +29,7 @@ during = None
 
 
 def can_mount():
-    """Return whether a process may have mounts of its own, as root or not."""
+    """Return whether a process can have mounts of its own, as root or not."""
     if shutil.which("unshare") is None:
         return False
     probe = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
@@ -52,7 +52,7 @@ def run_trials(names, folder, *, mounts):
 
 
 def method(fixed, moving):
-    """Note the block, let the trial do its harm, and return a small shift."""
+    """Record the block, run what the trial has planned, and return a small shift."""
     ran.append((float(fixed.y[0]), float(fixed.x[0])))
     if during is not None:
         during()
@@ -62,7 +62,7 @@ def method(fixed, moving):
 
 
 def register(workdir):
-    """Register in sixteen blocks; return the displacement, and note which ran."""
+    """Register in sixteen blocks, and record which of them ran."""
     ran.clear()
     stage = xdreg.Custom(method=method, field_step=1, isolated=False)
     fixed, moving = images()
@@ -90,7 +90,7 @@ def refused(call, *texts):
 
 
 def before_block(number, harm):
-    """Do harm when a block of a number runs, counted from now on."""
+    """Call ``harm`` when the block of a number runs, counted from now."""
     global during
     count = []
 
@@ -103,7 +103,7 @@ def before_block(number, harm):
 
 
 def calm():
-    """End what `before_block` began."""
+    """Undo `before_block`."""
     global during
     during = None
 
@@ -124,14 +124,14 @@ def resize(folder, size):
 
 
 def keeps_what_is_done(run, error, room, whole):
-    """Check a run that ends for lack of room, and goes on once there is some."""
+    """Check a run that ends for lack of room and is resumed once there is some."""
     refused(lambda: register(run), str(run), error, "has room", "run the same again")
     assert 0 < len(ran) < BLOCKS
     done = set(ran)
     refused(lambda: register(run), str(run), error)
     room()
     again = register(run)
-    # The block in which it happened is the only one that runs again.
+    # At most the block that met the fault runs again.
     assert len(done & set(ran)) <= 1
     assert len(ran) < BLOCKS
     np.testing.assert_array_equal(again.displacement, whole.displacement)
@@ -163,7 +163,7 @@ def limited_files(folder, whole):
 
 
 def full_output(folder, whole):
-    """Fill the disk by outputs; one that was to be replaced is kept."""
+    """Fill the disk by outputs; an output that was to be replaced is kept."""
     disk(folder, "150k")
     fixed, moving = images()
     field = register(None)
@@ -184,11 +184,11 @@ def full_output(folder, whole):
 
 
 def read_only(folder, whole):
-    """Make the disk read-only amid a run."""
+    """Make the disk read-only during a run."""
     disk(folder, "50m")
 
     def harm():
-        # Mounted over itself: a plain remount is refused while a file is open.
+        # Mounted over itself, because a remount is refused while a file is open.
         mount("--bind", folder, folder)
         mount("-o", "remount,bind,ro", folder)
 
@@ -215,7 +215,7 @@ def _lost(folder, run, whole):
     mount("--bind", folder, elsewhere)
     before_block(6, lambda: subprocess.run(["umount", "-l", folder], check=True))
     refused(lambda: register(run), str(run))
-    # Noticed at once, not when all blocks have run for nothing.
+    # The fault is noticed before all blocks have run.
     assert len(ran) <= 7
     calm()
     mount("--bind", elsewhere, folder)
@@ -241,7 +241,7 @@ TRIALS = {
 
 
 def main(folder, names):
-    """Run trials, each in a folder of its own; print what came of them."""
+    """Run trials, each in a folder of its own, and print their outcomes."""
     dask.config.set(scheduler="synchronous")
     whole = register(None).load()
     assert len(ran) == BLOCKS

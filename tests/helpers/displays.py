@@ -1,8 +1,8 @@
-"""A display for windows that nobody sees.
+"""A virtual display for napari.
 
-napari draws by OpenGL, so windows open on a virtual X server, Xvfb, which is started
-here. With ``QT_QPA_PLATFORM=offscreen`` there are none: then Qt 6 fails where napari
-draws, and Qt 5 goes on with a black canvas, if it has a server to ask for OpenGL.
+napari draws by OpenGL, so its windows open on Xvfb, a virtual X server that is started
+here. With ``QT_QPA_PLATFORM=offscreen`` there are no windows: Qt 6 then fails where
+napari draws, and Qt 5 draws a black canvas if it finds an X server.
 """
 
 import os
@@ -16,15 +16,15 @@ SCREEN = "1400x900x24"
 
 
 def open_display():
-    """See that there is a display, or skip the module that asks for it."""
+    """Start a display if there is none, or skip the calling module."""
     if not sys.platform.startswith("linux") or os.environ.get("DISPLAY"):
         return
     if shutil.which("Xvfb") is None:
-        reason = "no display: install xvfb, and what libraries .ci/run lists"
+        reason = "no display: install xvfb and the libraries that .ci/run lists"
         pytest.skip(reason, allow_module_level=True)
     receiver, sender = os.pipe()
-    # Qt lets go of the display last of all: the server ends when this process is gone,
-    # however it went, and with it the other end of the shell's input.
+    # Qt uses the display until the process ends. The shell then reads end of file and
+    # stops the server.
     lifeline, _ = os.pipe()
     subprocess.Popen(
         ["sh", "-c", f"Xvfb -displayfd {sender} -screen 0 {SCREEN} & read _; kill $!"],

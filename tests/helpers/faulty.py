@@ -1,4 +1,4 @@
-"""A method that fails in some blocks, to see that good ones do not suffer."""
+"""A method that fails in some blocks."""
 
 import zlib
 
@@ -10,13 +10,13 @@ from xdreg.engines.local_correlation import local_correlation
 
 
 def chosen(grid, share, seed=0):
-    """Tell whether a block is one of the bad: by a hash of where it lies."""
+    """Return whether a block is to fail, by a hash of its position."""
     place = np.round(grid.centre, 3).tobytes()
     return zlib.crc32(place, seed) % 1000 < 1000 * share
 
 
 def wave(grid, voxels):
-    """Return a smooth field of a given amplitude, of one period in a window."""
+    """Return a smooth field of one period per window and a given amplitude."""
     place = np.indices(grid.shape) / np.reshape(grid.shape, (-1,) + (1,) * grid.ndim)
     field = np.stack(
         [np.sin(2 * np.pi * place[(i + 1) % grid.ndim]) for i in range(grid.ndim)]
@@ -25,7 +25,7 @@ def wave(grid, voxels):
 
 
 def garbage(kind, grid):
-    """Return what a bad block returns that found nothing."""
+    """Return the displacement of a block that found nothing, or raise."""
     shape = (grid.ndim, *grid.shape)
     spacing = np.reshape(grid.spacing, (-1,) + (1,) * grid.ndim)
     if kind == "raise":
@@ -39,7 +39,7 @@ def garbage(kind, grid):
 
 
 def faulty(fixed, moving, *, kind, share=0.2, seed=0, **options):
-    """Register by local correlation, but return garbage in some blocks."""
+    """Register by local correlation, with garbage in some blocks."""
     grid = grid_of(fixed)
     bad = chosen(grid, share, seed)
     if bad and kind not in ("shift", "wave"):
@@ -49,7 +49,7 @@ def faulty(fixed, moving, *, kind, share=0.2, seed=0, **options):
             coords=coordinates(grid),
         )
     found = local_correlation(fixed, moving, **options).displacement
-    # Plausible: what is right, and a smooth error on top.
+    # Plausible: the right displacement plus a smooth error.
     if bad and kind == "shift":
         return found + np.float32(3.0 * grid.spacing[-1])
     if bad and kind == "wave":

@@ -1,4 +1,4 @@
-"""Fields with a known inverse, and sources that tell what is read of them."""
+"""Fields with a known inverse, and arrays that record or refuse reads."""
 
 import dask.array
 import numpy as np
@@ -26,16 +26,16 @@ def rotation(degrees, ndim):
 
 
 class Known:
-    """``A (S(x) - c) + c + b``, where S shifts each axis by a wave along the next.
+    """The map ``A (S(x) - c) + c + b``; S shifts each axis by a wave along the next.
 
-    The last axis stays, so that S is undone axis by axis.
+    S leaves the last axis alone, so it can be inverted axis by axis.
 
     Parameters
     ----------
     ndim
         2 or 3.
     degrees
-        By how much it turns.
+        Angle of the rotation in A.
     """
 
     def __init__(self, ndim, degrees=0.0, amplitude=1.5):
@@ -57,7 +57,7 @@ class Known:
         return self.amplitude * np.sin(values / 9)
 
     def forth(self, points):
-        """Map fixed points."""
+        """Map fixed points to moving ones."""
         result = points.copy()
         result[:, :-1] += self._wave(points[:, 1:])
         return (result - self.fixed.centre) @ self.linear.T + (
@@ -65,7 +65,7 @@ class Known:
         )
 
     def back(self, points):
-        """Map moving points."""
+        """Map moving points to fixed ones."""
         turned = np.linalg.solve(
             self.linear, (points - self.shift - self.fixed.centre).T
         )
@@ -75,33 +75,33 @@ class Known:
         return result
 
     def holds(self, points):
-        """Tell which points lie in the fixed image."""
+        """Return which points are inside the fixed image."""
         lower, upper = self.fixed.bounds
         return ((points >= lower) & (points <= upper)).all(axis=1)
 
 
 class Watched:
-    """An array that notes the windows read of it."""
+    """An array that records the shape of every window read."""
 
     def __init__(self, values):
         self._values, self.windows = values, []
         self.shape, self.dtype, self.ndim = values.shape, values.dtype, values.ndim
 
     def __getitem__(self, index):
-        """Read and note."""
+        """Read a window and record its shape."""
         part = self._values[index]
         self.windows.append(part.shape)
         return part
 
 
 def image(grid):
-    """Return an image on a grid."""
+    """Return an image of zeros on a grid."""
     values = np.zeros(grid.shape, np.uint8)
     return xr.DataArray(values, dims=grid.dims, coords=coordinates(grid))
 
 
 def moving_like(known, spacing=(1.2, 0.9, 1.0)):
-    """Return an image that covers what the fixed one is mapped onto."""
+    """Return an image of zeros that covers the mapped fixed image."""
     ndim = known.fixed.ndim
     reached = known.forth(kernels.grid_points(known.grid))
     lower, upper = reached.min(axis=0) - 5, reached.max(axis=0) + 5
@@ -119,7 +119,7 @@ def moving_like(known, spacing=(1.2, 0.9, 1.0)):
 
 
 def field_and_moving(ndim=3, channels=None, dtype="uint16"):
-    """Return a known field and a moving image that is smooth."""
+    """Return a known field and a smooth moving image."""
     known = Known(ndim, 12)
     like = moving_like(known)
     axes = np.meshgrid(*(like[d].values / 7 for d in like.dims), indexing="ij")
@@ -132,7 +132,7 @@ def field_and_moving(ndim=3, channels=None, dtype="uint16"):
 
 
 def noisy_moving(known):
-    """Return such an image of random values."""
+    """Return an image of random values that covers the mapped fixed image."""
     moving = moving_like(known)
     values = np.random.default_rng(1).integers(0, 255, moving.shape)
     return moving.copy(data=values.astype(np.uint8))
@@ -149,7 +149,7 @@ def folding(shape=(600, 90), where=(40, 45)):
 
 
 def unreadable(field):
-    """Return a field of the same layout, of which nothing can be read."""
+    """Return a field of the same layout whose values cannot be read."""
     data = field["displacement"].data
     lazy = dask.array.map_blocks(
         _refuse, dtype=np.float32, chunks=dask.array.asarray(data).chunks,

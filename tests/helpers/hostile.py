@@ -1,4 +1,4 @@
-"""Methods that do real harm in some blocks: crash, hang, take memory, kill a worker."""
+"""Methods that crash, hang, exhaust memory or kill their worker in some blocks."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ from xdreg.coordinates import grid_of
 
 
 def shift(fixed, moving, *, voxels=2.0):
-    """Return a shift along x, as a method that works."""
+    """Return a shift along x: a method that works."""
     grid = grid_of(fixed)
     values = np.zeros((grid.ndim, *grid.shape), np.float32)
     values[-1] = voxels
@@ -22,7 +22,7 @@ def shift(fixed, moving, *, voxels=2.0):
 
 
 def harm(kind):
-    """Do it."""
+    """Crash, hang or fail in the way that is named."""
     if kind in ("segfault", "always"):
         ctypes.string_at(0)
     if kind == "abort":
@@ -48,15 +48,15 @@ def harm(kind):
 def hostile(
     fixed, moving, *, kind, share=0.25, seed=0, once=None, log=None, voxels=2.0
 ):
-    """Do harm in a share of the blocks, and shift the others.
+    """Fail in a share of the blocks, and shift the others.
 
     Parameters
     ----------
     once
-        A directory; a block that left its name there does no harm any more (but of
-        kind ``always``), and none does once a file ``calm`` is there.
+        A directory. A block leaves its name there and fails only the first time,
+        except for kind ``always``. Once a file ``calm`` is there, no block fails.
     log
-        A directory where every call leaves a file named after where the block lies.
+        A directory where every call leaves a file named after the block's position.
     """
     grid = grid_of(fixed)
     name = "_".join(f"{v:g}" for v in grid.origin)

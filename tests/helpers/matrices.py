@@ -1,4 +1,4 @@
-"""Homogeneous matrices of known motions, and how far one is from another."""
+"""Homogeneous matrices of known motions, and distances between them."""
 
 import itertools
 import json
@@ -39,5 +39,5 @@ def corners_error(matrix, truth, shape):
 
 
 def matrix_of(field):
-    """Return the matrix of a field that is linear."""
+    """Return the matrix of a linear field."""
     return np.array(json.loads(field.attrs["matrix"]))

@@ -12,7 +12,7 @@ SHAPE = (72, 96)
 
 
 def shifted_pair():
-    """Return images that lie two voxels apart along x."""
+    """Return two images that are two voxels apart along x."""
     rng = np.random.default_rng(0)
     values = rng.random((SHAPE[0], SHAPE[1] + 2)).astype(np.float32)
     grid = Grid(("y", "x"), SHAPE, (1.0, 1.0), (0.0, 0.0))
@@ -23,7 +23,7 @@ def shifted_pair():
 
 
 def textured(degrees=0.0, shape=(150, 170)):
-    """Return an image of blobs, and the same turned: both, and the matrix between."""
+    """Return an image of blobs, the rotated image, and the matrix between them."""
     rng = np.random.default_rng(5)
     centres = rng.uniform(-20, 200, (260, 2))
     heights = rng.uniform(0.3, 1, 260)

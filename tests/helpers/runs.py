@@ -1,22 +1,32 @@
-"""Registrations that are cut off, killed or hurt, and then go on."""
+"""Registrations that are cut off or killed and then resumed."""
 
+import functools
+import hashlib
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import dask
+import numpy as np
 import zarr.storage._local
 
 import xdreg
-from tests.helpers.hostile import hostile
+from tests.helpers.hostile import hostile, shift
 
 TWICE = [
     xdreg.Affine(level=0, metric="lncc", iterations=3),
     xdreg.LocalCorrelation(level=1, iterations=3, metric="lncc"),
     xdreg.LocalCorrelation(level=0, iterations=3, metric="lncc"),
 ]
-OPTIONS = {"block_shape": 36, "progress": False}
+FOUR = [
+    xdreg.Affine(metric="lncc", iterations=3),
+    xdreg.LocalCorrelation(level=1, iterations=4, metric="lncc"),
+    xdreg.Custom(method=shift, level=1, options={"voxels": 0.1}),
+    xdreg.LocalCorrelation(level=0, iterations=4, metric="mind"),
+]
+#: With a start, so that no run searches for the pose.
+OPTIONS = {"block_shape": 36, "initial": np.eye(3), "progress": False}
 DRIVER = """
     import sys
     from tests.helpers.runs import harm_in_a_run
@@ -24,6 +34,7 @@ DRIVER = """
 """
 
 
+@functools.cache
 def small_pair():
     """Return a small phantom, in memory."""
     phantom = xdreg.datasets.phantom_pair((72, 80), amplitude=2.0)
@@ -31,7 +42,7 @@ def small_pair():
 
 
 def register(where, **more):
-    """Register in blocks, one after the other, so that writes have an order."""
+    """Register one block after the other, so that writes have an order."""
     fixed, moving = small_pair()
     with dask.config.set(scheduler="synchronous"):
         return fixed.dreg.register(
@@ -40,17 +51,17 @@ def register(where, **more):
 
 
 def bits(field):
-    """Return all that a run finds, but for times."""
+    """Return the bytes of all results of a run except times."""
     kept = field.drop_vars([n for n in field if "seconds" in n], errors="ignore")
     return {name: kept[name].values.tobytes() for name in kept.data_vars}
 
 
 class PowerCut(BaseException):
-    """Ends a run between two writes."""
+    """The end of a run between two writes."""
 
 
 class Writes:
-    """Counts what a run writes, and ends it at a write; that one may be cut short."""
+    """A counter of a run's writes that can end the run at one, or cut it short."""
 
     def __init__(self, monkeypatch):
         self.count, self.last, self.cut = 0, None, None
@@ -65,7 +76,7 @@ class Writes:
             return result
 
         def counted_replace(path, target):
-            # Zarr's own renames are part of its writes.
+            # Renames by Zarr belong to its writes.
             if path.suffix == ".partial":
                 return replace(path, target)
             number = self.before()
@@ -85,16 +96,16 @@ class Writes:
     def after(self, number, path):
         if number != self.last or self.cut is None:
             return
-        # What a file may be after a power cut: short, empty, or zeros.
+        # A file may be short, empty or zeros after a power cut.
         content = path.read_bytes()
         kept = {"short": content[: len(content) // 2], "empty": b""}
         path.write_bytes(kept.get(self.cut, bytes(len(content))))
         raise PowerCut
 
 
-def harm_in_a_run(kind, folder):
-    """Register in sixteen blocks; half of them do harm the first time they run."""
-    options = {"kind": kind, "share": 0.5}
+def harm_in_a_run(kind, folder, share=0.5):
+    """Register in sixteen blocks, a share of which fails the first time."""
+    options = {"kind": kind, "share": float(share)}
     options |= {name: str(Path(folder) / name) for name in ("once", "log")}
     stage = xdreg.Custom(
         method=hostile, level=0, options=options, isolated=kind != "kill"
@@ -111,12 +122,12 @@ def harm_in_a_run(kind, folder):
     return field.displacement.values.tobytes().hex()
 
 
-def driver(kind, folder):
-    """Start a Python that does so."""
+def driver(kind, folder, share=0.5):
+    """Start `harm_in_a_run` in a process of its own."""
     for name in ("once", "log"):
         (folder / name).mkdir(exist_ok=True)
     return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(DRIVER), kind, str(folder)],
+        [sys.executable, "-c", textwrap.dedent(DRIVER), kind, str(folder), str(share)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -125,6 +136,25 @@ def driver(kind, folder):
 
 
 def calls(folder):
-    """Return how often each block ran."""
+    """Return how often each block was run."""
     names = [p.name.rsplit("-", 1)[0] for p in (folder / "log").iterdir()]
     return {name: names.count(name) for name in names}
+
+
+def digest(chunk=None, **options):
+    """Register in nine blocks; hash the field and its diagnostics except times."""
+    phantom = xdreg.datasets.phantom_pair((16, 48, 54), amplitude=2.0)
+    fixed, moving = phantom.fixed, phantom.moving
+    if chunk is None:
+        images = fixed.compute(), moving.compute()
+    else:
+        images = fixed.chunk(chunk), moving.chunk(chunk)
+    field = images[0].dreg.register(
+        images[1], stages=FOUR, block_shape=18, progress=False, **options
+    )
+    assert field.block_status.size > 8
+    found = hashlib.sha256()
+    for name in sorted(field.data_vars):
+        if "seconds" not in str(name):
+            found.update(field[name].values.tobytes())
+    return found.hexdigest()

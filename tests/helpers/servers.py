@@ -1,4 +1,4 @@
-"""A small web server that misbehaves as it is told."""
+"""A web server with faults that tests choose."""
 
 import functools
 import http.server
@@ -8,10 +8,11 @@ from contextlib import contextmanager
 
 
 class Faults:
-    """What to do with requests, by a part of their path.
+    """Faults of requests, by a part of their path.
 
-    ``answers`` maps the part to a list of answers, one per request and then as usual: a
-    status code, ``"hang"``, ``"cut"``, ``"garbage"``. A single answer holds for ever.
+    ``answers`` maps the part to a list of faults, one per request, after which requests
+    are served as usual: a status code, ``"hang"``, ``"cut"`` or ``"garbage"``. A single
+    fault that is not in a list applies to all requests.
     """
 
     def __init__(self):

@@ -22,12 +22,12 @@ HOSTILE = '"><script>window.hacked = 1</script><img src=x onerror="window.hacked
 
 
 def state_of(link):
-    """Return the state that a link to Neuroglancer carries."""
+    """Return the state in a link to Neuroglancer."""
     return json.loads(unquote(link.partition("#!")[2]))
 
 
 def hostile(field):
-    """Return the field with strings that try to be markup wherever it keeps any."""
+    """Return the field with markup in all of its strings."""
     manifest = json.loads(field.attrs["xdreg"])
     manifest["fixed"]["source"] = HOSTILE
     manifest["versions"] = {HOSTILE: HOSTILE}
@@ -38,7 +38,7 @@ def hostile(field):
 
 
 def write_hostile(registered, path):
-    """Write a report all of whose strings try to be markup."""
+    """Write a report with markup in all strings of its input."""
     pair, moving, field = registered
     labels = (pair.fixed > 20000).astype(np.uint8)
     points = pair.fixed_points, pair.moving_points
