@@ -114,8 +114,8 @@ def warp_stores():
     )
 
 
-class _Clock:
-    """Adds up the thread's own time inside the functions of a block."""
+class Clock:
+    """The thread's own time inside the functions of a block, by name."""
 
     places: ClassVar = {
         "register_block": blockwise,
@@ -149,7 +149,7 @@ class _Clock:
         return timed
 
 
-def _run(pair, **options):
+def run_timed(pair, **options):
     """Register stores of a pair in one thread; return the field and times of parts."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("fixed", "moving"):
@@ -158,7 +158,7 @@ def _run(pair, **options):
             xdreg.open_ome_zarr(Path(folder) / f"{name}.ome.zarr")
             for name in ("fixed", "moving")
         )
-        with dask.config.set(scheduler="synchronous"), _Clock() as clock:
+        with dask.config.set(scheduler="synchronous"), Clock() as clock:
             field = fixed.dreg.register(moving, progress=False, **options)
     return field, clock.spent
 
@@ -171,7 +171,7 @@ def overhead():
         "metric": "lncc",
         "block_shape": 96,
     }
-    _, spent = _run(pair, **options)
+    _, spent = run_timed(pair, **options)
     engine = spent["_run_method"]
     row(
         "beside the engine, 96³",
@@ -192,7 +192,7 @@ def reduction():
     for count in (2, 3, 4, 6):
         pair = xdreg.datasets.phantom_pair((48 * count,) * 3, amplitude=2.0)
         options = {"stages": [_nothing], "metric": "lncc", "block_shape": 48}
-        field, spent = _run(pair, **options)
+        field, spent = run_timed(pair, **options)
         points = field.displacement[0].size
         row(
             f"reduction, {count**3} blocks",
