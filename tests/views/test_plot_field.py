@@ -65,3 +65,4 @@ def test_a_dollar_sign_in_units_starts_no_formula(tmp_path):
     grid = xdreg.Grid(("y", "x"), (20, 20), (1.0, 1.0), (0.0, 0.0), "$\\frac{")
     figure = make_field(np.zeros((2, 20, 20), np.float32), grid).dreg.plot()
     figure.savefig(tmp_path / "figure.png", dpi=40)
+    assert (tmp_path / "figure.png").stat().st_size > 0
