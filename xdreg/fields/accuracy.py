@@ -153,16 +153,9 @@ def _names(names: object, count: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class LabelOverlap:
-    """Overlap of one label in two images, in voxels of a level.
+    """Voxels of one label: in the fixed image, in the moved one, and in both.
 
-    Parameters
-    ----------
-    fixed
-        Voxels of the label in the fixed image.
-    moved
-        Voxels in the moving image on the fixed grid, before and after registration.
-    shared
-        Voxels in both images, before and after registration.
+    Pairs are before and after registration.
     """
 
     fixed: int
@@ -247,10 +240,7 @@ def _label_level(image: Any, name: str) -> xr.DataArray:
 
 
 def _count(fixed: NDArray[Any], before: NDArray[Any], after: NDArray[Any]) -> _Counts:
-    """Count voxels per label in one chunk.
-
-    In the order fixed, moved before and after, shared before and after.
-    """
+    """Return the voxels per label in one chunk: fixed, moved (2), shared (2)."""
     result: _Counts = {}
     images = fixed, before, after, before[before == fixed], after[after == fixed]
     for place, image in enumerate(images):

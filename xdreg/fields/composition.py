@@ -53,15 +53,7 @@ class Move(Protocol):
 
 @dataclass(frozen=True)
 class FieldMove:
-    """A displacement field.
-
-    Parameters
-    ----------
-    reader
-        The field.
-    ratio
-        Length of the points' unit in the unit of the field.
-    """
+    """A displacement field; ``ratio`` converts the points' unit to the field's."""
 
     reader: FieldReader
     ratio: float
@@ -175,17 +167,8 @@ def compose(
 def split_affine(field: xr.Dataset) -> tuple[NDArray[np.float64], xr.Dataset]:
     """Return the affine part of a field and the field to apply before it, lazily.
 
-    Returns
-    -------
-    matrix : (ndim + 1, ndim + 1)
-        Homogeneous, in dims order, fitted by least squares.
-    rest : Dataset
-        A field such that ``compose(rest, matrix)`` equals the given field.
-
-    Raises
-    ------
-    InputError
-        If the affine part cannot be inverted.
+    The matrix ``(ndim + 1, ndim + 1)`` is fitted by least squares;
+    ``compose(rest, matrix)`` equals the given field.
     """
     matrix = affine_part(open_displacement(field))
     if abs(np.linalg.det(matrix)) < LEAST_VOLUME:
@@ -259,29 +242,11 @@ def as_one_field(
     place: str,
     default: Grid | None = None,
 ) -> xr.Dataset:
-    """Return the transforms of a file as one field.
+    """Return the transforms of the file ``place`` as one field.
 
-    Parameters
-    ----------
-    transforms
-        Fields, ITK transforms and matrices, all in ``units``, in the order of
-        application.
-    like
-        Grid, image or field on whose grid to sample; by default ``default``, else the
-        grid of the first transform. The result has the unit of ``like``, if any.
-    units
-        Unit of the transforms.
-    place
-        Name of the file, for error messages.
-    default
-        A grid that was read with the transforms, in ``units``.
-
-    Raises
-    ------
-    InputError
-        If there is no grid, or units cannot be converted.
-    StoreError
-        If there are no transforms.
+    They are fields, ITK transforms and matrices in the order of application, all in
+    ``units``. The grid is that of ``like``, else ``default``, which the file holds in
+    ``units``, else that of the first transform. The result has the unit of ``like``.
     """
     if not transforms:
         msg = f"{place} holds no transform"

@@ -72,17 +72,7 @@ UNKNOWN_COLOUR = "#ff00ff"
 def block_variables(
     record: Mapping[str, NDArray[np.float32]], dims: Sequence[str], prefix: str
 ) -> dict[str, xr.Variable]:
-    """Return a stage's diagnostics as variables of a field.
-
-    Parameters
-    ----------
-    record
-        Diagnostics by name, each ``(*counts)``.
-    dims
-        Dims of the grid.
-    prefix
-        Prefix of the variables' names.
-    """
+    """Return a stage's diagnostics, each ``(*counts)``, as variables of a field."""
     axes = [f"{prefix}block_{dim}" for dim in dims]
     result = {}
     for name, long_name in DIAGNOSTICS.items():

@@ -38,13 +38,7 @@ def is_field(dataset: object) -> bool:
 
 
 def field_grid(field: xr.Dataset) -> Grid:
-    """Return the geometry of a field's own grid.
-
-    Raises
-    ------
-    InputError
-        If the Dataset is not a field.
-    """
+    """Return the geometry of a field's own grid, or raise if it is no field."""
     if not is_field(field):
         msg = (
             "a field is a Dataset with a variable 'displacement' that has a dimension "
@@ -92,15 +86,9 @@ def ordered_displacement(field: xr.Dataset, grid: Grid) -> xr.DataArray:
 
 
 def displacement_array(source: Any, grid: Grid) -> xr.DataArray:
-    """Return a displacement as a chunked DataArray.
+    """Return an array ``(ndim, *grid.shape)`` as a chunked DataArray.
 
-    Parameters
-    ----------
-    source : array (ndim, *grid.shape)
-        Dask arrays stay lazy, and so do Zarr arrays, with one Dask chunk per stored
-        chunk.
-    grid
-        Geometry.
+    Dask and Zarr arrays stay lazy; the latter get one Dask chunk per stored chunk.
     """
     if not isinstance(source, np.ndarray | dask.array.Array):
         source = dask.array.from_array(source, chunks=source.chunks, inline_array=False)
@@ -145,13 +133,7 @@ def identity(field: xr.Dataset) -> xr.Dataset:
 
 
 def in_units(field: xr.Dataset, units: str | None) -> xr.Dataset:
-    """Return a field in another unit of length, lazily.
-
-    Raises
-    ------
-    InputError
-        If the units cannot be converted.
-    """
+    """Return a field in another unit of length, lazily."""
     own = field_grid(field)
     if own.units == normalise_units(units):
         return field

@@ -45,27 +45,8 @@ def read_steps(
 ) -> list[Step]:
     """Return the steps from the fixed to the moving system, or back.
 
-    Parameters
-    ----------
-    address
-        Where the store is, for error messages.
-    group
-        Its root.
-    inverse
-        From moving to fixed, if the store has that direction.
-    name
-        Name of the transformation, where there are several.
-
-    Returns
-    -------
-    list of VectorStep or (ndim + 1, ndim + 1) matrix
-        In the order of application; at least one is a field.
-
-    Raises
-    ------
-    StoreError
-        If there is no transformation with a field, there are several, or it cannot be
-        used.
+    They are in the order of application, and at least one is a field. ``name`` chooses
+    one of several transformations.
     """
     stored = group.attrs.get("ome")
     ome: dict[str, Any] = stored if isinstance(stored, dict) else {}

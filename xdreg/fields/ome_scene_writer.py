@@ -21,18 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FieldPart:
-    """Layout of a field of vectors, and the matrix applied after it.
+    """A field's layout, and the matrix applied to the displaced points, if any.
 
-    Parameters
-    ----------
-    name
-        Name of the field.
-    grid
-        Its geometry.
-    chunks : (ndim + 1,)
-        Chunk shape, components first.
-    matrix : (ndim + 1, ndim + 1), optional
-        An affine transform, applied to the displaced points.
+    ``chunks`` starts with that of the components.
     """
 
     name: str
@@ -54,22 +45,8 @@ def write_field_metadata(
     One transformation relates the coordinate systems ``fixed`` and ``moving``:
     ``displacements``; a ``sequence`` of them and an ``affine``; or, with an inverse, a
     ``bijection`` of two of these. A field is a multiscale image with a
-    ``displacement`` axis, at ``coordinateTransformations/NAME``.
-
-    Parameters
-    ----------
-    path
-        Directory to write to.
-    forward
-        The field fixed → moving.
-    inverse
-        The field moving → fixed.
-
-    Returns
-    -------
-    list of str
-        Paths of the empty arrays ``(ndim, *grid.shape)`` below the store, of
-        ``forward`` and of ``inverse``.
+    ``displacement`` axis, at ``coordinateTransformations/NAME``. The paths of the empty
+    arrays ``(ndim, *grid.shape)`` of ``forward`` and ``inverse`` are returned.
     """
     import ngff_zarr as nz
 

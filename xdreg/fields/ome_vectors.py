@@ -24,18 +24,10 @@ from xdreg.stores.ome_zarr import lazy_zarr
 
 @dataclass(frozen=True)
 class VectorStep:
-    """A field of vectors: displacements, or coordinates of where points go.
+    """An array of displacements, or of the coordinates of where points go.
 
-    Parameters
-    ----------
-    array
-        The vectors.
-    axis
-        Its axis of components; the others are those of the grid.
-    kind
-        ``"displacement"`` or ``"coordinate"``.
-    grid
-        Geometry of the other axes.
+    ``axis`` is that of the components, ``kind`` its type, ``"displacement"`` or
+    ``"coordinate"``.
     """
 
     array: zarr.Array[Any]
@@ -44,10 +36,7 @@ class VectorStep:
     grid: Grid
 
     def displacement(self) -> Any:
-        """Return displacements ``(ndim, *grid.shape)`` float32, lazily.
-
-        This is the array itself if it holds just that.
-        """
+        """Return displacements ``(ndim, *grid.shape)`` float32, lazily if converted."""
         plain = self.axis == 0 and self.kind == "displacement"
         if plain and self.array.dtype == np.float32:
             return self.array
@@ -67,21 +56,7 @@ class VectorStep:
 def vectors(address: str, group: zarr.Group, kind: str, units: Any) -> VectorStep:
     """Return the finest level of a multiscale of vectors.
 
-    Parameters
-    ----------
-    address
-        Where it is, for error messages.
-    group
-        The multiscale.
-    kind
-        ``"displacement"`` or ``"coordinate"``, the type of the axis of components.
-    units
-        Unit of the transformation's ends, if known; the field's own comes first.
-
-    Raises
-    ------
-    StoreError
-        If the axes, the shape or the geometry are not those of a field.
+    ``kind`` is the type of its axis of components; ``units`` serve if it has none.
     """
     declared = multiscale_of(address, group.attrs.get("ome"))
     first = declared["datasets"][0]

@@ -35,17 +35,9 @@ FRESH_WINDOWS = 3
 
 
 def affine_part(reader: FieldReader) -> NDArray[np.float64]:
-    """Return the affine transform nearest to a field, by least squares.
+    """Return the affine transform nearest to a field, homogeneous, by least squares.
 
-    Parameters
-    ----------
-    reader
-        The field; a coarse lattice of its points is read.
-
-    Returns
-    -------
-    (ndim + 1, ndim + 1)
-        Homogeneous, fixed → moving, in dims order.
+    It is fitted to a coarse lattice of the field's points.
     """
     places = [
         np.unique((np.arange(LATTICE) + 0.5) * n // LATTICE).astype(int)
@@ -63,35 +55,14 @@ def affine_part(reader: FieldReader) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Preimage:
-    """Preimages under a field, region by region.
-
-    Parameters
-    ----------
-    reader
-        The field.
-    fixed
-        Geometry of its fixed image.
-    matrix : (ndim + 1, ndim + 1)
-        Its `affine_part`.
-    """
+    """Preimages under a field, region by region; ``matrix`` is its `affine_part`."""
 
     reader: FieldReader
     fixed: Grid
     matrix: NDArray[np.float64]
 
     def window(self, lower: ArrayLike, upper: ArrayLike) -> FieldWindow:
-        """Return the part of the field that contains the preimage of a box.
-
-        Parameters
-        ----------
-        lower, upper : (ndim,)
-            Corners of the box in the moving image, physical.
-
-        Raises
-        ------
-        InputError
-            If the field has NaN or infinity there.
-        """
+        """Return the part of the field that contains the preimage of a physical box."""
         box = np.array([lower, upper], np.float64)
         asked = self._back(box, np.zeros_like(box))
         extent = np.subtract(*self.reader.grid.bounds[::-1])

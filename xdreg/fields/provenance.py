@@ -34,20 +34,10 @@ LINEAR = ("translation", "rigid", "similarity", "affine")
 
 @dataclass(frozen=True)
 class StageRecord:
-    """One stage of a run, with the diagnostics of its blocks.
+    """One stage of a run, with the diagnostics of its blocks, each ``(*counts)``.
 
-    Parameters
-    ----------
-    number
-        Position in the run, from 0.
-    name
-        Kind of stage, such as ``"local_correlation"``.
-    options
-        Options by name, as they were used.
-    blocks
-        Diagnostics by kind, such as ``"status"``, each ``(*counts)``.
-    partition
-        The partition into blocks; None if the field does not contain it.
+    ``name`` is the kind of stage, such as ``"local_correlation"``. ``partition`` is
+    None if the field does not contain it.
     """
 
     number: int
@@ -77,15 +67,7 @@ class StageRecord:
 
 
 def manifest_of(field: xr.Dataset) -> dict[str, Any]:
-    """Return the description of the run that produced a field, or an empty dict.
-
-    Raises
-    ------
-    InputError
-        If it is not a field.
-    StoreError
-        If its attribute ``xdreg`` is damaged.
-    """
+    """Return the description of the run that produced a field, or an empty dict."""
     field_grid(field)
     return _json_object(field, "xdreg")
 
@@ -138,15 +120,7 @@ def selects(registered: Mapping[str, Selection], channels: int) -> bool:
 
 
 def sources_of(field: xr.Dataset) -> dict[str, str]:
-    """Return the addresses of the registered images that the field contains.
-
-    Examples
-    --------
-    >>> import xdreg
-    >>> pair = xdreg.datasets.phantom_pair((48, 56), amplitude=2.0)
-    >>> sources_of(xdreg.register(pair.fixed, pair.moving, progress=False))
-    {}
-    """
+    """Return the addresses of the registered images that the field contains."""
     manifest = manifest_of(field)
     found = {}
     for name in ("fixed", "moving"):
@@ -167,24 +141,8 @@ def last_metric(field: xr.Dataset) -> str | None:
 def stages_of(field: xr.Dataset) -> tuple[StageRecord, ...]:
     """Return the stages of the run that produced a field, in their order.
 
-    Parameters
-    ----------
-    field : Dataset
-        A displacement field. Diagnostics that are not computed yet are left out.
-
-    Returns
-    -------
-    tuple of StageRecord
-        For a field without provenance, such as an inverse, one stage without a name;
-        none if it has no diagnostics either.
-
-    Examples
-    --------
-    >>> import xdreg
-    >>> pair = xdreg.datasets.phantom_pair((48, 56), amplitude=2.0)
-    >>> field = xdreg.register(pair.fixed, pair.moving, progress=False)
-    >>> [(stage.name, stage.statuses) for stage in stages_of(field)]
-    [('affine', {'success': 1}), ('local_correlation', {'success': 1})]
+    Diagnostics that are not computed yet are left out. A field without provenance, such
+    as an inverse, has one stage without a name, or none without diagnostics.
     """
     listed = manifest_of(field).get("stages")
     entries = listed if isinstance(listed, list) else []
@@ -249,20 +207,6 @@ def worst_blocks(stage: StageRecord, count: int = 10) -> list[tuple[int, ...]]:
 
     Failed blocks come first, by severity; then successful ones, those with the lowest
     final similarity first. Blocks with nothing to register are left out.
-
-    Parameters
-    ----------
-    stage
-        The stage.
-    count
-        Largest number of indices.
-
-    Examples
-    --------
-    >>> blocks = {"status": np.array([0, 7, 1, 0]),
-    ...           "similarity_after": np.array([0.9, 0.0, 0.0, 0.4])}
-    >>> worst_blocks(StageRecord(0, "custom", blocks=blocks))
-    [(1,), (3,), (0,)]
     """
     if "status" not in stage.blocks:
         return []

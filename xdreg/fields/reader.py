@@ -22,14 +22,7 @@ PIECE = 64
 
 
 class FieldReader:
-    """Reads parts of a displacement field.
-
-    Parameters
-    ----------
-    source : array (ndim, *grid.shape) float32
-    grid
-        Geometry of the field.
-    """
+    """Reads parts of a displacement field, an array ``(ndim, *grid.shape)`` float32."""
 
     def __init__(self, source: Any, grid: Grid) -> None:
         self.source, self.grid = source, grid
@@ -46,21 +39,9 @@ class FieldReader:
     ) -> tuple[NDArray[np.float32], Grid]:
         """Read the part of the field needed to interpolate it over a grid.
 
-        A field that is finer than the grid is read with a stride, so that the target
-        bounds memory. Which points are read does not depend on the target's origin.
-
-        Parameters
-        ----------
-        target
-            The grid to interpolate over.
-        reach : (ndim,), optional
-            Physical distance to add on every side.
-
-        Returns
-        -------
-        displacement : (ndim, ...) float32
-        grid : Grid
-            Geometry of the part.
+        ``reach`` ``(ndim,)`` is a physical distance to add on every side. A field that
+        is finer than the grid is read with a stride, so that the target bounds memory.
+        Which points are read does not depend on the target's origin.
         """
         lower, upper = _corners(target)
         if reach is not None:
@@ -72,10 +53,7 @@ class FieldReader:
     def window(self, lower: ArrayLike, upper: ArrayLike) -> tuple[slice, ...]:
         """Return the window of field points needed to interpolate within a box.
 
-        Parameters
-        ----------
-        lower, upper : (ndim,)
-            Corners of the box, physical. It may extend beyond the field's grid.
+        The physical corners may be beyond the field's grid.
         """
         first = np.floor(self.grid.physical_to_index(lower))
         last = np.floor(self.grid.physical_to_index(upper)) + 2
@@ -103,15 +81,7 @@ class FieldReader:
 
 
 class PrecededField:
-    """A linear transform followed by a field, composed as it is read.
-
-    Parameters
-    ----------
-    field : FieldReader
-        Applied second.
-    matrix : (ndim + 1, ndim + 1)
-        Applied first: homogeneous, in dims order, physical units.
-    """
+    """A homogeneous matrix followed by a field, composed as it is read."""
 
     def __init__(self, field: FieldReader, matrix: NDArray[np.float64]) -> None:
         self._field, self._matrix = field, matrix

@@ -61,39 +61,7 @@ def save_field(
     storage_options: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> None:
-    """Write a field as OME-Zarr 0.6, with RFC-5 transformation metadata.
-
-    The store is a scene of two coordinate systems, ``fixed`` and ``moving``, related by
-    ``displacements``. It holds the field as a multiscale image, and no other images.
-    Diagnostics and provenance are kept in the group ``xdreg``.
-
-    Parameters
-    ----------
-    field : Dataset
-        A displacement field.
-    path
-        Directory or URL to write; it appears whole or not at all.
-    inverse : Dataset, optional
-        The field moving → fixed, see `xdreg.inverse`. It makes the transformation a
-        ``bijection``, so that readers need no inversion.
-    affine
-        Write a ``sequence`` of displacements and the field's affine part, for readers
-        that continue it beyond the field's grid. This rounds to single precision;
-        without it, values stay the same to the bit.
-    overwrite
-        Replace an existing store.
-    storage_options
-        For a URL, passed to fsspec.
-    progress
-        Show progress, on a terminal and in a notebook.
-
-    Raises
-    ------
-    InputError
-        If the inverse is no field, or has other dimensions or units.
-    StoreError
-        If the path exists and ``overwrite`` is false, or it cannot be written.
-    """
+    """Write a field; see `save`."""
     pairs = [(False, field)] if inverse is None else [(False, field), (True, inverse)]
     prepared = [_prepared(one, field, back, affine=affine) for back, one in pairs]
     with (
@@ -150,6 +118,11 @@ def save(
 ) -> None:
     """Write a field, or an image with its pyramid, as OME-Zarr.
 
+    A field is written as OME-Zarr 0.6 with RFC-5 transformation metadata: a scene of
+    two coordinate systems, ``fixed`` and ``moving``, related by ``displacements``. It
+    holds the field as a multiscale image, and no other images. Diagnostics and
+    provenance are kept in the group ``xdreg``.
+
     Parameters
     ----------
     data : Dataset or DataArray
@@ -157,14 +130,20 @@ def save(
     path
         Directory or URL to write; it appears whole or not at all.
     **options
-        ``overwrite``, ``progress`` and, for a URL, ``storage_options``; for fields also
-        ``inverse`` and ``affine``; for images ``version``, ``levels``, ``chunks``,
-        ``labels``, ``name``.
+        ``overwrite``, ``progress`` and, for a URL, ``storage_options``, passed to
+        fsspec; for images ``version``, ``levels``, ``chunks``, ``labels``, ``name``.
+        For fields, ``inverse`` is the field moving → fixed, see `xdreg.inverse`; it
+        makes the transformation a ``bijection``, so that readers need no inversion.
+        ``affine=True`` writes a ``sequence`` of displacements and the field's affine
+        part, for readers that continue it beyond the field's grid. This rounds to
+        single precision; without it, values stay the same to the bit.
 
     Raises
     ------
+    InputError
+        If the inverse is no field, or has other dimensions or units.
     StoreError
-        If the path exists and ``overwrite`` is not given.
+        If the path exists and ``overwrite`` is not given, or it cannot be written.
     """
     if isinstance(data, xr.Dataset):
         save_field(data, path, **options)

@@ -33,26 +33,11 @@ def resampling_grid(
     spacing: Spacing = None,
     region: Region = None,
 ) -> Grid:
-    """Return the grid to resample an image onto.
+    """Return the grid to resample an image onto; parameters as in `warp`.
 
-    Parameters
-    ----------
-    field : Dataset
-        A displacement field; without ``like`` the grid is that of its fixed image.
-    like
-        Image whose grid to take, converted to the units of the fixed image. The finest
-        level of a tree is used.
-    spacing
-        Distance of voxels, one number or one per dim. The first voxel starts at the
-        edge of the grid, and the whole grid is covered.
-    region
-        A slice of coordinates by dim, both ends included. It selects voxels and does
-        not move them.
-
-    Raises
-    ------
-    InputError
-        If the spacing is not positive, or the region names an unknown dim or is empty.
+    Without ``like`` the grid is that of the field's fixed image; the units always are
+    the fixed image's. With a spacing, the first voxel starts at the edge of the grid,
+    and the whole grid is covered. A region selects voxels and does not move them.
     """
     grid = fixed_grid(field)
     if like is not None:

@@ -182,16 +182,8 @@ class Interpolation:
 class Warper:
     """Computes any part of a warped image.
 
-    Parameters
-    ----------
-    readers
-        Readers of the moving image, by time point and channel.
-    others
-        Dims of time points and channels.
-    displacement, target
-        The field, and the grid of the whole result.
-    how, dtype
-        Interpolation and dtype of the result.
+    Readers of the moving image are by time point and channel, the dims ``others``.
+    ``target`` is the grid of the whole result.
     """
 
     readers: dict[tuple[int, ...], ImageReader]
@@ -211,13 +203,7 @@ class Warper:
 def make_warper(
     field: xr.Dataset, image: xr.DataArray, target: Grid, how: Interpolation
 ) -> Warper:
-    """Return the warper of an image onto a grid.
-
-    Raises
-    ------
-    InputError
-        If the image does not fit the field.
-    """
+    """Return the warper of an image onto a grid; raise if the image does not fit."""
     dims = spatial_dims(image, "moving")
     if dims != target.dims:
         msg = f"moving has dimensions {dims} and the field {target.dims}"
@@ -262,26 +248,11 @@ def _warp_chunk(warper: Warper, block_info: Any = None) -> NDArray[Any]:
 def warp_window(
     reader: ImageReader, displacement: FieldReader, grid: Grid, how: Interpolation
 ) -> NDArray[Any]:
-    """Resample the part of the moving image that a window maps onto.
+    """Resample the part of the moving image that a window of the target maps onto.
 
     A window that needs too much of the image or of the field, because it is coarser or
-    the field compresses, is computed in halves.
-
-    Parameters
-    ----------
-    reader
-        The moving image.
-    displacement
-        The field.
-    grid
-        The window of the target.
-    how
-        The interpolation.
-
-    Returns
-    -------
-    (*grid.shape)
-        float32 if values are interpolated, else the image's dtype.
+    the field compresses, is computed in halves. The result is float32 if values are
+    interpolated, else of the image's dtype.
     """
     ends = grid.index_to_physical([[0] * grid.ndim, [n - 1 for n in grid.shape]])
     around = displacement.window(*ends)
