@@ -1,4 +1,4 @@
-"""Motion far too large to descend to: a discrete search, and what comes of it."""
+"""The discrete search for large motion, and the descent from it."""
 
 import math
 import time
@@ -6,22 +6,15 @@ import time
 import numpy as np
 import pytest
 import xarray as xr
-from scipy import ndimage
 
 import xdreg
+from tests.helpers.images import texture
 from xdreg.coordinates import coordinates
 from xdreg.engines.discrete_search import MOST_COSTS, _factors, _moves, large_motion
 from xdreg.engines.local_correlation import local_correlation
-from xdreg.errors import InputError
 from xdreg.grid import SPATIAL_DIMS, Grid
 from xdreg.numerics import kernels
 from xdreg.numerics.folding import jacobian_determinant
-
-
-def texture(shape, seed=0, sigma=1.5):
-    noise = np.random.default_rng(seed).normal(size=shape)
-    smooth = ndimage.gaussian_filter(noise, [sigma if n > 1 else 0 for n in shape])
-    return (smooth / smooth.std()).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +55,7 @@ def test_without_shapes_nothing_moves(shape):
 
 def test_what_is_found_in_noise_does_not_fold():
     shape = (24, 28, 20)
-    found = large_motion(texture(shape, 1, 0.5), texture(shape, 2, 0.5))
+    found = large_motion(texture(shape, 0.5, seed=1), texture(shape, 0.5, seed=2))
     grid = Grid(SPATIAL_DIMS, shape, (1.0,) * 3, (0.0,) * 3, None)
     assert np.abs(found).max() > 1
     assert jacobian_determinant(np.moveaxis(found, -1, 0), grid).min() > 0
@@ -75,58 +68,6 @@ def test_memory_is_bounded_whatever_the_shape(shape):
     factors = _factors(shape)
     coarse = [math.ceil(n / f) for n, f in zip(shape, factors, strict=True)]
     assert math.prod(coarse) * len(_moves(coarse)) <= MOST_COSTS
-
-
-def band(y):
-    """Return one between two lines and zero elsewhere, smoothly."""
-    lower, upper = (1 / (1 + np.exp((edge - y) / 10)) for edge in (107, 213))
-    return lower - upper
-
-
-def where_a_band_moves(metric, **options):
-    """Move a third of a plane by a tenth of it, ten times its texture's grain.
-
-    Options are those of the coarsest level. Returns the 95th percentile of the errors,
-    in pixels, and the field.
-    """
-    grid = Grid(("y", "x"), (320, 320), (1.0, 1.0), (0.0, 0.0), "micrometer")
-    values = texture(grid.shape, sigma=3)
-    truth = np.zeros((2, *grid.shape), np.float32)
-    truth[1] = 32 * band(np.arange(320.0))[:, np.newaxis]
-    pulled = kernels.warp_array(values, grid, truth, grid, grid, fill=0.0)
-    fixed, moving = (
-        xr.DataArray(v.astype("f4"), coordinates(grid), grid.dims)
-        for v in (pulled, values)
-    )
-    stages = [
-        xdreg.LocalCorrelation(level=level, **options if level == 2 else {})
-        for level in (2, 1, 0)
-    ]
-    field = fixed.dreg.register(moving, stages=stages, metric=metric, progress=False)
-    points = np.argwhere(np.ones(grid.shape, bool)[:, 40:-40]) + np.array([0.0, 40.0])
-    found = field.dreg.transform_points(points) - points
-    error = np.linalg.norm(found - truth[:, :, 40:-40].reshape(2, -1).T, axis=1)
-    return np.percentile(error, 95), field
-
-
-def test_a_part_that_moves_by_itself_is_found_where_descent_fails():
-    error, field = where_a_band_moves("mind", search=False)
-    assert error > 10
-    assert np.isnan(field.stage0_block_from_search).all()
-    error, field = where_a_band_moves("mind")
-    assert error < 1
-    assert (field.stage0_block_from_search == 1).all()
-    assert np.isnan(field.block_from_search).all()
-
-
-def test_each_of_several_blocks_searches_if_told():
-    blocks = {"block_shape": (80, 40), "overlap": 16}
-    error, field = where_a_band_moves("mind", **blocks)
-    assert error > 10
-    assert np.isnan(field.stage0_block_from_search).all()
-    error, field = where_a_band_moves("mind", **blocks, search=True)
-    assert error < 1
-    np.testing.assert_array_equal(field.stage0_block_from_search, [[1, 1]])
 
 
 def test_a_second_attempt_that_is_no_better_is_dropped():
@@ -152,18 +93,6 @@ def test_a_second_attempt_that_takes_too_long_leaves_the_first(monkeypatch):
     np.testing.assert_array_equal(once.displacement, twice.displacement)
 
 
-@pytest.mark.parametrize("isolated", [False, True])
-def test_attributes_of_what_a_method_returns_are_no_diagnostic(isolated):
-    def own(fixed, moving):
-        found = local_correlation(fixed, moving).displacement
-        return found.assign_attrs(from_search="perhaps")
-
-    pair = xdreg.datasets.phantom_pair((48, 56), amplitude=2.0)
-    stage = xdreg.Custom(method=own, isolated=isolated)
-    field = pair.fixed.dreg.register(pair.moving, stages=stage, progress=False)
-    assert np.isnan(field.block_from_search).all()
-
-
 def test_descent_goes_on_while_a_small_part_still_moves():
     grid = Grid(("y", "x"), (192, 192), (1.0, 1.0), (0.0, 0.0), None)
     values = texture(grid.shape, sigma=3)
@@ -183,8 +112,3 @@ def test_descent_goes_on_while_a_small_part_still_moves():
     ]
     early, late = (np.max(error[share > 0.1]) for error in worst)
     assert late < 0.5 < 1 < early
-
-
-def test_an_odd_search_is_refused():
-    with pytest.raises(InputError, match="search must be True or False, got 'far'"):
-        xdreg.LocalCorrelation(search="far")

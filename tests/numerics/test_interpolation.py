@@ -6,6 +6,7 @@ import pytest
 import xarray as xr
 from scipy import ndimage
 
+from tests.helpers.images import geometry, places
 from xdreg.coordinates import coordinates
 from xdreg.grid import Grid
 from xdreg.numerics import interpolation, kernels
@@ -15,25 +16,9 @@ from xdreg.stores.itk_images import to_itk_image
 DIMS = ("z", "y", "x")
 
 
-def geometry(ndim):
-    """Return grids of an image, of a field, and of a target, and the field."""
-    cut = slice(3 - ndim, None)
-    image = Grid(DIMS[cut], (20, 33, 41)[cut], (2.0, 1.0, 1.5)[cut], (5, -3, 2.0)[cut])
-    target = Grid(DIMS[cut], (15, 20, 25)[cut], (1.7, 1.2, 1.9)[cut], (7, 0, 5.0)[cut])
-    points = image.every((4,) * ndim)
-    values = np.random.default_rng(0).normal(size=(ndim, *points.shape))
-    return image, points, target, values.astype(np.float32)
-
-
 def noise(grid, sigma=0.7):
     values = np.random.default_rng(1).normal(size=grid.shape)
     return ndimage.gaussian_filter(values, sigma).astype(np.float32)
-
-
-def places(points, target, field):
-    """Return where the target lies in physical space."""
-    centres = kernels.grid_points(target)
-    return centres + kernels.sample(field, points, centres).T
 
 
 def itk_image(values, grid):
@@ -181,22 +166,3 @@ def test_labels_are_exact_and_none_is_new(labels):
     if labels == "majority":
         same = interpolation.resample(values, grid, *still, grid, labels=labels, fill=0)
         np.testing.assert_array_equal(same, values)
-
-
-@pytest.mark.parametrize("ndim", [2, 3])
-@pytest.mark.parametrize("shift", [0.0, 30.0, -30.0])
-def test_the_moving_box_holds_regions_beyond_the_field(ndim, shift):
-    grid, points, _, field = geometry(ndim)
-    region = Grid(
-        grid.dims, (9, 8, 10)[-ndim:], (2.0, 2.0, 3.0)[-ndim:],
-        tuple(o + shift for o in grid.origin),
-    )  # fmt: skip
-    lower, upper = kernels.moved_bounds(10 * field, points, region)
-    fine = Grid(
-        grid.dims, tuple(4 * n - 3 for n in region.shape),
-        tuple(s / 4 for s in region.spacing), region.origin,
-    )  # fmt: skip
-    moved = places(points, fine, 10 * field)
-    assert (moved.min(axis=0) >= lower - 1e-4).all()
-    assert (moved.max(axis=0) <= upper + 1e-4).all()
-    assert (upper - lower < 3 * np.ptp(moved, axis=0)).all()

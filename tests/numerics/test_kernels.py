@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
+from tests.helpers.images import geometry, places
 from xdreg.grid import Grid
 from xdreg.numerics import kernels
 
@@ -75,3 +76,22 @@ def test_the_moving_box_holds_bumps_inside():
     lower, upper = kernels.moved_bounds(field, grid, grid)
     assert upper[0] == grid.axis("y")[7] + 40
     assert lower[0] == grid.origin[0]
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("shift", [0.0, 30.0, -30.0])
+def test_the_moving_box_holds_regions_beyond_the_field(ndim, shift):
+    grid, points, _, field = geometry(ndim)
+    region = Grid(
+        grid.dims, (9, 8, 10)[-ndim:], (2.0, 2.0, 3.0)[-ndim:],
+        tuple(o + shift for o in grid.origin),
+    )  # fmt: skip
+    lower, upper = kernels.moved_bounds(10 * field, points, region)
+    fine = Grid(
+        grid.dims, tuple(4 * n - 3 for n in region.shape),
+        tuple(s / 4 for s in region.spacing), region.origin,
+    )  # fmt: skip
+    moved = places(points, fine, 10 * field)
+    assert (moved.min(axis=0) >= lower - 1e-4).all()
+    assert (moved.max(axis=0) <= upper + 1e-4).all()
+    assert (upper - lower < 3 * np.ptp(moved, axis=0)).all()

@@ -1,0 +1,51 @@
+"""Search for the initial pose."""
+
+import numpy as np
+import pytest
+
+from tests.helpers.images import (
+    FLAT,
+    SOLID,
+    about_centre,
+    body,
+    corner_error,
+    image,
+    moved,
+    rotation,
+)
+from xdreg.engines.pose import DOUBTFUL, find_pose
+
+
+@pytest.mark.parametrize(
+    ("grid", "degrees"), [(FLAT, 170.0), (FLAT, -75.0), (SOLID, 40.0)]
+)
+def test_a_pose_far_away_is_found(grid, degrees):
+    truth = about_centre(
+        grid, rotation(grid.ndim, degrees), 0.15 * np.multiply(grid.shape, grid.spacing)
+    )
+    fixed = body(grid)
+    start = find_pose(fixed, moved(fixed, truth), kind="rigid").matrix
+    assert corner_error(start, truth, grid) < 4
+
+
+def test_where_images_lie_already_wins_over_equals():
+    rng = np.random.default_rng(0)
+    tile = rng.standard_normal((30, 22))
+    fixed = image(np.tile(tile, (3, 5)), FLAT)
+    found = find_pose(fixed, fixed, kind="rigid").matrix
+    np.testing.assert_allclose(found, np.eye(3), atol=1e-6)
+
+
+def test_a_cropped_and_turned_image_is_found():
+    truth = about_centre(SOLID, 0.9 * rotation(3, 33.0), [8.0, -9.0, 6.0])
+    fixed = body(SOLID)
+    moving = moved(fixed, truth).isel(y=slice(0, 34), x=slice(9, None))
+    found = find_pose(fixed, moving)
+    assert corner_error(found.matrix, truth, SOLID) < 4
+    assert found.margin > DOUBTFUL
+    assert found.origin == "search"
+    assert found.scale == pytest.approx(0.9, abs=0.03)
+    low, high = (np.asarray(b) for b in SOLID.bounds)
+    centre = (low + high) / 2
+    mapped = found.matrix[:-1, :-1] @ centre + found.matrix[:-1, -1]
+    np.testing.assert_allclose(found.shift, mapped - centre)
