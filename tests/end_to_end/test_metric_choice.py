@@ -56,7 +56,7 @@ def test_a_run_that_is_resumed_does_not_choose_again(tmp_path, monkeypatch):
     def never(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr("xdreg.registration.linear_stage.choose_metric", never)
+    monkeypatch.setattr("xdreg.engines.metric_choice.choose_metric", never)
     again = FIXED.dreg.register(MOVING, **options)
     assert again.attrs == first.attrs
     np.testing.assert_array_equal(again.displacement, first.displacement)
