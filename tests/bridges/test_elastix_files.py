@@ -145,7 +145,7 @@ def test_a_spline_after_an_affine_on_a_turned_grid(tmp_path, direction):
     np.testing.assert_array_equal(again.displacement, found)
     first = tmp_path / "moved" / "first.txt"
     first.unlink()
-    with pytest.raises(xdreg.StoreError, match="put it beside"):
+    with pytest.raises(xdreg.StoreError, match="put both in one folder"):
         xdreg.open_transform(tmp_path / "moved" / "second.txt")
 
 

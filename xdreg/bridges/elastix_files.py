@@ -178,13 +178,13 @@ class _File:
         cosines = self.numbers(key, self.ndim**2)
         return np.array(cosines).reshape(self.ndim, self.ndim).T
 
-    def beside(self, name: str) -> Path:
+    def companion(self, name: str) -> Path:
         """Return the path of a file that this one names, also if both were moved."""
         folder = self.path.parent
         for candidate in (Path(name), folder / name, folder / Path(name).name):
             if candidate.is_file():
                 return candidate
-        msg = f"{self.path} names {name!r}, which does not exist; put it beside it"
+        msg = f"{self.path} names {name!r}, which is missing; put both in one folder"
         raise StoreError(msg)
 
 
@@ -203,7 +203,7 @@ def _chain(path: Path) -> list[_File]:
                 f"{_INSTEAD}"
             )
             raise InputError(msg)
-        path = file.beside(name)
+        path = file.companion(name)
     msg = f"{path} is one of over {_MOST_FILES} initial transforms in a chain"
     raise StoreError(msg)
 
@@ -214,7 +214,7 @@ def _transform(file: _File, units: str | None) -> Any:
 
     kind, ndim = file.word("Transform"), file.ndim
     if kind in ("DeformationFieldTransform", "DisplacementFieldTransform"):
-        vectors = file.beside(file.word("DeformationFieldFileName"))
+        vectors = file.companion(file.word("DeformationFieldFileName"))
         return vector_images.read(vectors, units=units)
     if kind in ("BSplineTransform", "RecursiveBSplineTransform"):
         return _bspline(file)

@@ -22,15 +22,14 @@ from xdreg.errors import InputError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-FixedPath = Annotated[
-    str,
-    typer.Argument(
-        metavar="FIXED", help="Fixed image: OME-Zarr, or a file that ITK reads."
-    ),
-]
-MovingPath = Annotated[
-    str, typer.Argument(metavar="MOVING", help="Moving image, of the same formats.")
-]
+FIXED = typer.Argument(
+    metavar="FIXED", help="Fixed image: OME-Zarr, or a file that ITK reads."
+)
+MOVING = typer.Argument(
+    metavar="MOVING", help="Moving image: OME-Zarr, or a file that ITK reads."
+)
+FixedPath = Annotated[str, FIXED]
+MovingPath = Annotated[str, MOVING]
 FieldPath = Annotated[
     str, typer.Argument(metavar="FIELD", help="Displacement field: a field.ome.zarr.")
 ]

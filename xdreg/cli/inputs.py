@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from xdreg.cli.common import open_path, open_transform
+from xdreg.cli.common import FIXED, MOVING, open_path, open_transform
 from xdreg.cli.options_file import read_options
 from xdreg.errors import InputError
 
@@ -20,16 +20,8 @@ if TYPE_CHECKING:
     from xdreg.stages import Stage
 
 # Optional, since the options file may name the images.
-Fixed = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="FIXED", help="Fixed image: OME-Zarr, or a file that ITK reads."
-    ),
-]
-Moving = Annotated[
-    str | None,
-    typer.Argument(metavar="MOVING", help="Moving image, of the same formats."),
-]
+Fixed = Annotated[str | None, FIXED]
+Moving = Annotated[str | None, MOVING]
 OptionsFile = Annotated[
     Path | None,
     typer.Option(
