@@ -24,7 +24,7 @@ BELOW = {
 BELOW["cli"] = list(BELOW)
 
 #: Doors import all wings, and no wing imports them.
-DOORS = {"__init__", "__main__", "accessor", "itk_dreg", "plot"}
+DOORS = {"__init__", "accessor", "itk_dreg", "plot"}
 
 
 def module_of(path):
@@ -33,6 +33,7 @@ def module_of(path):
 
 
 MODULES = {module_of(path): path for path in FOLDER.rglob("*.py")}
+PLACES = {f"xdreg.{name}" for name in {*MODULES, *BELOW}}
 
 
 def wing_of(module):
@@ -44,17 +45,17 @@ def wing_of(module):
 
 def imports_of(path):
     """Return the modules that a file imports: at its top, in functions, for types."""
-    found: set[str] = set()
+    found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-            names.append(str(node.module))
-        else:
-            continue
-        found |= {name.removeprefix("xdreg.") for name in names}
-    return found & MODULES.keys()
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            # A name that is no module comes from the package or module itself.
+            found |= members if members <= PLACES else {*members, node.module}
+    inside = {name.removeprefix("xdreg.") for name in found}
+    inside |= {f"{name}.__init__" for name in inside}
+    return (inside | {"__init__"} if "xdreg" in found else inside) & MODULES.keys()
 
 
 IMPORTS = {module: imports_of(path) for module, path in MODULES.items()}

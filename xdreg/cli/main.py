@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -50,9 +51,7 @@ _INTERRUPTED = 130
 
 def _version(asked: bool) -> None:
     if asked:
-        from xdreg import __version__
-
-        typer.echo(f"xdreg {__version__}")
+        typer.echo(f"xdreg {version('xdreg')}")
         raise typer.Exit
 
 

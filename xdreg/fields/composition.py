@@ -29,10 +29,10 @@ from xdreg.fields.field import (
 )
 from xdreg.fields.preimage import affine_part
 from xdreg.fields.targets import grid_like
-from xdreg.graphs import shared
 from xdreg.grid import Grid, checked_matrix, unit_ratio
 from xdreg.numerics import kernels
 from xdreg.numerics.inversion import LEAST_VOLUME
+from xdreg.stores.graphs import shared
 from xdreg.stores.pyramid import image_levels
 
 if TYPE_CHECKING:

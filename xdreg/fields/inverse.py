@@ -28,10 +28,10 @@ from xdreg.fields.field import (
 )
 from xdreg.fields.preimage import Preimage, affine_part
 from xdreg.fields.provenance import manifest_of
-from xdreg.graphs import shared
 from xdreg.grid import positive_per_axis
 from xdreg.numerics import newton
 from xdreg.partition import BlockStatus
+from xdreg.stores.graphs import shared
 from xdreg.stores.pyramid import image_levels
 
 if TYPE_CHECKING:

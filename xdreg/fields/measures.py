@@ -18,9 +18,9 @@ from xdreg.fields.field import (
     open_displacement,
     ordered_displacement,
 )
-from xdreg.graphs import shared
 from xdreg.grid import Grid, whole_per_axis
 from xdreg.numerics import folding, kernels
+from xdreg.stores.graphs import shared
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,10 +16,10 @@ from xdreg.coordinates import coordinates, grid_of, spatial_dims
 from xdreg.errors import InputError
 from xdreg.fields.field import field_grid, open_displacement
 from xdreg.fields.targets import resampling_grid
-from xdreg.graphs import shared
 from xdreg.grid import unit_ratio
 from xdreg.numerics import interpolation, kernels
 from xdreg.numerics.interpolation import Labels, Order
+from xdreg.stores.graphs import shared
 from xdreg.stores.pyramid import image_levels
 from xdreg.stores.readers import image_reader
 

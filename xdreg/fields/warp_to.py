@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +26,7 @@ from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
 from xdreg.fields.targets import resampling_grid
 from xdreg.fields.warp import CHUNK, Interpolation, make_warper, warped_like
-from xdreg.graphs import shared
+from xdreg.stores.graphs import shared
 from xdreg.stores.ome_writer import lay_out, level_path, make_layout
 from xdreg.stores.progress import working
 from xdreg.stores.pyramid import downsample, image_levels
@@ -195,11 +196,9 @@ def _sources(
 
 def _description(layout: Layout, warpers: Sequence[Warper | None]) -> str:
     """Return text that differs if any bit of the result may differ."""
-    import xdreg
-
     image = layout.image
     values = {
-        "xdreg": xdreg.__version__,
+        "xdreg": installed_version("xdreg"),
         "source": tokenize(*warpers),
         "grids": [grid.to_dict() for grid in layout.grids],
         "dims": [str(d) for d in image.dims],

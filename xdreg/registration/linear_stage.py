@@ -22,7 +22,6 @@ from xdreg.engines.linear import FULL_OVERLAP, linear
 from xdreg.engines.metric_choice import Choice
 from xdreg.engines.pose import DOUBTFUL, Pose, find_pose, pose_text
 from xdreg.errors import MethodTimeout, warn
-from xdreg.graphs import shared as shared_value
 from xdreg.numerics import kernels
 from xdreg.partition import BlockStatus
 from xdreg.registration.judge import RECORD, similarity
@@ -30,6 +29,7 @@ from xdreg.registration.state import State
 from xdreg.registration.window import Inputs, masked_image, read_window
 from xdreg.registration.workdir import read_json, write_json
 from xdreg.stages import OWN_METRICS
+from xdreg.stores.graphs import shared as shared_value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

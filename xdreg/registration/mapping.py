@@ -15,7 +15,7 @@ import dask.array
 import numpy as np
 import xarray as xr
 
-from xdreg.graphs import shared
+from xdreg.stores.graphs import shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,5 +3,5 @@
 Reading order: how an image is opened (`ome_zarr`, `ome_metadata`, `ome_checks`), how
 blocks read it (`pyramid`, `channels`, `readers`), how an output is written
 (`ome_writer`, `outputs`, `resumable`), other formats (`itk_images`, `point_files`), and
-what all of them use (`paths`, `retrying`, `locks`, `posix`, `progress`).
+what all of them use (`paths`, `retrying`, `locks`, `posix`, `progress`, `graphs`).
 """

@@ -10,6 +10,7 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,8 +181,6 @@ def _context(
     label_names: Mapping[int, object],
 ) -> dict[str, Any]:
     """Return everything that the page shows."""
-    from xdreg import __version__
-
     field, grid = scene.field, field_grid(scene.field)
     cuts: list[str | None] = [None] if grid.ndim == 2 else list(grid.dims)
     planes = [scene.plane(cut) for cut in cuts]
@@ -196,7 +195,7 @@ def _context(
     last = last_deformable(field)
     return {
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "version": __version__,
+        "version": version("xdreg"),
         "units": grid.units or "",
         "field_text": image_text(grid).replace("voxels", "points"),
         "agreement": agreement,

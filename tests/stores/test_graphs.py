@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import dask
 
-from xdreg.graphs import shared
 from xdreg.grid import Grid
+from xdreg.stores.graphs import shared
 
 GRID = Grid(("y", "x"), (4, 6), (2.0, 1.0), (10.0, 0.0))
 
