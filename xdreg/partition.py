@@ -263,21 +263,10 @@ class Partition:
     def weights(
         self, block: Sequence[int], points: Sequence[slice]
     ) -> NDArray[np.float32]:
-        """Return a block's blending weight at field points.
+        """Return a block's blending weight at field points, given per axis.
 
         Raised-cosine ramps across each overlap. The weights of all blocks are smooth
         and sum to one everywhere.
-
-        Parameters
-        ----------
-        block
-            Index of the block.
-        points
-            Field points per axis.
-
-        Returns
-        -------
-        ndarray, one weight per field point
         """
         result: NDArray[Any] = np.ones((1,) * self.grid.ndim, np.float32)
         for axis, (i, part) in enumerate(zip(block, points, strict=True)):

@@ -67,22 +67,14 @@ def compare(
 ) -> NDArray[np.float32]:
     """Compare a block's patch with those of the neighbours that come after it.
 
-    Parameters
-    ----------
-    index
-        The block.
-    partition
-        The blocks of the stage.
-    status_of, patch_of
-        Functions of a block's index: its status, and its stored patch.
+    ``status_of`` and ``patch_of`` are functions of a block's index.
 
     Returns
     -------
     (3 ** ndim,) float32, voxels
-        In the order of `offsets`, the median length of the difference over the shared
-        field points; in the middle, the median length of the block's own update. NaN
-        where either block has no update, where no point is shared, and for neighbours
-        that come before, whose result holds the same number.
+        By `offsets`, the median length of the difference over the shared field points;
+        in the middle the median length of the block's own update. NaN without a
+        difference, and for neighbours that come before: they hold the same number.
     """
     grid = partition.grid
     result = np.full(3**grid.ndim, np.nan, np.float32)
@@ -108,33 +100,28 @@ def compare(
 def outliers(
     status: NDArray[Any], gaps: NDArray[Any], gain: NDArray[Any], most: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Return the blocks that their neighbours contradict.
+    """Find the blocks that contradict their neighbours.
 
-    The difference of a block is the median over its neighbours. Among the blocks that
-    differ too much, the one with the largest sum of excessive differences is rejected
-    first and no longer compared with its neighbours, so that a bad block does not
-    condemn good ones. Of two equal ones, as where there are only two blocks, the one
-    that improved the similarity less is rejected.
-
-    A block whose neighbours all failed can only be compared with the zero update next
-    to it, and is rejected if it differs too much from that.
+    A block's difference is the median over its neighbours. Of the blocks that differ
+    too much, the one with the largest sum of such differences is rejected first and
+    then ignored, so that a bad block does not condemn good ones. Of two equal ones the
+    one that improved the similarity less is rejected. A block whose neighbours all
+    failed is compared with the zero update next to it.
 
     Parameters
     ----------
-    status : (*counts)
-        Statuses of the blocks.
+    status, gain : (*counts)
+        Status of each block, and by how much it improved the similarity.
     gaps : (*counts, 3 ** ndim), voxels
-        Results of `compare`.
-    gain : (*counts)
-        Improvement of the similarity by each block.
-    most
-        Difference that is too large in any stage, see `tolerance`.
+        What `compare` returned for each.
+    most : voxels
+        Difference that is too large in any stage.
 
     Returns
     -------
     rejected : (*counts) bool
     difference : (*counts) float32, voxels
-        The median difference of each block from its neighbours; NaN without any.
+        Median difference of each block from its neighbours; NaN without any.
     """
     steps = offsets(status.ndim)
     between = _between(gaps, steps)

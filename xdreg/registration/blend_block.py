@@ -24,13 +24,9 @@ def blend_block(index: tuple[int, ...], task: BlockTask) -> float:
 
     The weights of the patches sum to one everywhere. A block that failed counts as a
     zero update, so the field eases back to the stage before. The update is composed
-    with the displacement so far.
-
-    Returns
-    -------
-    float
-        Disagreement: root mean square difference, in physical units, of the block's own
-        patch and the blended update where other blocks contribute; NaN without any.
+    with the displacement so far. Returns the disagreement: root mean square difference,
+    in physical units, of the block's own patch and the blended update where other
+    blocks contribute; NaN without any.
     """
     check_directory(task)
     core = task.partition.field_core(index)

@@ -59,12 +59,8 @@ def store_window(
 
     Parameters
     ----------
-    array
-        A float32 array in a directory, not compressed.
     window
         Slices that start at the border of a chunk, and end at one or with the array.
-    values
-        Array of the window's shape.
     """
     folder = cast("LocalStore", array.store).root / array.path
     axes = list(zip(window, array.chunks, strict=True))

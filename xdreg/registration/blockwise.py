@@ -44,25 +44,8 @@ def run_blockwise(
 ) -> tuple[State, Diagnostics]:
     """Run a stage in blocks, or what is missing of it.
 
-    Parameters
-    ----------
-    shared
-        What the stages of the run share.
-    number
-        Position of the stage.
-    stage
-        The stage.
-    state
-        The displacement before it.
-    last
-        Whether no stage follows.
-
-    Returns
-    -------
-    state : State
-        The displacement after it.
-    diagnostics : dict
-        By name, ``(*counts)``.
+    Returns the displacement after it and the diagnostics of its blocks by name, each
+    ``(*counts)``. ``last`` states whether no stage follows.
     """
     folder = shared.directory.stage(number)
     shared.directory.forget(number, shared.retry)
@@ -146,14 +129,9 @@ def _reduce(
 ) -> tuple[State, NDArray[np.float32], NDArray[np.float32]]:
     """Reduce the blocks to one transform, applied before the displacement so far.
 
-    Returns
-    -------
-    state : State
-        The displacement after the stage.
-    records : (*counts, len(RECORD))
-        With the blocks rejected that the transform was made without.
-    residual : (*counts), physical units
-        By how much the transform misses each block.
+    Returns the displacement after the stage, the records with the blocks rejected that
+    the transform was made without, and by how much the transform misses each block, in
+    physical units.
     """
     if not (records[..., 0] == BlockStatus.SUCCESS).any():
         return state, records, np.full(records.shape[:-1], np.nan, np.float32)

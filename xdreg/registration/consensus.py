@@ -61,20 +61,10 @@ class ConsensusResult:
 def fit_linear(
     points: ArrayLike, moved: ArrayLike, weights: ArrayLike, kind: Kind
 ) -> Array:
-    """Return the weighted least-squares transform of one kind between point sets.
+    """Return the linear transform of a kind that best maps points to others.
 
-    Parameters
-    ----------
-    points, moved : (n, ndim)
-        The points before and after.
-    weights : (n,)
-        Weights of the squared distances.
-    kind
-        ``"translation"``, ``"rigid"``, ``"similarity"`` or ``"affine"``.
-
-    Returns
-    -------
-    (ndim + 1, ndim + 1) float64
+    ``points`` and ``moved`` are ``(n, ndim)``, ``weights`` of the squared distances
+    ``(n,)``; the matrix is homogeneous, float64.
 
     References
     ----------

@@ -48,16 +48,8 @@ def block_memory(
 ) -> int:
     """Return the peak memory of one block, in bytes, without `PROCESS_BYTES`.
 
-    Parameters
-    ----------
-    partition
-        The stage's partition of the fixed image.
-    metric
-        The metric; for ``"auto"`` the one that takes more memory.
-    elastix
-        Whether the engine is elastix, in a process of its own.
-    isolated
-        Whether the block has a process of its own, for elastix or a user's method.
+    ``elastix`` and ``isolated`` state whether the engine is elastix, and whether the
+    block has a process of its own.
     """
     voxels = math.prod(partition.window_shape)
     own = metric in ("mind", "auto") and not elastix
@@ -73,15 +65,6 @@ def bytes_read(
     moving_grid: Grid,
 ) -> int:
     """Return the bytes that all blocks read from the two images.
-
-    Parameters
-    ----------
-    partition
-        The stage's partition of the fixed image.
-    fixed, moving
-        Data types of the two images.
-    moving_grid
-        Grid of the moving image's level.
 
     Notes
     -----

@@ -43,19 +43,9 @@ def pair_images(
 ) -> tuple[PairImage, PairImage]:
     """Return the fixed and the moving image, with channels and masks checked.
 
-    Parameters
-    ----------
-    plan
-        The plan, with both pyramids.
-    channels, masks
-        As the user gave them, for fixed and moving. The channel of the moving image is
-        that of the fixed one unless given, if the moving image has channels.
-
-    Raises
-    ------
-    InputError
-        If a channel or mask does not fit its image, the channels do not pair up, or
-        a stage does not register several.
+    ``channels`` and ``masks`` are as the user gave them, for fixed and moving. The
+    channel of the moving image is that of the fixed one unless given, if the moving
+    image has channels.
     """
     channel, moving_channel = channels
     if moving_channel is None and "c" in plan.moving.finest.dims:
@@ -103,13 +93,6 @@ def retried(retry: str | Sequence[str], workdir: object) -> list[BlockStatus]:
 
 def starting_point(initial: Any, grid: Grid) -> Any:
     """Return ``initial`` as a matrix, a field Dataset, an ITK transform or None.
-
-    Parameters
-    ----------
-    initial
-        As the user gave it.
-    grid
-        Grid of the fixed image.
 
     Raises
     ------

@@ -59,14 +59,8 @@ def judge(
 
     Parameters
     ----------
-    window
-        The images that the block was registered on.
     update : (ndim, *window.grid.shape)
         The displacement that the method found, on top of the displacement so far.
-    patch_grid
-        Field points of the block.
-    metric
-        The similarity to judge by.
 
     Returns
     -------

@@ -53,11 +53,7 @@ def choose_metric(
 ) -> tuple[Choice, Pose | None]:
     """Choose the metric of the stages that have none, or read the earlier choice.
 
-    Returns
-    -------
-    choice : Choice
-    pose : Pose or None
-        The pose found on the way, which the first stage starts from.
+    Returns the pose found on the way too, which the first stage starts from.
     """
     file = shared.directory.path / "choice.json"
     stored = read_json(file)
@@ -95,27 +91,9 @@ def run_linear(
 ) -> tuple[State, Diagnostics, dict[str, Any] | None]:
     """Run a linear stage, or read its earlier result.
 
-    Parameters
-    ----------
-    shared
-        What the stages of the run share.
-    number
-        Position of the stage.
-    stage
-        The stage.
-    state
-        The displacement before it.
-    pose
-        What the first stage starts from, if that was found already.
-
-    Returns
-    -------
-    state : State
-        The displacement after it.
-    diagnostics : dict
-        By name, for the one block.
-    pose : dict or None
-        The pose that it started from, as `Pose.to_dict` describes it.
+    ``pose`` is what the first stage starts from, if that was found already. Returns the
+    displacement after the stage, the diagnostics of its one block by name, and the pose
+    that it started from, if one was searched, as `Pose.to_dict` describes it.
     """
     grid = shared.fixed.grid
     folder = shared.directory.stage(number)
@@ -212,13 +190,8 @@ class Whole:
 def read_whole(inputs: Inputs, matrix: Matrix | None) -> Whole | BlockStatus:
     """Read both images whole, or return a status where there is nothing to register.
 
-    Parameters
-    ----------
-    inputs
-        Images at a coarse level, and the field so far.
-    matrix : (ndim + 1, ndim + 1) or None
-        The transform so far if it is linear. None after a field: the moving image is
-        then pulled through it.
+    ``matrix`` is the transform so far if it is linear. It is None after a field: the
+    moving image is then pulled through the field.
     """
     grid = inputs.fixed.grid
     everything = tuple(slice(0, n) for n in grid.shape)
@@ -247,25 +220,7 @@ def read_whole(inputs: Inputs, matrix: Matrix | None) -> Whole | BlockStatus:
 def compare_metrics(
     inputs: Inputs, matrix: Matrix | None, *, kind: Any, search: bool, threads: int
 ) -> tuple[Choice, Pose | None]:
-    """Choose a metric for two images on a coarse level.
-
-    Parameters
-    ----------
-    inputs, matrix
-        As for `read_whole`.
-    kind
-        The kind of linear transform to align them by.
-    search
-        Search the pose first.
-    threads
-        Number of threads.
-
-    Returns
-    -------
-    choice : Choice
-    pose : Pose or None
-        As from `xdreg.engines.metric_choice.choose_metric`.
-    """
+    """Choose a metric for two images on a coarse level, and return the pose found."""
     whole = read_whole(inputs, matrix)
     if isinstance(whole, BlockStatus):
         reason = f"the images cannot be compared: {whole.meaning}"
@@ -290,8 +245,6 @@ def register_linear(
 
     Parameters
     ----------
-    inputs, matrix
-        As for `read_whole`.
     kind, options
         Passed to `xdreg.engines.linear.linear`, or for elastix's metrics to
         `xdreg.engines.elastix.linear`.
@@ -299,8 +252,6 @@ def register_linear(
         Search the pose to start from, unless ``pose`` is given.
     pose
         What to start from in place of ``matrix``.
-    threads
-        Number of threads of the search.
 
     Returns
     -------

@@ -56,11 +56,8 @@ def map_over_blocks(
     Parameters
     ----------
     function
-        Module-level function of a block's index and ``task``, which returns numbers.
-    task
-        What all blocks share.
-    width
-        Number of values that ``function`` returns.
+        Module-level function of a block's index and ``task``, which returns ``width``
+        numbers.
     give_up
         Called with the scheduler's message for a block that kills the workers of a
         cluster even when it runs alone. After it ``function`` must return at once for

@@ -38,17 +38,7 @@ def forget_unreadable(task: BlockTask) -> None:
 def warn_of_unreadable(
     records: NDArray[np.float32], stage: str, task: BlockTask
 ) -> None:
-    """Warn of blocks that could not be read.
-
-    Parameters
-    ----------
-    records : (*counts, len(RECORD))
-        Diagnostics of all blocks.
-    stage
-        Name of the stage.
-    task
-        What its blocks share.
-    """
+    """Warn of blocks whose ``records (*counts, …)`` say that they were unreadable."""
     status = records[..., 0]
     found = [
         tuple(map(int, index))
@@ -70,22 +60,10 @@ def reject_outliers(
 ) -> NDArray[np.float32]:
     """Mark the blocks that contradict their neighbours as rejected.
 
-    The verdict is stored before the records that it changes, so that a run which is
-    interrupted in between finds the same blocks again.
-
-    Parameters
-    ----------
-    records : (*counts, len(RECORD))
-        Diagnostics of all blocks; changed in place, and where they are stored.
-    task
-        What the blocks share.
-    file
-        Where the verdict is stored.
-
-    Returns
-    -------
-    (*counts) float32
-        Difference of each block from its neighbours, in voxels.
+    ``records (*counts, len(RECORD))`` are changed in place and where they are stored.
+    The verdict is stored in ``file`` before them, so that a run which is interrupted in
+    between finds the same blocks again. Returns the difference of each block from its
+    neighbours, ``(*counts)`` float32, in voxels.
     """
     stored = read_json(file)
     if stored is None:
@@ -136,14 +114,9 @@ def _verdict(records: NDArray[np.float32], task: BlockTask) -> dict[str, list[ob
 def check_any_succeeded(
     records: NDArray[np.float32], stage: str, task: BlockTask, *, last: bool
 ) -> None:
-    """Raise if methods failed and no block succeeded; warn if none contributes.
+    """Raise `MethodError` if methods failed and no block succeeded; else warn of that.
 
     A coarse stage that improves nothing is normal, so it is only logged.
-
-    Raises
-    ------
-    MethodError
-        With the message of the first block.
     """
     status = records[..., 0]
     failed = np.isin(status, (BlockStatus.CRASHED, BlockStatus.TIMEOUT))

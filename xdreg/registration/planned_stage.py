@@ -87,14 +87,8 @@ class PlannedStage:
     ) -> Partition:
         """Return the blocks of a stage on a level's grid.
 
-        Parameters
-        ----------
-        stage : Blockwise
-            Its own shape and overlap come first.
-        grid
-            Grid of the fixed image at the stage's level.
-        block_shape, overlap : voxels
-            Given for all stages; None for the defaults of the method.
+        The shape and overlap of the stage come first, then those given for all stages,
+        in voxels, then the defaults of the method.
         """
         shape = stage.block_shape if stage.block_shape is not None else block_shape
         if shape is None:

@@ -179,24 +179,10 @@ def make_plan(
     overlap: int | Sequence[int] | None,
     initial_is_field: bool,
 ) -> Plan:
-    """Decide levels, stages and blocks.
+    """Decide levels, stages and blocks; the arguments are those of `register`.
 
-    Parameters
-    ----------
-    fixed, moving : DataTree, DataArray or itk.Image
-        The pair.
-    stages
-        Stages or functions; None for the default: affine, then local correlation
-        from coarse to fine.
-    metric, block_shape, overlap
-        For every stage that does not have its own.
-    initial_is_field
-        Whether the run starts from a field. Then the default has no linear stage.
-
-    Raises
-    ------
-    InputError
-        If the images do not go together, or an option does not fit them.
+    ``initial_is_field`` states whether the run starts from a field. Then the default
+    has no linear stage.
     """
     check_metric(metric, auto=True)
     fixed_pyramid, moving_pyramid = _pyramids(fixed, moving)

@@ -106,19 +106,11 @@ class StageProgress:
         records: BlockArray | None,
         stop: Callable[[], None] | None = None,
     ) -> Iterator[None]:
-        """Show the progress of a stage while the body runs.
+        """Show a stage while the body runs.
 
-        Parameters
-        ----------
-        description
-            Text of the line.
-        total
-            Number of blocks.
-        records
-            Records of the blocks; None for a linear stage.
-        stop
-            Called when a listener raises, to end the body soon. The listener's
-            exception replaces any that the body raises.
+        ``records`` is None for a linear stage. ``stop`` is called when a listener
+        raises, to end the body soon. The listener's exception replaces any that the
+        body raises.
         """
         line = self._bars.add_task(description, total=total, failures="")
         self._call_listener(Advance(description, 0, total))

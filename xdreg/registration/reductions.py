@@ -113,18 +113,10 @@ class Reduced:
 def reduce_blocks(
     task: BlockTask, records: NDArray[np.float32], reduction: Reduction, folder: Path
 ) -> Reduced:
-    """Return the update of a stage from the results of its blocks.
+    """Reduce the blocks of a stage to one transform.
 
-    Parameters
-    ----------
-    task
-        The task that the blocks share.
-    records : (*counts, len(RECORD))
-        Diagnostics of the blocks.
-    reduction
-        The kind of linear transform for a consensus, or a function of the results.
-    folder
-        Directory of the stage, where a consensus is stored.
+    ``reduction`` is the kind of linear transform for a consensus, which is stored in
+    ``folder``, or a function of the results. ``records`` are ``(*counts, numbers)``.
     """
     if isinstance(reduction, str):
         return _consensus(task, records, reduction, folder / "consensus.json")

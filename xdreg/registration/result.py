@@ -29,22 +29,9 @@ def result_field(
     choice: Choice | None,
     pose: Mapping[str, Any] | None,
 ) -> xr.Dataset:
-    """Return the field of a run.
+    """Return the field of a run, from the state and the diagnostics of its stages.
 
-    Parameters
-    ----------
-    plan
-        The plan that was run.
-    state
-        The displacement after the last stage.
-    diagnostics
-        Of each stage.
-    manifest
-        The description of the run.
-    choice
-        The metric that was chosen, if it was.
-    pose
-        The pose that the run started from, if one was searched.
+    ``choice`` and ``pose`` are None unless the metric was chosen and the pose searched.
     """
     reader = state.reader
     field = xr.Dataset({"displacement": displacement_array(reader.source, reader.grid)})

@@ -131,13 +131,8 @@ class Source:
     def mask_reader(self, grid: Grid, *, whole: bool) -> ImageReader | None:
         """Return a reader of the mask for a level, if there is a mask.
 
-        Parameters
-        ----------
-        grid
-            Grid of the level.
-        whole
-            Whether images are registered whole. A mask that was found is not used
-            then: the background makes the outline visible.
+        A mask that was found is not used where images are registered ``whole``: the
+        background makes the outline visible.
         """
         if not isinstance(self._mask, Pyramid):
             return None if whole else self._foreground

@@ -62,8 +62,6 @@ def initial_state(start: Any, plan: Plan) -> State:
     ----------
     start : matrix, Dataset, itk.Transform or None
         As `inputs.starting_point` returns it.
-    plan
-        The plan of the run.
     """
     grid = plan.fixed.grids[0]
     if start is None:
@@ -108,15 +106,8 @@ class Shared:
     ) -> Inputs:
         """Return readers of both images and of the displacement so far.
 
-        Parameters
-        ----------
-        fixed_level, moving_level
-            Levels of the two pyramids.
-        state
-            The displacement so far.
-        whole
-            Whether the images are registered whole, by their outlines too. Then masks
-            that were found are not used.
+        With ``whole`` the images are registered by their outlines too. Then masks that
+        were found are not used.
         """
         fixed, *others = self.fixed.readers(fixed_level)
         moving, *other_moving = self.moving.readers(moving_level)

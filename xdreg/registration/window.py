@@ -90,18 +90,8 @@ def read_window(
 ) -> Window | BlockStatus:
     """Read both images on a window, or return why there is nothing to register.
 
-    Parameters
-    ----------
-    inputs
-        The images and the displacement so far.
-    window
-        Voxels of the fixed image.
-    margin : (ndim,), physical units
-        How much more of the moving image to read on every side.
-
-    Returns
-    -------
-    Window or BlockStatus
+    ``margin (ndim,)``, in physical units, is how much more of the moving image to read
+    on every side.
     """
     grid = inputs.fixed.grid.window(window)
     fixed = inputs.fixed.read_finite(window)
@@ -154,17 +144,8 @@ def masked_image(
 ) -> xr.DataArray:
     """Return an image as a method is given it: without NaN, with a coordinate ``mask``.
 
-    Voxels without a value are set to the smallest known value, the background of most
-    images, so that no false edge appears in it.
-
-    Parameters
-    ----------
-    values : ([c], *grid.shape)
-        The image, NaN where it has no value.
-    mask : (*grid.shape)
-        The voxels that count.
-    grid
-        Grid of the image.
+    Voxels of ``values ([c], *grid.shape)`` without a value are set to the smallest
+    known value, the background of most images, so that no false edge appears in it.
     """
     known = np.isfinite(values)
     if not known.all():

@@ -261,16 +261,7 @@ def open_array(
 
 
 def intact(array: zarr.Array[Any], index: tuple[Any, ...]) -> NDArray[Any] | None:
-    """Return whole chunks of an array; None if one is missing, cut off or altered.
-
-    Parameters
-    ----------
-    array
-        An array made by `open_array`. Chunks of nothing but the fill value count as
-        missing.
-    index
-        Index of whole chunks.
-    """
+    """Return whole chunks of an array; None if one is missing, cut off or altered."""
     try:
         values = np.asarray(array[index])
     except OSError:
