@@ -5,7 +5,8 @@ import pytest
 
 import xdreg
 from tests.helpers.viewers import state_of
-from xdreg.views.neuroglancer import origin_of
+from xdreg.grid import Grid
+from xdreg.views.neuroglancer import origin_of, viewer_state
 
 
 def test_link(scene, served):
@@ -28,6 +29,14 @@ def test_link(scene, served):
         assert low < high
 
 
+def test_a_plane_has_its_position_in_voxels():
+    grid = Grid(("y", "x"), (4, 6), (2.0, 1.0), (10.0, 0.0), "micrometer")
+    state = viewer_state([], grid)
+    assert state["dimensions"] == {"x": [1e-06, "m"], "y": [2e-06, "m"]}
+    assert (state["position"], state["layout"]) == ([2.5, 6.5], "xy")
+
+
 def test_a_viewer_has_an_address():
+    assert origin_of("http://localhost:8080/v/index.html") == "http://localhost:8080"
     with pytest.raises(xdreg.InputError, match="address of a Neuroglancer"):
         origin_of("file:///tmp/index.html")

@@ -18,3 +18,8 @@ def test_a_difference_knows_gain_and_offset():
     gaps, limit = pictures.difference(fixed, moved)
     assert np.isnan(gaps[0]).all()
     assert np.nanmax(np.abs(gaps)) < 1e-5 < limit
+
+
+def test_an_empty_background_does_not_set_the_range():
+    values = np.array([0, 0, 0, 0, 0, 0, 4.0, 5.0, 6.0, np.nan])
+    np.testing.assert_allclose(pictures.intensity_range(values), (4.02, 5.99))

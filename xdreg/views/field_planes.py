@@ -30,19 +30,11 @@ LEAST_DETERMINANT = 1e-6
 
 @dataclass(frozen=True)
 class FieldPlane:
-    """A displacement field in a plane of its own grid.
+    """A displacement field in a plane of its own grid, perhaps with a stride.
 
-    Parameters
-    ----------
-    plane
-        Pixels: the points of the field, with a stride.
-    displacement : (ndim, rows, columns) float32, physical units
-        The displacement there.
-    local : (ndim, rows, columns) float64, physical units
-        The displacement without the field's affine part, as distances in the fixed
-        image.
-    jacobian : (rows, columns) float32
-        The smallest Jacobian determinant among the points of each pixel.
+    ``displacement`` and ``local`` are ``(ndim, rows, columns)`` in physical units.
+    ``local`` is without the field's affine part, as distances in the fixed image.
+    ``jacobian`` ``(rows, columns)`` is the smallest among the points of each pixel.
     """
 
     plane: Plane
@@ -70,19 +62,7 @@ class FieldPlane:
 def field_plane(
     field: xr.Dataset, cut: str | None = None, at: float | None = None
 ) -> FieldPlane:
-    """Read a field in a plane.
-
-    Parameters
-    ----------
-    field : Dataset
-        A displacement field.
-    cut, at
-        As in `checked_cut` and `cut_at`; by default through the middle of the field.
-
-    Returns
-    -------
-    FieldPlane
-    """
+    """Read a field in the plane of `checked_cut` and `cut_at`."""
     grid = field_grid(field)
     plane = cut_at(grid, checked_cut(grid, cut), at)
     step = max(1, -(-max(plane.shape) // FIELD_PIXELS))

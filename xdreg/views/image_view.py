@@ -60,20 +60,10 @@ COLOUR_LIMITS = (0.0, 255.0)
 
 @dataclass(frozen=True, eq=False)
 class ImageView:
-    """One channel and time point of an image, at its stored levels.
+    """One channel and time point of an image, at its stored levels, finest first.
 
-    Parameters
-    ----------
-    name
-        Name of the image in error messages.
-    levels : sequence of DataArray ([t], [c], [z], y, x)
-        The image, finest first.
-    grids
-        Geometry of each level, all in one unit.
-    select
-        The channel, or a weight per channel, and the time point.
-    rgb
-        Whether the image can be shown in colours.
+    ``levels`` are ``([t], [c], [z], y, x)``, ``grids`` their geometry in one unit.
+    ``select`` is the channel, or a weight per channel, and the time point.
     """
 
     name: str
@@ -136,8 +126,7 @@ class ImageView:
     def limits(self) -> tuple[float, float]:
         """Intensities to show as black and white, the same in plots and viewers.
 
-        They are those of the overview; without one, of the middle of the coarsest
-        level.
+        From the overview, else from the middle of the coarsest level.
         """
         if self._overview is not None:
             return intensity_range(self._overview[0])
@@ -162,10 +151,9 @@ class ImageView:
 
     @cached_property
     def centre(self) -> tuple[float, ...]:
-        """The physical middle of what the image shows.
+        """The physical point with half of the contrast on either side, per axis.
 
-        Along every axis half of the contrast lies on either side. Without an overview
-        it is the middle of the image.
+        Without an overview, the middle of the image.
         """
         places = [float(v) for v in self.grids[0].centre]
         if self._overview is None:
@@ -185,18 +173,7 @@ class ImageView:
     def plane(self, cut: str | None = None, at: float | None = None) -> Plane:
         """Return the plane of a picture, on voxels of the level that it is read from.
 
-        Parameters
-        ----------
-        cut
-            In 3-D, the dim perpendicular to the plane; by default the first.
-        at
-            Physical position along ``cut``; by default the middle of what the image
-            shows.
-
-        Raises
-        ------
-        InputError
-            If there is no such dim, or the plane misses the image.
+        ``cut`` is as in `checked_cut`, ``at`` as in `cut_at`, by default `centre`.
         """
         grid = self.grids[0]
         cut = checked_cut(grid, cut)
@@ -214,21 +191,10 @@ class ImageView:
         *,
         colours: bool = False,
     ) -> NDArray[np.float32]:
-        """Resample the image in a plane.
+        """Resample the image, pulled through a field if given, in a plane.
 
-        Parameters
-        ----------
-        plane
-            The pixels.
-        displacement
-            A field to pull the image through; by default none.
-        colours
-            Return red, green and blue of an RGB image.
-
-        Returns
-        -------
-        (rows, columns) or (rows, columns, 3) float32
-            NaN outside the image, and where it cannot be read.
+        Returns ``(rows, columns)``, in colours ``(rows, columns, 3)``. NaN outside the
+        image, and where it cannot be read.
         """
         if displacement is None:
             identity = np.eye(plane.grid.ndim + 1)
@@ -265,24 +231,10 @@ def _resampled(
 def image_view(
     image: Any, name: str, field: xr.Dataset, channel: Any = None
 ) -> ImageView:
-    """Return the view of an image of a field's pair, in the units of the field.
+    """Return the view of ``"fixed"`` or ``"moving"``, in the units of the field.
 
-    Parameters
-    ----------
-    image : DataTree, DataArray or itk.Image ([t], [c], [z], y, x)
-        The image.
-    name : {"fixed", "moving"}
-        Which image of the pair it is.
-    field : Dataset
-        A displacement field.
-    channel
-        Index or name of a channel, or ``"luminance"``; the first of several. By default
-        the registered channel, else the luminance of an RGB image.
-
-    Raises
-    ------
-    InputError
-        If dims or units do not fit the field, or a channel must be chosen.
+    Of several channels the first is shown. The default is the registered channel, else
+    the luminance of an RGB image.
     """
     like = field_grid(field)
     levels = image_levels(image, name)

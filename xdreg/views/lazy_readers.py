@@ -41,17 +41,7 @@ class Reader(Protocol):
 
 
 class WarpedReader:
-    """The moving image on a grid of the fixed image, resampled when it is read.
-
-    Parameters
-    ----------
-    moving
-        One channel and time point of the moving image, in the units of ``grid``.
-    displacement
-        The field.
-    grid
-        Grid to resample on.
-    """
+    """The moving image on a grid of the fixed image, resampled when it is read."""
 
     def __init__(
         self, moving: ImageReader, displacement: FieldReader, grid: Grid
@@ -68,15 +58,7 @@ class WarpedReader:
 
 
 class MagnitudeReader:
-    """The length of a displacement, at points of its field with a stride.
-
-    Parameters
-    ----------
-    displacement
-        The field.
-    strides
-        Points of the field per point of this image, per axis.
-    """
+    """The length of a displacement, at points of its field with a stride per axis."""
 
     dtype = np.dtype(np.float32)
 
@@ -100,24 +82,8 @@ class MagnitudeReader:
 class WindowArray:
     """A reader as a lazy array: indexing makes a view, `numpy.asarray` reads it.
 
-    Only what remains after all indexing is read, and nothing is cached.
-
-    Parameters
-    ----------
-    reader
-        Reads the level.
-    parts
-        The voxels per axis of the level, by default all. A number takes one plane and
-        drops the axis.
-
-    Examples
-    --------
-    >>> import xdreg
-    >>> from xdreg.stores.readers import image_reader
-    >>> pair = xdreg.datasets.phantom_pair((48, 56))
-    >>> array = WindowArray(image_reader(pair.fixed))
-    >>> array.shape, array[10:20][0, ::2].shape
-    ((48, 56), (28,))
+    Only what remains after all indexing is read, and nothing is cached. ``parts`` are
+    the voxels per axis of the level; a number takes one plane and drops the axis.
     """
 
     def __init__(

@@ -46,13 +46,6 @@ def field_layers(field: xr.Dataset, name: str = "field") -> list[LayerData]:
     Two layers show vectors: the displacement, and the displacement without its affine
     part, enlarged by the factor in the layer's name. Both are read by this call, from a
     part of the field if it is large.
-
-    Parameters
-    ----------
-    field : Dataset
-        A displacement field.
-    name
-        Start of the layers' names.
     """
     reader = open_displacement(field)
     found = read_vectors(reader)
@@ -89,16 +82,9 @@ def _magnitude_layer(reader: FieldReader, name: str, longest: float) -> LayerDat
 
 @dataclass(frozen=True)
 class Vectors:
-    """Some points of a field and their displacements.
+    """Some points of a field and their displacements, ``(n, ndim)``, physical units.
 
-    Parameters
-    ----------
-    points : (n, ndim)
-        Physical positions.
-    displacement : (n, ndim)
-        In physical units.
-    stride
-        Field points from one vector to the next, per axis.
+    ``stride`` is in points of the field, per axis.
     """
 
     points: NDArray[np.float64]
@@ -115,21 +101,10 @@ class Vectors:
 def read_vectors(
     reader: FieldReader, count: int = VECTORS, most: int = VECTOR_BYTES
 ) -> Vectors:
-    """Read a field with a stride that keeps arrows apart.
+    """Read a field with a stride for some vectors along the longest axis.
 
-    Parameters
-    ----------
-    reader
-        The field.
-    count
-        Vectors along the longest axis.
-    most : int, byte
-        Of a larger field only the middle is read, as each point costs its whole chunk.
-
-    Warns
-    -----
-    UserWarning
-        If the field is larger.
+    Of a field of more bytes than ``most`` only the middle is read, with a warning, as
+    each point costs its whole chunk.
     """
     grid = reader.grid
     window = _middle(grid.shape, most)

@@ -62,15 +62,7 @@ def image_layer(
 def image_layers(image: Any, name: str, colormap: str | None = None) -> list[LayerData]:
     """Return an image as it is stored, at all its levels, as a layer per channel.
 
-    Parameters
-    ----------
-    image : DataTree, DataArray or itk.Image ([t], [c], [z], y, x)
-        The image; its voxels stay lazy. Three or four channels of 8 bits are shown as
-        RGB.
-    name
-        Name of the layer, and start of the names of several.
-    colormap
-        Colours of a single channel.
+    Voxels stay lazy. Three or four channels of 8 bits are one layer, shown as RGB.
     """
     levels = image_levels(image, name)
     first = levels[0]
@@ -154,23 +146,11 @@ def _readers_layer(
 
 
 def layer_image(layer: Any, name: str) -> xr.DataArray | xr.DataTree:
-    """Return a napari layer as an image that `xdreg.register` takes.
+    """Return a napari Image or Labels layer as an image that `xdreg.register` takes.
 
-    Levels are kept where their geometry is known, as for layers made here; else the
-    finest is taken.
-
-    Parameters
-    ----------
-    layer : napari.layers.Image or Labels
-        An image in 2-D or 3-D. Its scale, translation and units are the geometry;
-        pixels are no unit.
-    name
-        Name of the image in error messages.
-
-    Raises
-    ------
-    InputError
-        If it is rotated or sheared, or has more axes than those of space.
+    Its scale, translation and units are the geometry; pixels are no unit. Levels are
+    kept where their geometry is known, as for layers made here; else the finest is
+    taken.
     """
     ndim = layer.ndim
     dims = SPATIAL_DIMS[-ndim:]

@@ -33,13 +33,7 @@ _PAIR = ("magenta", "green")
 
 
 def get_reader(path: str | list[str]) -> Callable[..., list[LayerData]] | None:
-    """Return the reader of one or several paths; None for other kinds of files.
-
-    Parameters
-    ----------
-    path
-        A field, an OME-Zarr image, or two images to overlay.
-    """
+    """Return the reader of fields and OME-Zarr images; None for other files."""
     paths = [path] if isinstance(path, str) else list(path)
     return read if all(_kind(p) is not None for p in paths) else None
 
@@ -96,13 +90,7 @@ def _warped_layers(field: xr.Dataset) -> list[LayerData]:
 
 
 def write_field(path: str, layers: Sequence[LayerData]) -> list[str]:
-    """Write the field of some layers as OME-Zarr 0.6, and return the paths written.
-
-    Raises
-    ------
-    XdregError
-        If the layers belong to no field, or to several.
-    """
+    """Write the field of some layers as OME-Zarr 0.6, and return the paths written."""
     fields = {
         id(found): found
         for _, options, _ in layers

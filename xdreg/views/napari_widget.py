@@ -68,13 +68,7 @@ PRESETS: dict[str, Callable[[Any], list[Any] | None]] = {
 
 
 class RegisterWidget(Container):  # type: ignore[misc]
-    """Register two chosen layers, and add the result as layers.
-
-    Parameters
-    ----------
-    viewer
-        The viewer with the layers.
-    """
+    """Register two chosen layers, and add the result as layers."""
 
     def __init__(self, viewer: napari.Viewer) -> None:
         self._viewer = viewer

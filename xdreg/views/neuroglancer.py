@@ -37,17 +37,9 @@ void main() {{
 def serve(scene: Scene, viewer: str, port: int = 0) -> tuple[ImageServer, str]:
     """Return a server of a scene's images, not yet running, and the link to see them.
 
-    Fixed in red, warped in green: yellow where they agree. The moving image in its own
-    place is hidden. The warped image is computed chunk by chunk, when the browser asks.
-
-    Parameters
-    ----------
-    scene
-        The scene, with a fixed image.
-    viewer
-        Address of a Neuroglancer.
-    port
-        Port to listen on; 0 takes a free one.
+    ``viewer`` is the address of a Neuroglancer; ``port`` 0 takes a free one. Fixed in
+    red, warped in green: yellow where they agree. The moving image in its own place is
+    hidden.
     """
     red, green = (view.limits for view in scene.pair)
     server = ImageServer(
@@ -66,18 +58,7 @@ def serve(scene: Scene, viewer: str, port: int = 0) -> tuple[ImageServer, str]:
 
 
 def origin_of(viewer: str) -> str:
-    """Return the scheme, host and port of a viewer's address.
-
-    Raises
-    ------
-    InputError
-        If it is no ``http`` or ``https`` address.
-
-    Examples
-    --------
-    >>> origin_of("http://localhost:8080/v/index.html")
-    'http://localhost:8080'
-    """
+    """Return the scheme, host and port of a viewer's address."""
     parts = urlsplit(viewer)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         msg = f"the viewer must be the address of a Neuroglancer, got {viewer!r}"
@@ -86,16 +67,7 @@ def origin_of(viewer: str) -> str:
 
 
 def viewer_state(layers: Sequence[dict[str, Any]], grid: Grid) -> dict[str, Any]:
-    """Return the state of a viewer with some layers, centred on a grid.
-
-    Examples
-    --------
-    >>> from xdreg.grid import Grid
-    >>> grid = Grid(("y", "x"), (4, 6), (2.0, 1.0), (10.0, 0.0), "micrometer")
-    >>> state = viewer_state([], grid)
-    >>> state["dimensions"], state["position"]
-    ({'x': [1e-06, 'm'], 'y': [2e-06, 'm']}, [2.5, 6.5])
-    """
+    """Return the state of a viewer with some layers, centred on a grid."""
     # The first two dimensions span the plane, the first to the right.
     order = range(grid.ndim)[::-1]
     metres = UNIT_METRES.get(grid.units or "")

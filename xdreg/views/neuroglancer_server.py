@@ -41,15 +41,7 @@ _SENT_AS = {"b1": "u1", "f2": "f4", "f8": "f4", "i8": "f4"}
 
 
 class ServedImage:
-    """An image as the documents and chunks of an OME-Zarr 0.5 store.
-
-    Parameters
-    ----------
-    name
-        Name of the image.
-    readers
-        Its levels, finest first.
-    """
+    """An image, its levels finest first, as an OME-Zarr 0.5 store."""
 
     def __init__(self, name: str, readers: Sequence[Reader]) -> None:
         self._readers = tuple(readers)
@@ -130,30 +122,8 @@ def _sent_type(reader: Reader) -> np.dtype[Any]:
 class ImageServer(ThreadingHTTPServer):
     """Serves images until it is closed; a context manager.
 
-    Parameters
-    ----------
-    images
-        Levels of each image, finest first, by name.
-    origin
-        Scheme, host and port of the viewer whose pages may read them, for example
-        ``"https://neuroglancer-demo.appspot.com"``.
-    port
-        Port to listen on; 0 takes a free one.
-
-    Raises
-    ------
-    StoreError
-        If the port is taken.
-
-    Examples
-    --------
-    >>> import xdreg
-    >>> from xdreg.stores.readers import image_reader
-    >>> pair = xdreg.datasets.phantom_pair((48, 56))
-    >>> images = {"fixed": [image_reader(pair.fixed)]}
-    >>> with ImageServer(images, origin="https://example.org") as server:
-    ...     server.url("fixed").startswith("http://127.0.0.1:")
-    True
+    ``images`` has the levels of each, finest first, by name. ``origin`` is the scheme,
+    host and port of the viewer whose pages may read them. ``port`` 0 takes a free one.
     """
 
     daemon_threads = True

@@ -43,11 +43,6 @@ def intensity_range(values: NDArray[Any]) -> tuple[float, float]:
 
     The most frequent value is left out where it is padding or an empty background,
     which would otherwise set the range of a mostly empty image.
-
-    Examples
-    --------
-    >>> intensity_range(np.array([0, 0, 0, 0, 0, 0, 4.0, 5.0, 6.0]))
-    (4.02, 5.99)
     """
     known = values[np.isfinite(values)]
     known = known[:: max(1, known.size // RANGE_VALUES)]
@@ -73,29 +68,15 @@ def stretched(values: Picture, limits: tuple[float, float]) -> Picture:
 def overlay(fixed: Picture, moved: Picture, *, red_green: bool = False) -> Picture:
     """Return fixed in magenta and moved in green: grey where they agree.
 
-    Parameters
-    ----------
-    fixed, moved : (rows, columns), 0 to 1
-    red_green
-        Fixed in red instead, which is harder to see for colour-blind readers.
-
-    Returns
-    -------
-    (rows, columns, 3)
+    Intensities ``(rows, columns)`` are 0 to 1. With ``red_green`` fixed is red, which
+    is harder to see for colour-blind readers.
     """
     a, b = np.nan_to_num(fixed), np.nan_to_num(moved)
     return np.stack([a, b, np.zeros_like(a) if red_green else a], axis=-1)
 
 
 def checkerboard(fixed: Picture, moved: Picture, square: tuple[int, int]) -> Picture:
-    """Return alternating squares of two images, fixed in the first corner.
-
-    Parameters
-    ----------
-    fixed, moved : (rows, columns) or (rows, columns, 3), 0 to 1
-    square
-        Pixels of a square, per axis.
-    """
+    """Return alternating squares of two images, of some pixels per axis."""
     rows, columns = np.indices(fixed.shape[:2])
     odd = (rows // square[0] + columns // square[1]) % 2 == 1
     if fixed.ndim == 3:
@@ -104,17 +85,11 @@ def checkerboard(fixed: Picture, moved: Picture, square: tuple[int, int]) -> Pic
 
 
 def difference(fixed: Picture, moved: Picture) -> tuple[Picture, float]:
-    """Return moved minus fixed, in the intensities of fixed, and the range to show.
+    """Return moved minus fixed, in the intensities of fixed, and the limit to show.
 
     ``moved`` is first fitted to ``fixed`` by a least-squares line, so that a different
-    gain or offset does not count.
-
-    Returns
-    -------
-    difference : (rows, columns)
-        NaN where either image is NaN.
-    limit : float
-        Half of the range of ``fixed``: the same before and after registration.
+    gain or offset does not count. The limit is half of the range of ``fixed``: the same
+    before and after registration.
     """
     both = np.isfinite(fixed) & np.isfinite(moved)
     low, high = intensity_range(fixed)
@@ -129,17 +104,7 @@ def difference(fixed: Picture, moved: Picture) -> tuple[Picture, float]:
 def enlargement(lengths: NDArray[Any], pitch: float) -> int:
     """Return a factor for arrows by which the long ones reach the next arrow.
 
-    Parameters
-    ----------
-    lengths
-        Lengths of the arrows; NaN is ignored.
-    pitch
-        Distance of neighbouring arrows.
-
-    Returns
-    -------
-    int
-        1, 2 or 5 times a power of ten; 1 where arrows reach half way already.
+    It is 1, 2 or 5 times a power of ten, and 1 where arrows reach half way already.
     """
     known = lengths[np.isfinite(lengths)]
     longest = float(np.percentile(known, 98)) if known.size else 0.0

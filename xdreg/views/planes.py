@@ -19,12 +19,7 @@ if TYPE_CHECKING:
 class Plane:
     """The pixels of a picture, as a grid in the space of the fixed image.
 
-    Parameters
-    ----------
-    grid
-        Pixels; in 3-D a single one along ``cut``.
-    cut
-        The dim perpendicular to the plane; None for a 2-D image.
+    In 3-D the grid has one pixel along ``cut``, which is None in 2-D.
     """
 
     grid: Grid
@@ -107,23 +102,9 @@ def checked_dim(dims: tuple[str, ...], cut: object) -> str:
 def cut_at(
     grid: Grid, cut: str | None, at: float | None, middle: float | None = None
 ) -> Plane:
-    """Return the plane of a grid at the voxels nearest to a position.
+    """Return the plane of a grid at the voxels nearest to a physical position.
 
-    Parameters
-    ----------
-    grid
-        The grid.
-    cut
-        The dim to cut, as from `checked_cut`.
-    at
-        Physical position along ``cut``.
-    middle
-        The default of ``at``; by default the middle of the grid.
-
-    Raises
-    ------
-    InputError
-        If ``at`` is not a position in the grid.
+    ``middle`` is the default of ``at``, by default the middle of the grid.
     """
     if cut is None:
         if at is not None:

@@ -15,13 +15,7 @@ NOTHING = "0.85"
 
 
 def new_figure(width: float, height: float) -> Any:
-    """Return a figure that a notebook shows once, when it is returned.
-
-    Raises
-    ------
-    ImportError
-        If matplotlib is missing.
-    """
+    """Return a figure that a notebook shows once, when it is returned."""
     pyplot = _pyplot()
     # "constrained" cuts labels off, and leaves gaps, where scales must be equal.
     figure = pyplot.figure(figsize=(width, height), layout="compressed")

@@ -138,13 +138,7 @@ def report(
 
 
 def render(context: Mapping[str, Any]) -> str:
-    """Return a report's page; the template escapes all that it is given.
-
-    Raises
-    ------
-    ImportError
-        If jinja2 is missing.
-    """
+    """Return a report's page; the template escapes all that it is given."""
     try:
         import jinja2
         from markupsafe import Markup

@@ -45,8 +45,7 @@ BEFORE_COLOUR, AFTER_COLOUR = "#9a9a9a", "#0072b2"
 def wipe(plane: ScenePlane) -> dict[str, Any]:
     """Return three pictures of a plane for a page to lay over each other.
 
-    The pictures ``fixed``, ``before`` and ``after``, their ``title``, and ``ratio``,
-    width over height.
+    ``ratio`` is width over height.
     """
     fixed, moving = plane.scene.pair
     shown = plane.in_colours

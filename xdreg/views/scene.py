@@ -33,14 +33,7 @@ if TYPE_CHECKING:
 class Scene:
     """A field and the views of its pair, in the units of the field.
 
-    Parameters
-    ----------
-    field : Dataset
-        A displacement field.
-    fixed_view
-        The fixed image; None where only the field is known.
-    moving_view
-        The moving image, in its own place.
+    The moving image is in its own place. ``fixed_view`` is None if it is not known.
     """
 
     field: xr.Dataset
@@ -49,13 +42,7 @@ class Scene:
 
     @property
     def pair(self) -> tuple[ImageView, ImageView]:
-        """Views of the fixed and of the moving image.
-
-        Raises
-        ------
-        InputError
-            If the fixed image is not known.
-        """
+        """Views of the fixed and of the moving image; raise if fixed is not known."""
         if self.fixed_view is None:
             msg = "fixed must be an image here, got None"
             raise InputError(msg)
@@ -94,17 +81,7 @@ class Scene:
 
 @dataclass(frozen=True, eq=False)
 class ScenePlane:
-    """A scene in a plane; each picture is read when it is first used.
-
-    Parameters
-    ----------
-    scene
-        The scene.
-    plane
-        The pixels.
-    colours
-        Read images as red, green and blue.
-    """
+    """A scene in a plane; each picture is read when it is first used."""
 
     scene: Scene
     plane: Plane

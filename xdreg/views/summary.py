@@ -20,28 +20,7 @@ if TYPE_CHECKING:
 
 
 def summary_rows(field: xr.Dataset) -> dict[str, str]:
-    """Return a field's properties by name, without computing anything.
-
-    Parameters
-    ----------
-    field : Dataset
-        A displacement field.
-
-    Raises
-    ------
-    InputError
-        If the Dataset is no field.
-    StoreError
-        If its provenance is damaged.
-
-    Examples
-    --------
-    >>> from xdreg.fields.field import make_field
-    >>> from xdreg.grid import Grid
-    >>> grid = Grid(("y", "x"), (8, 8), (2.0, 2.0), (0.0, 0.0), "micrometer")
-    >>> summary_rows(make_field(np.zeros((2, 8, 8), np.float32), grid))["grid"]
-    '8 × 8 points (y, x), every 2 × 2 micrometer'
-    """
+    """Return a field's properties by name, without computing anything."""
     grid = field_grid(field)
     rows = {
         "grid": f"{_times(grid.shape)} points ({', '.join(grid.dims)}), every "
