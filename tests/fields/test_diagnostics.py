@@ -7,7 +7,6 @@ from xdreg.fields.diagnostics import (
     DIAGNOSTICS,
     HARMLESS,
     SEVERITY,
-    STATUS_COLOURS,
     block_variables,
     status_counts,
     status_name,
@@ -15,9 +14,8 @@ from xdreg.fields.diagnostics import (
 from xdreg.partition import BlockStatus
 
 
-def test_every_status_has_a_colour_and_a_rank():
+def test_every_status_has_a_rank():
     ended = set(BlockStatus) - {BlockStatus.PENDING}
-    assert {status.meaning for status in ended} == set(STATUS_COLOURS)
     assert {*SEVERITY, *HARMLESS, BlockStatus.SUCCESS} == ended
 
 

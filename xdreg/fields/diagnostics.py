@@ -50,24 +50,6 @@ SEVERITY = (
     BlockStatus.TOO_FEW_SAMPLES,
 )
 
-#: Colours of statuses in plots and viewers. They are distinct for red-green colour
-#: blindness; grey needs no action.
-STATUS_COLOURS = {
-    "success": "#44aa99",
-    "empty": "#dddddd",
-    "no_overlap": "#bbbbbb",
-    "too_few_samples": "#888888",
-    "not_improved": "#ddcc77",
-    "folded": "#e69f00",
-    "rejected": "#d55e00",
-    "crashed": "#882255",
-    "timeout": "#cc79a7",
-    "unreadable": "#332288",
-}
-
-#: Colour of a status that this version does not know.
-UNKNOWN_COLOUR = "#ff00ff"
-
 
 def block_variables(
     record: Mapping[str, NDArray[np.float32]], dims: Sequence[str], prefix: str

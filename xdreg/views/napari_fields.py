@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xdreg.fields.diagnostics import STATUS_COLOURS
 from xdreg.fields.field import field_grid, open_displacement
 from xdreg.fields.provenance import last_deformable
 from xdreg.grid import Grid, pyramid_factors
@@ -19,6 +18,7 @@ from xdreg.partition import BlockStatus
 from xdreg.views.lazy_readers import MagnitudeReader, WindowArray
 from xdreg.views.napari_images import AS_PLANES, image_layer, placement
 from xdreg.views.pictures import enlargement
+from xdreg.views.status_colours import STATUS_COLOURS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -211,12 +211,12 @@ def _status_layer(field: xr.Dataset, blocks: Grid, name: str) -> LayerData:
     second = np.indices(status.shape).sum(axis=0) % 2
     # Two labels per status, from 1, as 0 is no label.
     labels = (2 * np.maximum(status, 0) + second + 1).astype(np.uint8)
-    known = [s for s in BlockStatus if s.name.lower() in STATUS_COLOURS]
+    known = [s for s in BlockStatus if s.meaning in STATUS_COLOURS]
     # Every second block is lighter.
     colours: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0)}
     names = ["no block"]
     for s, offset in itertools.product(known, (0, 1)):
-        colour = STATUS_COLOURS[s.name.lower()]
+        colour = STATUS_COLOURS[s.meaning]
         colours[2 * int(s) + offset + 1] = _shade(colour, 0.35 * offset)
         names.append(s.meaning)
     options = {

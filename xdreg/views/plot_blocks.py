@@ -7,17 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xdreg.errors import InputError
-from xdreg.fields.diagnostics import (
-    SEVERITY,
-    STATUS_COLOURS,
-    UNKNOWN_COLOUR,
-    status_name,
-)
+from xdreg.fields.diagnostics import SEVERITY, status_name
 from xdreg.fields.field import field_grid
 from xdreg.fields.provenance import StageRecord, last_deformable, stages_of
 from xdreg.partition import BlockStatus
 from xdreg.views.planes import checked_dim
 from xdreg.views.plot_axes import NOTHING, axes_or_new, colour_bar, in_units, label
+from xdreg.views.status_colours import status_colour
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -205,17 +201,13 @@ def _draw_statuses(
 
     found = np.unique(record.blocks["status"]).tolist()
     index = np.searchsorted(found, values)
-    colours = [STATUS_COLOURS.get(status_name(v), UNKNOWN_COLOUR) for v in found]
+    colours = [status_colour(status_name(v)) for v in found]
     ax.pcolormesh(
         *borders[::-1], index, cmap=ListedColormap(colours), vmin=-0.5,
         vmax=len(found) - 0.5, **look,
     )  # fmt: skip
     handles = [
-        Patch(
-            facecolor=STATUS_COLOURS.get(name, UNKNOWN_COLOUR),
-            edgecolor="0.5",
-            label=f"{name} ({count})",
-        )
+        Patch(facecolor=status_colour(name), edgecolor="0.5", label=f"{name} ({count})")
         for name, count in record.statuses.items()
     ]
     ax.legend(

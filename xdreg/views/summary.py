@@ -9,9 +9,9 @@ import numpy as np
 from dask.utils import format_bytes
 
 from xdreg.errors import XdregError
-from xdreg.fields.diagnostics import STATUS_COLOURS, UNKNOWN_COLOUR
 from xdreg.fields.field import field_grid, fixed_grid, moving_grid
 from xdreg.fields.provenance import StageRecord, last_deformable, stages_of
+from xdreg.views.status_colours import status_colour
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -97,7 +97,7 @@ def _status_bar(field: xr.Dataset) -> str:
         return ""
     parts = "".join(
         f'<div title="{escape(f"{count} {name}")}" style="flex:{count};background:'
-        f'{STATUS_COLOURS.get(name, UNKNOWN_COLOUR)}"></div>'
+        f'{status_colour(name)}"></div>'
         for name, count in last.statuses.items()
     )
     return (
