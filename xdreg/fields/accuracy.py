@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dask
 import dask.array
 import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
 
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
@@ -17,12 +19,6 @@ from xdreg.fields.points import transform_points
 from xdreg.fields.warp import warp
 from xdreg.numerics.metrics import target_registration_error
 from xdreg.stores.pyramid import image_levels
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import xarray as xr
-    from numpy.typing import ArrayLike, NDArray
 
 #: Most voxels of the level on which labels are compared.
 LABEL_VOXELS = 2**26

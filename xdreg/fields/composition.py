@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import dask.array
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError, StoreError
@@ -28,19 +30,13 @@ from xdreg.fields.field import (
     open_displacement,
 )
 from xdreg.fields.preimage import affine_part
+from xdreg.fields.reader import FieldReader
 from xdreg.fields.targets import grid_like
 from xdreg.grid import Grid, checked_matrix, unit_ratio
 from xdreg.numerics import kernels
 from xdreg.numerics.inversion import LEAST_VOLUME
 from xdreg.stores.graphs import shared
 from xdreg.stores.pyramid import image_levels
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from xdreg.fields.reader import FieldReader
 
 
 class Move(Protocol):

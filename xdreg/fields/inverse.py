@@ -7,13 +7,15 @@ This file builds the graph. Each block reads the part of the field that maps ont
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dask
 import dask.array
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
@@ -28,19 +30,12 @@ from xdreg.fields.field import (
 )
 from xdreg.fields.preimage import Preimage, affine_part
 from xdreg.fields.provenance import manifest_of
-from xdreg.grid import positive_per_axis
+from xdreg.fields.reader import FieldReader
+from xdreg.grid import Grid, positive_per_axis
 from xdreg.numerics import newton
 from xdreg.partition import BlockStatus
 from xdreg.stores.graphs import shared
 from xdreg.stores.pyramid import image_levels
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from xdreg.fields.reader import FieldReader
-    from xdreg.grid import Grid
 
 
 def inverse(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dask.array
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from xdreg.coordinates import coordinates
 from xdreg.fields.composition import FieldMove
@@ -18,16 +20,10 @@ from xdreg.fields.field import (
     open_displacement,
     ordered_displacement,
 )
+from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid, whole_per_axis
 from xdreg.numerics import folding, kernels
 from xdreg.stores.graphs import shared
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from xdreg.fields.reader import FieldReader
 
 
 def jacobian_determinant(field: xr.Dataset) -> xr.DataArray:

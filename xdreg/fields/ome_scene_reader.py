@@ -17,18 +17,16 @@ kept in arrays, and opens all images of a scene.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
 from xdreg.errors import StoreError
 from xdreg.fields.ome_vectors import VectorStep, vectors
 from xdreg.grid import checked_matrix
 from xdreg.stores.ome_metadata import axes_of, multiscale_of
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 #: Type of a field's axis of components, by type of the transformation.
 COMPONENTS = {"displacements": "displacement", "coordinates": "coordinate"}

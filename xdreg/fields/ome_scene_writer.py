@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import dask.array
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
+from xdreg.grid import Grid
 from xdreg.stores.ome_writer import compression, ome_units
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from xdreg.grid import Grid
 
 
 @dataclass(frozen=True)

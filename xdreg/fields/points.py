@@ -6,23 +6,19 @@ Only the parts of the field around the points are read.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike, NDArray
 
 from xdreg.errors import InputError
 from xdreg.fields.field import fixed_grid, open_displacement
 from xdreg.fields.preimage import Preimage, affine_part
+from xdreg.fields.reader import FieldReader
+from xdreg.grid import Grid
 from xdreg.numerics import kernels, newton
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from xdreg.fields.reader import FieldReader
-    from xdreg.grid import Grid
 
 #: Side, in cells of the field, of the cubes whose points are transformed together.
 TOGETHER = 64

@@ -11,18 +11,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from xdreg.errors import InputError
+from xdreg.fields.reader import FieldReader
+from xdreg.grid import Grid
 from xdreg.numerics.inversion import FieldWindow, fit_affine
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    from xdreg.fields.reader import FieldReader
-    from xdreg.grid import Grid
 
 #: Points of the field per axis that the affine part is fitted to.
 LATTICE = 4

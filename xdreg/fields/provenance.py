@@ -7,26 +7,20 @@ is assumed to exist or to have a type.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from xdreg.errors import InputError, StoreError
 from xdreg.fields.diagnostics import HARMLESS, SEVERITY, status_name
 from xdreg.fields.field import field_grid
 from xdreg.grid import Grid, is_finite
 from xdreg.partition import Partition
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import xarray as xr
-    from numpy.typing import NDArray
-
-    from xdreg.stores.channels import Selection
-
+from xdreg.stores.channels import Selection
 
 #: Kinds of stage that find one transform of the whole image.
 LINEAR = ("translation", "rigid", "similarity", "affine")

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from dask.base import normalize_token
+from numpy.typing import ArrayLike, NDArray
 
 from xdreg.grid import Grid
 from xdreg.numerics import kernels
 from xdreg.stores.ome_zarr import modification_time
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
 
 #: Points per axis of the chunks of a field that is composed as it is read.
 PIECE = 64

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dask
 import dask.array
 import numpy as np
 import xarray as xr
+import zarr
 
 from xdreg.errors import InputError, StoreError
 from xdreg.fields.composition import as_one_field, split_affine
@@ -36,12 +38,6 @@ from xdreg.stores.ome_writer import write_ome_zarr
 from xdreg.stores.outputs import new_store
 from xdreg.stores.paths import as_address
 from xdreg.stores.progress import working
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import zarr
-
 
 #: Groups for diagnostics and provenance, and names of the fields, by ``inverse``.
 _EXTRA = {False: "xdreg", True: "xdreg_inverse"}

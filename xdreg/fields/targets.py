@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -16,12 +16,8 @@ from xdreg.fields.field import field_grid, fixed_grid
 from xdreg.grid import Grid, is_finite, positive_per_axis
 from xdreg.stores.pyramid import image_levels
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    Spacing = float | Sequence[float] | None
-    Region = Mapping[str, slice] | None
-
+Spacing = float | Sequence[float] | None
+Region = Mapping[str, slice] | None
 
 #: Smallest share of a voxel at the end of an axis that is given a voxel of its own.
 LEAST_VOXEL = 1e-6

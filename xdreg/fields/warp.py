@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import dask.array
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from xdreg.coordinates import coordinates, grid_of, spatial_dims
 from xdreg.errors import InputError
 from xdreg.fields.field import field_grid, open_displacement
-from xdreg.fields.targets import resampling_grid
-from xdreg.grid import unit_ratio
+from xdreg.fields.reader import FieldReader
+from xdreg.fields.targets import Region, Spacing, resampling_grid
+from xdreg.grid import Grid, unit_ratio
 from xdreg.numerics import interpolation, kernels
 from xdreg.numerics.interpolation import Labels, Order
 from xdreg.stores.graphs import shared
 from xdreg.stores.pyramid import image_levels
-from xdreg.stores.readers import image_reader
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from xdreg.fields.reader import FieldReader
-    from xdreg.fields.targets import Region, Spacing
-    from xdreg.grid import Grid
-    from xdreg.stores.readers import ImageReader
+from xdreg.stores.readers import ImageReader, image_reader
 
 #: Voxels per axis of a warped image's chunks, if the target has none. Smaller chunks
 #: are joined, since each chunk of the result reads all source chunks it touches.

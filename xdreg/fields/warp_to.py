@@ -16,33 +16,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import dask.array
 import numpy as np
+import xarray as xr
+import zarr
 from dask.base import tokenize
+from numpy.typing import NDArray
 
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
-from xdreg.fields.targets import resampling_grid
-from xdreg.fields.warp import CHUNK, Interpolation, make_warper, warped_like
+from xdreg.fields.targets import Region, Spacing, resampling_grid
+from xdreg.fields.warp import CHUNK, Interpolation, Warper, make_warper, warped_like
+from xdreg.grid import Grid
+from xdreg.numerics.interpolation import Labels, Order
 from xdreg.stores.graphs import shared
-from xdreg.stores.ome_writer import lay_out, level_path, make_layout
+from xdreg.stores.ome_writer import Layout, Version, lay_out, level_path, make_layout
 from xdreg.stores.progress import working
 from xdreg.stores.pyramid import downsample, image_levels
-from xdreg.stores.resumable import checksum, resumable_store
-
-if TYPE_CHECKING:
-    import xarray as xr
-    import zarr
-    from numpy.typing import NDArray
-
-    from xdreg.fields.targets import Region, Spacing
-    from xdreg.fields.warp import Warper
-    from xdreg.grid import Grid
-    from xdreg.numerics.interpolation import Labels, Order
-    from xdreg.stores.ome_writer import Layout, Version
-    from xdreg.stores.resumable import Journal
+from xdreg.stores.resumable import Journal, checksum, resumable_store
 
 #: Coarsest and finest spacing, in voxels of the result along any axis, of the level of
 #: the moving image that a level of the result is resampled from.
