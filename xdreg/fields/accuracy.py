@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -127,13 +128,13 @@ def landmark_errors(
         )
         raise InputError(msg)
     count = len(pair[0])
-    called = () if names is None else _names(names, count)
+    called = _names(range(1, count + 1) if names is None else names, count)
     mapped = transform_points(field, pair[0])
     return LandmarkErrors(
         pair[0],
         target_registration_error(pair[0], pair[1]),
         target_registration_error(mapped, pair[1]),
-        called or tuple(str(i + 1) for i in range(count)),
+        called,
     )
 
 
@@ -210,10 +211,21 @@ def label_overlaps(
     parts = dask.compute(*(dask.delayed(_count)(*block) for block in blocks))
     # Labels that do not reach the fixed grid are counted as the moving image's too.
     own = dask.array.unique(dask.array.asarray(source.data)).compute()
-    return _added(parts, {int(v) for v in own if v != 0})
-
-
-_Counts = dict[int, list[int]]
+    present = {int(v) for v in own if v != 0}
+    totals = [Counter[int]() for _ in parts[0]]
+    for part in parts:
+        for total, counts in zip(totals, part, strict=True):
+            total.update(counts)
+    fixed_voxels, before, after, shared_before, shared_after = totals
+    overlaps = {
+        label: LabelOverlap(
+            fixed_voxels[label],
+            (before[label], after[label]),
+            (shared_before[label], shared_after[label]),
+        )
+        for label in sorted(fixed_voxels.keys() & present)
+    }
+    return overlaps, sorted(fixed_voxels.keys() ^ present)
 
 
 def _label_level(image: Any, name: str) -> xr.DataArray:
@@ -235,34 +247,13 @@ def _label_level(image: Any, name: str) -> xr.DataArray:
     return part.transpose(*grid.dims)
 
 
-def _count(fixed: NDArray[Any], before: NDArray[Any], after: NDArray[Any]) -> _Counts:
+def _count(
+    fixed: NDArray[Any], before: NDArray[Any], after: NDArray[Any]
+) -> list[Counter[int]]:
     """Return the voxels per label in one chunk: fixed, moved (2), shared (2)."""
-    result: _Counts = {}
-    images = fixed, before, after, before[before == fixed], after[after == fixed]
-    for place, image in enumerate(images):
-        labels, counts = np.unique(image, return_counts=True)
-        for label, count in zip(labels.tolist(), counts.tolist(), strict=True):
-            if label != 0:
-                result.setdefault(int(label), [0] * len(images))[place] += count
+    result = []
+    for image in (fixed, before, after, before[before == fixed], after[after == fixed]):
+        labels, counts = np.unique(image[image != 0], return_counts=True)
+        found = zip(labels.tolist(), counts.tolist(), strict=True)
+        result.append(Counter({int(label): count for label, count in found}))
     return result
-
-
-def _added(
-    parts: Sequence[_Counts], moving: set[int]
-) -> tuple[dict[int, LabelOverlap], list[int]]:
-    """Sum the counts of all chunks, given the labels of the whole moving image."""
-    total: _Counts = {}
-    for part in parts:
-        for label, counts in part.items():
-            known = total.setdefault(label, [0] * len(counts))
-            total[label] = [a + b for a, b in zip(known, counts, strict=True)]
-    fixed = {label for label, counts in total.items() if counts[0]}
-    overlaps = {
-        label: LabelOverlap(
-            total[label][0],
-            (total[label][1], total[label][2]),
-            (total[label][3], total[label][4]),
-        )
-        for label in sorted(fixed & moving)
-    }
-    return overlaps, sorted(fixed ^ moving)

@@ -134,14 +134,6 @@ class _Task:
     target: Grid
 
 
-@dataclass(frozen=True)
-class _Solved:
-    """A block's displacement, and its diagnostics in the order of their names."""
-
-    displacement: NDArray[np.float32]
-    diagnostics: NDArray[np.float32]
-
-
 def _solved_blocks(task: _Task) -> tuple[dask.array.Array, dask.array.Array]:
     """Return the displacement and the diagnostics of every block, lazily.
 
@@ -160,12 +152,11 @@ def _solved_blocks(task: _Task) -> tuple[dask.array.Array, dask.array.Array]:
         matrix=dask.delayed(_affine_part, pure=True)(node),
     )
     alike = {"new_axis": 0, "dtype": np.float32, "meta": np.empty((0,) * (ndim + 1))}
-    displacement = blocks.map_blocks(
-        _displacement_of, chunks=((ndim,), *chunks), **alike
-    )
     count = len(INVERSE_DIAGNOSTICS)
-    diagnostics = blocks.map_blocks(
-        _diagnostics_of, chunks=((count,), *blocks.chunks), **alike
+    shapes = ((ndim,), *chunks), ((count,), *blocks.chunks)
+    displacement, diagnostics = (
+        blocks.map_blocks(_part_of, number, chunks=shape, **alike)
+        for number, shape in enumerate(shapes)
     )
     return displacement, diagnostics
 
@@ -177,7 +168,7 @@ def _affine_part(task: _Task) -> NDArray[np.float64]:
 def _solve_block(
     task: _Task, chunk: int, matrix: NDArray[np.float64], block_info: Any = None
 ) -> NDArray[Any]:
-    """Solve one block."""
+    """Return the displacement and the diagnostics of one block, as one object."""
     index = block_info[None]["chunk-location"]
     grid = task.target.window(
         [
@@ -200,17 +191,12 @@ def _solve_block(
     mean, most = (
         (residual.mean(dtype=float), residual.max()) if residual.size else (np.nan,) * 2
     )
-    numbers = [status, mean, most, outside, folded]
+    numbers = np.array([status, mean, most, outside, folded], np.float32)
     result = np.empty((1,) * grid.ndim, object)
-    result.flat[0] = _Solved(solution.values, np.array(numbers, np.float32))
+    result[(0,) * grid.ndim] = solution.values, numbers.reshape(-1, *result.shape)
     return result
 
 
-def _displacement_of(blocks: NDArray[Any]) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = blocks.flat[0].displacement
+def _part_of(blocks: NDArray[Any], number: int) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = blocks.item()[number]
     return values
-
-
-def _diagnostics_of(blocks: NDArray[Any]) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = blocks.flat[0].diagnostics
-    return values.reshape(-1, *blocks.shape)

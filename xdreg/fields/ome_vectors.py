@@ -42,13 +42,10 @@ class VectorStep:
             return self.array
         values = dask.array.moveaxis(lazy_zarr(self.array), self.axis, 0)
         if self.kind == "coordinate":
-            grid = self.grid
-            places = [
-                grid.axis(dim).reshape([-1] + [1] * (grid.ndim - 1 - i))
-                for i, dim in enumerate(grid.dims)
-            ]
+            axes = [self.grid.axis(dim) for dim in self.grid.dims]
+            places = np.ix_(*axes)
             values = dask.array.stack(
-                [values[i] - place for i, place in enumerate(places)]
+                [part - place for part, place in zip(values, places, strict=True)]
             )
         return values.rechunk({0: -1}).astype(np.float32)
 

@@ -39,7 +39,9 @@ class FieldReader:
         is finer than the grid is read with a stride, so that the target bounds memory.
         Which points are read does not depend on the target's origin.
         """
-        lower, upper = _corners(target)
+        lower, upper = target.index_to_physical(
+            [[0] * target.ndim, [n - 1 for n in target.shape]]
+        )
         if reach is not None:
             lower, upper = lower - np.asarray(reach), upper + np.asarray(reach)
         window = self.window(lower, upper)
@@ -111,8 +113,3 @@ def _every(window: slice, size: int, stride: int) -> slice:
     first = min(window.start // stride, most - 1)
     last = min(max(-(-(window.stop - 1) // stride), first + 1), most)
     return slice(first * stride, last * stride + 1, stride)
-
-
-def _corners(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    lower = np.asarray(grid.origin)
-    return lower, grid.index_to_physical([n - 1 for n in grid.shape])

@@ -71,20 +71,17 @@ def _part(grid: Grid, region: Any) -> Grid:
     window = []
     for dim, size in zip(grid.dims, grid.shape, strict=True):
         part = region.get(dim, slice(None))
-        ends = [part.start, part.stop] if isinstance(part, slice) else [part]
-        if not isinstance(part, slice) or part.step is not None:
-            ends = ["not a plain slice"]
-        if not all(end is None or is_finite(end) for end in ends):
+        plain = isinstance(part, slice) and part.step is None
+        start, stop = (part.start, part.stop) if plain else ("", "")
+        if not all(end is None or is_finite(end) for end in (start, stop)):
             msg = f"region of {dim} must be a slice of two numbers, got {part!r}"
             raise InputError(msg)
         centres = grid.axis(dim)
-        first = 0 if ends[0] is None else int(np.searchsorted(centres, ends[0]))
-        last = size
-        if ends[1] is not None:
-            last = int(np.searchsorted(centres, ends[1], side="right"))
+        first = 0 if start is None else int(np.searchsorted(centres, start))
+        last = size if stop is None else int(np.searchsorted(centres, stop, "right"))
         if last <= first:
             msg = (
-                f"region of {dim} from {ends[0]} to {ends[1]} holds no voxel; the grid "
+                f"region of {dim} from {start} to {stop} holds no voxel; the grid "
                 f"extends from {centres[0]:g} to {centres[-1]:g} {grid.units or ''}"
             )
             raise InputError(msg)

@@ -98,14 +98,12 @@ def warp(
     template = None
     if like is not None and spacing is None and region is None:
         template = image_levels(like, "like")[0]
-    chunks: tuple[tuple[int, ...], ...] | None = None
+    most = CHUNK[target.ndim]
     if template is not None and template.chunks:
         sizes = template.chunksizes
-        chunks = tuple(
-            _merged_chunks(sizes[d], CHUNK[target.ndim]) for d in target.dims
-        )
-    if chunks is None:
-        chunks = dask.array.core.normalize_chunks(CHUNK[target.ndim], target.shape)
+        chunks = tuple(_merged_chunks(sizes[d], most) for d in target.dims)
+    else:
+        chunks = dask.array.core.normalize_chunks(most, target.shape)
     warper = make_warper(field, image, target, how)
     data = dask.array.map_blocks(
         _warp_chunk,
