@@ -179,12 +179,11 @@ def both_channels(
     levels: list[list[xr.DataArray]], given: dict[str, Any]
 ) -> list[Channels]:
     """Return the channels of both images, by default those of the fixed one."""
+    from xdreg.stores.channels import counterpart
+
     fixed, moving = (image[0] for image in levels)
-    first = named_channels(fixed, given["channel"])
-    second = named_channels(moving, given["moving_channel"])
-    if given["moving_channel"] is None and "c" in moving.dims:
-        second = named_channels(moving, given["channel"])
-    return [first, second]
+    other = counterpart(given["channel"], given["moving_channel"], moving)
+    return [named_channels(fixed, given["channel"]), named_channels(moving, other)]
 
 
 def named_channels(image: xr.DataArray, given: Any) -> Channels:

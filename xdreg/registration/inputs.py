@@ -19,7 +19,7 @@ from xdreg.fields.points import transform_points
 from xdreg.grid import checked_matrix, unit_ratio
 from xdreg.partition import BlockStatus
 from xdreg.registration.source import AUTO, Mask, PairImage
-from xdreg.stores.channels import channel_selection, has_channel
+from xdreg.stores.channels import channel_selection, counterpart, has_channel
 from xdreg.stores.pyramid import Pyramid, build_pyramid, image_levels
 from xdreg.stores.readers import image_reader
 
@@ -48,12 +48,8 @@ def pair_images(
     image has channels.
     """
     channel, moving_channel = channels
-    if moving_channel is None and "c" in plan.moving.finest.dims:
-        moving_channel = channel
-    sides = (
-        ("fixed", plan.fixed, channel),
-        ("moving", plan.moving, moving_channel),
-    )
+    other = counterpart(channel, moving_channel, plan.moving.finest)
+    sides = ("fixed", plan.fixed, channel), ("moving", plan.moving, other)
     select = [selections(pyramid, chosen, name) for name, pyramid, chosen in sides]
     check_joint(plan, select)
     pyramids = [

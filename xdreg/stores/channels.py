@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from dask.base import normalize_token
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     import xarray as xr
     from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 #: Selects the weighted sum of an RGB image's channels.
 LUMINANCE = "luminance"
@@ -75,6 +77,11 @@ def source_identity(source: Any) -> object:
         metadata = source.metadata.to_dict()
         source = (str(source.store), source.path, metadata, modification_time(source))
     return normalize_token(source)
+
+
+def counterpart(channel: T, moving_channel: T, moving: xr.DataArray) -> T:
+    """Return the channel of the moving image: that of the fixed one unless given."""
+    return channel if moving_channel is None and "c" in moving.dims else moving_channel
 
 
 def has_channel(array: xr.DataArray, name: str) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from xdreg.errors import InputError
 from xdreg.fields.field import field_grid, fixed_grid, open_displacement
 from xdreg.grid import pyramid_factors
+from xdreg.stores.channels import counterpart
 from xdreg.stores.pyramid import Pyramid, image_levels
 from xdreg.views.field_planes import FieldPlane, field_plane_near
 from xdreg.views.image_view import ImageView, image_view
@@ -152,9 +153,8 @@ def make_scene(
         channel must be chosen.
     """
     fixed_view = None if fixed is None else image_view(fixed, "fixed", field, channel)
-    if moving_channel is None and "c" in image_levels(moving, "moving")[0].dims:
-        moving_channel = channel
-    return Scene(field, fixed_view, image_view(moving, "moving", field, moving_channel))
+    chosen = counterpart(channel, moving_channel, image_levels(moving, "moving")[0])
+    return Scene(field, fixed_view, image_view(moving, "moving", field, chosen))
 
 
 def _levels_of_fixed(field: xr.Dataset) -> list[Grid]:
