@@ -22,24 +22,10 @@ if TYPE_CHECKING:
 
 
 def basis_matrix(points_index: ArrayLike, n_coefficients: int) -> NDArray[np.float64]:
-    """Return the weight of each coefficient of an axis at each position.
+    """Return the weights (n, n_coefficients) of an axis's coefficients at positions.
 
-    Parameters
-    ----------
-    points_index : (n,)
-        Positions in coefficient spacings from the first coefficient.
-    n_coefficients
-        Number of coefficients.
-
-    Returns
-    -------
-    (n, n_coefficients)
-        Rows sum to one where all four coefficients of the support exist.
-
-    Examples
-    --------
-    >>> (6 * basis_matrix([1.0], 4)).round(12)
-    array([[1., 4., 1., 0.]])
+    Positions count coefficient spacings from the first. Rows sum to one where all four
+    coefficients of the support exist.
     """
     position = np.asarray(points_index, dtype=np.float64)
     distance = np.abs(position[:, None] - np.arange(n_coefficients))
@@ -51,27 +37,9 @@ def basis_matrix(points_index: ArrayLike, n_coefficients: int) -> NDArray[np.flo
 def evaluate(
     coefficients: ArrayLike, coefficient_grid: Grid, grid: Grid
 ) -> NDArray[np.float32]:
-    """Return a B-spline field on every voxel of a grid.
+    """Return a B-spline field (ndim, *grid.shape) on every voxel of a grid.
 
-    Parameters
-    ----------
-    coefficients : (ndim, *coefficient_grid.shape)
-        Displacement coefficients, components in dims order.
-    coefficient_grid
-        Grid of the coefficients.
-    grid
-        Grid of the result.
-
-    Returns
-    -------
-    (ndim, *grid.shape) float32
-        In the units of the coefficients.
-
-    Raises
-    ------
-    InputError
-        If the coefficients do not match their grid, or the grids differ in dims or
-        units.
+    Coefficients are (ndim, *coefficient_grid.shape), components in dims order.
     """
     field = np.asarray(coefficients, dtype=np.float32)
     expected = (coefficient_grid.ndim, *coefficient_grid.shape)

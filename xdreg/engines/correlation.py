@@ -94,17 +94,7 @@ class Correlation(EngineMetric):
 
 
 def image_stiffness(values: NDArray[np.float32], grid: Grid) -> float:
-    """Return the mean of an image's local stiffness, weighted by itself.
-
-    See `match_stiffness`.
-
-    Parameters
-    ----------
-    values : ([z], y, x)
-        The image, NaN outside the mask.
-    grid
-        Its geometry.
-    """
+    """Return the mean of an image's `match_stiffness`, weighted by itself."""
     units = VoxelUnits(grid)
     box = units.radius(None, Correlation.radius)
     local = match_stiffness(values.reshape(units.shape), box, units.squared_steps)

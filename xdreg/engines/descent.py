@@ -52,26 +52,11 @@ REST = 0.05
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a descent; triples are (z, y, x), in voxels.
+    """Settings of a descent: those of `local_correlation`, in voxels (z, y, x).
 
-    Parameters
-    ----------
-    update_sigma, field_sigma
-        Gaussian smoothing of each update, and of the total after a step of one voxel.
-        After shorter steps it is less, so that the end of the descent does not depend
-        on the length of its steps.
-    step
-        Longest vector of an update, in voxels. It is halved when the energy stops
-        rising.
-    iterations
-        Upper limit.
-    convergence
-        The energy has stopped rising when its relative change per iteration is below
-        this. Relative, so that images full of content and half-empty ones stop alike.
-    threads
-        Number of threads. The bits of the result do not depend on it.
-    timeout
-        Time limit in seconds, or None.
+    After shorter steps the total is smoothed less, so that the end of the descent does
+    not depend on the length of its steps. The change of the energy is relative, so that
+    images full of content and half-empty ones stop alike.
     """
 
     update_sigma: tuple[float, ...]
@@ -90,35 +75,22 @@ def descend(
     resistance: Array | None = None,
     start: Array | None = None,
 ) -> tuple[Array, list[float]]:
-    """Find the displacement at which a force vanishes.
+    """Return the displacement (z, y, x, 3) in voxels at which a force vanishes.
+
+    Also returns the mean energy at the start of every iteration.
 
     Parameters
     ----------
-    shape : (z, y, x)
-        Of both images.
     force
         Kernels ``kernel(start, stop, displacement, update, totals)``, each run over all
         planes before the next. The last one writes, for the planes from ``start`` to
         ``stop``, the update (z, y, x, 3) in voxels, and into ``totals`` (z, 2) the sum
         of the energy, to be raised, and the number of voxels it covers.
-    settings
-        Settings.
     resistance : (z, y, x) float32
         Divisor of the update, smoothed alike: the force against an update per voxel of
         its length. By default 1. It is smoothed in place.
     start : (z, y, x, 3) float32, voxels
         Initial displacement; by default zero.
-
-    Returns
-    -------
-    displacement : (z, y, x, 3) float32, voxels
-    energies : list of float
-        Mean energy at the start of every iteration.
-
-    Raises
-    ------
-    MethodTimeout
-        If the time is up.
     """
     began = time.perf_counter()
     total, update = (np.zeros((*shape, 3), np.float32) for _ in range(2))

@@ -55,15 +55,8 @@ SIGMA = 1.0
 def large_motion(fixed: Array, moving: Array) -> Array:
     """Return a smooth displacement at which boxes of two images are most similar.
 
-    Parameters
-    ----------
-    fixed, moving : (z, y, x) float32
-        Images on one grid, NaN outside the mask.
-
-    Returns
-    -------
-    (z, y, x, 3) float32, voxels
-        As precise as the coarse copy.
+    Images are (z, y, x), NaN outside the mask. The displacement (z, y, x, 3), in
+    voxels, is as precise as the coarse copy.
     """
     factors = _factors(fixed.shape)
     coarse = [_shrunk(image, factors) for image in (fixed, moving)]

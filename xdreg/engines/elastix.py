@@ -60,41 +60,15 @@ def linear(
     timeout: float | None = None,
     memory_limit: int | None = None,
 ) -> NDArray[np.float64]:
-    """Register two images by a linear transform.
+    """Register two images, each on its own grid, by a linear transform.
 
-    Parameters
-    ----------
-    fixed, moving : DataArray ([z], y, x)
-        Small images (a coarse level, up to about 100³ voxels), each on its own grid,
-        optionally with a boolean coordinate ``mask``.
-    kind
-        Kind of the update of ``initial``.
-    metric
-        ``"ncc"`` for one modality, ``"mi"`` for two, ``"msd"`` for equal intensities.
-    initial : (ndim + 1, ndim + 1), optional
-        Where to start, fixed to moving, in dims order; by default the identity.
-    iterations
-        Optimiser steps on each smoothing level. The levels follow from the image's
-        size.
-    samples
-        Points drawn in each step.
-    seed
-        Of the random points. The bits of the result depend on the input only.
-    timeout : float, second, optional
-        Time limit.
-    memory_limit : int, byte, optional
-        Memory limit of the process.
+    Images are ([z], y, x), up to about 100³ voxels, optionally with a boolean
+    coordinate ``mask``. Returns the total transform (ndim + 1, ndim + 1), ``initial``
+    included: homogeneous, fixed to moving, in dims order and the images' units.
 
-    Returns
-    -------
-    (ndim + 1, ndim + 1) float64
-        The total transform, ``initial`` included: homogeneous, fixed to moving, in
-        dims order and the images' units.
-
-    Raises
-    ------
-    MethodError
-        If the images cannot be registered, or elastix fails.
+    ``kind`` is that of the update of ``initial``. ``iterations`` are optimiser steps on
+    each smoothing level, ``samples`` the points drawn in each step. Limits are in
+    seconds and bytes.
     """
     _check_choices(metric, iterations=iterations, samples=samples)
     if kind not in TRANSFORMS:
@@ -156,33 +130,11 @@ def bspline(
     timeout: float | None = None,
     memory_limit: int | None = None,
 ) -> xr.DataArray:
-    """Register two images on one grid by a cubic B-spline.
+    """Register two images on one grid by a cubic B-spline; return the displacement.
 
-    The first of two rounds has twice the grid spacing, and smooths the images.
-
-    Parameters
-    ----------
-    fixed, moving : DataArray ([z], y, x)
-        Small images on one grid, the moving image pulled onto it, optionally with a
-        boolean coordinate ``mask``.
-    grid_spacing
-        Distance of the control points, one number or one per dim, in the images' units.
-    metric
-        ``"ncc"`` for one modality, ``"mi"`` for two, ``"msd"`` for equal intensities.
-    iterations
-        Optimiser steps in each round.
-    samples, seed, timeout, memory_limit
-        As for `linear`.
-
-    Returns
-    -------
-    DataArray (component, [z], y, x) float32
-        The displacement on fixed's grid, in its units.
-
-    Raises
-    ------
-    MethodError
-        If the images cannot be registered, or elastix fails.
+    ``grid_spacing`` is the distance of the control points in the images' units. The
+    first of two rounds takes twice that, and smooths the images. ``iterations`` are the
+    optimiser's steps in each round. Other options are those of `linear`.
     """
     _check_choices(metric, iterations=iterations, samples=samples)
     grid, moving_grid = grid_of(fixed, "fixed"), grid_of(moving, "moving")

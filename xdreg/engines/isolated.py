@@ -56,14 +56,7 @@ class _Packed:
 class Isolated:
     """A method that runs in an engine process, called like the method itself.
 
-    Parameters
-    ----------
-    packed
-        The method, pickled.
-    timeout
-        Seconds that a block may take.
-    memory_limit
-        Bytes that the process may hold. None for `SHARE_OF_MACHINE`.
+    ``packed`` is the method, pickled. The default memory limit is `SHARE_OF_MACHINE`.
     """
 
     packed: bytes

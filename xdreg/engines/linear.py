@@ -107,44 +107,12 @@ def linear(
     iterations: int = 50,
     timeout: float | None = None,
 ) -> Matrix:
-    """Register two images by a linear transform, coarse to fine.
+    """Register two images, each on its own grid, by a linear transform, coarse to fine.
 
-    Parameters
-    ----------
-    fixed, moving : DataArray ([z], y, x)
-        Images in memory, each on its own grid, optionally with a boolean coordinate
-        ``mask``.
-    kind
-        Kind of the update of ``initial``.
-    metric
-        ``"lncc"`` or ``"mind"``, as in `xdreg.LocalCorrelation`.
-    initial : (ndim + 1, ndim + 1), optional
-        Where to start, fixed to moving, in dims order; by default the identity.
-    iterations
-        Upper limit on each level.
-    timeout : float, second, optional
-        Time limit.
-
-    Returns
-    -------
-    (ndim + 1, ndim + 1) float64
-        The total transform, ``initial`` included: homogeneous, fixed to moving, in
-        dims order and the images' units.
-
-    Raises
-    ------
-    MethodTimeout
-        If the time is up.
-
-    Examples
-    --------
-    >>> import xarray as xr
-    >>> wave = np.sin(np.arange(60.0) ** 1.3 / 9)
-    >>> def image(x):
-    ...     coords = {"y": np.arange(60.0), "x": x + np.arange(60.0)}
-    ...     return xr.DataArray(np.outer(wave, wave), coords, ("y", "x"))
-    >>> linear(image(0.0), image(1.5), kind="translation").round(1)[:2, 2] + 0.0
-    array([0. , 1.5])
+    Images are ([z], y, x), optionally with a boolean coordinate ``mask``. Returns the
+    total transform (ndim + 1, ndim + 1), ``initial`` included: homogeneous, fixed to
+    moving, in dims order and the images' units. ``kind`` is that of the update of
+    ``initial``. ``iterations`` limits those of each level, ``timeout`` is in seconds.
     """
     images = Volume.of(fixed, "fixed"), Volume.of(moving, "moving")
     matrix = np.eye(images[0].grid.ndim + 1)
@@ -174,19 +142,9 @@ def linear_displacement(
     iterations: int = 50,
     timeout: float | None = None,
 ) -> xr.DataArray:
-    """Register two images by a linear transform; return it as a displacement.
+    """Register by `linear`; return the displacement at the corners of the fixed image.
 
-    Parameters
-    ----------
-    fixed, moving, metric, iterations, timeout
-        As for `linear`.
-    transform
-        The ``kind`` of `linear`.
-
-    Returns
-    -------
-    DataArray (component, [z], y, x)
-        At the corners of the fixed image, between which it is linear.
+    Between them it is linear.
     """
     matrix = linear(
         fixed,
@@ -211,23 +169,11 @@ def fit(
     iterations: int = 50,
     until: float | None = None,
 ) -> tuple[Matrix, float]:
-    """Refine a linear transform on one level.
+    """Refine a linear transform on one level; return the matrix and its score.
 
-    Parameters
-    ----------
-    fixed, moving
-        The images.
-    start, kind, metric, iterations
-        As for `linear`.
-    until : float, optional
-        Value of ``time.perf_counter`` at which to stop.
-
-    Returns
-    -------
-    matrix : (ndim + 1, ndim + 1) float64
-    score
-        Mean energy where the images overlap, 0 to 1, reduced in proportion where the
-        overlap is below `FULL_OVERLAP`.
+    The score is the mean energy where the images overlap, 0 to 1, reduced in proportion
+    where the overlap is below `FULL_OVERLAP`. ``until`` is the value of
+    ``time.perf_counter`` at which to stop.
     """
     problem = _Problem(fixed, moving, metric)
     basis = _basis(kind, fixed.grid.ndim)

@@ -216,15 +216,9 @@ def smoothing(
 ) -> dict[str, list[float]]:
     """Return the smoothing of updates and of the total, in physical units per dim.
 
-    Parameters
-    ----------
-    options
-        Keyword arguments of `local_correlation`. Without a metric, or with one that is
-        still to be chosen, the defaults are those of ``"lncc"``.
-    grid
-        Grid of the images. Defaults are multiples of its mean voxel.
-    finest
-        Whether the level is the finest of the run, which needs less smoothing.
+    ``options`` are keyword arguments of `local_correlation`. Defaults are those of
+    ``"lncc"`` where the metric is still to be chosen, and less at the finest level of
+    a run.
     """
     units = VoxelUnits(grid)
     own = METRICS.get(options.get("metric", "lncc"), METRICS["lncc"])
@@ -240,13 +234,7 @@ def smoothing(
 
 
 def by_level(options: Mapping[str, Any], grid: Grid, *, finest: bool) -> dict[str, Any]:
-    """Return options with the defaults that depend on the level of a run.
-
-    Parameters
-    ----------
-    options, grid, finest
-        As for `smoothing`; ``search`` is among the options.
-    """
+    """Return options, ``search`` among them, with the defaults of a level of a run."""
     units, own = VoxelUnits(grid), METRICS.get(options.get("metric", ""))
     result = dict(options)
     if finest or own is None:
@@ -266,13 +254,7 @@ def by_level(options: Mapping[str, Any], grid: Grid, *, finest: bool) -> dict[st
 
 
 def safer(options: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
-    """Return options for a stiffer field: twice the smoothing, half the step.
-
-    Parameters
-    ----------
-    options, grid
-        As for `smoothing`.
-    """
+    """Return options for a stiffer field: twice the smoothing, half the step."""
     stiffer = {
         name: [2 * length for length in lengths]
         for name, lengths in smoothing(options, grid).items()

@@ -92,14 +92,9 @@ class EngineMetric(ABC):
 class Terms:
     """The linearised energy of two images, voxel by voxel, in voxels.
 
-    Parameters
-    ----------
-    force : (z, y, x, 3) float32
-        Gradient of the energy by the displacement.
-    tensor : (z, y, x, 6) float32
-        Its curvature, as of a least-squares fit: zz, zy, zx, yy, yx, xx.
-    totals : (z, 2) float64
-        Per plane, the sum of the energy and the number of voxels it covers.
+    ``force`` (z, y, x, 3) is its gradient by the displacement, ``tensor`` (z, y, x, 6)
+    its curvature as of a least-squares fit: zz, zy, zx, yy, yx, xx. ``totals`` (z, 2)
+    are the sum of the energy in a plane and the number of voxels it covers.
     """
 
     force: NDArray[np.float32]

@@ -77,18 +77,10 @@ NOTHING = 0.05
 
 @dataclass(frozen=True)
 class Choice:
-    """A metric, and the reason of its choice.
+    """A metric, and the reason of its choice as a sentence.
 
-    Parameters
-    ----------
-    metric
-        ``"lncc"`` or ``"mind"``.
-    reason
-        A sentence for people.
-    linearity
-        0 to 1, see the module; NaN where it was not measured.
-    correlation, shapes
-        Agreement by ``"lncc"`` and by ``"mind"``.
+    ``correlation`` is the agreement by ``"lncc"``, ``shapes`` that by ``"mind"``. What
+    was not measured is NaN.
     """
 
     metric: OwnMetric
@@ -110,34 +102,11 @@ def choose_metric(
     kind: Kind = "affine",
     threads: int = 1,
 ) -> tuple[Choice, Pose | None]:
-    """Choose between ``"lncc"`` and ``"mind"``.
+    """Choose between ``"lncc"`` and ``"mind"`` for images as of `linear.linear`.
 
-    Parameters
-    ----------
-    fixed, moving : DataArray ([z], y, x)
-        Coarse images in memory, each on its own grid, optionally with a boolean
-        coordinate ``mask``.
-    start : (ndim + 1, ndim + 1), optional
-        Initial alignment, homogeneous, fixed to moving, in dims order; by default the
-        result of `pose.find_pose`.
-    kind
-        Kind of the alignment.
-    threads
-        Number of threads. The bits of the result do not depend on it.
-
-    Returns
-    -------
-    choice : Choice
-    pose : Pose or None
-        The initial alignment for the chosen metric, if it was searched for.
-
-    Examples
-    --------
-    >>> import xdreg
-    >>> pair = xdreg.datasets.phantom_pair((64, 80), amplitude=2.0)
-    >>> choice, _ = choose_metric(pair.fixed, pair.moving, start=np.eye(3))
-    >>> choice.metric
-    'lncc'
+    ``start`` (ndim + 1, ndim + 1) is the initial alignment, homogeneous, fixed to
+    moving, in dims order; by default that of `find_pose` for each metric, which is
+    returned for the chosen one.
     """
     pair = _CoarsePair(fixed, moving, start, kind, threads)
     choice = _choose(pair)

@@ -28,17 +28,7 @@ def local_similarity(
     mask: NDArray[np.bool_],
     grid: Grid,
 ) -> float:
-    """Return the similarity of two images by one of `METRICS`; larger is better.
-
-    Parameters
-    ----------
-    metric : {"lncc", "mind"}
-        Mean squared local correlation, or mean likeness of descriptors; 0 to 1.
-    fixed, moving, mask : ([z], y, x)
-        Images on one grid, and the voxels to compare.
-    grid
-        That grid.
-    """
+    """Return the similarity, 0 to 1, of two images where ``mask`` is true."""
     units, nan = VoxelUnits(grid), np.float32(np.nan)
     one, other = (np.where(mask, v, nan).reshape(units.shape) for v in (fixed, moving))
     return METRICS[metric].similarity(one, other, units)

@@ -65,23 +65,12 @@ DOUBTFUL = 0.125
 class Pose:
     """Initial pose of a registration, and its certainty.
 
-    Parameters
-    ----------
-    matrix : (ndim + 1, ndim + 1) float64
-        Homogeneous, fixed to moving, in dims order and the images' units; without
-        shear.
-    score
-        Similarity of the images, 0 to 1, on a coarse level.
-    runner_up
-        Score of the best *different* pose; zero if none was found.
-    origin
-        Where it started: from the images' own positions, their centres aligned, or the
-        search.
-    turn : degrees
-    shift : (ndim,), physical units
-        Of the fixed image's centre.
-    scale
-        Length in the moving image of a unit of length in the fixed image.
+    ``matrix`` (ndim + 1, ndim + 1) is homogeneous, fixed to moving, in dims order and
+    the images' units, without shear. ``score`` is the similarity on a coarse level, 0
+    to 1, ``runner_up`` that of the best *different* pose, or zero. ``origin`` is where
+    it started: the images' own positions, centre on centre, or the search. ``turn`` is
+    in degrees, ``shift`` that of the fixed image's centre, ``scale`` the length in the
+    moving image of a unit of length in the fixed image.
     """
 
     matrix: Matrix
@@ -145,19 +134,8 @@ def find_pose(
     """Find the pose of the moving image, whatever its position and rotation.
 
     The images' own positions, and centre on centre, are always among the candidates.
-
-    Parameters
-    ----------
-    fixed, moving : DataArray ([z], y, x)
-        Images in memory, each on its own grid, optionally with a boolean coordinate
-        ``mask``.
-    kind
-        ``"translation"``, ``"rigid"``, ``"similarity"`` or ``"affine"``. The last two
-        search for a scale, too.
-    metric
-        Metric of the refinement, as in `linear.linear`.
-    threads
-        Number of threads. The bits of the result do not depend on it.
+    Images are those of `linear.linear`. The kinds ``"similarity"`` and ``"affine"``
+    search for a scale, too. The bits do not depend on the number of threads.
     """
     with ThreadPoolExecutor(threads) as pool:
         return _find(fixed, moving, kind, metric, pool)

@@ -77,21 +77,8 @@ def call(
 ) -> Any:
     """Run a function in a warm process and return its result.
 
-    Parameters
-    ----------
-    function
-        ``"module:function"``, importable in a fresh Python.
-    *args, **kwargs
-        Its arguments; they must pickle.
-    timeout : float, second, optional
-        Limit for the function, without starting and loading.
-    memory_limit : int, byte, optional
-        Limit for the memory of the process, which is killed beyond it.
-
-    Returns
-    -------
-    object
-        What the function returned.
+    ``function`` is ``"module:function"``, importable in a fresh Python. Arguments must
+    pickle. Limits are in seconds, without starting and loading, and in bytes.
 
     Raises
     ------
@@ -103,11 +90,6 @@ def call(
         If the function raised anything but an `XdregError`, which is passed on.
     Interrupted
         If `shutdown` stopped the process, which says nothing about the function.
-
-    Examples
-    --------
-    >>> call("math:hypot", 3, 4)
-    5.0
     """
     if function.count(":") != 1:
         msg = f"name the function as 'module:function', got {function!r}"
@@ -131,15 +113,7 @@ def call(
 
 
 def prepare(count: int, module: str) -> None:
-    """Start processes and make them load a module in the background.
-
-    Parameters
-    ----------
-    count
-        Number of processes, busy ones included.
-    module
-        Module that each idle one imports and loads.
-    """
+    """Start processes up to ``count``; make the idle ones load a module meanwhile."""
     _pool.prepare(count, module)
 
 

@@ -20,14 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MethodResult:
-    """The result of a method with diagnostics of its block.
+    """The result of a method, with diagnostics of its block.
 
-    Parameters
-    ----------
-    displacement : itk.Transform or DataArray (component, [z], y, x)
-        Fixed → moving, physical units.
-    from_search
-        Whether the result of the discrete search was kept; NaN without a search.
+    ``displacement`` is as for `as_displacement`. ``from_search`` is 1 if the result of
+    the discrete search was kept, 0 if not, and NaN without a search.
     """
 
     displacement: object
@@ -40,24 +36,11 @@ class MethodResult:
 
 
 def as_displacement(result: object, grid: Grid) -> NDArray[np.float32]:
-    """Return the result of a method as a displacement on the grid of its window.
+    """Return the result of a method as a displacement (ndim, *grid.shape).
 
-    Parameters
-    ----------
-    result : itk.Transform, DataArray (component, [z], y, x) or MethodResult
-        Fixed → moving, physical units.
-    grid
-        Grid of the window.
-
-    Returns
-    -------
-    (ndim, *grid.shape) float32
-
-    Raises
-    ------
-    MethodError
-        If it is something else, contains NaN, or does not cover the window. Without
-        coordinates it must have the window's shape.
+    A result is an itk.Transform, a DataArray (component, [z], y, x) or a
+    `MethodResult`: fixed → moving, in physical units. Without coordinates it must have
+    the shape of the window, ``grid``.
     """
     if isinstance(result, MethodResult):
         result = result.displacement
