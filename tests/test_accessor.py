@@ -9,13 +9,17 @@ import xarray as xr
 import xdreg
 from xdreg.accessor import FieldAccessor, ImageAccessor
 
-#: Functions of methods that are called otherwise, or in another module.
-FUNCTIONS = {
-    "to_ome_zarr": (xdreg, "save"),
-    "to_file": (xdreg, "write_transform"),
-    "to_itk_transform": (xdreg.bridges, "to_itk_transform"),
-    "plot": (xdreg.plot, "overview"),
-}
+#: Functions whose names differ from those of their methods.
+OTHER_NAMES = {"to_ome_zarr": "save", "to_file": "write_transform", "plot": "overview"}
+
+
+def place_of(name):
+    """Return the address of a method's function, where the accessor looks it up."""
+    function = OTHER_NAMES.get(name, name)
+    if function in xdreg.bridges.__all__:
+        return f"xdreg.bridges.{function}"
+    value = getattr(xdreg.plot if name == "plot" else xdreg, function)
+    return f"{value.__module__}.{function}"
 
 
 def methods(accessor):
@@ -30,9 +34,7 @@ def methods(accessor):
 def called(monkeypatch, data, name, arguments):
     """Call a method; return the arguments that its function was called with."""
     calls = []
-    module, function = FUNCTIONS.get(name, (xdreg, name))
-    assert callable(getattr(module, function))
-    monkeypatch.setattr(module, function, lambda *a, **_: calls.append(a))
+    monkeypatch.setattr(place_of(name), lambda *a, **_: calls.append(a))
     getattr(data.dreg, name)(*arguments)
     ((first, *rest),) = calls
     assert first is data
