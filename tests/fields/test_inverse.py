@@ -20,6 +20,7 @@ from xdreg.fields.preimage import Preimage
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid
 from xdreg.numerics import kernels
+from xdreg.partition import Partition
 
 CASES = [(2, 0), (2, 60), (3, 0), (3, 60), (3, 150)]
 
@@ -96,7 +97,8 @@ def test_graphs_read_nothing_and_blocks_read_what_they_need(monkeypatch):
     like = moving_like(known)
     unreadable(known.field).dreg.inverse(like=like)
     source = Watched(known.field.displacement.values)
-    task = inverse_field._Task(FieldReader(source, known.grid), known.fixed, known.grid)
+    blocks = Partition(known.grid, (16,) * 3, (0,) * 3, (1,) * 3)
+    task = inverse_field._Task(FieldReader(source, known.grid), known.fixed, blocks)
     displacement, _ = inverse_field._solved_blocks(task)
     assert not source.windows
     displacement[:, :4, :4, :4].compute(scheduler="synchronous")

@@ -33,7 +33,7 @@ from xdreg.fields.provenance import manifest_of
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid, positive_per_axis
 from xdreg.numerics import newton
-from xdreg.partition import BlockStatus
+from xdreg.partition import BlockStatus, Partition
 from xdreg.stores.graphs import shared
 from xdreg.stores.pyramid import image_levels
 
@@ -106,7 +106,9 @@ def inverse(
         msg = f"like has dimensions {image.dims} and the field {own.dims}"
         raise InputError(msg)
     target = image.every(positive_per_axis(step, own.ndim, "step"))
-    task = _Task(open_displacement(field), fixed_grid(field), target)
+    chunk = (FIELD_CHUNK[own.ndim],) * own.ndim
+    blocks = Partition(target, chunk, (0,) * own.ndim, (1,) * own.ndim)
+    task = _Task(open_displacement(field), fixed_grid(field), blocks)
     displacement, diagnostics = _solved_blocks(task)
     result = make_field(displacement, target, image, fixed_grid(field))
     dims = [f"block_{dim}" for dim in target.dims]
@@ -131,7 +133,7 @@ class _Task:
 
     reader: FieldReader
     fixed: Grid
-    target: Grid
+    blocks: Partition
 
 
 def _solved_blocks(task: _Task) -> tuple[dask.array.Array, dask.array.Array]:
@@ -139,8 +141,9 @@ def _solved_blocks(task: _Task) -> tuple[dask.array.Array, dask.array.Array]:
 
     Both come from the same task, so that a block is solved once.
     """
-    ndim = task.target.ndim
-    chunks = dask.array.core.normalize_chunks(FIELD_CHUNK[ndim], task.target.shape)
+    target, shape = task.blocks.grid, task.blocks.block_shape
+    ndim = target.ndim
+    chunks = dask.array.core.normalize_chunks(shape, target.shape)
     node = shared(task, "inverse")
     blocks = dask.array.map_blocks(
         _solve_block,
@@ -148,7 +151,6 @@ def _solved_blocks(task: _Task) -> tuple[dask.array.Array, dask.array.Array]:
         dtype=object,
         meta=np.empty((0,) * ndim, object),
         task=node,
-        chunk=FIELD_CHUNK[ndim],
         matrix=dask.delayed(_affine_part, pure=True)(node),
     )
     alike = {"new_axis": 0, "dtype": np.float32, "meta": np.empty((0,) * (ndim + 1))}
@@ -166,16 +168,11 @@ def _affine_part(task: _Task) -> NDArray[np.float64]:
 
 
 def _solve_block(
-    task: _Task, chunk: int, matrix: NDArray[np.float64], block_info: Any = None
+    task: _Task, matrix: NDArray[np.float64], block_info: Any = None
 ) -> NDArray[Any]:
     """Return the displacement and the diagnostics of one block, as one object."""
     index = block_info[None]["chunk-location"]
-    grid = task.target.window(
-        [
-            slice(i * chunk, min((i + 1) * chunk, n))
-            for i, n in zip(index, task.target.shape, strict=True)
-        ]
-    )
+    grid = task.blocks.grid.window(task.blocks.core(index))
     corners = grid.index_to_physical([[0] * grid.ndim, [n - 1 for n in grid.shape]])
     window = Preimage(task.reader, task.fixed, matrix).window(*corners)
     solution = window.solve_grid(grid)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array
@@ -23,6 +23,7 @@ from xdreg.fields.field import (
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid, whole_per_axis
 from xdreg.numerics import folding, kernels
+from xdreg.partition import Partition
 from xdreg.stores.graphs import shared
 
 
@@ -46,14 +47,10 @@ def jacobian_determinant(field: xr.Dataset) -> xr.DataArray:
         data,
         depth={0: 0} | dict.fromkeys(range(1, grid.ndim + 1), 1),
         boundary="none",
-        trim=False,
         drop_axis=0,
         dtype=np.float32,
-        chunks=data.chunks[1:],
         meta=np.empty((0,) * grid.ndim, np.float32),
-        spacing=grid.spacing,
-        dims=grid.dims,
-        core=data.chunks[1:],
+        grid=grid,
     )
     return xr.DataArray(
         determinant,
@@ -64,22 +61,9 @@ def jacobian_determinant(field: xr.Dataset) -> xr.DataArray:
     )
 
 
-def _jacobian_chunk(
-    values: NDArray[np.float32],
-    spacing: tuple[float, ...],
-    dims: tuple[str, ...],
-    core: tuple[tuple[int, ...], ...],
-    block_info: Any = None,
-) -> NDArray[np.float32]:
-    shape = values.shape[1:]
-    grid = Grid(dims, shape, spacing, (0.0,) * len(dims))
-    result = folding.jacobian_determinant(values, grid)
-    position = block_info[None]["chunk-location"]
-    inner = tuple(
-        slice(1 if i > 0 else 0, (1 if i > 0 else 0) + sizes[i])
-        for i, sizes in zip(position, core, strict=True)
-    )
-    return result[inner]
+def _jacobian_chunk(values: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
+    part = replace(grid, shape=values.shape[1:])
+    return folding.jacobian_determinant(values, part)
 
 
 def folded_share(field: xr.Dataset) -> xr.DataArray:
@@ -149,13 +133,14 @@ def statistics(
     grid = reader.grid
     size = FIELD_CHUNK[grid.ndim] if block_shape is None else block_shape
     shape = whole_per_axis(size, grid.ndim, "block_shape", minimum=1)
-    counts = tuple(-(-n // b) for n, b in zip(grid.shape, shape, strict=True))
+    # One more point on every side gives the gradient of the whole field.
+    partition = Partition(grid, shape, (1,) * grid.ndim, (1,) * grid.ndim)
     numbers = dask.array.map_blocks(
         _statistics_block,
-        chunks=((len(_STATISTICS),), *((1,) * n for n in counts)),
+        chunks=((len(_STATISTICS),), *((1,) * n for n in partition.counts)),
         dtype=np.float32,
         meta=np.empty((0,) * (grid.ndim + 1), np.float32),
-        blocks=shared(_Blocks(reader, shape), "statistics"),
+        blocks=shared(_Blocks(reader, partition), "statistics"),
     )
     dims = [f"block_{dim}" for dim in grid.dims]
     result = xr.Dataset()
@@ -165,7 +150,7 @@ def statistics(
             attrs["units"] = grid.units
         result[name] = xr.Variable(dims, numbers[number], attrs)
     for axis, dim in enumerate(grid.dims):
-        starts = np.arange(counts[axis]) * shape[axis]
+        starts = np.arange(partition.counts[axis]) * shape[axis]
         stops = np.minimum(starts + shape[axis], grid.shape[axis])
         centres = grid.origin[axis] + grid.spacing[axis] * (starts + stops - 1) / 2
         attrs = {} if grid.units is None else {"units": grid.units}
@@ -176,21 +161,13 @@ def statistics(
 @dataclass(frozen=True)
 class _Blocks:
     reader: FieldReader
-    shape: tuple[int, ...]
+    partition: Partition
 
 
 def _statistics_block(blocks: _Blocks, block_info: Any = None) -> NDArray[np.float32]:
     """Return the measures of one block, in the order of `_STATISTICS`."""
     index = block_info[None]["chunk-location"][1:]
-    core = [
-        slice(i * b, min((i + 1) * b, n))
-        for i, b, n in zip(index, blocks.shape, blocks.reader.grid.shape, strict=True)
-    ]
-    # One more point on every side gives the gradient of the whole field.
-    window = [
-        slice(max(part.start - 1, 0), min(part.stop + 1, n))
-        for part, n in zip(core, blocks.reader.grid.shape, strict=True)
-    ]
+    core, window = blocks.partition.core(index), blocks.partition.window(index)
     values, grid = blocks.reader.read(window)
     inner = tuple(
         slice(a.start - b.start, a.stop - b.start)
