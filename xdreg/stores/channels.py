@@ -31,14 +31,8 @@ Selection = int | tuple[float, ...]
 class ChannelMix:
     """The weighted sum of an array's channels, computed window by window.
 
-    Parameters
-    ----------
-    source
-        Anything with numpy-style slicing.
-    axis
-        The axis of the channels.
-    weights
-        One per channel. Values of channels with weight zero are ignored.
+    ``source`` is anything with numpy-style slicing. Values of channels with weight zero
+    are ignored.
     """
 
     def __init__(self, source: Any, axis: int, weights: Sequence[float]) -> None:
@@ -62,13 +56,8 @@ class ChannelMix:
         return mixed
 
     def __dask_tokenize__(self) -> object:
-        """Identify by the array and the weights."""
-        return (
-            "xdreg.ChannelMix",
-            source_identity(self._source),
-            self._axis,
-            self._weights,
-        )
+        identity = source_identity(self._source)
+        return ("xdreg.ChannelMix", identity, self._axis, self._weights)
 
 
 def source_identity(source: Any) -> object:
@@ -94,16 +83,10 @@ def _channel_names(array: xr.DataArray) -> list[str]:
 
 
 def channel_selection(array: xr.DataArray, channel: int | str, name: str) -> Selection:
-    """Return a channel's index, or for ``"luminance"`` each channel's weight.
-
-    Raises
-    ------
-    InputError
-        If the image has no such channel, or for luminance is not RGB or RGBA.
-    """
+    """Return a channel's index, or for ``"luminance"`` each channel's weight."""
     own = channel != LUMINANCE or has_channel(array, LUMINANCE)
     if own or "c" not in array.dims:
-        return channel_index(array, channel, name)
+        return _channel_index(array, channel, name)
     labels = _channel_names(array)
     if array.sizes["c"] not in (3, 4):
         msg = (
@@ -111,13 +94,12 @@ def channel_selection(array: xr.DataArray, channel: int | str, name: str) -> Sel
             f"{array.sizes['c']} channels; choose one by number or name"
         )
         raise InputError(msg)
-    order = [label.lower() for label in labels] or list(LUMINANCE_WEIGHTS)
+    unnamed = [*LUMINANCE_WEIGHTS, "alpha"][: array.sizes["c"]]
+    order = [label.lower() for label in labels] or unnamed
     for names in (tuple(LUMINANCE_WEIGHTS), ("r", "g", "b")):
         if set(names) <= set(order):
             weights = dict(zip(names, LUMINANCE_WEIGHTS.values(), strict=True))
-            return tuple(weights.get(label, 0.0) for label in order) + (0.0,) * (
-                array.sizes["c"] - len(order)
-            )
+            return tuple(weights.get(label, 0.0) for label in order)
     msg = (
         f"channel 'luminance' needs channels red, green and blue, and those of {name} "
         f"are named {labels}; choose one of them, or drop the names with "
@@ -126,14 +108,8 @@ def channel_selection(array: xr.DataArray, channel: int | str, name: str) -> Sel
     raise InputError(msg)
 
 
-def channel_index(array: xr.DataArray, channel: int | str, name: str) -> int:
-    """Return the index of a channel given by index or name.
-
-    Raises
-    ------
-    InputError
-        If the image has no such channel. The message lists its channels.
-    """
+def _channel_index(array: xr.DataArray, channel: int | str, name: str) -> int:
+    """Return the index of a channel given by index or name."""
     if "c" not in array.dims:
         msg = f"channel {channel!r} was given, but {name} has no channel axis 'c'"
         raise InputError(msg)

@@ -21,19 +21,13 @@ class _Opaque:
         self.value, self.step = value, step
 
     def __dask_tokenize__(self) -> object:
-        """Return a token of the step and the value."""
         return ("xdreg.shared", self.step, dask.base.tokenize(self.value))
 
 
 def shared(value: Any, step: str) -> Any:
     """Return a value as one node of a graph, a `dask.delayed.Delayed`.
 
-    Parameters
-    ----------
-    value
-        An object with a token that pickles. It may hold whole images in memory.
-    step
-        Name of the step that uses it.
+    The value has a token and pickles. It may hold whole images in memory.
     """
     return dask.delayed(_value_of, pure=True)(_Opaque(value, step))
 

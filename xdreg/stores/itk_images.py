@@ -217,13 +217,7 @@ def open_image(
 
 
 def read_image(path: str | os.PathLike[str]) -> Any:
-    """Read an image file as an ``itk.Image``.
-
-    Raises
-    ------
-    StoreError
-        If the file does not exist or ITK cannot read it.
-    """
+    """Read an image file as an ``itk.Image``."""
     import itk
 
     address = as_address(path)

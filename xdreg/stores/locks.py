@@ -37,10 +37,7 @@ SILENCE = 120.0
 class Lock:
     """An exclusive lock on a directory.
 
-    Parameters
-    ----------
-    directory
-        Holds the lock's file, which stays there, empty when nobody holds the lock.
+    Its file stays in the directory, empty when nobody holds the lock.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -48,15 +45,6 @@ class Lock:
         self._fd: int | None = None
 
     def __enter__(self) -> Lock:
-        """Acquire the lock.
-
-        Raises
-        ------
-        InputError
-            If another process holds it.
-        StoreError
-            If the directory cannot be written to.
-        """
         try:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
@@ -86,7 +74,6 @@ class Lock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Release the lock."""
         self._released.set()
         if self._fd is not None:
             with contextlib.suppress(OSError):

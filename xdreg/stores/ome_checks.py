@@ -53,9 +53,7 @@ def check_sizes(address: str, options: Mapping[str, Any] | None) -> None:
             size = files.size(document)
         except FileNotFoundError:
             continue
-        if size is None:
-            continue
-        if size > MOST_BYTES:
+        if size is not None and size > MOST_BYTES:
             msg = (
                 f"{address}: {name} has {size} bytes; expected metadata of at most "
                 f"{MOST_BYTES}. It is not read"
@@ -66,13 +64,7 @@ def check_sizes(address: str, options: Mapping[str, Any] | None) -> None:
 
 
 def check_array(address: str, path: str, array: zarr.Array[Any]) -> None:
-    """Raise if an array would run code, or take more memory or time than any image.
-
-    Raises
-    ------
-    StoreError
-        Naming the key and its value.
-    """
+    """Raise if an array would run code, or take more memory or time than any image."""
     where = f"{address}: the array {path!r}"
     unsafe = [name for name in _names(array.metadata.to_dict()) if "pickle" in name]
     if unsafe:

@@ -38,7 +38,7 @@ HTTP_SECONDS = 30
 
 
 def open_group(address: str, storage_options: Mapping[str, Any] | None) -> zarr.Group:
-    """Open a store for reading; raise `StoreError` with the reason if that fails."""
+    """Open a store for reading."""
     import zarr
 
     remote = is_remote(address)
@@ -55,9 +55,9 @@ def open_group(address: str, storage_options: Mapping[str, Any] | None) -> zarr.
     if not remote and not (address and path.exists()):
         msg = f"{address or 'an empty path'} does not exist; check the path"
         raise StoreError(msg)
+    # A relative path may not exist in a worker, which would read zeros.
+    place = address if remote else path
     try:
-        # A relative path may not exist in a worker, which would read zeros.
-        place = address if remote else path
         retry(lambda: check_sizes(str(place), options))
         node = retry(lambda: zarr.open(place, mode="r", storage_options=options))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -147,18 +147,16 @@ def steps_of(address: str, owner: Mapping[str, Any]) -> list[Any]:
 def multiscale_of(address: str, ome: Any) -> dict[str, Any]:
     """Return the first multiscale's metadata as stored.
 
-    Raises
-    ------
-    StoreError
-        If there is none. The message says what the group is and what to open instead.
+    An error says what the group is otherwise and what to open instead.
     """
     found = ome.get("multiscales") if isinstance(ome, dict) else None
     if not found:
-        kind, child = _another_kind(ome) if isinstance(ome, dict) else (None, None)
+        kind, child = _another_kind(ome) if isinstance(ome, dict) else ("", "")
+        if kind:
+            msg = f"{address} is an OME-Zarr {kind}, not an image; open {child}"
+            raise StoreError(msg)
         msg = (
-            f"{address} is an OME-Zarr {kind}, not an image; open {child}"
-            if kind
-            else f"{address} is a Zarr group without OME-Zarr 'multiscales' metadata; "
+            f"{address} is a Zarr group without OME-Zarr 'multiscales' metadata; "
             "check the path, an image may lie in a group below it"
         )
         raise StoreError(msg)
@@ -176,7 +174,7 @@ def multiscale_of(address: str, ome: Any) -> dict[str, Any]:
     return first
 
 
-def _another_kind(ome: dict[str, Any]) -> tuple[str | None, str]:
+def _another_kind(ome: dict[str, Any]) -> tuple[str, str]:
     """Return the kind of a group that is no image, and what to open instead."""
     if "scene" in ome:
         steps = _dicts(ome["scene"], "coordinateTransformations")
@@ -195,18 +193,19 @@ def _another_kind(ome: dict[str, Any]) -> tuple[str | None, str]:
         return "labels group", f"one of {ome['labels']} below it"
     if "bioformats2raw.layout" in ome:
         return "collection", "a series below it, for example '0'"
-    return None, ""
+    return "", ""
 
 
 def _dicts(owner: Any, key: str) -> list[dict[str, Any]]:
     """Return the objects in a list of metadata, without values of other types."""
     values = owner.get(key) if isinstance(owner, dict) else None
-    values = values if isinstance(values, list) else []
+    if not isinstance(values, list):
+        return []
     return [value for value in values if isinstance(value, dict)]
 
 
 def level_array(address: str, group: zarr.Group, dataset: Any) -> zarr.Array[Any]:
-    """Return the array of a level; raise `StoreError` if it is missing or damaged."""
+    """Return the array of a level."""
     import zarr
 
     path: Any = dataset.get("path") if isinstance(dataset, dict) else None
@@ -235,20 +234,19 @@ def _check_axes(
     if not axes or not all(isinstance(axis, dict) for axis in axes):
         msg = f"{address} has no axes with names and types; expected OME-Zarr from 0.4"
         raise StoreError(msg)
-    texts = all(isinstance(axis.get(k), str) for axis in axes for k in ("name", "type"))
-    if not texts:
+    if not all(isinstance(axis.get(k), str) for axis in axes for k in ("name", "type")):
         msg = (
             f"{address} has the axes {axes}; expected each to have a 'name' and a "
             "'type', z, y and x of type 'space'; correct the metadata"
         )
         raise StoreError(msg)
-    names = [axis.get("name") for axis in axes]
-    space = [axis.get("name") for axis in axes if axis.get("type") == "space"]
+    found = [(axis["name"], axis["type"]) for axis in axes]
+    names = [name for name, _ in found]
+    space = [name for name, kind in found if kind == "space"]
     others = set(names) - set(space)
     twice = len(set(names)) < len(names)
     known = space in (["z", "y", "x"], ["y", "x"]) and others <= set(OTHER_DIMS)
     if twice or not known:
-        found = [(axis.get("name"), axis.get("type")) for axis in axes]
         msg = (
             f"{address} has the axes {found}; expected z, y, x or y, x of type "
             "'space', in this order, and optionally t and c; correct the metadata"
@@ -269,11 +267,10 @@ def axes_of(declared: dict[str, Any]) -> list[Any]:
         axes = declared.get("axes")
         return axes if isinstance(axes, list) else []
     # That system may be anywhere in the list.
-    steps = declared["datasets"][0].get("coordinateTransformations")
-    first = steps[0] if isinstance(steps, list) and steps else None
-    end = first.get("output") if isinstance(first, dict) else None
+    steps = _dicts(declared["datasets"][0], "coordinateTransformations")
+    end = steps[0].get("output") if steps else None
     name = end.get("name") if isinstance(end, dict) else end
-    known = [system for system in systems if isinstance(system, dict)]
+    known = _dicts(declared, "coordinateSystems")
     named = [system for system in known if system.get("name") == name]
     axes = next((system.get("axes") for system in named or known), None)
     return axes if isinstance(axes, list) else []
@@ -298,18 +295,17 @@ def composed_scale(
         inner = step.get("transformations") if kind == "sequence" else None
         if isinstance(inner, list):
             pending = [*inner, *pending]
+        elif _are_numbers(values, ndim) and kind == "translation":
+            translation += values
         elif _are_numbers(values, ndim):
-            if kind == "scale":
-                if min(values) <= 0:
-                    msg = (
-                        f"{address}: the level {path!r} has a scale of {values}; "
-                        "expected numbers above zero. Correct the metadata"
-                    )
-                    raise StoreError(msg)
-                scale *= values
-                translation *= values
-            else:
-                translation += values
+            if min(values) <= 0:
+                msg = (
+                    f"{address}: the level {path!r} has a scale of {values}; "
+                    "expected numbers above zero. Correct the metadata"
+                )
+                raise StoreError(msg)
+            scale *= values
+            translation *= values
         elif kind != "identity":
             msg = (
                 f"{address}: the level {path!r} has a transformation {step}; expected "

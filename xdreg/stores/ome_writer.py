@@ -18,7 +18,7 @@ import xarray as xr
 
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
-from xdreg.grid import UNIT_METRES, Grid, pyramid_factors
+from xdreg.grid import UNIT_METRES, Grid, pyramid_factors, whole_per_axis
 from xdreg.stores.ome_zarr import lazy_zarr
 from xdreg.stores.outputs import new_store
 from xdreg.stores.progress import working
@@ -43,47 +43,11 @@ def write_ome_zarr(
     storage_options: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> None:
-    """Write an image as OME-Zarr with its pyramid, chunk by chunk.
+    """Write an image ``([t], [c], [z], y, x)`` as OME-Zarr, chunk by chunk.
 
-    Parameters
-    ----------
-    image : DataArray ([t], [c], [z], y, x)
-        Numpy- or Dask-backed.
-    path
-        Directory or URL. It appears whole or not at all.
-    version
-        OME-Zarr version.
-    levels
-        Number of levels, or fewer if a level has a single voxel. By default levels are
-        added until the longest axis has at most 64 voxels.
-    chunks
-        Size of a chunk along the spatial axes, in voxels.
-    labels
-        Coarsen by picking voxels, not by means.
-    overwrite
-        Replace an existing Zarr store.
-    name
-        Name of the image; by default its own.
-    storage_options
-        For a URL, passed to fsspec.
-    progress
-        Show a progress line on a terminal and in a notebook.
-
-    Raises
-    ------
-    InputError
-        If the image's coordinates are unusable or an option does not exist.
-    StoreError
-        If ``path`` exists and ``overwrite`` is false or it is no Zarr store, or if it
-        cannot be written.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> axis = range(128)
-    >>> image = xr.DataArray(np.eye(128), {"y": axis, "x": axis}, ("y", "x"))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_ome_zarr(image, f"{folder}/eye.ome.zarr")
+    ``levels`` are fewer if one has a single voxel. By default they are added until the
+    longest axis has at most 64 voxels. ``chunks`` are voxels along the spatial axes.
+    ``labels`` coarsens by picking voxels, not by means.
     """
     layout = make_layout(image, version, levels, chunks, name)
     with (
@@ -102,22 +66,10 @@ def write_ome_zarr(
 
 @dataclass(frozen=True)
 class Layout:
-    """Layout of the store of an image.
+    """Layout of the store of an image ``([t], [c], [z], y, x)``.
 
-    Parameters
-    ----------
-    image : DataArray ([t], [c], [z], y, x)
-        The finest level. Its values are not used.
-    grids
-        Geometry of every level.
-    factors
-        Coarsening of each axis from each level to the next.
-    chunks
-        Size of a chunk along the spatial axes, in voxels.
-    version
-        OME-Zarr version.
-    name
-        Name of the image.
+    ``factors`` coarsen each spatial axis from each level to the next. ``chunks`` are
+    voxels along the spatial axes.
     """
 
     image: xr.DataArray
@@ -135,13 +87,7 @@ def make_layout(
     chunks: int | Sequence[int] | None,
     name: str | None,
 ) -> Layout:
-    """Check the arguments of `write_ome_zarr` and fill in defaults.
-
-    Raises
-    ------
-    InputError
-        If the image's coordinates are unusable or an option does not exist.
-    """
+    """Check the arguments of `write_ome_zarr` and fill in defaults."""
     _check_values(image)
     grid = grid_of(image)
     others = [str(d) for d in image.dims if d not in grid.dims]
@@ -189,16 +135,8 @@ def _check_values(image: xr.DataArray) -> None:
 def _chunk_shape(chunks: int | Sequence[int] | None, grid: Grid) -> tuple[int, ...]:
     if chunks is None:
         return tuple(min(CHUNK[grid.ndim], n) for n in grid.shape)
-    values: list[Any] = [chunks] * grid.ndim
-    if isinstance(chunks, Sequence) and not isinstance(chunks, str):
-        values = list(chunks)
-    whole = [
-        isinstance(v, int | np.integer) and not isinstance(v, bool) for v in values
-    ]
-    if len(values) != grid.ndim or not all(whole) or min(values) < 1:
-        msg = f"chunks must be 1 or {grid.ndim} whole numbers from 1, got {chunks!r}"
-        raise InputError(msg)
-    return tuple(min(int(v), n) for v, n in zip(values, grid.shape, strict=True))
+    sizes = whole_per_axis(chunks, grid.ndim, "chunks", minimum=1)
+    return tuple(min(size, n) for size, n in zip(sizes, grid.shape, strict=True))
 
 
 def ome_units(units: str | None) -> str | None:
@@ -223,9 +161,9 @@ def lay_out(path: Path, layout: Layout) -> None:
         nz.Axis(name=d, type=kinds.get(d, "space"), unit=axes_units.get(d))
         for d in dims
     ]
+    steps = [_step_and_start(image, dim) for dim in others]
     images, datasets = [], []
     for i, grid in enumerate(grids):
-        steps = [_step_and_start(image, dim) for dim in others]
         scale = [step for step, _ in steps] + list(grid.spacing)
         translation = [start for _, start in steps] + list(grid.origin)
         shape = tuple(image.sizes[d] for d in others) + grid.shape
@@ -266,12 +204,7 @@ def compression(version: str) -> dict[str, Any]:
 
     Level 1 takes a third of the default's time, for 10 % more size. Blosc is faster
     still, but numcodecs decodes a truncated chunk of it without an error, to whatever
-    follows it in memory.
-
-    Parameters
-    ----------
-    version
-        OME-Zarr version. Chunks have checksums from 0.5 on.
+    follows it in memory. Chunks have checksums from OME-Zarr 0.5 on.
     """
     if version == "0.4":
         return {"compressor": {"id": "zstd", "level": 1}}
@@ -280,13 +213,7 @@ def compression(version: str) -> dict[str, Any]:
 
 
 def _step_and_start(image: xr.DataArray, dim: str) -> tuple[float, float]:
-    """Return scale and translation of a time axis; 1 and 0 without numeric times.
-
-    Raises
-    ------
-    InputError
-        If the times are not evenly spaced, which OME-Zarr cannot represent.
-    """
+    """Return scale and translation of a time axis; 1 and 0 without numeric times."""
     if dim != "t" or "t" not in image.coords or image["t"].dtype.kind not in "iuf":
         return 1.0, 0.0
     times = image["t"].values.astype(np.float64)

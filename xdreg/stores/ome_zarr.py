@@ -137,10 +137,7 @@ def lazy_zarr(source: zarr.Array[Any]) -> dask.array.Array:
 
 
 def modification_time(source: zarr.Array[Any]) -> int | None:
-    """Return when a local array was written, to distinguish it from an overwritten one.
-
-    A cluster may hold both.
-    """
+    """Return when a local array was written, to notice that it was overwritten."""
     from zarr.storage import LocalStore
 
     if not isinstance(source.store, LocalStore):

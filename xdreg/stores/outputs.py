@@ -34,14 +34,9 @@ MARK = ".xdreg-unfinished"
 
 
 class Output:
-    """A store while it is written.
+    """A store while it is written, locally or at a URL.
 
-    Parameters
-    ----------
-    folder
-        A local directory for metadata and small arrays.
-    url, storage_options
-        Location of the store, unless it is ``folder``.
+    Metadata and small arrays are written to ``folder``, a local directory.
     """
 
     def __init__(
@@ -92,34 +87,14 @@ def new_store(
     overwrite: bool,
     storage_options: StorageOptions = None,
 ) -> Iterator[Output]:
-    """Write a Zarr store that appears when the body succeeds.
-
-    Parameters
-    ----------
-    path
-        Local directory or URL.
-    overwrite
-        Replace an existing store.
-    storage_options
-        For a URL, passed to fsspec.
-
-    Yields
-    ------
-    Output
-
-    Raises
-    ------
-    StoreError
-        If ``path`` exists and ``overwrite`` is false, or it cannot be written.
-    """
+    """Write a Zarr store that appears when the body succeeds."""
     address = as_address(path)
-    with writing(address):
-        if is_remote(address):
-            with _remote(address.rstrip("/"), overwrite, storage_options) as output:
-                yield output
-        else:
-            with _local(Path(address).absolute(), overwrite) as output:
-                yield output
+    if is_remote(address):
+        store = _remote(address.rstrip("/"), overwrite, storage_options)
+    else:
+        store = _local(Path(address).absolute(), overwrite)
+    with writing(address), store as output:
+        yield output
 
 
 @contextlib.contextmanager
@@ -128,18 +103,16 @@ def writing(
 ) -> Iterator[None]:
     """Raise errors of disks and servers as `StoreError` with a remedy.
 
-    Parameters
-    ----------
-    place
-        What is written.
-    rest
-        End of the message: what remains of it.
+    ``rest`` ends the message: what remains of the output.
     """
     try:
         yield
     except XdregError:
         raise
     except Exception as error:
+        if isinstance(error, NotImplementedError) and is_remote(str(place)):
+            msg = f"{place} cannot be written: its protocol is for reading only"
+            raise StoreError(msg) from error
         if not is_store_error(error):
             raise
         msg = (
@@ -205,9 +178,6 @@ def _remote(
             yield output
             output.finish()
             files.rm_file(f"{place}/{MARK}")
-        except NotImplementedError as error:
-            msg = f"{url} cannot be written: its protocol is for reading only"
-            raise StoreError(msg) from error
         except BaseException:
             with contextlib.suppress(Exception):
                 remove_store(files, place, {MARK})
@@ -217,16 +187,10 @@ def _remote(
 def remote_place(
     url: str, overwrite: bool, storage_options: StorageOptions
 ) -> tuple[Any, str, set[str]]:
-    """Return the file system of a URL, the path in it, and the names found there.
-
-    Raises
-    ------
-    StoreError
-        If they must not be replaced, or the file system is unknown.
-    """
+    """Return the file system of a URL, the path in it, and the names found there."""
     try:
-        files, place = filesystem(url, dict(storage_options or {}))
-        names = {path.rpartition("/")[2] for path in list_folder(files, place)}
+        files, place = filesystem(url, storage_options)
+        names = set(list_names(files, place))
     except (ImportError, ValueError) as error:
         msg = f"{url} cannot be written: {error}; pip install 'xdreg[remote]'"
         raise StoreError(msg) from error
@@ -251,20 +215,22 @@ def remove_store(files: Any, place: str, names: set[str]) -> None:
     files.invalidate_cache()
 
 
-def list_folder(files: Any, place: str) -> list[str]:
-    """Return the paths in a folder, none if it does not exist."""
+def list_names(files: Any, place: str) -> list[str]:
+    """Return the names in a folder, none if it does not exist."""
     files.invalidate_cache()
     try:
-        return [str(entry) for entry in files.ls(place, detail=False)]
+        return [
+            str(entry).rpartition("/")[2] for entry in files.ls(place, detail=False)
+        ]
     except FileNotFoundError:
         return []
 
 
-def filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
+def filesystem(url: str, options: StorageOptions) -> tuple[Any, str]:
     """Return the file system of a URL or path, and the path in it."""
     import fsspec
 
-    files, place = fsspec.core.url_to_fs(url, **options)
+    files, place = fsspec.core.url_to_fs(url, **(options or {}))
     return files, str(place).rstrip("/")
 
 
@@ -272,11 +238,6 @@ def check_target(target: str | os.PathLike[str], *, overwrite: bool) -> None:
     """Raise if a local output exists, or its folder does not.
 
     Only a Zarr or N5 store, or an empty directory, is ever overwritten.
-
-    Raises
-    ------
-    StoreError
-        With the remedy.
     """
     target = Path(target)
     if target.exists() and not overwrite:
@@ -288,13 +249,7 @@ def check_target(target: str | os.PathLike[str], *, overwrite: bool) -> None:
 
 
 def check_file(target: Path, *, overwrite: bool) -> None:
-    """Raise if a file exists, is not a file, or its folder does not exist.
-
-    Raises
-    ------
-    StoreError
-        With the remedy.
-    """
+    """Raise if a file exists, is not a file, or its folder does not exist."""
     if target.exists() and not (overwrite and target.is_file()):
         raise _exists(target)
     if not target.parent.exists():

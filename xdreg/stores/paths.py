@@ -8,19 +8,7 @@ from xdreg.errors import InputError
 
 
 def as_address(path: object, name: str = "path") -> str:
-    """Return a path or URL as text.
-
-    Raises
-    ------
-    InputError
-        If it is neither text nor a path object, or contains a null character.
-
-    Examples
-    --------
-    >>> from pathlib import PurePosixPath
-    >>> as_address(PurePosixPath("run") / "field.ome.zarr")
-    'run/field.ome.zarr'
-    """
+    """Return a path or URL as text; ``name`` is that of the argument in an error."""
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str) or "\0" in text:
         msg = f"{name} must be a path or a URL as text, got {path!r}"

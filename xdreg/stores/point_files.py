@@ -48,12 +48,7 @@ _NORMALS = ("nx", "ny", "nz", "Normals", "normals", "obj:vn")
 class PointFile:
     """The points of a file, and a function that writes the file with moved points.
 
-    Parameters
-    ----------
-    points : (n, ndim), physical units
-        In dims order.
-    write
-        Function of a path and an array like ``points``.
+    ``points`` are ``(n, ndim)`` in dims order, in physical units.
     """
 
     points: NDArray[np.float64]
@@ -61,13 +56,7 @@ class PointFile:
 
 
 def kind_of(path: Path) -> str:
-    """Return ``"CSV"``, ``"GeoJSON"``, ``"Parquet"`` or ``"mesh"``, by the suffix.
-
-    Raises
-    ------
-    InputError
-        If the suffix belongs to none of them.
-    """
+    """Return ``"CSV"``, ``"GeoJSON"``, ``"Parquet"`` or ``"mesh"``, by the suffix."""
     suffix = path.suffix.lower()
     if suffix in _KINDS:
         return _KINDS[suffix]
@@ -86,26 +75,7 @@ def kind_of(path: Path) -> str:
 
 
 def read_points(path: Path, dims: Sequence[str]) -> PointFile:
-    """Read the points of a file.
-
-    Parameters
-    ----------
-    path
-        The file; its suffix decides its kind.
-    dims
-        Spatial dims of the points, slowest first.
-
-    Returns
-    -------
-    PointFile
-
-    Raises
-    ------
-    StoreError
-        If the file cannot be read.
-    InputError
-        If it holds no points of these dims.
-    """
+    """Read the points of a file, whose spatial dims are ``dims``, slowest first."""
     readers = {
         "CSV": _read_csv,
         "GeoJSON": _read_geojson,

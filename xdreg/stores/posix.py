@@ -37,10 +37,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 def try_lock(fd: int) -> bool | None:
     """Lock an open file until it is closed, without waiting.
 
-    Returns
-    -------
-    bool or None
-        Whether this process has the lock now; None if the file system has no locks.
+    Return whether this process has the lock now; None if the file system has no locks.
     """
     try:
         if WINDOWS:
@@ -118,14 +115,8 @@ def end_with_parent(parent: int, lifeline: int | None) -> None:
     """End this process when its parent ends, even in a call that never returns.
 
     On Linux the kernel ends it, by the signal SIGIO, because native code may hold the
-    GIL forever. On other systems a thread does.
-
-    Parameters
-    ----------
-    parent
-        Process number, watched where there is no lifeline.
-    lifeline
-        This process's end, from `make_lifeline`.
+    GIL forever. On other systems a thread does. Without a lifeline, it watches the
+    process number ``parent``.
     """
     if lifeline is not None and sys.platform == "linux":
         import fcntl

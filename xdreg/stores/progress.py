@@ -29,12 +29,7 @@ def _shown(console: Console, *, enabled: bool) -> bool:
 def working(description: str, *, enabled: bool) -> Iterator[None]:
     """Show a line with the finished Dask tasks while the body runs.
 
-    Parameters
-    ----------
-    description
-        Text of the line.
-    enabled
-        True shows the line on a terminal and in a notebook, False nowhere.
+    If enabled, it shows on a terminal and in a notebook.
     """
     console = Console(stderr=True)
     if not _shown(console, enabled=enabled):

@@ -38,13 +38,8 @@ COARSEST = {2: 64, 3: 32}
 class Pyramid:
     """An image at its levels, finest first.
 
-    Parameters
-    ----------
-    arrays
-        The image at every level, or None if no store has the level, so that it must be
-        made from the one before.
-    grids
-        Geometry of every level, all in the same unit.
+    An array is None if no store has the level, so that it must be made from the one
+    before. All grids are in the same unit.
     """
 
     arrays: tuple[xr.DataArray | None, ...]
@@ -79,12 +74,8 @@ class Pyramid:
 
     def bytes_made(self, level: int) -> int:
         """Return the bytes of all levels that must be made to get ``level``."""
-        made = zip(self.arrays[: level + 1], self.grids, strict=False)
-        return sum(
-            self.dtype(i).itemsize * grid.size
-            for i, (array, grid) in enumerate(made)
-            if array is None
-        )
+        made = [i for i in range(level + 1) if self.arrays[i] is None]
+        return sum(self.dtype(i).itemsize * self.grids[i].size for i in made)
 
     def level_like(self, grid: Grid) -> int:
         """Return the level whose spacing is nearest to that of ``grid``."""
@@ -133,17 +124,7 @@ def image_levels(image: Any, name: str) -> list[xr.DataArray]:
 def build_pyramid(
     levels: Sequence[xr.DataArray], name: str, units: str | None = OWN_UNITS
 ) -> Pyramid:
-    """Return an image's pyramid, extended by levels coarser than the stored ones.
-
-    Parameters
-    ----------
-    levels
-        Its stored levels, from `image_levels`.
-    name
-        What to call it in an error.
-    units
-        Unit of length of all grids; by default the image's own.
-    """
+    """Return an image's pyramid, extended by levels coarser than the stored ones."""
     arrays: list[xr.DataArray | None] = [*levels]
     grids = [grid_of(level, name) for level in levels]
     target = grids[0].units if units == OWN_UNITS else units
@@ -159,20 +140,9 @@ def downsample(
 ) -> dask.array.Array:
     """Coarsen the last axes of an array, dropping a remainder at their ends.
 
-    Parameters
-    ----------
-    array : ([t], [c], [z], y, x)
-        The finer level.
-    factors
-        Voxels per coarse voxel, for the last axes.
-    labels
-        Take one voxel of each group, not the mean, which would invent labels.
-
-    Returns
-    -------
-    dask.array.Array
-        Means are computed in float and rounded for integer dtypes. Those of 64-bit
-        integers are exact to 53 bits.
+    Means are computed in float and rounded for integer dtypes. Those of 64-bit integers
+    are exact to 53 bits. For labels, one voxel of each group is taken, because means
+    would invent labels.
     """
     steps = (1,) * (array.ndim - len(factors)) + tuple(factors)
     trimmed = array[

@@ -47,33 +47,24 @@ class LazyArray:
         self.shape, self.dtype = array.shape, array.dtype
 
     def __getitem__(self, index: tuple[int | slice, ...]) -> NDArray[Any]:
-        """Compute a window in the calling thread."""
         return np.asarray(self._array[index].compute(scheduler="synchronous"))
 
     def __dask_tokenize__(self) -> object:
-        """Identify by the Dask array's name."""
         return ("xdreg.LazyArray", self._array.name)
 
 
 class ImageReader:
     """A reader of one channel, or a mix of channels, at one time point.
 
-    Parameters
-    ----------
-    source
-        Anything with numpy-style slicing: a Zarr or numpy array, a `LazyArray` or a
-        `ChannelMix`.
-    grid
-        Geometry of the spatial axes.
-    axes
-        For each axis of ``source``, its spatial dim, or the index to take.
+    ``source`` is anything with numpy-style slicing: a Zarr or numpy array, a
+    `LazyArray` or a `ChannelMix`. ``axes`` are, for each of its axes, the spatial dim
+    or the index to take.
     """
 
     def __init__(self, source: Any, grid: Grid, axes: tuple[str | int, ...]) -> None:
         self.source, self.grid, self.axes = source, grid, axes
 
     def __dask_tokenize__(self) -> object:
-        """Identify by the source's content or address."""
         geometry = normalize_token((self.grid, self.axes))
         return ("xdreg.ImageReader", source_identity(self.source), geometry)
 
@@ -126,12 +117,9 @@ class ImageReader:
     def _halves(
         self, window: Sequence[slice]
     ) -> tuple[int, tuple[slice, ...], tuple[slice, ...]] | None:
-        """Cut a window between two chunks; return None if it is within one.
+        """Return an axis to cut a window between two chunks, and both parts.
 
-        Returns
-        -------
-        axis, one, other
-            The axis that is cut, and both parts.
+        None if the window is within one chunk.
         """
         source = self.source
         chunks = getattr(source, "shards", None) or getattr(source, "chunks", None)
@@ -160,19 +148,9 @@ class ImageReader:
     ) -> NDArray[np.bool_]:
         """Return the image as a mask on another grid, by the nearest voxel.
 
-        A mask finer than the target is read with a stride, so memory is bounded by the
-        target. The result is false outside the mask's own region.
-
-        Parameters
-        ----------
-        target
-            Grid of the result.
-        displacement, displacement_grid
-            A field around the target that maps it into the mask; by default none.
-
-        Returns
-        -------
-        (*target.shape) bool
+        The displacement, around the target, maps it into the mask. A mask finer than
+        the target is read with a stride, so memory is bounded by the target. The result
+        is false outside the mask's own region.
         """
         if displacement is None or displacement_grid is None:
             identity = np.eye(target.ndim + 1)
@@ -237,29 +215,11 @@ def image_reader(
     grid: Grid | None = None,
     select: Mapping[str, Selection] | None = None,
 ) -> ImageReader:
-    """Return the reader of an image.
+    """Return the reader of an image ``([t], [c], [z], y, x)``.
 
-    Parameters
-    ----------
-    array : DataArray ([t], [c], [z], y, x)
-        The image.
-    name
-        What to call it in an error.
-    grid
-        Its geometry, perhaps in other units; by default from its coordinates.
-    select
-        Time point ``t`` and channel ``c`` to read, or a weight per channel. Needed for
-        axes of several points or channels.
-
-    Returns
-    -------
-    ImageReader
-
-    Raises
-    ------
-    InputError
-        If the geometry or the dtype is unusable, or an axis of several channels or time
-        points has no selection.
+    ``grid`` may be in other units than the coordinates. ``select`` holds the time point
+    ``t`` and the channel ``c`` to read, or a weight per channel. It is needed for axes
+    of several points or channels.
     """
     dims = spatial_dims(array, name)
     grid = grid_of(array, name) if grid is None else grid
@@ -289,6 +249,6 @@ def image_reader(
             raise InputError(msg, channel=0)
         if isinstance(index, tuple):
             source = ChannelMix(source, axis, index)
-            continue
-        axes.append(index)
+        else:
+            axes.append(index)
     return ImageReader(source, grid, tuple(axes))

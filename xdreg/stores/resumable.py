@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 import numpy as np
 
-from xdreg.errors import StoreError
 from xdreg.stores.locks import LOCK, Lock
 from xdreg.stores.outputs import (
     MARK,
     Output,
     check_target,
     filesystem,
-    list_folder,
+    list_names,
     partial_path,
     publish,
     remote_place,
@@ -55,19 +54,15 @@ def checksum(values: NDArray[Any]) -> int:
 
 
 class Journal:
-    """Record of the written regions of a store; it pickles, so that workers can add.
+    """Record of the written regions of a store, in a folder at a local path or a URL.
 
-    Parameters
-    ----------
-    address, storage_options
-        The folder, a local path or a URL.
+    It pickles, so that workers can add to it.
     """
 
     def __init__(self, address: str, storage_options: StorageOptions = None) -> None:
-        self._address, self._options = address, dict(storage_options or {})
+        self._address, self._options = address, storage_options
 
     def __dask_tokenize__(self) -> object:
-        """Identify by address."""
         return ("xdreg.Journal", self._address)
 
     def description(self) -> str | None:
@@ -87,8 +82,7 @@ class Journal:
 
     def entries(self) -> dict[str, int]:
         """Return the checksum of every written region."""
-        names = [entry.rpartition("/")[2] for entry in list_folder(*self._open())]
-        parts = [name.rpartition("-") for name in names]
+        parts = [name.rpartition("-") for name in list_names(*self._open())]
         return {region: int(number, 16) for region, dash, number in parts if dash}
 
     def _open(self) -> tuple[Any, str]:
@@ -109,42 +103,18 @@ def resumable_store(
 ) -> Iterator[tuple[Output, Journal]]:
     """Write a Zarr store that appears when the body succeeds, in one call or several.
 
-    Parameters
-    ----------
-    path
-        Local directory or URL.
-    description
-        Everything that determines the bits of the result. The rest of an earlier call
-        is continued if its description was the same, otherwise removed.
-    overwrite
-        Replace an existing store.
-    storage_options
-        For a URL, passed to fsspec.
-
-    Yields
-    ------
-    output : Output
-        Writing its metadata again keeps voxels that are there.
-    journal : Journal
-        The regions that are written, to be added to.
-
-    Raises
-    ------
-    StoreError
-        If ``path`` exists and ``overwrite`` is false, or it cannot be written.
-    InputError
-        If another process is writing it.
+    ``description`` is everything that determines the bits of the result. The rest of an
+    earlier call is continued if its description was the same, otherwise removed.
+    Writing the output's metadata again keeps voxels that are there.
     """
     address = as_address(path)
-    with writing(address, "what is done is kept, the same call goes on from there"):
-        if is_remote(address):
-            with _remote(
-                address.rstrip("/"), description, overwrite, storage_options
-            ) as both:
-                yield both
-        else:
-            with _local(Path(address).absolute(), description, overwrite) as both:
-                yield both
+    if is_remote(address):
+        store = _remote(address.rstrip("/"), description, overwrite, storage_options)
+    else:
+        store = _local(Path(address).absolute(), description, overwrite)
+    kept = "what is done is kept, the same call goes on from there"
+    with writing(address, kept), store as both:
+        yield both
 
 
 @contextlib.contextmanager
@@ -186,13 +156,9 @@ def _remote(
     journal = Journal(f"{url}/{MARK}", storage_options)
     with tempfile.TemporaryDirectory(prefix="xdreg-") as scratch:
         output = Output(Path(scratch) / "store", url, storage_options)
-        try:
-            if journal.description() != description:
-                remove_store(files, place, names)
-                journal.begin(description)
-            yield output, journal
-            output.finish()
-            files.rm(f"{place}/{MARK}", recursive=True)
-        except NotImplementedError as error:
-            msg = f"{url} cannot be written: its protocol is for reading only"
-            raise StoreError(msg) from error
+        if journal.description() != description:
+            remove_store(files, place, names)
+            journal.begin(description)
+        yield output, journal
+        output.finish()
+        files.rm(f"{place}/{MARK}", recursive=True)

@@ -46,13 +46,8 @@ def is_store_error(error: Exception) -> bool:
 def retry(read: Callable[[], T], *, remote: bool = False) -> T:
     """Return what ``read`` returns, calling it again after errors that may pass.
 
-    Parameters
-    ----------
-    read
-        Function without arguments.
-    remote
-        Whether data travels, so that it may arrive damaged though it is stored whole.
-        Then every error may pass.
+    From a remote store, every error may pass: data may arrive damaged though it is
+    stored whole.
     """
     wait = FIRST_WAIT
     for _ in range(TRIES - 1):
@@ -69,13 +64,7 @@ def retry(read: Callable[[], T], *, remote: bool = False) -> T:
 
 
 def retry_read(read: Callable[[], T], what: str, *, remote: bool = False) -> T:
-    """Read a part of an image as `retry` does.
-
-    Raises
-    ------
-    UnreadableError
-        If it cannot be read, named as ``what``.
-    """
+    """Read a part of an image as `retry` does; if it fails, raise `UnreadableError`."""
     try:
         return retry(read, remote=remote)
     except (UnreadableError, MemoryError):
