@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+from contextlib import contextmanager
 from urllib.parse import unquote
 
 import numpy as np
@@ -19,6 +21,17 @@ ODD = [
 #: Address of a Neuroglancer, which is not asked.
 VIEWER = "https://viewer.example/app/"
 HOSTILE = '"><script>window.hacked = 1</script><img src=x onerror="window.hacked=1">'
+
+
+@contextmanager
+def serving(server):
+    """Serve in a thread until the end of the block, and close the server."""
+    with server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
 
 
 def state_of(link):

@@ -5,7 +5,7 @@ import xarray as xr
 
 import xdreg
 from tests.helpers.fields import Known, noisy_moving
-from tests.helpers.viewers import VIEWER, write_hostile
+from tests.helpers.viewers import VIEWER, serving, write_hostile
 from xdreg.coordinates import coordinates
 from xdreg.views import report, report_figures
 from xdreg.views.neuroglancer import serve
@@ -49,10 +49,8 @@ def scene():
 def served(scene):
     """Return a running server of the scene's images, and the link to see them."""
     server, link = serve(scene, VIEWER)
-    server.start()
-    yield server, link
-    server.shutdown()
-    server.server_close()
+    with serving(server):
+        yield server, link
 
 
 @pytest.fixture(scope="session")

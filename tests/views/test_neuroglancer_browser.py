@@ -11,7 +11,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from tests.helpers.viewers import CHROMIUM, state_of
+from tests.helpers.viewers import CHROMIUM, serving, state_of
 from xdreg.views.neuroglancer import serve
 
 neuroglancer = pytest.importorskip("neuroglancer")
@@ -37,25 +37,20 @@ def viewer():
 def test_fixed_and_warped_lie_over_each_other(scene, viewer):
     url = urlsplit(viewer.get_viewer_url())
     server, link = serve(scene, f"{url.scheme}://{url.netloc}")
-    server.start()
     viewer.set_state(state_of(link))
-    try:
-        with playwright.sync_playwright() as driver:
-            chromium = driver.chromium.launch(
-                executable_path=CHROMIUM, args=["--no-sandbox", *SOFTWARE_GL]
-            )
-            page = chromium.new_page(viewport={"width": 800, "height": 600})
-            errors = []
-            page.on("pageerror", lambda error: errors.append(str(error)))
-            page.goto(viewer.get_viewer_url())
-            until = time.monotonic() + PATIENCE
-            while not (shown := _yellow_share(page)) > 0.05:
-                assert time.monotonic() < until, f"{shown:.1%} of it is drawn"
-                page.wait_for_timeout(500)
-            chromium.close()
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(server), playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", *SOFTWARE_GL]
+        )
+        page = chromium.new_page(viewport={"width": 800, "height": 600})
+        errors = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(viewer.get_viewer_url())
+        until = time.monotonic() + PATIENCE
+        while not (shown := _yellow_share(page)) > 0.05:
+            assert time.monotonic() < until, f"{shown:.1%} of it is drawn"
+            page.wait_for_timeout(500)
+        chromium.close()
     assert errors == []
 
 

@@ -10,6 +10,7 @@ import pytest
 import zarr
 
 import xdreg
+from tests.helpers.viewers import serving
 from xdreg.coordinates import grid_of
 from xdreg.stores.readers import image_reader
 from xdreg.views.neuroglancer_server import ImageServer
@@ -101,10 +102,9 @@ def test_the_secret_is_needed(served):
 
 def test_types_that_browsers_lack():
     image = xdreg.datasets.phantom_pair((30, 40)).fixed.astype("float64")
-    with ImageServer({"a": [image_reader(image)]}, origin="http://x") as server:
-        server.start()
+    images = {"a": [image_reader(image)]}
+    with serving(ImageServer(images, origin="http://x")) as server:
         found = xdreg.open_ome_zarr(server.url("a"), level=0).compute()
-        server.shutdown()
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, image.astype("float32"))
 
@@ -127,10 +127,10 @@ def test_a_chunk_that_cannot_be_read_is_an_error(caplog):
             msg = "the disk is away"
             raise xdreg.StoreError(msg)
 
-    with ImageServer({"a": [Broken()]}, origin="http://x") as server:
-        server.start()
-        with pytest.raises(urllib.error.HTTPError, match="500") as failure:
-            fetch(server.url("a") + "/0/c/0/0")
-        server.shutdown()
+    with (
+        serving(ImageServer({"a": [Broken()]}, origin="http://x")) as server,
+        pytest.raises(urllib.error.HTTPError, match="500") as failure,
+    ):
+        fetch(server.url("a") + "/0/c/0/0")
     assert failure.value.read() == b"the disk is away"
     assert server.secret not in caplog.text

@@ -5,7 +5,7 @@ Only the plane is read of a field, and for gradients the points next to it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import dask
@@ -80,17 +80,8 @@ def field_plane(
     smallest = jacobian.coarsen(every, boundary="pad").min()
     values = slab.isel(inner).isel({d: slice(None, None, step) for d in plane.dims})
     vectors, determinants = dask.compute(values.data, smallest.data)
-    picture = Plane(
-        replace(
-            plane.grid,
-            shape=tuple(-(-n // step) for n in plane.grid.shape),
-            spacing=tuple(
-                s * every.get(d, 1)
-                for d, s in zip(grid.dims, plane.grid.spacing, strict=True)
-            ),
-        ),
-        plane.cut,
-    )
+    steps = [every.get(dim, 1) for dim in grid.dims]
+    picture = Plane(plane.grid.strided(steps), plane.cut)
     vectors = np.asarray(vectors, np.float32)
     local = _local_part(vectors, picture, affine_part(open_displacement(field)))
     return FieldPlane(picture, vectors, local, np.asarray(determinants, np.float32))

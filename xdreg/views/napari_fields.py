@@ -40,7 +40,7 @@ VECTOR_BYTES = 2**28
 ARROW_SPACING = "arrow_spacing"
 
 
-def field_layers(field: xr.Dataset, name: str = "field") -> list[LayerData]:
+def field_layers(field: xr.Dataset) -> list[LayerData]:
     """Return a field as layers: its magnitude, vectors, and the status of its blocks.
 
     Two layers show vectors: the displacement, and the displacement without its affine
@@ -50,30 +50,30 @@ def field_layers(field: xr.Dataset, name: str = "field") -> list[LayerData]:
     reader = open_displacement(field)
     found = read_vectors(reader)
     longest = float(np.linalg.norm(found.displacement, axis=1).max(initial=0.0))
-    layers = [_magnitude_layer(reader, f"{name} magnitude", longest)]
+    layers = [_magnitude_layer(reader, longest)]
     if found.points.size:
         grid, rest = reader.grid, found.deformation()
         layers += [
-            _vector_layer(found, grid, f"{name} displacement", visible=False),
-            _vector_layer(rest, grid, f"{name} deformation", enlarged=True),
+            _vector_layer(found, grid, "field displacement", visible=False),
+            _vector_layer(rest, grid, "field deformation", enlarged=True),
         ]
     blocks = block_grid(field)
     if blocks is not None:
-        layers.append(_status_layer(field, blocks, f"{name} blocks"))
+        layers.append(_status_layer(field, blocks))
     # For the writer, which saves the field of any of them.
     for _, options, _ in layers:
         options["metadata"] = options.get("metadata", {}) | {"field": field}
     return layers
 
 
-def _magnitude_layer(reader: FieldReader, name: str, longest: float) -> LayerData:
+def _magnitude_layer(reader: FieldReader, longest: float) -> LayerData:
     strides = [(1,) * reader.grid.ndim]
     for factors in pyramid_factors(reader.grid, smallest=256):
         strides.append(tuple(k * f for k, f in zip(strides[-1], factors, strict=True)))
     return image_layer(
         [WindowArray(MagnitudeReader(reader, steps)) for steps in strides],
         placement(reader.grid),
-        name=name,
+        name="field magnitude",
         colormap="viridis",
         contrast_limits=(0.0, longest or 1.0),
         visible=False,
@@ -98,16 +98,14 @@ class Vectors:
         return replace(self, displacement=self.points + self.displacement - mapped)
 
 
-def read_vectors(
-    reader: FieldReader, count: int = VECTORS, most: int = VECTOR_BYTES
-) -> Vectors:
-    """Read a field with a stride for some vectors along the longest axis.
+def read_vectors(reader: FieldReader) -> Vectors:
+    """Read a field with a stride that keeps arrows apart.
 
-    Of a field of more bytes than ``most`` only the middle is read, with a warning, as
-    each point costs its whole chunk.
+    Of a large field only the middle is read, with a warning, as each point costs its
+    whole chunk.
     """
     grid = reader.grid
-    window = _middle(grid.shape, most)
+    window = _middle(grid.shape)
     sizes = [len(part) for part in window]
     if sizes != list(grid.shape):
         warnings.warn(
@@ -116,7 +114,7 @@ def read_vectors(
             stacklevel=2,
         )
     longest = max(np.multiply(sizes, grid.spacing))
-    stride = tuple(max(1, round(longest / count / s)) for s in grid.spacing)
+    stride = tuple(max(1, round(longest / VECTORS / s)) for s in grid.spacing)
     places = [
         part[(len(part) - 1) % k // 2 :: k]
         for part, k in zip(window, stride, strict=True)
@@ -130,10 +128,10 @@ def read_vectors(
     return Vectors(points, displacement[known], stride)
 
 
-def _middle(shape: Sequence[int], most: int) -> list[range]:
+def _middle(shape: Sequence[int]) -> list[range]:
     """Return the points of a field per axis, of a large one those of its middle."""
     window = [range(n) for n in shape]
-    while 4 * len(shape) * math.prod(map(len, window)) > most:
+    while 4 * len(shape) * math.prod(map(len, window)) > VECTOR_BYTES:
         axis = int(np.argmax([len(part) for part in window]))
         middle, half = shape[axis] // 2, max(len(window[axis]) // 4, 1)
         window[axis] = range(middle - half, middle + half)
@@ -206,7 +204,7 @@ def _block_geometry(
     return tuple(parts[0] for parts in sizes), (1,) * len(sizes)
 
 
-def _status_layer(field: xr.Dataset, blocks: Grid, name: str) -> LayerData:
+def _status_layer(field: xr.Dataset, blocks: Grid) -> LayerData:
     status = np.asarray(field["block_status"].values, np.int64)
     second = np.indices(status.shape).sum(axis=0) % 2
     # Two labels per status, from 1, as 0 is no label.
@@ -222,7 +220,7 @@ def _status_layer(field: xr.Dataset, blocks: Grid, name: str) -> LayerData:
     options = {
         **placement(blocks),
         **AS_PLANES,
-        "name": name,
+        "name": "field blocks",
         "colormap": colours,
         "features": {"index": list(range(len(names))), "status": names},
         "opacity": 0.3,

@@ -132,11 +132,8 @@ class RegisterWidget(Container):  # type: ignore[misc]
         moving = layer_image(self.moving.value, "moving")
         masks = {
             name: layer_image(widget.value, name)
-            for name, widget in (
-                ("fixed_mask", self.fixed_mask),
-                ("moving_mask", self.moving_mask),
-            )
-            if widget.value is not None
+            for name in ("fixed_mask", "moving_mask")
+            if (widget := getattr(self, name)).value is not None
         }
         options = {
             "stages": PRESETS[self.preset.value](fixed),

@@ -14,7 +14,6 @@ import json
 import logging
 import re
 import secrets
-import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -145,10 +144,6 @@ class ImageServer(ThreadingHTTPServer):
     def url(self, name: str) -> str:
         """Return the address of an image."""
         return f"http://{HOST}:{self.server_port}/{self.secret}/{name}"
-
-    def start(self) -> None:
-        """Serve in a thread until the server is closed."""
-        threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def find(self, path: str) -> bytes | None:
         """Return the content of a path; None without such a path."""

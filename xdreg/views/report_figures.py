@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -20,7 +19,7 @@ from xdreg.views.plot_blocks import block_map
 from xdreg.views.plot_field import draw_grid, draw_jacobian, draw_magnitude, draw_quiver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import xarray as xr
     from numpy.typing import NDArray
@@ -69,17 +68,14 @@ def picture_url(values: NDArray[Any]) -> str:
     return _url(buffer.getvalue())
 
 
-def figure_url(
-    draw: Callable[[Any], None], width: float, height: float, *, fine: float = 1.0
-) -> str:
-    """Return a figure that a function draws, of a size in inches.
-
-    It is made without pyplot, whose state belongs to the user.
-    """
+def _new_figure(width: float, height: float) -> Any:
+    """Return a figure made without pyplot, whose state belongs to the user."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    draw(figure)
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _figure_url(figure: Any, *, fine: float = 1.0) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=fine * DPI)
     return _url(buffer.getvalue())
@@ -96,27 +92,23 @@ def pair_figure(plane: ScenePlane, *, across: bool) -> str:
     """
     overlaid, _, board, gaps = get_args(Style)
     styles = [overlaid, overlaid, board] + ([] if across else [gaps])
-
-    def draw(figure: Any) -> None:
-        axes = figure.subplots(1, len(styles))
-        for number, (ax, style) in enumerate(zip(axes, styles, strict=True)):
-            draw_pair(ax, plane, style, before=number == 0)
-            ax.set_title(f"{style}, {'before' if number == 0 else 'after'}")
-
-    return figure_url(draw, PANEL * len(styles), panel_height(plane.plane, PICTURE))
+    figure = _new_figure(PANEL * len(styles), panel_height(plane.plane, PICTURE))
+    axes = figure.subplots(1, len(styles))
+    for number, (ax, style) in enumerate(zip(axes, styles, strict=True)):
+        draw_pair(ax, plane, style, before=number == 0)
+        ax.set_title(f"{style}, {'before' if number == 0 else 'after'}")
+    return _figure_url(figure)
 
 
 def field_figure(plane: ScenePlane) -> str:
     """Draw the field in a plane: grid, arrows, length, Jacobian determinant."""
-
-    def draw(figure: Any) -> None:
-        axes = figure.subplots(1, 4)
-        draw_grid(axes[0], plane.field, (plane.scene.pair[0], plane.plane))
-        draw_quiver(axes[1], plane.field)
-        draw_magnitude(axes[2], plane.field)
-        draw_jacobian(axes[3], plane.field)
-
-    return figure_url(draw, 4 * PANEL, panel_height(plane.plane, PICTURE) + 0.3)
+    figure = _new_figure(4 * PANEL, panel_height(plane.plane, PICTURE) + 0.3)
+    axes = figure.subplots(1, 4)
+    draw_grid(axes[0], plane.field, (plane.scene.pair[0], plane.plane))
+    draw_quiver(axes[1], plane.field)
+    draw_magnitude(axes[2], plane.field)
+    draw_jacobian(axes[3], plane.field)
+    return _figure_url(figure)
 
 
 def stage_figure(field: xr.Dataset, stage: StageRecord) -> str | None:
@@ -126,57 +118,53 @@ def stage_figure(field: xr.Dataset, stage: StageRecord) -> str | None:
     names = ["status"]
     both = {"similarity_before", "similarity_after"} <= stage.blocks.keys()
     names += ["similarity_after", "gain"] if both else []
-
-    def draw(figure: Any) -> None:
-        axes = np.atleast_1d(figure.subplots(1, len(names)))
-        for ax, name in zip(axes, names, strict=True):
-            block_map(field, name, stage=stage.number, ax=ax)
-
-    return figure_url(draw, 5.2 * len(names), 3.8)
+    figure = _new_figure(5.2 * len(names), 3.8)
+    axes = np.atleast_1d(figure.subplots(1, len(names)))
+    for ax, name in zip(axes, names, strict=True):
+        block_map(field, name, stage=stage.number, ax=ax)
+    return _figure_url(figure)
 
 
 def landmark_figure(errors: LandmarkErrors, units: str | None) -> str:
     """Draw the cumulative distribution of landmark errors."""
-
-    def draw(figure: Any) -> None:
-        ax = figure.subplots()
-        for values, colour, name in (
-            (errors.before, BEFORE_COLOUR, "before"),
-            (errors.after, AFTER_COLOUR, "after"),
-        ):
-            known = np.sort(values[np.isfinite(errors.after)])
-            share = np.arange(1, known.size + 1) / max(known.size, 1)
-            ax.plot(known, 100 * share, ".-", color=colour, label=name, linewidth=1)
-        ax.set_xlabel("error" + in_units(units), parse_math=False)
-        ax.set(ylabel="landmarks with at most this error / %", ylim=(0, 103), xlim=0)
-        ax.grid(color="0.9")
-        ax.legend(frameon=False)
-
-    return figure_url(draw, 6, 3.6)
+    figure = _new_figure(6, 3.6)
+    ax = figure.subplots()
+    for values, colour, name in (
+        (errors.before, BEFORE_COLOUR, "before"),
+        (errors.after, AFTER_COLOUR, "after"),
+    ):
+        known = np.sort(values[np.isfinite(errors.after)])
+        share = np.arange(1, known.size + 1) / max(known.size, 1)
+        ax.plot(known, 100 * share, ".-", color=colour, label=name, linewidth=1)
+    ax.set_xlabel("error" + in_units(units), parse_math=False)
+    ax.set(ylabel="landmarks with at most this error / %", ylim=(0, 103), xlim=0)
+    ax.grid(color="0.9")
+    ax.legend(frameon=False)
+    return _figure_url(figure)
 
 
 def label_figure(overlaps: dict[int, LabelOverlap]) -> str:
     """Draw the Dice coefficient of every label, the worst first."""
     order = sorted(overlaps, key=lambda label: overlaps[label].dice[1])
     before, after = ([overlaps[label].dice[i] for label in order] for i in (0, 1))
-
-    def draw(figure: Any) -> None:
-        ax = figure.subplots()
-        places = np.arange(len(order))
-        ax.vlines(places, before, after, color="0.8", linewidth=1.5)
-        ax.plot(places, before, "o", color=BEFORE_COLOUR, label="before", markersize=4)
-        ax.plot(places, after, "o", color=AFTER_COLOUR, label="after", markersize=4)
-        if len(order) <= 60:
-            ax.set_xticks(places, [str(v) for v in order], rotation=90, fontsize=7)
-        ax.set(xlabel="label", ylabel="Dice", ylim=(-0.03, 1.03))
-        ax.grid(axis="y", color="0.9")
-        ax.legend(frameon=False, loc="lower right")
-
-    return figure_url(draw, 8, 3.6)
+    figure = _new_figure(8, 3.6)
+    ax = figure.subplots()
+    places = np.arange(len(order))
+    ax.vlines(places, before, after, color="0.8", linewidth=1.5)
+    ax.plot(places, before, "o", color=BEFORE_COLOUR, label="before", markersize=4)
+    ax.plot(places, after, "o", color=AFTER_COLOUR, label="after", markersize=4)
+    if len(order) <= 60:
+        ax.set_xticks(places, [str(v) for v in order], rotation=90, fontsize=7)
+    ax.set(xlabel="label", ylabel="Dice", ylim=(-0.03, 1.03))
+    ax.grid(axis="y", color="0.9")
+    ax.legend(frameon=False, loc="lower right")
+    return _figure_url(figure)
 
 
 def block_figure(scene: Scene, partition: Partition, block: Sequence[int]) -> str:
     """Draw a block's window by the field's affine part alone, and by the field."""
+    from matplotlib.patches import Rectangle
+
     fixed, moving = scene.pair
     plane = block_plane(partition, block)
     matrix = affine_part(scene.displacement)
@@ -189,41 +177,29 @@ def block_figure(scene: Scene, partition: Partition, block: Sequence[int]) -> st
     pictures = reference, *(overlay(reference, values) for values in moved)
     low, high = partition.grid.window(partition.core(block)).bounds
     row, column = plane.axes
-
-    def draw(figure: Any) -> None:
-        from matplotlib.patches import Rectangle
-
-        titles = "fixed", "affine part alone", "after"
-        axes = figure.subplots(1, 3, sharey=True)
-        for ax, values, title in zip(axes, pictures, titles, strict=True):
-            picture(ax, values, plane, cmap="gray", vmin=0, vmax=1)
-            ax.set_title(title, fontsize=9)
-            ax.tick_params(labelsize=7)
-            size = high[column] - low[column], high[row] - low[row]
-            core = Rectangle(
-                (low[column], low[row]), *size,
-                fill=False, edgecolor="yellow", linewidth=0.8,
-            )  # fmt: skip
-            ax.add_patch(core)
-        for ax in axes[1:]:
-            ax.set_ylabel("")
-
-    return figure_url(draw, 8.4, panel_height(plane, 2.3), fine=0.8)
+    size = high[column] - low[column], high[row] - low[row]
+    titles = "fixed", "affine part alone", "after"
+    figure = _new_figure(8.4, panel_height(plane, 2.3))
+    axes = figure.subplots(1, 3, sharey=True)
+    for ax, values, title in zip(axes, pictures, titles, strict=True):
+        picture(ax, values, plane, cmap="gray", vmin=0, vmax=1)
+        ax.set_title(title, fontsize=9)
+        ax.tick_params(labelsize=7)
+        core = Rectangle(
+            (low[column], low[row]), *size,
+            fill=False, edgecolor="yellow", linewidth=0.8,
+        )  # fmt: skip
+        ax.add_patch(core)
+    for ax in axes[1:]:
+        ax.set_ylabel("")
+    return _figure_url(figure, fine=0.8)
 
 
 def block_plane(partition: Partition, block: Sequence[int]) -> Plane:
     """Return the plane through the middle of a block's window, in coarse pixels."""
-    window = partition.grid.window(partition.window(block))
-    shape, spacing, origin = list(window.shape), list(window.spacing), [*window.origin]
-    shrink = max(1, -(-max(shape[-2:]) // BLOCK_PIXELS))
-    for axis in (window.ndim - 2, window.ndim - 1):
-        shape[axis] = max(1, shape[axis] // shrink)
-        origin[axis] += 0.5 * (shrink - 1) * spacing[axis]
-        spacing[axis] *= shrink
-    if window.ndim == 3:
-        origin[0] += spacing[0] * (shape[0] // 2)
-        shape[0] = 1
-    grid = replace(
-        window, shape=tuple(shape), spacing=tuple(spacing), origin=tuple(origin)
-    )
-    return Plane(grid, window.dims[0] if window.ndim == 3 else None)
+    grid, cut = partition.grid.window(partition.window(block)), None
+    if grid.ndim == 3:
+        cut, middle = grid.dims[0], grid.shape[0] // 2
+        grid = grid.window([slice(middle, middle + 1), slice(None), slice(None)])
+    shrink = max(1, -(-max(grid.shape[-2:]) // BLOCK_PIXELS))
+    return Plane(grid.coarsen([min(shrink, n) for n in grid.shape]), cut)
