@@ -6,20 +6,17 @@ Only the plane is read of a field, and for gradients the points next to it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import dask
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from xdreg.fields.field import field_grid, open_displacement, ordered_displacement
 from xdreg.fields.measures import jacobian_determinant
 from xdreg.fields.preimage import affine_part
 from xdreg.numerics import kernels
 from xdreg.views.planes import Plane, checked_cut, cut_at
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 #: Most pixels of a field's picture along an axis.
 FIELD_PIXELS = 1024
@@ -50,13 +47,9 @@ class FieldPlane:
         """Return the length of the displacement, ``(rows, columns)``."""
         return np.asarray(np.linalg.norm(self.vectors(affine=affine), axis=0))
 
-    def components(
-        self, *, affine: bool
-    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    def components(self, *, affine: bool) -> NDArray[np.floating]:
         """Return the parts of the displacement along rows and along columns."""
-        rows, columns = self.plane.axes
-        vectors = self.vectors(affine=affine)
-        return vectors[rows], vectors[columns]
+        return self.vectors(affine=affine)[list(self.plane.axes)]
 
 
 def field_plane(

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError, UnreadableError
@@ -21,21 +23,13 @@ from xdreg.fields.field import field_grid
 from xdreg.fields.provenance import registered_channels, selects
 from xdreg.fields.reader import FieldReader
 from xdreg.fields.warp import Interpolation, warp_window
+from xdreg.grid import Grid
 from xdreg.numerics import kernels
-from xdreg.stores.channels import LUMINANCE, channel_selection
+from xdreg.stores.channels import LUMINANCE, Selection, channel_selection
 from xdreg.stores.pyramid import image_levels
-from xdreg.stores.readers import image_reader
+from xdreg.stores.readers import ImageReader, image_reader
 from xdreg.views.pictures import intensity_range, stretched
 from xdreg.views.planes import Plane, checked_cut, cut_at
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from xdreg.grid import Grid
-    from xdreg.stores.channels import Selection
-    from xdreg.stores.readers import ImageReader
 
 #: Least pixels of a picture along its longer axis, where the image has them; it has
 #: less than twice as many.
@@ -198,9 +192,8 @@ class ImageView:
         """
         if displacement is None:
             identity = np.eye(plane.grid.ndim + 1)
-            displacement = FieldReader(
-                *kernels.affine_displacement(identity, plane.grid)
-            )
+            still = kernels.affine_displacement(identity, plane.grid)
+            displacement = FieldReader(*still)
         pixel = min(plane.spacing)
         channels = range(3) if colours else [None]
         found = [

@@ -8,21 +8,17 @@ where a Dask array would compute whole chunks. Like `ImageReader`, readers here 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from dask.array.slicing import normalize_index
+from numpy.typing import NDArray
 
+from xdreg.fields.reader import FieldReader
 from xdreg.fields.warp import Interpolation, as_dtype, warp_window
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from xdreg.fields.reader import FieldReader
-    from xdreg.grid import Grid
-    from xdreg.stores.readers import ImageReader
+from xdreg.grid import Grid
+from xdreg.stores.readers import ImageReader
 
 
 class Reader(Protocol):

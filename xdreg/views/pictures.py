@@ -6,17 +6,14 @@ Pixels are NaN outside an image and where it could not be read.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xdreg.errors import InputError
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Picture = NDArray[np.float32]
-
+Picture = NDArray[np.float32]
 
 #: Ways to show two images in one picture.
 Style = Literal["overlay", "red-green", "checkerboard", "difference"]

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xdreg.errors import InputError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from xdreg.grid import Grid
+from xdreg.grid import Grid
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from numpy.typing import NDArray
 
-    from xdreg.grid import Grid
-    from xdreg.views.planes import Plane
+from xdreg.grid import Grid
+from xdreg.views.planes import Plane
 
 #: Colour of axes where there is no data.
 NOTHING = "0.85"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
 
 from xdreg.errors import InputError
 from xdreg.fields.diagnostics import SEVERITY, status_name
@@ -14,10 +16,6 @@ from xdreg.partition import BlockStatus
 from xdreg.views.planes import checked_dim
 from xdreg.views.plot_axes import NOTHING, axes_or_new, colour_bar, in_units, label
 from xdreg.views.status_colours import status_colour
-
-if TYPE_CHECKING:
-    import xarray as xr
-    from numpy.typing import NDArray
 
 #: Diagnostics that a map can show: title, and which end is bad.
 MEASURES = {

@@ -6,23 +6,20 @@ share.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
 
 from xdreg.views.field_planes import FieldPlane, field_plane, field_plane_near
 from xdreg.views.image_view import ImageView, image_view
 from xdreg.views.pictures import enlargement
+from xdreg.views.planes import Plane
 from xdreg.views.plot_axes import axes_or_new, colour_bar, frame, in_units, picture
 
-if TYPE_CHECKING:
-    import xarray as xr
-    from numpy.typing import NDArray
-
-    from xdreg.views.planes import Plane
-
-    #: An image to draw on, and the plane of it.
-    Ground = tuple[ImageView, Plane] | None
+#: An image to draw on, and the plane of it.
+Ground = tuple[ImageView, Plane] | None
 
 #: Lines of a deformed grid, and arrows, along the longer side.
 GRID_LINES = 32
@@ -81,14 +78,8 @@ def draw_grid(
 ) -> Any:
     """Draw a deformed grid, perhaps on an image."""
     _draw_ground(ax, ground)
-    rows, columns = (
-        start + moved
-        for start, moved in zip(
-            np.meshgrid(*found.plane.positions, indexing="ij"),
-            found.components(affine=affine),
-            strict=True,
-        )
-    )
+    starts = np.stack(np.meshgrid(*found.plane.positions, indexing="ij"))
+    rows, columns = starts + found.components(affine=affine)
     step = _step(found, GRID_LINES)
     look = {"color": "tab:cyan" if ground else "black", "linewidth": 0.6}
     for index in range(0, rows.shape[0], step):

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import ArrayLike
 
-    from xdreg.fields.accuracy import LabelOverlap
     from xdreg.fields.provenance import StageRecord
     from xdreg.views.scene import Scene
 
@@ -182,6 +181,7 @@ def _context(
     if landmarks is not None:
         errors = landmark_errors(field, *landmarks, names=landmark_names)
     overlaps, lonely = ({}, []) if labels is None else label_overlaps(field, *labels)
+    worst_first = dict(sorted(overlaps.items(), key=lambda item: item[1].dice[1]))
     across = content.across_modalities(field)
     agreement = content.similarity(field, planes)
     folds = content.folding(field, planes)
@@ -204,9 +204,12 @@ def _context(
         "errors": errors,
         "error_figure": errors and figures.landmark_figure(errors, grid.units),
         "dice": np.mean([v.dice for v in overlaps.values()] or [(0, 0)], axis=0),
-        "overlaps": _named(overlaps, label_names),
+        "overlaps": [
+            (label, str(label_names.get(label, "")), overlap)
+            for label, overlap in worst_first.items()
+        ],
         "lonely": lonely,
-        "label_figure": figures.label_figure(overlaps) if overlaps else None,
+        "label_figure": figures.label_figure(worst_first) if overlaps else None,
         "blocks": _blocks(scene, last),
     }
 
@@ -219,13 +222,6 @@ def _stage(field: xr.Dataset, stage: StageRecord) -> dict[str, Any]:
         "similarity": mean_similarity(stage),
         "figure": figures.stage_figure(field, stage),
     }
-
-
-def _named(
-    overlaps: Mapping[int, LabelOverlap], names: Mapping[int, object]
-) -> list[tuple[int, str, LabelOverlap]]:
-    order = sorted(overlaps, key=lambda label: overlaps[label].dice[1])
-    return [(v, str(names.get(v, "")), overlaps[v]) for v in order]
 
 
 def _blocks(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import xarray as xr
 from dask.utils import format_bytes
 
 from xdreg.engines.pose import DOUBTFUL, pose_text
 from xdreg.errors import InputError
+from xdreg.fields.accuracy import LabelOverlap, LandmarkErrors
 from xdreg.fields.diagnostics import HARMLESS, status_name
 from xdreg.fields.field import fixed_grid, moving_grid
 from xdreg.fields.measures import folded_share
@@ -22,21 +25,14 @@ from xdreg.fields.provenance import (
     pose_of,
     worst_blocks,
 )
+from xdreg.grid import Grid
 from xdreg.numerics.metrics import mutual_information, normalised_correlation
 from xdreg.partition import BlockStatus
 from xdreg.registration.estimates import PROCESS_BYTES, block_memory
 from xdreg.stages import OWN_METRICS
 from xdreg.views.plot_blocks import MEASURES
+from xdreg.views.scene import ScenePlane
 from xdreg.views.summary import image_text
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import xarray as xr
-
-    from xdreg.fields.accuracy import LabelOverlap, LandmarkErrors
-    from xdreg.grid import Grid
-    from xdreg.views.scene import ScenePlane
 
 #: A field of at most this many numbers is searched for folds; of others the planes.
 MOST_SEARCHED = 2**27

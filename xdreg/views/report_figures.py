@@ -144,17 +144,16 @@ def landmark_figure(errors: LandmarkErrors, units: str | None) -> str:
 
 
 def label_figure(overlaps: dict[int, LabelOverlap]) -> str:
-    """Draw the Dice coefficient of every label, the worst first."""
-    order = sorted(overlaps, key=lambda label: overlaps[label].dice[1])
-    before, after = ([overlaps[label].dice[i] for label in order] for i in (0, 1))
+    """Draw the Dice coefficient of every label, in the order given."""
+    before, after = ([v.dice[i] for v in overlaps.values()] for i in (0, 1))
     figure = _new_figure(8, 3.6)
     ax = figure.subplots()
-    places = np.arange(len(order))
+    places = np.arange(len(overlaps))
     ax.vlines(places, before, after, color="0.8", linewidth=1.5)
     ax.plot(places, before, "o", color=BEFORE_COLOUR, label="before", markersize=4)
     ax.plot(places, after, "o", color=AFTER_COLOUR, label="after", markersize=4)
-    if len(order) <= 60:
-        ax.set_xticks(places, [str(v) for v in order], rotation=90, fontsize=7)
+    if len(overlaps) <= 60:
+        ax.set_xticks(places, [str(v) for v in overlaps], rotation=90, fontsize=7)
     ax.set(xlabel="label", ylabel="Dice", ylim=(-0.03, 1.03))
     ax.grid(axis="y", color="0.9")
     ax.legend(frameon=False, loc="lower right")

@@ -8,26 +8,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
 
 from xdreg.errors import InputError
 from xdreg.fields.field import field_grid, fixed_grid, open_displacement
-from xdreg.grid import pyramid_factors
+from xdreg.fields.reader import FieldReader
+from xdreg.grid import Grid, pyramid_factors
 from xdreg.stores.channels import counterpart
 from xdreg.stores.pyramid import Pyramid, image_levels
+from xdreg.stores.readers import ImageReader
 from xdreg.views.field_planes import FieldPlane, field_plane_near
 from xdreg.views.image_view import ImageView, image_view
 from xdreg.views.lazy_readers import WarpedReader
-
-if TYPE_CHECKING:
-    import numpy as np
-    import xarray as xr
-    from numpy.typing import NDArray
-
-    from xdreg.fields.reader import FieldReader
-    from xdreg.grid import Grid
-    from xdreg.stores.readers import ImageReader
-    from xdreg.views.planes import Plane
+from xdreg.views.planes import Plane
 
 
 @dataclass(frozen=True, eq=False)

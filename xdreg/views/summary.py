@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING
 
 import numpy as np
+import xarray as xr
 from dask.utils import format_bytes
 
 from xdreg.errors import XdregError
 from xdreg.fields.field import field_grid, fixed_grid, moving_grid
 from xdreg.fields.provenance import StageRecord, last_deformable, stages_of
+from xdreg.grid import Grid
 from xdreg.views.status_colours import status_colour
-
-if TYPE_CHECKING:
-    import xarray as xr
-
-    from xdreg.grid import Grid
 
 
 def summary_rows(field: xr.Dataset) -> dict[str, str]:
@@ -42,8 +38,7 @@ def summary_rows(field: xr.Dataset) -> dict[str, str]:
         rows["blocks"] = ", ".join(f"{n} {name}" for name, n in last.statuses.items())
         means = mean_similarity(last)
         if means is not None:
-            before, after = means
-            rows["similarity"] = f"{before:.3f} → {after:.3f}, mean of the blocks"
+            rows["similarity"] = "{:.3f} → {:.3f}, mean of the blocks".format(*means)
     return rows
 
 
