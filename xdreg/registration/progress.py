@@ -23,7 +23,7 @@ from rich.progress import (
 )
 
 from xdreg.partition import BlockStatus
-from xdreg.stores.progress import _shown
+from xdreg.stores.progress import is_shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +81,7 @@ class StageProgress:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
-            disable=not _shown(console, enabled=enabled),
+            disable=not is_shown(console, enabled=enabled),
         )
 
     def __enter__(self) -> StageProgress:

@@ -145,10 +145,7 @@ def steps_of(address: str, owner: Mapping[str, Any]) -> list[Any]:
 
 
 def multiscale_of(address: str, ome: Any) -> dict[str, Any]:
-    """Return the first multiscale's metadata as stored.
-
-    An error says what the group is otherwise and what to open instead.
-    """
+    """Return the first multiscale's metadata as stored."""
     found = ome.get("multiscales") if isinstance(ome, dict) else None
     if not found:
         kind, child = _another_kind(ome) if isinstance(ome, dict) else ("", "")
@@ -331,16 +328,9 @@ def _metadata_documents(
     from zarr.core.buffer import default_buffer_prototype
 
     documents: dict[str, bytes] = {}
-    nodes: dict[str, zarr.Group | zarr.Array[Any]] = {"": group}
     below = len(group.path) + 1 if group.path else 0
-    for array in arrays:
-        path = array.path[below:]
-        nodes[path] = array
-        parts = path.split("/")
-        for parent in ("/".join(parts[:i]) for i in range(1, len(parts))):
-            # A group in between may have no document.
-            if parent not in nodes and parent in group:
-                nodes[parent] = group[parent]
+    nodes: dict[str, zarr.Group | zarr.Array[Any]] = {"": group}
+    nodes |= {array.path[below:]: array for array in arrays}
     prototype = default_buffer_prototype()
     for path, node in nodes.items():
         for key, buffer in node.metadata.to_buffer_dict(prototype).items():

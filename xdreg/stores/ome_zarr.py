@@ -25,8 +25,6 @@ from xdreg.stores.paths import as_address
 if TYPE_CHECKING:
     import zarr
 
-_ORIGINAL = "original-"
-
 
 @overload
 def open_ome_zarr(
@@ -122,7 +120,7 @@ def zarr_array_of(array: xr.DataArray) -> zarr.Array[Any] | None:
     if array.chunks is None:
         return None
     data = array.data
-    key = _ORIGINAL + data.name
+    key = f"original-{data.name}"
     layer = data.dask.layers.get(key)
     source = layer.get(key) if layer is not None else None
     source = getattr(source, "value", source)

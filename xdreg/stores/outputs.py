@@ -101,10 +101,7 @@ def new_store(
 def writing(
     place: object, rest: str = "nothing half-written was left"
 ) -> Iterator[None]:
-    """Raise errors of disks and servers as `StoreError` with a remedy.
-
-    ``rest`` ends the message: what remains of the output.
-    """
+    """Raise errors of disks and servers as `StoreError`; ``rest`` ends the remedy."""
     try:
         yield
     except XdregError:

@@ -82,7 +82,7 @@ def read_points(path: Path, dims: Sequence[str]) -> PointFile:
         "Parquet": _read_parquet,
         "mesh": _read_mesh,
     }
-    return PointFile(*readers[kind_of(path)](path, tuple(dims)))
+    return readers[kind_of(path)](path, tuple(dims))
 
 
 def point_names(path: Path) -> list[str] | None:
@@ -113,7 +113,7 @@ def _unreadable(path: Path, kind: str, error: Exception) -> StoreError:
     return StoreError(f"{path} cannot be read as {kind}: {error}")
 
 
-def _read_csv(path: Path, dims: tuple[str, ...]) -> tuple[NDArray[np.float64], Write]:
+def _read_csv(path: Path, dims: tuple[str, ...]) -> PointFile:
     header, rows = _read_table(path)
     columns = [header.index(name) for name in _column_names(header, dims, path)]
     points = np.empty((len(rows), len(dims)))
@@ -131,7 +131,7 @@ def _read_csv(path: Path, dims: tuple[str, ...]) -> tuple[NDArray[np.float64], W
         with target.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([header, *rows])
 
-    return points, write
+    return PointFile(points, write)
 
 
 def _column_names(
@@ -151,9 +151,7 @@ def _column_names(
     return dims
 
 
-def _read_parquet(
-    path: Path, dims: tuple[str, ...]
-) -> tuple[NDArray[np.float64], Write]:
+def _read_parquet(path: Path, dims: tuple[str, ...]) -> PointFile:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -180,12 +178,10 @@ def _read_parquet(
         pq.write_table(changed.replace_schema_metadata(table.schema.metadata), target)
 
     columns = [table.column(name).cast(pa.float64()).to_numpy() for name in names]
-    return np.stack(columns, axis=1), write
+    return PointFile(np.stack(columns, axis=1), write)
 
 
-def _read_geojson(
-    path: Path, dims: tuple[str, ...]
-) -> tuple[NDArray[np.float64], Write]:
+def _read_geojson(path: Path, dims: tuple[str, ...]) -> PointFile:
     try:
         text = path.read_text(encoding="utf-8-sig")
         document = json.loads(text)
@@ -225,7 +221,8 @@ def _read_geojson(
             written.pop("bbox", None)
         target.write_text(json.dumps(written, allow_nan=False), encoding="utf-8")
 
-    return np.array([position[:ndim][::-1] for position in positions], float), write
+    points = np.array([position[:ndim][::-1] for position in positions], float)
+    return PointFile(points, write)
 
 
 def _mapped(node: Any, move: Callable[[list[list[Any]]], bool]) -> Any:
@@ -259,7 +256,7 @@ def _positions(coordinates: Any) -> Iterator[list[Any]]:
             yield coordinates
 
 
-def _read_mesh(path: Path, dims: tuple[str, ...]) -> tuple[NDArray[np.float64], Write]:
+def _read_mesh(path: Path, dims: tuple[str, ...]) -> PointFile:
     import meshio
 
     try:
@@ -287,4 +284,4 @@ def _read_mesh(path: Path, dims: tuple[str, ...]) -> tuple[NDArray[np.float64], 
         cells, cell_data, more = mesh.cells, mesh.cell_data, mesh.field_data
         meshio.Mesh(vertices, cells, data, cell_data, more).write(target)
 
-    return points, write
+    return PointFile(points, write)

@@ -23,10 +23,6 @@ WINDOWS = os.name == "nt"
 #: Exit code of a process that was killed, as `subprocess` reports it.
 KILLED = -int(getattr(signal, "SIGKILL", 9))
 
-#: Added to a process's score with Linux's out-of-memory killer, which kills the process
-#: of the highest score.
-_OOM_SCORE = "500"
-
 #: Windows locks bytes of a file, and nobody else can read them. These are past what a
 #: lock's file holds.
 _LOCKED_BYTE = 4096
@@ -150,6 +146,6 @@ def leave_signals_to_parent() -> None:
 
 def die_before_parent() -> None:
     """Make Linux's out-of-memory killer prefer this process to its parent."""
-    # Other systems have no such file.
+    # It kills the process of the highest score. Other systems have no such file.
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+        Path("/proc/self/oom_score_adj").write_text("500")

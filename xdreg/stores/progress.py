@@ -20,19 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 
-def _shown(console: Console, *, enabled: bool) -> bool:
+def is_shown(console: Console, *, enabled: bool) -> bool:
+    """Return whether progress is enabled and the console can show it."""
     # Not is_terminal: FORCE_COLOR, as notebooks and CI set it, makes Rich claim one.
     return enabled and (console.file.isatty() or console.is_jupyter)
 
 
 @contextlib.contextmanager
 def working(description: str, *, enabled: bool) -> Iterator[None]:
-    """Show a line with the finished Dask tasks while the body runs.
-
-    If enabled, it shows on a terminal and in a notebook.
-    """
+    """Show the finished Dask tasks in a line on a terminal, or in a notebook."""
     console = Console(stderr=True)
-    if not _shown(console, enabled=enabled):
+    if not is_shown(console, enabled=enabled):
         yield
         return
     bars = Progress(

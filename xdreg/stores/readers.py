@@ -106,21 +106,21 @@ class ImageReader:
         try:
             return self.read_finite(window)
         except UnreadableError as error:
-            halves = self._halves(window)
-            if halves is None:
+            cut = self._middle_border(window)
+            if cut is None:
                 warnings.warn(f"{error}; it is masked out", stacklevel=2)
                 shape = [part.stop - part.start for part in window]
                 return np.full(shape, np.nan, np.float32)
-        axis, one, other = halves
-        return np.concatenate([self.read_known(one), self.read_known(other)], axis)
+        axis, border = cut
+        halves = slice(window[axis].start, border), slice(border, window[axis].stop)
+        values = [
+            self.read_known((*window[:axis], half, *window[axis + 1 :]))
+            for half in halves
+        ]
+        return np.concatenate(values, axis)
 
-    def _halves(
-        self, window: Sequence[slice]
-    ) -> tuple[int, tuple[slice, ...], tuple[slice, ...]] | None:
-        """Return an axis to cut a window between two chunks, and both parts.
-
-        None if the window is within one chunk.
-        """
+    def _middle_border(self, window: Sequence[slice]) -> tuple[int, int] | None:
+        """Return axis and index of a border of chunks in a window, None without any."""
         source = self.source
         chunks = getattr(source, "shards", None) or getattr(source, "chunks", None)
         sizes = [UNKNOWN_CHUNK] * self.grid.ndim
@@ -134,11 +134,7 @@ class ImageReader:
         axis = int(np.argmax([len(places) for places in borders]))
         if not borders[axis]:
             return None
-        middle = borders[axis][len(borders[axis]) // 2]
-        one, other = list(window), list(window)
-        one[axis] = slice(window[axis].start, middle)
-        other[axis] = slice(middle, window[axis].stop)
-        return axis, tuple(one), tuple(other)
+        return axis, borders[axis][len(borders[axis]) // 2]
 
     def read_mask(
         self,

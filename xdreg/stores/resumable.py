@@ -3,10 +3,8 @@
 An unfinished store holds a journal. This folder has a description of the output, and an
 empty file per written region, named by the region and the checksum of its voxels. An
 empty file exists or not, and cannot be truncated. The checksum shows which regions lost
-voxels in a power cut.
-
-Until it is finished, a local store has another name, and a store at a URL lacks the
-documents that make it one. See `xdreg.stores.outputs`.
+voxels in a power cut. Before it is finished, a store looks as `xdreg.stores.outputs`
+says.
 """
 
 from __future__ import annotations
