@@ -13,7 +13,7 @@ multimodal fusion for image-guided interventions using self-similarities, MICCAI
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,9 +30,6 @@ from xdreg.numerics.trilinear import cell
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Array = NDArray[Any]
-    Descriptor = NDArray[np.uint8]
-
 #: Descriptors are stored in steps of 1 / SCALE.
 SCALE = 254
 NOT_COUNTED = 255
@@ -42,20 +39,14 @@ NOT_COUNTED = 255
 LEAST_VARIANCE = 0.01
 
 
-def descriptor(image: Array, radius: tuple[int, int, int]) -> Descriptor:
-    """Return the descriptors of an image.
+def descriptor(
+    image: NDArray[np.float32], radius: tuple[int, int, int]
+) -> NDArray[np.uint8]:
+    """Return the descriptors of an image ``(z, y, x)`` float32, NaN outside the mask.
 
-    Parameters
-    ----------
-    image : (z, y, x) float32
-        NaN outside the mask. NaN adds nothing to the difference of patches.
-    radius : (z, y, x), voxels
-        Half-width of the patches compared.
-
-    Returns
-    -------
-    (z, y, x, channel) uint8
-        A line or a single voxel is all `NOT_COUNTED`, as it has no two directions.
+    NaN adds nothing to the difference of patches. ``radius`` is the half-width of the
+    patches compared, in voxels. A line or a single voxel is all `NOT_COUNTED`, as it
+    has no two directions.
     """
     pairs = _pairs(image.shape)
     if not len(pairs):
@@ -73,11 +64,8 @@ def descriptor(image: Array, radius: tuple[int, int, int]) -> Descriptor:
 
 def _pairs(shape: tuple[int, ...]) -> NDArray[np.int64]:
     """Return all pairs of neighbours (pair, 2, 3) that are not opposite."""
-    sides = []
-    for axis, size in enumerate(shape):
-        if size > 1:
-            step = np.eye(3, dtype=np.int64)[axis]
-            sides += [step, -step]
+    steps = np.eye(3, dtype=np.int64)[np.array(shape) > 1]
+    sides = [sign * step for step in steps for sign in (1, -1)]
     pairs = [(a, b) for a, b in combinations(sides, 2) if (a + b).any()]
     return np.array(pairs, np.int64).reshape(len(pairs), 2, 3)
 

@@ -187,16 +187,11 @@ def _sum_runs(numbers, at, triples_at, step, length, out):  # type: ignore[no-un
 
 @compiled
 def sum_boxes(padded, ry, rx, scratch, out):  # type: ignore[no-untyped-def]
-    """Sum over the boxes of a plane, into ``out``.
+    """Sum over the boxes of a plane, into the first columns of ``out (y, x + 2 rx)``.
 
-    Parameters
-    ----------
-    padded : (ry + y + ry, rx + x + rx)
-        A plane padded with zeros.
-    scratch : (3, *padded.shape)
-        Initially zero: work space for the plane, sums of three, and sums along x.
-    out : (y, x + 2 rx)
-        The sums in the first columns. The others are meaningless.
+    ``padded (ry + y + ry, rx + x + rx)`` is zero around the plane. ``scratch (3,
+    *padded.shape)``, initially zero, is work space: the plane, sums of three, and sums
+    along x. The last columns of ``out`` are meaningless.
     """
     flat, size, values = scratch.reshape(-1), padded.size, padded.reshape(-1)
     # Sums across the end of a row are meaningless and not read.

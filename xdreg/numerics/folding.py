@@ -29,16 +29,8 @@ LEAST_TOTAL = 0.05
 def jacobian_determinant(displacement: Array, grid: Grid) -> Array:
     """Return the determinant of the gradient of ``x + u(x)``, by central differences.
 
-    Parameters
-    ----------
-    displacement : (ndim, *grid.shape), physical units
-    grid
-        Its geometry. Along axes of one voxel the displacement is constant.
-
-    Returns
-    -------
-    (*grid.shape) float32
-        Below one the mapping shrinks; at or below zero it folds.
+    ``displacement (ndim, *grid.shape)`` in physical units, constant along axes of one
+    voxel. Below one the mapping shrinks; at or below zero it folds.
     """
     gradient = np.zeros((grid.ndim, grid.ndim, *grid.shape), np.float32)
     for axis, (size, step) in enumerate(zip(grid.shape, grid.spacing, strict=True)):
@@ -58,21 +50,11 @@ def jacobian_determinant(displacement: Array, grid: Grid) -> Array:
 
 
 def unfold(displacement: Array, grid: Grid) -> Array:
-    """Smooth a displacement where it folds, until it does not.
+    """Smooth a displacement ``(ndim, *grid.shape)`` where it folds, until it does not.
 
     Around points with too small a Jacobian determinant the field is repeatedly replaced
-    by its binomial average. Elsewhere it is unchanged.
-
-    Parameters
-    ----------
-    displacement : (ndim, *grid.shape), physical units
-    grid
-        Its geometry.
-
-    Returns
-    -------
-    (ndim, *grid.shape) float32
-        The same array if nothing folds. May still fold after `UNFOLD_ROUNDS`.
+    by its binomial average. Returns the same array if nothing folds. The result may
+    still fold after `UNFOLD_ROUNDS`.
     """
     for _ in range(UNFOLD_ROUNDS):
         low = jacobian_determinant(displacement, grid) < LEAST_JACOBIAN
@@ -86,19 +68,10 @@ def unfold(displacement: Array, grid: Grid) -> Array:
 def ease_back(update: Array, grid: Grid, before: Array, before_grid: Grid) -> Array:
     """Reduce an update where its composition with an earlier displacement folds.
 
-    Two maps that do not fold may fold together where both compress, as sampled on
-    grids. There the update is halved repeatedly, up to zero, where the earlier
-    displacement remains.
-
-    Parameters
-    ----------
-    update, grid, before, before_grid
-        As for `compose_displacements`.
-
-    Returns
-    -------
-    (ndim, *grid.shape) float32
-        The same array if nothing folds.
+    Arguments as for `compose_displacements`. Two maps that do not fold may fold
+    together where both compress, as sampled on grids. There the update is halved
+    repeatedly, up to zero, where the earlier displacement remains. Returns the same
+    array if nothing folds.
     """
     standing = resample_displacement(before, before_grid, grid)
     # A linear part may mirror the image or scale it.

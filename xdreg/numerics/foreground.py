@@ -16,6 +16,9 @@ from scipy import ndimage
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Image = NDArray[np.float32]
+    Mask = NDArray[np.bool_]
+
 #: The background's value is in the shortest interval that contains this share of the
 #: border's voxels.
 BORDER_SHARE = 0.3
@@ -51,26 +54,10 @@ SPECK = 0.01
 MARGIN = {2: 5, 3: 3}
 
 
-def foreground(values: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Separate the foreground of a small image from its background.
+def foreground(values: Image) -> Mask:
+    """Separate the foreground of a coarse image ``([z], y, x)`` from its background.
 
-    Parameters
-    ----------
-    values : ([z], y, x)
-        An image at a coarse level. NaN is background.
-
-    Returns
-    -------
-    bool, of the same shape
-        All true if there is no background.
-
-    Examples
-    --------
-    >>> image = np.zeros((40, 40), np.float32)
-    >>> image[15:25, 15:25] = 1
-    >>> mask = foreground(image)
-    >>> bool(mask[12, 20]), bool(mask[2, 2])
-    (True, False)
+    NaN is background. The mask is all true if there is no background.
     """
     whole = np.isfinite(values)
     inside = _without_padding(values, whole)
@@ -83,9 +70,7 @@ def foreground(values: NDArray[np.float32]) -> NDArray[np.bool_]:
     return _tidied(inside)
 
 
-def _without_padding(
-    values: NDArray[np.float32], inside: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
+def _without_padding(values: Image, inside: Mask) -> Mask:
     """Remove pieces of an extreme value that reach the border.
 
     In noise few voxels have exactly the same value.
@@ -100,9 +85,7 @@ def _without_padding(
     return inside
 
 
-def _background(
-    values: NDArray[np.float32], inside: NDArray[np.bool_]
-) -> NDArray[np.bool_] | None:
+def _background(values: Image, inside: Mask) -> Mask | None:
     """Return the uniform part of the inside that reaches its border, if any."""
     border = _shell(inside)
     if not border.any():
@@ -118,21 +101,19 @@ def _background(
     return _reaching(inside & (np.abs(smooth - centre) <= width), border)
 
 
-def _shell(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _shell(inside: Mask) -> Mask:
     """Return the outermost voxels of the inside."""
     return np.asarray(inside & ~ndimage.binary_erosion(inside, _box(inside.ndim)))
 
 
-def _reaching(part: NDArray[np.bool_], border: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _reaching(part: Mask, border: Mask) -> Mask:
     """Return the connected pieces of a part that reach the border."""
     labels, _ = ndimage.label(part)
     touching = np.unique(labels[border])
     return np.asarray(np.isin(labels, touching[touching > 0]))
 
 
-def _smoothed(
-    values: NDArray[np.float32], inside: NDArray[np.bool_]
-) -> NDArray[np.float64]:
+def _smoothed(values: Image, inside: Mask) -> NDArray[np.float64]:
     """Return means over three voxels per axis, of voxels inside only."""
     known = np.where(inside, values, 0).astype(np.float64)
     total = ndimage.uniform_filter(known, 3, mode="constant")
@@ -152,7 +133,7 @@ def _densest(values: NDArray[np.float64]) -> tuple[float, float]:
     return centre, float(widths[first]) / (2 * BORDER_QUANTILE)
 
 
-def _tidied(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _tidied(mask: Mask) -> Mask:
     """Remove specks, close gaps, fill holes and add a margin."""
     labels, count = ndimage.label(mask, _box(mask.ndim))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
@@ -166,7 +147,7 @@ def _tidied(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(mask[tuple(slice(margin, -margin) for _ in mask.shape)])
 
 
-def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _filled(mask: Mask) -> Mask:
     """Fill holes, also those of single planes: the border may cut a hollow organ."""
     mask = ndimage.binary_fill_holes(mask)
     if mask.ndim == 3:
@@ -177,6 +158,6 @@ def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(mask)
 
 
-def _box(ndim: int) -> NDArray[np.bool_]:
+def _box(ndim: int) -> Mask:
     """Return the structuring element of a voxel and all its neighbours."""
     return np.ones((3,) * ndim, bool)

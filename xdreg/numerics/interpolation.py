@@ -1,7 +1,5 @@
 """Resampling of images by cubic B-splines, and of labels by votes.
 
-`resample` extends `kernels.warp_array` by these.
-
 *Cubic* is the cubic B-spline through the voxels, as in ITK and scipy. The error of the
 cheaper cubic convolution (Keys) is several times as large on fine detail. A recursive
 filter over the image gives the coefficients. A voxel's share in them falls by a factor
@@ -31,11 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from numpy.typing import NDArray
-
     from xdreg.grid import Grid
-
-    Array = NDArray[Any]
+    from xdreg.numerics.kernels import Array
 
 Labels = Literal["nearest", "majority", "gaussian"]
 Order = Literal[0, 1, 3]
@@ -58,7 +53,7 @@ REACH = math.ceil(SIGMA_VOXELS * CUTOFF)
 
 
 def margin_of(order: Order, labels: Labels | None) -> int:
-    """Return how many voxels around what a window maps onto are needed of an image."""
+    """Return how many voxels of an image are needed around what a window maps onto."""
     if labels == "gaussian":
         return REACH + 1
     return HALO + 2 if order == 3 else 1
@@ -77,39 +72,21 @@ def resample(
 ) -> Array:
     """Resample an image onto a grid through a displacement field.
 
-    Parameters
-    ----------
-    image : (*shape)
-        The moving image, or the window of it that the target maps onto, with
-        `margin_of` voxels around it.
-    image_grid
-        Geometry of ``image``.
-    displacement : (ndim, *field_shape), physical units
-        Displacement at the points of ``displacement_grid``.
-    displacement_grid
-        Geometry of ``displacement``, of any spacing.
-    target
-        Geometry of the result.
-    order
-        0 takes the nearest voxel and keeps the dtype. 1 interpolates linearly, 3 by
-        cubic B-splines; both return float32. Where linear interpolation is NaN, order 3
-        is, too.
-    labels
-        How to resample labels, in place of ``order``. The dtype is kept.
-    fill
-        Value outside the image.
+    ``image`` is the moving image, or the window of it that the target maps onto, with
+    `margin_of` voxels around it. ``displacement (ndim, *displacement_grid.shape)`` in
+    physical units.
 
-    Returns
-    -------
-    (*target.shape)
+    Order 0 takes the nearest voxel and keeps the dtype. 1 interpolates linearly, 3 by
+    cubic B-splines; both return float32. Where linear interpolation is NaN, order 3 is,
+    too. ``labels``, in place of ``order``, keeps the dtype.
     """
     geometry = (image_grid, displacement, displacement_grid, target)
-    if labels == "nearest" or (labels is None and order == 0):
-        return kernels.warp_array(image, *geometry, order=0, fill=fill)
-    if labels is None and order == 1:
-        return kernels.warp_array(image, *geometry, order=1, fill=fill)
-    if labels is None:
+    if labels is None and order == 3:
         return Spline(image, image_grid).resample(*geometry[1:], fill=fill)
+    if labels in (None, "nearest"):
+        nearest = labels == "nearest" or order == 0
+        kind: Literal[0, 1] = 0 if nearest else 1
+        return kernels.warp_array(image, *geometry, order=kind, fill=fill)
     source = np.ascontiguousarray(lift(image))
     out = np.full(target.shape, fill, source.dtype)
     uniform = np.empty((2, *source.shape), np.bool_)
@@ -128,17 +105,10 @@ def _path(
 
 
 class Spline:
-    """An image as a cubic B-spline, to be resampled more than once.
+    """An image as a cubic B-spline, to be resampled more than once. It may contain NaN.
 
-    Parameters
-    ----------
-    image : (*shape)
-        May contain NaN.
-    grid
-        Its geometry.
-    limited
-        Whether values are limited to the range of the voxels around. Splines overshoot
-        next to edges, which adds structure.
+    If ``limited``, values are limited to the range of the voxels around. Splines
+    overshoot next to edges, which adds structure.
     """
 
     def __init__(self, image: Array, grid: Grid, *, limited: bool = False) -> None:
@@ -165,18 +135,10 @@ class Spline:
 
 
 def spline_coefficients(values: Array, known: Array) -> Array:
-    """Return the coefficients of the cubic B-spline through an image's voxels.
+    """Return the cubic B-spline coefficients of ``values (z, y, x)`` float32.
 
-    Parameters
-    ----------
-    values : (z, y, x) float32
-        Mirrored at the outermost voxels. They are overwritten.
-    known : (z, y, x) bool
-        Where they are finite. Others are replaced by the nearest known value.
-
-    Returns
-    -------
-    (z, y, x) float32
+    The image is mirrored at the outermost voxels. Values that are not ``known`` are
+    replaced by the nearest known one. ``values`` is overwritten.
     """
     if not known.all() and known.any():
         # The recursive filter would spread a NaN over the window.

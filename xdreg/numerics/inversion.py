@@ -15,13 +15,10 @@ from xdreg.numerics import folding, kernels, newton
 from xdreg.numerics.newton import FOLDED, INSIDE, TOLERANCE
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from numpy.typing import NDArray
 
     from xdreg.grid import Grid
-
-    Array = NDArray[Any]
+    from xdreg.numerics.kernels import Array
 
 #: Most calls of `folding.unfold` before a field is inverted.
 UNFOLDINGS = 8
@@ -34,16 +31,10 @@ LEAST_VOLUME = 1e-3
 class Solution:
     """Preimages of points.
 
-    Parameters
-    ----------
-    values
-        For a grid, the displacement moving → fixed ``(ndim, *shape)`` float32. For
-        points, the fixed points ``(n, ndim)`` float64. Physical units.
-    flags : (*shape) or (n,) uint8
-        ``INSIDE``, ``OUTSIDE`` or ``FOLDED`` of `newton`.
-    residual : (*shape) or (n,) float32
-        Distance between the given point and where the field maps its preimage.
-        Physical units.
+    ``values`` is, for a grid, the displacement moving → fixed ``(ndim, *shape)``
+    float32; for points, the fixed points ``(n, ndim)`` float64. ``flags`` are
+    ``INSIDE``, ``OUTSIDE`` or ``FOLDED`` of `newton`. ``residual`` is the distance
+    between the given point and where the field maps its preimage. Physical units.
     """
 
     values: Array
@@ -54,16 +45,9 @@ class Solution:
 class FieldWindow:
     """A part of a displacement field, prepared for inversion.
 
-    Parameters
-    ----------
-    displacement : (ndim, *grid.shape), physical units
-        The field, or the part of it that contains the preimages.
-    grid
-        Its geometry.
-    matrix : (ndim + 1, ndim + 1)
-        The field's affine part, homogeneous, fixed → moving.
-    fixed
-        Grid of the fixed image. Preimages beyond its edges are `OUTSIDE`.
+    ``displacement (ndim, *grid.shape)`` in physical units contains the preimages.
+    ``matrix (ndim + 1, ndim + 1)`` is the field's affine part, fixed → moving.
+    Preimages beyond the edges of the grid ``fixed`` are `OUTSIDE`.
     """
 
     def __init__(
@@ -97,23 +81,14 @@ class FieldWindow:
 
         A field that folds is smoothed before. Points that this changes are `FOLDED`.
         """
-        shape = (1,) * (3 - target.ndim) + target.shape
-        axes = [
-            (target.axis(dim) - o) / s
-            for dim, o, s in zip(
-                target.dims, self._grid.origin, self._grid.spacing, strict=True
-            )
-        ]
-        axes = [np.zeros(1)] * (3 - target.ndim) + axes
-        out = np.empty((3, *shape), np.float32)
-        flags, residual = np.empty(shape, np.uint8), np.empty(shape, np.float32)
-        newton.solve_grid(
-            *self._solvable, tuple(axes), *self._scale, out, flags, residual
-        )
+        _, _, axes, _ = kernels.axis_tables(target, self._grid, self._grid)
+        flags = np.empty(target.shape, np.uint8)
+        residual = np.empty(target.shape, np.float32)
+        lifted = kernels.lift(flags), kernels.lift(residual)
+        out = np.empty((3, *lifted[0].shape), np.float32)
+        newton.solve_grid(*self._solvable, tuple(axes), *self._scale, out, *lifted)
         values = out[3 - target.ndim :].reshape(-1, *target.shape)
-        solution = Solution(
-            values, flags.reshape(target.shape), residual.reshape(target.shape)
-        )
+        solution = Solution(values, flags, residual)
         if self._folded:
             points = kernels.grid_points(target)
             self._judge(solution, points + values.reshape(target.ndim, -1).T, points)
@@ -154,12 +129,11 @@ class FieldWindow:
 
     def _in_cells(self, displacement: Array) -> tuple[Array, tuple[int, ...]]:
         """Return the displacement in cells, (z, y, x, 3) flattened, and its shape."""
-        ndim = self._grid.ndim
-        shape = (1,) * (3 - ndim) + self._grid.shape
+        first = 3 - self._grid.ndim
+        shape = (1,) * first + self._grid.shape
         values = np.zeros((*shape, 3), np.float32)
-        for c in range(ndim):
-            scaled = displacement[c] / np.float32(self._grid.spacing[c])
-            values[..., 3 - ndim + c] = scaled.reshape(shape)
+        for c, step in enumerate(self._grid.spacing):
+            values[..., first + c] = displacement[c] / np.float32(step)
         return values.ravel(), shape
 
     def _residual(self, found: Array, points: Array) -> NDArray[np.float32]:
@@ -176,18 +150,11 @@ class FieldWindow:
 
 
 def fit_affine(points: Array, moved: Array) -> Array:
-    """Fit an affine transform between points by least squares.
+    """Fit an affine transform ``(ndim + 1, ndim + 1)`` between points by least squares.
 
-    Parameters
-    ----------
-    points, moved : (n, ndim), physical units
-        Along an axis on which all points are equal the transform is the identity.
-
-    Returns
-    -------
-    (ndim + 1, ndim + 1)
-        Homogeneous. A translation if the best fit has no positive determinant, as it
-        could not be inverted.
+    ``points`` and ``moved`` are ``(n, ndim)`` in physical units. Along an axis on which
+    all points are equal the transform is the identity. It is a translation if the best
+    fit has no positive determinant, as it could not be inverted.
     """
     ndim = points.shape[1]
     centre = points.mean(axis=0)

@@ -23,16 +23,9 @@ if TYPE_CHECKING:
 def displacement_image(
     displacement: NDArray[Any], grid: Grid, *, double: bool = False
 ) -> Any:
-    """Return a displacement as an ITK image of vectors.
+    """Return a displacement ``(ndim, *grid.shape)`` as an ITK image of vectors.
 
-    Parameters
-    ----------
-    displacement : (ndim, *grid.shape)
-        Fixed → moving, component order as the dims.
-    grid
-        Its geometry.
-    double
-        Whether in double precision, as ITK's transforms need.
+    In double precision on request, as ITK's transforms need.
     """
     import itk
 
@@ -47,15 +40,7 @@ def displacement_image(
 
 
 def displacement_to_itk(displacement: NDArray[Any], grid: Grid) -> Any:
-    """Return a displacement as an ``itk.DisplacementFieldTransform``.
-
-    Parameters
-    ----------
-    displacement : (ndim, *grid.shape)
-        Fixed → moving, component order as the dims.
-    grid
-        Its geometry.
-    """
+    """Return a displacement as an ``itk.DisplacementFieldTransform``."""
     import itk
 
     transform = itk.DisplacementFieldTransform[itk.D, grid.ndim].New()
@@ -64,18 +49,7 @@ def displacement_to_itk(displacement: NDArray[Any], grid: Grid) -> Any:
 
 
 def displacement_from_itk(transform: Any, grid: Grid) -> NDArray[np.float32]:
-    """Sample any ITK transform on a grid.
-
-    Parameters
-    ----------
-    transform : itk.Transform
-        Fixed → moving, in the unit of the grid.
-    grid
-        Where to sample it.
-
-    Returns
-    -------
-    (ndim, *grid.shape) float32
+    """Sample any ITK transform on a grid: displacement ``(ndim, *grid.shape)`` float32.
 
     Raises
     ------
@@ -101,8 +75,7 @@ def displacement_from_itk(transform: Any, grid: Grid) -> NDArray[np.float32]:
             )
         )
         if same:
-            vectors = np.array(itk.array_view_from_image(stored))
-            return np.moveaxis(vectors, -1, 0)[::-1].astype(np.float32)
+            return _vectors(stored)
     transform = _in_double(transform)
     kind = itk.Image[itk.Vector[itk.F, grid.ndim], grid.ndim]
     sampler = itk.TransformToDisplacementFieldFilter[kind, itk.D].New()
@@ -111,24 +84,21 @@ def displacement_from_itk(transform: Any, grid: Grid) -> NDArray[np.float32]:
     sampler.SetOutputSpacing([float(s) for s in grid.spacing[::-1]])
     sampler.SetOutputOrigin([float(o) for o in grid.origin[::-1]])
     sampler.Update()
-    vectors = np.array(itk.array_view_from_image(sampler.GetOutput()))
+    return _vectors(sampler.GetOutput())
+
+
+def _vectors(image: Any) -> NDArray[np.float32]:
+    """Return the vectors of an ITK image as ``(ndim, *shape)``, in dims order."""
+    import itk
+
+    vectors = np.array(itk.array_view_from_image(image))
     return np.moveaxis(vectors, -1, 0)[::-1].astype(np.float32)
 
 
 def move_by_itk(transform: Any, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Map scattered points by an ITK transform, all at once.
+    """Map physical points ``(n, ndim)`` by an ITK transform, all at once.
 
-    Parameters
-    ----------
-    transform : itk.Transform
-        Fixed → moving, in the unit of the points.
-    points : (n, ndim)
-        Physical, in dims order.
-
-    Returns
-    -------
-    (n, ndim)
-        Errors are those of single precision, relative to the extent of the points.
+    Errors are those of single precision, relative to the extent of the points.
 
     Raises
     ------
@@ -183,13 +153,7 @@ def _in_double(transform: Any) -> Any:
 
 
 def matrix_from_itk(transform: Any) -> NDArray[np.float64] | None:
-    """Return a linear ITK transform as a homogeneous matrix in dims order.
-
-    Returns
-    -------
-    (ndim + 1, ndim + 1) or None
-        None where the transform is not linear.
-    """
+    """Return a linear ITK transform as a homogeneous matrix in dims order, or None."""
     ndim = int(transform.GetInputSpaceDimension())
     if not transform.IsLinear():
         return None

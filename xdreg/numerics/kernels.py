@@ -192,10 +192,6 @@ def lift_field(field: Array) -> Array:
     return np.ascontiguousarray(field, np.float32)
 
 
-def _lift_axis(values: tuple[float, ...], missing: float) -> tuple[float, ...]:
-    return values if len(values) == 3 else (missing, *values)
-
-
 def axis_tables(
     target: Grid, field_grid: Grid, image_grid: Grid
 ) -> tuple[list[Array], list[Array], list[Array], tuple[float, ...]]:
@@ -206,10 +202,10 @@ def axis_tables(
         (values - image_grid.origin[i]) / image_grid.spacing[i]
         for i, values in enumerate(centres)
     ]
-    if target.ndim == 2:
-        starts.insert(0, np.zeros(1))
     scale = tuple(1.0 / s for s in image_grid.spacing)
-    return cells, places, starts, _lift_axis(scale, 1.0)
+    if target.ndim == 2:
+        starts, scale = [np.zeros(1), *starts], (1.0, *scale)
+    return cells, places, starts, scale
 
 
 def _field_cells(
@@ -242,65 +238,34 @@ def warp_array(
 ) -> Array:
     """Resample an image onto a grid through a displacement field.
 
-    The field is interpolated on the fly, without an array on the target grid.
-
-    Parameters
-    ----------
-    image : (*shape)
-        The moving image, or the window of it that the target needs.
-    image_grid
-        Geometry of ``image``.
-    displacement : (ndim, *field_shape), physical units
-        Displacement at the points of ``displacement_grid``.
-    displacement_grid
-        Geometry of ``displacement``, of any spacing.
-    target
-        Geometry of the result.
-    order
-        1 interpolates linearly and returns float32. 0 takes the nearest voxel and keeps
-        the dtype, for labels.
-    fill
-        Value outside the image.
-
-    Returns
-    -------
-    (*target.shape)
+    ``image`` is the moving image, or the window of it that the target needs.
+    ``displacement (ndim, *displacement_grid.shape)`` in physical units is interpolated
+    on the fly, without an array on the target grid. Order 1 interpolates linearly and
+    returns float32. 0 takes the nearest voxel and keeps the dtype, for labels.
     """
     cells, places, starts, scale = axis_tables(target, displacement_grid, image_grid)
     field = lift_field(displacement)
-    shape = (1, *target.shape) if target.ndim == 2 else target.shape
     axes = (tuple(cells), tuple(places), tuple(starts), scale)
     if order == 1:
-        out = np.full(shape, fill, np.float32)
+        out = np.full(target.shape, fill, np.float32)
         source = np.ascontiguousarray(lift(image), np.float32)
-        _pull_linear(source, field, *axes, out)
-        return out.reshape(target.shape)
+        _pull_linear(source, field, *axes, lift(out))
+        return out
     source = np.ascontiguousarray(lift(image))
-    index = np.empty(shape, np.int64)
-    _pull_nearest(source.shape, field, *axes, index)
+    index = np.empty(target.shape, np.int64)
+    _pull_nearest(source.shape, field, *axes, lift(index))
     values = source.ravel()[np.maximum(index, 0)]
     values[index < 0] = fill
-    return values.reshape(target.shape)
+    return values
 
 
 def sample(field: Array, field_grid: Grid, points: ArrayLike) -> Array:
-    """Interpolate a displacement at physical points.
+    """Interpolate a displacement ``(ndim, *shape)`` at physical points ``(n, ndim)``.
 
-    Parameters
-    ----------
-    field : (ndim, *shape)
-        Displacement on ``field_grid``.
-    field_grid
-        Its geometry.
-    points : (n, ndim), physical units
-
-    Returns
-    -------
-    (ndim, n) float32
+    Returns ``(ndim, n)`` float32.
     """
     index = field_grid.physical_to_index(points)
-    if field_grid.ndim == 2:
-        index = np.concatenate([np.zeros((len(index), 1)), index], axis=1)
+    index = np.pad(index, ((0, 0), (3 - field_grid.ndim, 0)))
     out = np.empty((field.shape[0], len(index)), np.float32)
     source = np.ascontiguousarray(lift(field, leading=1), np.float32)
     _sample_points(source, np.ascontiguousarray(index, np.float64), out)
@@ -327,25 +292,10 @@ def resample_displacement(field: Array, field_grid: Grid, grid: Grid) -> Array:
 def compose_displacements(
     update: Array, grid: Grid, before: Array, before_grid: Grid
 ) -> Array:
-    """Compose an update with the displacement that is applied after it.
+    """Return ``update(x) + before(x + update(x))``, ``(ndim, *grid.shape)`` float32.
 
-    ``u(x) = update(x) + before(x + update(x))``. The update was found on an image
-    pulled through ``before``.
-
-    Parameters
-    ----------
-    update : (ndim, *grid.shape)
-        Displacement on ``grid``.
-    grid
-        Geometry of the update and of the result.
-    before : (ndim, *before_grid.shape)
-        Earlier displacement.
-    before_grid
-        Its geometry.
-
-    Returns
-    -------
-    (ndim, *grid.shape) float32
+    ``update`` on ``grid`` was found on an image pulled through ``before``, the earlier
+    displacement.
     """
     _, _, starts, scale = axis_tables(grid, before_grid, before_grid)
     source = lift_field(update)
@@ -355,25 +305,12 @@ def compose_displacements(
 
 
 def moved_bounds(displacement: Array, displacement_grid: Grid, grid: Grid) -> Array:
-    """Return the exact bounding box of the image of a region.
+    """Return the exact physical bounding box ``(2, ndim)`` of the image of a region.
 
-    The mapping is multilinear within a cell of the field, so its extremes are at the
-    corners of cells, clipped to the region. The corners of the region alone would miss
-    bumps. The region may extend beyond the field's grid.
-
-    Parameters
-    ----------
-    displacement : (ndim, *displacement_grid.shape)
-        The field around the region.
-    displacement_grid
-        Its geometry.
-    grid
-        The region: all points between its first and last voxel centres.
-
-    Returns
-    -------
-    (2, ndim)
-        Lower and upper corner, physical.
+    The region is all points between the first and last voxel centres of ``grid``. It
+    may extend beyond the field's grid. The mapping is multilinear within a cell of the
+    field, so its extremes are at the corners of cells, clipped to the region. The
+    corners of the region alone would miss bumps.
     """
     knots = []
     for dim, step in zip(grid.dims, displacement_grid.spacing, strict=True):
@@ -396,21 +333,10 @@ def moved_bounds(displacement: Array, displacement_grid: Grid, grid: Grid) -> Ar
 
 
 def affine_displacement(matrix: Array, grid: Grid) -> tuple[Array, Grid]:
-    """Return a linear transform as displacements at the corners of a grid.
+    """Return a linear transform as a displacement ``(ndim, 2, ...)``, and its grid.
 
-    Linear interpolation between two points per axis reproduces it exactly.
-
-    Parameters
-    ----------
-    matrix : (ndim + 1, ndim + 1)
-        Homogeneous, fixed → moving, in dims order.
-    grid
-        The region to cover.
-
-    Returns
-    -------
-    displacement : (ndim, 2, ...)
-    corners : Grid
+    The grid has the corners of ``grid`` only: linear interpolation between two points
+    per axis reproduces the transform exactly. ``matrix`` is homogeneous.
     """
     spacing = tuple(
         s * max(n - 1, 1) for s, n in zip(grid.spacing, grid.shape, strict=True)

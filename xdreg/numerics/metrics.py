@@ -17,24 +17,9 @@ if TYPE_CHECKING:
 def normalised_correlation(
     a: ArrayLike, b: ArrayLike, mask: ArrayLike | None = None
 ) -> float:
-    """Return the normalised cross-correlation of two images.
+    """Return the normalised cross-correlation of two images, NaN if either is constant.
 
-    Parameters
-    ----------
-    a, b : arrays of one shape
-        Intensities. Voxels that are not finite in both are ignored.
-    mask : bool array of that shape, optional
-        Voxels to use.
-
-    Returns
-    -------
-    float
-        Between -1 and 1; NaN if either image is constant.
-
-    Examples
-    --------
-    >>> round(normalised_correlation([1, 2, 3, 4], [2, 4, 6, 8]), 6)
-    1.0
+    Voxels that are not finite in both or outside ``mask`` are ignored.
     """
     x, y = _samples(a, b, mask)
     if x.size < 2:
@@ -46,25 +31,12 @@ def normalised_correlation(
 
 
 def mutual_information(
-    a: ArrayLike, b: ArrayLike, mask: ArrayLike | None = None, *, bins: int = 32
+    a: ArrayLike, b: ArrayLike, mask: ArrayLike | None = None
 ) -> float:
     """Return the mutual information of two images' intensities, in nats.
 
-    From a joint histogram between the 0.5 and 99.5 % quantiles.
-
-    Parameters
-    ----------
-    a, b : arrays of one shape
-        Intensities. Voxels that are not finite in both are ignored.
-    mask : bool array of that shape, optional
-        Voxels to use.
-    bins
-        Histogram bins per image.
-
-    Returns
-    -------
-    float
-        Zero for independent images; NaN without voxels.
+    From a joint histogram between the 0.5 and 99.5 % quantiles. Voxels that are not
+    finite in both or outside ``mask`` are ignored. NaN if either image is constant.
     """
     x, y = _samples(a, b, mask)
     if x.size < 2:
@@ -75,7 +47,7 @@ def mutual_information(
     clipped = [
         np.clip(v, low, high) for v, (low, high) in zip((x, y), edges, strict=True)
     ]
-    joint, _, _ = np.histogram2d(clipped[0], clipped[1], bins=bins)
+    joint, _, _ = np.histogram2d(clipped[0], clipped[1], bins=32)
     p = joint / joint.sum()
     outer = p.sum(axis=1, keepdims=True) * p.sum(axis=0, keepdims=True)
     filled = p > 0

@@ -19,16 +19,12 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 
-from xdreg.numerics.filters import FAST
+from xdreg.numerics.filters import FAST, compiled
 from xdreg.numerics.trilinear import cell_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
-
-_compiled: Callable[..., Any] = numba.njit(
-    cache=True, nogil=True, error_model="numpy", fastmath=FAST
-)
 
 #: For functions of the innermost loop, which LLVM does not inline by itself.
 _inlined: Callable[..., Any] = numba.njit(
@@ -48,7 +44,7 @@ LEAST_SCALE = 0.02
 INSIDE, OUTSIDE, FOLDED = 0, 1, 2
 
 
-@_compiled
+@compiled
 def _cell_and_rest(position, size):  # type: ignore[no-untyped-def]
     """Return the cell, the position in it, and the distance beyond that."""
     if size == 1:
@@ -58,16 +54,12 @@ def _cell_and_rest(position, size):  # type: ignore[no-untyped-def]
     return base, np.float32(place), position - base - place
 
 
-@_compiled
+@compiled
 def _place(shape, q):  # type: ignore[no-untyped-def]
     """Locate a point in a flat field.
 
-    Returns
-    -------
-    at, steps
-        Offset of its cell in ``(z, y, x, 3)``, and offsets between the cell's corners.
-    place, rest
-        Its position in the cell, and its distance beyond the extrapolation.
+    Return the offset of its cell in ``(z, y, x, 3)``, offsets between the cell's
+    corners, the position in the cell, and the distance beyond the extrapolation.
     """
     nz, ny, nx = shape
     z, fz, ez = _cell_and_rest(q[0], nz)
@@ -78,18 +70,12 @@ def _place(shape, q):  # type: ignore[no-untyped-def]
     return at, cell_steps(shape, 3), (fz, fy, fx), (ez, ey, ex)
 
 
-@_compiled
+@compiled
 def _component(field, at, steps, place):  # type: ignore[no-untyped-def]
-    """Interpolate one component: value, slopes and mixed derivatives.
+    """Interpolate one component: value, slopes along z, y, x, and mixed derivatives.
 
-    Returns
-    -------
-    value : number
-    slopes : 3 numbers
-        Derivatives along z, y, x.
-    mixed : 4 numbers
-        Derivatives by zy, zx, yx and zyx. At a distance ``s`` within the cell the value
-        is exactly ``value + slopes·s + zy sz sy + zx sz sx + ...``.
+    Mixed are those by zy, zx, yx and zyx. At a distance ``s`` within the cell the value
+    is exactly ``value + slopes·s + zy sz sy + zx sz sx + ...``.
     """
     dz, dy, dx = steps
     fz, fy, fx = place
@@ -110,17 +96,9 @@ def _evaluate(field, shape, linear, t, q):  # type: ignore[no-untyped-def]
     """Return the residual ``q + u(q) - t`` and its derivatives.
 
     ``field`` is ``(z, y, x, 3)`` flattened, in cells. ``linear`` is the affine part
-    minus identity.
-
-    Returns
-    -------
-    residual : 3 numbers
-    gradient : 9 numbers
-        Of ``q + u(q)``, row by row.
-    mixed : 3 of 4 numbers
-        Of the components of u, as in `_component`.
-    place, rest : 3 numbers
-        As in `_place`.
+    minus identity. Also return the gradient of ``q + u(q)``, 9 numbers row by row; for
+    each component of u the mixed derivatives as in `_component`; and the place in the
+    cell and the rest beyond, as in `_place`.
     """
     at, steps, place, rest = _place(shape, q)
     uz, (zz, zy, zx), of_z = _component(field, at, steps, place)
@@ -147,17 +125,17 @@ def _evaluate(field, shape, linear, t, q):  # type: ignore[no-untyped-def]
     return residual, gradient, (of_z, of_y, of_x), place, rest
 
 
-@_compiled
+@compiled
 def _column(matrix, c):  # type: ignore[no-untyped-def]
     return np.float32(matrix[0, c]), np.float32(matrix[1, c]), np.float32(matrix[2, c])
 
 
-@_compiled
+@compiled
 def _square(f):  # type: ignore[no-untyped-def]
     return f[0] * f[0] + f[1] * f[1] + f[2] * f[2]
 
 
-@_compiled
+@compiled
 def _inverse_matrix(m):  # type: ignore[no-untyped-def]
     """Return the inverse of a 3 × 3 matrix, row by row, and its determinant."""
     a, b, c, d, e, f, g, h, i = m
@@ -171,7 +149,7 @@ def _inverse_matrix(m):  # type: ignore[no-untyped-def]
     ), determinant  # fmt: skip
 
 
-@_compiled
+@compiled
 def _times(m, v):  # type: ignore[no-untyped-def]
     return (
         m[0] * v[0] + m[1] * v[1] + m[2] * v[2],
@@ -180,18 +158,12 @@ def _times(m, v):  # type: ignore[no-untyped-def]
     )
 
 
-@_compiled
+@compiled
 def _solve(field, shape, linear, back, t, q):  # type: ignore[no-untyped-def]
     """Find ``q`` with ``q + u(q) = t``, starting at the given ``q``.
 
-    Returns
-    -------
-    found : bool
-        False also if the gradient's determinant is not positive.
-    q : 3 numbers
-    residual : 3 numbers
-    inverse : 9 numbers
-        Inverse of the gradient at ``q``.
+    Return whether it was found with a positive determinant of the gradient, ``q``, its
+    residual, and the inverse of the gradient there, 9 numbers.
     """
     f, gradient, _, _, _ = _evaluate(field, shape, linear, t, q)
     least = _square(f)
@@ -216,13 +188,13 @@ def _solve(field, shape, linear, back, t, q):  # type: ignore[no-untyped-def]
     return False, q, f, inverse
 
 
-@_compiled
+@compiled
 def _mixed(m, s):  # type: ignore[no-untyped-def]
     zy, zx, yx, zyx = m
     return s[0] * (zy * s[1] + zx * s[2] + zyx * s[1] * s[2]) + yx * s[1] * s[2]
 
 
-@_compiled
+@compiled
 def _still(place, rest, step):  # type: ignore[no-untyped-def]
     """Return whether a step along an axis stays in the cell, or its continuation."""
     if rest != 0.0:
@@ -254,7 +226,7 @@ def _step_within(field, shape, linear, t, q):  # type: ignore[no-untyped-def]
     return within and _square(f) < TOLERANCE * TOLERANCE, q, f, inverse
 
 
-@_compiled
+@compiled
 def _flag(found, q, bounds):  # type: ignore[no-untyped-def]
     """Return the flag of a point.
 
@@ -266,7 +238,7 @@ def _flag(found, q, bounds):  # type: ignore[no-untyped-def]
     return INSIDE if found else FOLDED
 
 
-@_compiled
+@compiled
 def _guess(start, t):  # type: ignore[no-untyped-def]
     """Return the preimage by the affine part alone."""
     return (
@@ -276,7 +248,7 @@ def _guess(start, t):  # type: ignore[no-untyped-def]
     )
 
 
-@_compiled
+@compiled
 def _clipped(q, bounds):  # type: ignore[no-untyped-def]
     return (
         min(max(q[0], bounds[0, 0]), bounds[1, 0]),
@@ -285,7 +257,7 @@ def _clipped(q, bounds):  # type: ignore[no-untyped-def]
     )
 
 
-@_compiled
+@compiled
 def _linear_part(start):  # type: ignore[no-untyped-def]
     return (
         start[0, 0], start[0, 1], start[0, 2],
@@ -294,14 +266,14 @@ def _linear_part(start):  # type: ignore[no-untyped-def]
     )  # fmt: skip
 
 
-@_compiled
+@compiled
 def _length(f, spacing):  # type: ignore[no-untyped-def]
     return np.sqrt(
         (f[0] * spacing[0]) ** 2 + (f[1] * spacing[1]) ** 2 + (f[2] * spacing[2]) ** 2
     )
 
 
-@_compiled
+@compiled
 def solve_grid(  # type: ignore[no-untyped-def]
     field, shape, linear, start, axes, bounds, spacing, out, flags, residual
 ):
@@ -352,7 +324,7 @@ def solve_grid(  # type: ignore[no-untyped-def]
                         q = _guess(start, t)
 
 
-@_compiled
+@compiled
 def solve_points(  # type: ignore[no-untyped-def]
     field, shape, linear, start, points, bounds, spacing, out, flags, residual
 ):
