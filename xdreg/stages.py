@@ -19,7 +19,6 @@ from xdreg.errors import InputError
 if TYPE_CHECKING:
     import xarray as xr
 
-#: The metrics.
 Metric = Literal["lncc", "mind", "ncc", "mi", "msd"]
 
 #: A metric, or ``"auto"``: one of xdreg's own is chosen when the run starts.
@@ -33,8 +32,16 @@ Kind = Literal["translation", "rigid", "similarity", "affine"]
 OwnMetric = Literal["lncc", "mind"]
 OWN_METRICS: tuple[Metric, ...] = get_args(OwnMetric)
 
-#: For each metric that elastix lacks, the nearest that it has.
+#: For each metric that elastix or xdreg's own engines lack, the nearest that they have.
 ELASTIX_NEAREST: Mapping[str, Metric] = {"lncc": "ncc", "mind": "mi"}
+OWN_NEAREST: Mapping[str, Metric] = {"ncc": "lncc", "msd": "lncc", "mi": "mind"}
+
+#: Options of stages that are numbers above zero, and those that are whole numbers.
+_NUMBERS = (
+    "iterations", "timeout", "field_step", "radius", "update_sigma", "field_sigma",
+    "step", "convergence", "grid_spacing", "samples",
+)  # fmt: skip
+_WHOLE = ("iterations", "field_step", "samples")
 
 
 class RegistrationMethod(Protocol):
@@ -55,8 +62,9 @@ class RegistrationMethod(Protocol):
 class BlockReduction(Protocol):
     """A function that makes one transform of the blocks of a stage.
 
-    It is given an iterator of `xdreg.BlockResult`, one for each block. Returns a
-    homogeneous matrix, an ``itk.Transform``, or a displacement DataArray.
+    It is given an iterator of `xdreg.BlockResult`, one for each block. Returns the
+    update that comes before the field so far: a homogeneous matrix, an
+    ``itk.Transform``, or a displacement as a `RegistrationMethod` returns it.
     """
 
     def __call__(self, results: Iterator[Any], *args: Any, **options: Any) -> Any:
@@ -69,7 +77,8 @@ def _check_choice(value: object, choices: tuple[str, ...], name: str) -> None:
         raise InputError(msg)
 
 
-def _check_positive(value: object, name: str, *, whole: bool = False) -> None:
+def _check_positive(value: object, name: str) -> None:
+    whole = name in _WHOLE
     values = value if isinstance(value, (list, tuple)) else [value]
     kinds = int if whole else (int, float)
     for v in values:
@@ -78,11 +87,6 @@ def _check_positive(value: object, name: str, *, whole: bool = False) -> None:
             kind = "a whole number" if whole else "a number"
             msg = f"{name} must be {kind} above zero, got {value!r}"
             raise InputError(msg)
-
-
-def _check_set(stage: Stage, name: str, *, whole: bool = False) -> None:
-    if getattr(stage, name) is not None:
-        _check_positive(getattr(stage, name), name, whole=whole)
 
 
 def _check_memory(stage: Stage, limit: int | str | None) -> None:
@@ -142,7 +146,6 @@ class Stage:
     timeout: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the options."""
         if self.level is not None and (
             isinstance(self.level, bool)
             or not isinstance(self.level, int)
@@ -158,8 +161,9 @@ class Stage:
                     f"is {self.nearest_metric[self.metric]!r}"
                 )
                 raise InputError(msg)
-        _check_set(self, "iterations", whole=True)
-        _check_set(self, "timeout")
+        for name in _NUMBERS:
+            if getattr(self, name, None) is not None:
+                _check_positive(getattr(self, name), name)
 
     @property
     def name(self) -> str:
@@ -208,11 +212,6 @@ class Linear(Stage):
     passed_on: ClassVar[tuple[str, ...]] = ("iterations", "samples", "timeout")
 
     samples: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        super().__post_init__()
-        _check_set(self, "samples", whole=True)
 
     def with_metric(self, metric: MetricOrAuto) -> Stage:
         """Return the stage with a metric, unless it has its own."""
@@ -266,11 +265,6 @@ class Blockwise(Stage):
     overlap: int | Sequence[int] | None = None
     field_step: int | Sequence[int] | None = None
 
-    def __post_init__(self) -> None:
-        """Check the options."""
-        super().__post_init__()
-        _check_set(self, "field_step", whole=True)
-
 
 @dataclass(frozen=True, kw_only=True)
 class LocalCorrelation(Blockwise):
@@ -278,8 +272,8 @@ class LocalCorrelation(Blockwise):
 
     Ascends the gradient of the squared correlation in a box around every voxel, or of
     the similarity of descriptors with ``metric="mind"``. Each update is smoothed,
-    bounded and applied by composition. The total is smoothed too. So the field does not
-    fold.
+    bounded and applied by composition, and the total is smoothed, so that the field
+    does not fold.
 
     Parameters
     ----------
@@ -313,16 +307,11 @@ class LocalCorrelation(Blockwise):
     2013 (MIND-SSC) and WBIR 2014 (the search).
     """
 
-    nearest_metric: ClassVar[Mapping[str, Metric]] = {
-        "ncc": "lncc",
-        "msd": "lncc",
-        "mi": "mind",
-    }
+    nearest_metric: ClassVar[Mapping[str, Metric]] = OWN_NEAREST
     passed_on: ClassVar[tuple[str, ...]] = (
         "iterations", "timeout", "radius", "update_sigma", "field_sigma", "step",
         "convergence", "search",
     )  # fmt: skip
-
     axis_options: ClassVar[tuple[str, ...]] = ("radius", "update_sigma", "field_sigma")
 
     radius: PerAxis | None = None
@@ -333,10 +322,7 @@ class LocalCorrelation(Blockwise):
     search: bool | None = None
 
     def __post_init__(self) -> None:
-        """Check the options."""
         super().__post_init__()
-        for name in ("radius", "update_sigma", "field_sigma", "step", "convergence"):
-            _check_set(self, name)
         if self.search is not None and not isinstance(self.search, bool):
             msg = f"search must be True or False, got {self.search!r}"
             raise InputError(msg)
@@ -374,7 +360,6 @@ class BSpline(Blockwise):
     passed_on: ClassVar[tuple[str, ...]] = (
         "iterations", "timeout", "samples", "grid_spacing",
     )  # fmt: skip
-
     axis_options: ClassVar[tuple[str, ...]] = ("grid_spacing",)
 
     grid_spacing: PerAxis | None = None
@@ -382,10 +367,7 @@ class BSpline(Blockwise):
     memory_limit: int | str | None = None
 
     def __post_init__(self) -> None:
-        """Check the options."""
         super().__post_init__()
-        _check_set(self, "grid_spacing")
-        _check_set(self, "samples", whole=True)
         _check_memory(self, self.memory_limit)
 
 
@@ -394,9 +376,9 @@ class Consensus(Blockwise):
     """One linear transform on which the blocks of the image agree.
 
     For images that share one motion, at a level too large to be registered whole. Every
-    block is registered by xdreg's own engine. Then the transform is found on which most
-    blocks agree, each weighted by its similarity. Outliers, up to half of the blocks,
-    are left out and ``rejected``.
+    block is registered by xdreg's own engine. The transform is that on which most
+    blocks agree, each weighted by its similarity. Up to half of the blocks may be
+    outliers, which are left out and ``rejected``.
 
     Parameters
     ----------
@@ -404,13 +386,12 @@ class Consensus(Blockwise):
         ``"translation"``, ``"rigid"``, ``"similarity"`` or ``"affine"``.
     """
 
-    nearest_metric: ClassVar[Mapping[str, Metric]] = LocalCorrelation.nearest_metric
+    nearest_metric: ClassVar[Mapping[str, Metric]] = OWN_NEAREST
     passed_on: ClassVar[tuple[str, ...]] = ("iterations", "timeout", "transform")
 
     transform: Kind = "rigid"
 
     def __post_init__(self) -> None:
-        """Check the options."""
         super().__post_init__()
         _check_choice(self.transform, get_args(Kind), "transform")
 
@@ -422,27 +403,23 @@ class Custom(Blockwise):
     Parameters
     ----------
     method
-        ``method(fixed, moving, **options)``: two small DataArrays on one grid, each
-        with a boolean coordinate ``mask`` of the voxels that count; ``moving`` is
-        already pulled through the field so far. Returns an ``itk.Transform``, or a
-        displacement DataArray ``(component, [z], y, x)`` in physical units, fixed →
-        moving.
+        ``method(fixed, moving, **options)`` of two small images on one grid; returns an
+        ``itk.Transform`` or a displacement, as described in `xdreg.RegistrationMethod`.
     options
         Keyword arguments for the method.
     isolated
-        By default the method runs in processes of its own, which are reused from block
-        to block. A crash in native code or an exceeded limit then costs one block.
-        False runs it in the worker's threads, where its output is seen, and where a
-        crash in native code ends the worker.
+        By default the method runs in processes that are reused from block to block. A
+        crash in native code or an exceeded limit then costs one block. False runs it in
+        the worker's threads, where its output is seen, and where a crash in native code
+        ends the worker.
     memory_limit
         Memory limit of such a process in bytes, as a number or as ``"2 GB"``. A block
         that exceeds it counts as crashed. By default 80 % of the machine's memory.
     reduction
-        ``reduction(results)``, in place of blending the blocks. It is given an iterator
-        of `xdreg.BlockResult`, one for each block, and returns the update that comes
-        before the field so far: a homogeneous matrix, an ``itk.Transform``, or a
-        displacement as the method returns it. Or a kind such as ``"rigid"``: the linear
-        transform on which most blocks agree, as in `Consensus`.
+        In place of blending the blocks, ``reduction(results)`` of an iterator of
+        `xdreg.BlockResult` returns the update that comes before the field so far; see
+        `xdreg.BlockReduction`. Or a kind such as ``"rigid"``: the linear transform on
+        which most blocks agree, as in `Consensus`.
     """
 
     method: RegistrationMethod
@@ -452,7 +429,6 @@ class Custom(Blockwise):
     reduction: Kind | BlockReduction | None = None
 
     def __post_init__(self) -> None:
-        """Check the options."""
         super().__post_init__()
         if self.reduction is not None and not callable(self.reduction):
             _check_choice(self.reduction, get_args(Kind), "reduction")
@@ -460,24 +436,18 @@ class Custom(Blockwise):
             msg = f"method must be a function of two images, got {self.method!r}"
             raise InputError(msg)
         _check_memory(self, self.memory_limit)
-        named = isinstance(self.options, Mapping) and all(
+        if not isinstance(self.options, Mapping) or not all(
             isinstance(key, str) for key in self.options
-        )
-        if not named:
+        ):
             msg = f"options must be a dict of keyword arguments, got {self.options!r}"
             raise InputError(msg)
         if self.iterations:
-            msg = (
-                "iterations would not reach your method; "
-                "put what it needs into options={...}"
-            )
+            msg = "iterations would not reach your method; put them into options={...}"
             raise InputError(msg)
         limits = [n for n in ("timeout", "memory_limit") if getattr(self, n)]
         if limits and not self.isolated:
-            msg = (
-                f"{' and '.join(limits)} cannot be enforced in a thread; leave "
-                "isolated=False out"
-            )
+            names = " and ".join(limits)
+            msg = f"{names} cannot be enforced in a thread; leave isolated=False out"
             raise InputError(msg)
 
     @property
@@ -487,13 +457,7 @@ class Custom(Blockwise):
 
 
 def as_stage(stage: object) -> Stage:
-    """Return a stage; a bare function becomes a custom stage of the finest level.
-
-    Raises
-    ------
-    InputError
-        If it is neither.
-    """
+    """Return a stage; a bare function becomes a custom stage of the finest level."""
     if isinstance(stage, (Linear, Blockwise)):
         return stage
     if callable(stage) and not isinstance(stage, type):
