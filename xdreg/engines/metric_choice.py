@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
     from xdreg.engines.descent import Array
     from xdreg.engines.linear import Matrix
-    from xdreg.grid import Grid
     from xdreg.stages import Kind, OwnMetric
 
 #: Longest axis of the level that is compared, in voxels.
@@ -109,47 +108,36 @@ def choose_metric(
     returned for the chosen one.
     """
     pair = _CoarsePair(fixed, moving, start, kind, threads)
-    choice = _choose(pair)
-    return choice, pair.poses.get(choice.metric)
-
-
-def _choose(pair: _CoarsePair) -> Choice:
     aligned = pair.aligned("lncc")
     seen = pair.agreement(aligned)
+    missed = False
     if not seen[0] >= FOUND:
         other = pair.aligned("mind")
         better = pair.agreement(other)
-        if sum(better) > max(NOTHING, BETTER * sum(seen)):
-            return _choice(
-                "mind",
-                "they find an alignment that local correlation misses",
-                pair.linearity(other),
-                *better,
-            )
+        missed = sum(better) > max(NOTHING, BETTER * sum(seen))
+        if missed:
+            aligned, seen = other, better
     linearity = pair.linearity(aligned)
     correlation, shapes = seen
     metric: OwnMetric = "lncc"
-    if max(seen) < NOTHING:
-        reason = "the images show too little in common to tell"
+    if missed:
+        metric, why = "mind", "they find an alignment that local correlation misses"
+    elif max(seen) < NOTHING:
+        why = "the images show too little in common to tell"
     elif shapes > FAR_MORE * correlation:
-        metric, reason = "mind", "shapes agree far better than intensities"
+        metric, why = "mind", "shapes agree far better than intensities"
     elif linearity < LINEAR and shapes > MORE * correlation:
-        metric, reason = "mind", "the relation of the intensities is not linear"
+        metric, why = "mind", "the relation of the intensities is not linear"
     elif linearity < LINEAR:
-        reason = "descriptors see little more than intensities"
+        why = "descriptors see little more than intensities"
     else:
-        reason = "the relation of the intensities is linear"
-    return _choice(metric, reason, linearity, correlation, shapes)
-
-
-def _choice(
-    metric: OwnMetric, why: str, linearity: float, correlation: float, shapes: float
-) -> Choice:
+        why = "the relation of the intensities is linear"
     reason = (
         f"{why}: linearity {linearity:.2f}, agreement above chance "
         f"{correlation:.2f} by local correlation, {shapes:.2f} by descriptors"
     )
-    return Choice(metric, reason, linearity, correlation, shapes)
+    choice = Choice(metric, reason, linearity, correlation, shapes)
+    return choice, pair.poses.get(metric)
 
 
 class _CoarsePair:
@@ -189,20 +177,17 @@ class _CoarsePair:
     def agreement(self, matrix: Matrix) -> tuple[float, float]:
         """Return the agreement by ``"lncc"`` and by ``"mind"`` in an alignment."""
         fixed, grid = self._fixed.values, self._fixed.grid
-        pulled = self._pulled(matrix)
-        axes = tuple(range(grid.ndim))
-        shifted = [
-            np.roll(
-                pulled,
-                [s * (n // 4) for s, n in zip(signs, grid.shape, strict=True)],
-                axes,
-            )
-            for signs in itertools.product((-1, 1), repeat=grid.ndim)
-        ]
+        axes, quarters = tuple(range(grid.ndim)), np.array(grid.shape) // 4
+        pulled = [self._pulled(matrix)]
+        for signs in itertools.product((-1, 1), repeat=grid.ndim):
+            pulled.append(np.roll(pulled[0], np.multiply(signs, quarters), axes))
+        masks = [_compared(fixed, moving) for moving in pulled]
         correlation, shapes = (
             _above_chance(
-                _agreement(metric, fixed, pulled, grid),
-                [_agreement(metric, fixed, other, grid) for other in shifted],
+                *(
+                    local_similarity(metric, fixed, moving, mask, grid)
+                    for moving, mask in zip(pulled, masks, strict=True)
+                )
             )
             for metric in METRICS
         )
@@ -240,12 +225,6 @@ def _correlation_ratio(
     return 1 - freedom * rest / float(explained.var())
 
 
-def _agreement(metric: str, a: Array, b: Array, grid: Grid) -> float:
-    """Return the similarity of two images outside flat parts; NaN if there are none."""
-    both = _compared(a, b)
-    return local_similarity(metric, a, b, both, grid) if both.any() else float("nan")
-
-
 def _compared(a: Array, b: Array) -> NDArray[np.bool_]:
     """Return where both images are known, and not both are flat."""
     both = np.isfinite(a) & np.isfinite(b) & (_has_contrast(a) | _has_contrast(b))
@@ -265,7 +244,7 @@ def _has_contrast(image: Array) -> NDArray[np.bool_]:
     return np.asarray(square - mean**2 > (LEAST_CONTRAST * overall) ** 2)
 
 
-def _above_chance(value: float, shifted: list[float]) -> float:
+def _above_chance(value: float, *shifted: float) -> float:
     """Return a similarity scaled so that chance is 0 and perfect images are 1."""
     chances = [chance for chance in shifted if np.isfinite(chance)]
     chance = float(np.mean(chances)) if chances else 0.0

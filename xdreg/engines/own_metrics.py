@@ -28,7 +28,10 @@ def local_similarity(
     mask: NDArray[np.bool_],
     grid: Grid,
 ) -> float:
-    """Return the similarity, 0 to 1, of two images where ``mask`` is true."""
+    """Return the similarity, 0 to 1, of two images where ``mask`` is true.
+
+    It is NaN where nothing is to be compared.
+    """
     units, nan = VoxelUnits(grid), np.float32(np.nan)
     one, other = (np.where(mask, v, nan).reshape(units.shape) for v in (fixed, moving))
     return METRICS[metric].similarity(one, other, units)
