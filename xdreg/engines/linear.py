@@ -63,8 +63,16 @@ class Volume:
         values = masked_values(image, grid).reshape(grid.shape)
         return cls(np.where(np.isfinite(values), values, np.float32(np.nan)), grid)
 
-    def coarsened(self, factors: tuple[int, ...]) -> Volume:
-        """Return means over cells, without NaN; NaN where less than half is known."""
+    def with_spacing(self, spacing: tuple[float, ...]) -> Volume:
+        """Return means over cells, for a spacing as near as whole factors allow.
+
+        NaN does not count; it remains where less than half of a cell is known.
+        """
+        grid = self.grid
+        factors = tuple(
+            min(max(1, round(target / own)), size)
+            for target, own, size in zip(spacing, grid.spacing, grid.shape, strict=True)
+        )
         if max(factors) == 1:
             return self
         counts = np.isfinite(self.values)
@@ -72,17 +80,7 @@ class Volume:
         total = _cell_means(np.where(counts, self.values, 0), factors)
         with np.errstate(invalid="ignore", divide="ignore"):
             values = np.where(share >= 0.5, total / share, np.nan)
-        return Volume(values.astype(np.float32), self.grid.coarsen(factors))
-
-    def with_spacing(self, spacing: tuple[float, ...]) -> Volume:
-        """Return means over cells, for a spacing as near as whole factors allow."""
-        factors = [
-            min(max(1, round(target / own)), size)
-            for target, own, size in zip(
-                spacing, self.grid.spacing, self.grid.shape, strict=True
-            )
-        ]
-        return self.coarsened(tuple(factors))
+        return Volume(values.astype(np.float32), grid.coarsen(factors))
 
     @property
     def extent(self) -> float:
@@ -120,15 +118,9 @@ def linear(
         matrix = np.asarray(initial, np.float64)
     until = None if timeout is None else time.perf_counter() + timeout
     for spacing in levels(images[0]):
-        one, other = (image.with_spacing(spacing) for image in images)
+        pair = images[0].with_spacing(spacing), images[1].with_spacing(spacing)
         matrix, _ = fit(
-            one,
-            other,
-            matrix,
-            kind=kind,
-            metric=metric,
-            iterations=iterations,
-            until=until,
+            *pair, matrix, kind=kind, metric=metric, iterations=iterations, until=until
         )
     return matrix
 
@@ -280,17 +272,14 @@ class _Problem:
     def corner_motion(self, matrix: Matrix) -> float:
         """Return the largest displacement of a corner, in voxels."""
         displacement, _ = kernels.affine_displacement(matrix, self._fixed.grid)
-        spacing = np.reshape(
-            self._fixed.grid.spacing, (-1,) + (1,) * self._fixed.grid.ndim
-        )
-        return float(np.abs(displacement / spacing).max())
+        vectors = np.moveaxis(displacement, 0, -1)
+        return float(np.abs(vectors / self._fixed.grid.spacing).max())
 
 
 def _cell_means(values: NDArray[np.generic], factors: tuple[int, ...]) -> Matrix:
-    kept = tuple(slice(n - n % f) for n, f in zip(values.shape, factors, strict=True))
-    split = [
-        part for n, f in zip(values.shape, factors, strict=True) for part in (n // f, f)
-    ]
+    sizes = list(zip(values.shape, factors, strict=True))
+    kept = tuple(slice(n - n % f) for n, f in sizes)
+    split = [part for n, f in sizes for part in (n // f, f)]
     cells = np.asarray(values[kept], np.float32).reshape(split)
     odd = tuple(range(1, 2 * values.ndim, 2))
     return np.asarray(cells.mean(axis=odd, dtype=np.float64))
@@ -298,23 +287,18 @@ def _cell_means(values: NDArray[np.generic], factors: tuple[int, ...]) -> Matrix
 
 def _basis(kind: Kind, ndim: int) -> Matrix:
     """Return a basis of the updates of a kind (ndim · (ndim + 1), parameters)."""
-    size = ndim * (ndim + 1)
+    affine = np.eye(ndim * (ndim + 1))
     if kind == "affine":
-        return np.eye(size)
-    columns = []
-    for i in range(ndim):
-        shift = np.zeros((ndim, ndim + 1))
-        shift[i, ndim] = 1
-        columns.append(shift)
+        return affine
+    entries = affine.reshape(ndim, ndim + 1, -1)
+    columns = list(entries[:, ndim])
     if kind != "translation":
-        for i in range(ndim):
-            for j in range(i):
-                turn = np.zeros((ndim, ndim + 1))
-                turn[i, j], turn[j, i] = 1, -1
-                columns.append(turn)
+        columns += [
+            entries[i, j] - entries[j, i] for i in range(ndim) for j in range(i)
+        ]
     if kind == "similarity":
-        columns.append(np.eye(ndim, ndim + 1))
-    return np.stack([column.reshape(size) for column in columns], axis=1)
+        columns.append(np.eye(ndim, ndim + 1).ravel())
+    return np.stack(columns, axis=1)
 
 
 def _exponential(generator: Matrix) -> Matrix:

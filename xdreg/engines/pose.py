@@ -20,10 +20,10 @@ from xdreg.engines.own_metrics import METRICS
 from xdreg.engines.shift_search import SMALLEST_SCALE, ShiftSearch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping
 
     import xarray as xr
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike
 
     from xdreg.engines.linear import Matrix
     from xdreg.grid import Grid
@@ -238,7 +238,7 @@ def _searched(
     search = ShiftSearch(*images, edges=METRICS[metric].matches_edges)
     turns = [np.eye(ndim)]
     if kind != "translation":
-        turns += list(_turns(ndim))
+        turns += _turns(ndim)
     found = list(pool.map(search.best_shift, turns))
     if kind in ("similarity", "affine"):
         found.sort(key=lambda pose: -pose.score)
@@ -269,33 +269,29 @@ def _searched(
     return [pose.matrix for pose in chosen + far[:RIVALS]]
 
 
-def _turns(ndim: int) -> Iterator[NDArray[np.float64]]:
-    """Yield the rotation matrices of `TURNS`, in dims order."""
+def _turns(ndim: int) -> list[Matrix]:
+    """Return the rotation matrices of `TURNS`, in dims order."""
     if ndim == 2:
-        for degrees in TURNS[2]:
-            if degrees:
-                c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-                yield np.array([[c, -s], [s, c]])
-        return
-    for degrees in TURNS[3]:
-        for axis in itertools.product((-1, 0, 1), repeat=3):
-            if any(axis):
-                yield _rotation(axis, np.radians(degrees))
+        return [_plane_rotation(np.radians(turn)) for turn in TURNS[2] if turn]
+    axes = [axis for axis in itertools.product((-1, 0, 1), repeat=3) if any(axis)]
+    return [_rotation(axis, np.radians(turn)) for turn in TURNS[3] for axis in axes]
 
 
-def _small_turns(ndim: int) -> Iterator[NDArray[np.float64]]:
-    """Yield rotations by half the step of `TURNS`, in all directions."""
+def _small_turns(ndim: int) -> list[Matrix]:
+    """Return rotations by half the step of `TURNS`, in all directions."""
     if ndim == 2:
         half = np.radians(TURNS[2][1] - TURNS[2][0]) / 2
-        for angle in (-half, half):
-            c, s = np.cos(angle), np.sin(angle)
-            yield np.array([[c, -s], [s, c]])
-        return
-    for axis in np.concatenate([np.eye(3), -np.eye(3)]):
-        yield _rotation(axis, np.radians(TURNS[3][0]) / 2)
+        return [_plane_rotation(-half), _plane_rotation(half)]
+    half = np.radians(TURNS[3][0]) / 2
+    return [_rotation(axis, half) for axis in (*np.eye(3), *-np.eye(3))]
 
 
-def _rotation(axis: Sequence[float], angle: float) -> NDArray[np.float64]:
+def _plane_rotation(angle: float) -> Matrix:
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, -s], [s, c]])
+
+
+def _rotation(axis: ArrayLike, angle: float) -> Matrix:
     """Return the rotation about an axis (Rodrigues).
 
     Scipy's ``Rotation`` differs in the last bits, and so would the poses.
