@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from xdreg.engines.descent import Array, Kernel
+    from xdreg.engines.descent import Array, Kernel, Totals
     from xdreg.engines.metric import ByDimension, Lengths
     from xdreg.grid import Grid
 
@@ -116,9 +116,7 @@ def correlation_force(
     def pull_moving(start: int, stop: int, displacement: Array, *_: object) -> None:
         kernels.pull(start, stop, displacement, source, pulled)
 
-    def push(
-        start: int, stop: int, _: Array, update: Array, totals: NDArray[np.float64]
-    ) -> None:
+    def push(start: int, stop: int, _: Array, update: Array, totals: Totals) -> None:
         images = reference, pulled, radius, squared_steps
         kernels.force(start, stop, *images, update, NO_TENSOR, totals)
 

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.float32]
-    Kernel = Callable[[int, int, Array, Array, NDArray[np.float64]], None]
+    Totals = NDArray[np.float64]
+    Kernel = Callable[[int, int, Array, Array, Totals], None]
 
 
 #: Iterations from which the slope of the energy is computed.
@@ -152,11 +153,7 @@ def summed_forces(
     own, sums = np.zeros((*shape, 3), np.float32), np.zeros((shape[0], 2))
 
     def push(
-        start: int,
-        stop: int,
-        displacement: Array,
-        update: Array,
-        totals: NDArray[np.float64],
+        start: int, stop: int, displacement: Array, update: Array, totals: Totals
     ) -> None:
         update[start:stop], totals[start:stop] = 0, 0
         for *_, last in forces:

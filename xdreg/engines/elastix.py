@@ -186,12 +186,9 @@ def _same_grid(a: Grid, b: Grid) -> bool:
     if (a.dims, a.shape, a.units) != (b.dims, b.shape, b.units):
         return False
     # A hundredth of a voxel anywhere: more than rounding, less than matters.
-    ends = [g.index_to_physical(i) for g in (a, b) for i in (0, np.array(g.shape) - 1)]
-    limit = 0.01 * np.asarray(a.spacing)
-    return bool(
-        (np.abs(ends[0] - ends[2]) <= limit).all()
-        and (np.abs(ends[1] - ends[3]) <= limit).all()
-    )
+    last = np.array(a.shape) - 1
+    ends = [g.index_to_physical([0 * last, last]) for g in (a, b)]
+    return bool((np.abs(ends[0] - ends[1]) <= 0.01 * np.asarray(a.spacing)).all())
 
 
 def _prepared(
@@ -204,17 +201,18 @@ def _prepared(
 
     Both are shifted and scaled alike, so that float32 sums are precise enough.
     """
-    images = []
-    for name, (image, grid, local) in (("fixed", fixed), ("moving", moving)):
-        values, mask = _checked(image, grid, name, metric, method)
-        images.append(Image(values, mask, local))
-    one, other = images
+    one, other = (
+        Image(*_checked(image, grid, name, metric, method), local)
+        for name, (image, grid, local) in (("fixed", fixed), ("moving", moving))
+    )
     inside = one.values if one.mask is None else one.values[one.mask]
     offset, spread = inside.mean(dtype=np.float64), inside.std(dtype=np.float64)
-    return (
-        replace(one, values=((one.values - offset) / spread).astype(np.float32)),
-        replace(other, values=((other.values - offset) / spread).astype(np.float32)),
-    )
+
+    def scaled(image: Image) -> Image:
+        values = (image.values - offset) / spread
+        return replace(image, values=values.astype(np.float32))
+
+    return scaled(one), scaled(other)
 
 
 def _checked(

@@ -65,10 +65,7 @@ class Isolated:
 
     @classmethod
     def of(
-        cls,
-        method: Callable[..., Any],
-        timeout: float | None,
-        memory_limit: int | None,
+        cls, method: Callable[..., Any], timeout: float | None, memory_limit: int | None
     ) -> Isolated:
         """Pack a method."""
         stream = io.BytesIO()

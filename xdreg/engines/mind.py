@@ -18,9 +18,7 @@ from xdreg.numerics.descriptors import NOT_COUNTED, SCALE, descriptor
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from numpy.typing import NDArray
-
-    from xdreg.engines.descent import Array, Kernel
+    from xdreg.engines.descent import Array, Kernel, Totals
     from xdreg.engines.metric import ByDimension, Lengths
     from xdreg.engines.voxel_units import VoxelUnits
 
@@ -96,11 +94,7 @@ def descriptor_force(
     reference, source = descriptor(fixed, radius), descriptor(moving, radius)
 
     def push(
-        start: int,
-        stop: int,
-        displacement: Array,
-        update: Array,
-        totals: NDArray[np.float64],
+        start: int, stop: int, displacement: Array, update: Array, totals: Totals
     ) -> None:
         images = displacement, reference, source, squared_steps
         descriptors.force(start, stop, *images, update, NO_TENSOR, totals)

@@ -130,7 +130,8 @@ class _Process:
         path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
         theirs, self._lifeline = posix.make_lifeline()
         start = _BOOTSTRAP.format(parent=os.getpid(), lifeline=theirs)
-        self.popen = subprocess.Popen(
+        # Typed for its pipes, which are there.
+        self.popen: Any = subprocess.Popen(
             [sys.executable, "-c", start],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -161,7 +162,7 @@ class _Process:
             return
         # A dead process is replaced when it is taken.
         with contextlib.suppress(OSError):
-            write(self.popen.stdin.fileno(), pack(("load", module)))  # type: ignore[union-attr]
+            write(self.popen.stdin.fileno(), pack(("load", module)))
             self.loaded.add(module)
             self._unread += 1
 
@@ -173,17 +174,18 @@ class _Process:
         memory_limit: int | None,
     ) -> tuple[str, Any]:
         """Send a request and return the kind and value of its reply."""
+        replies = self.popen.stdout.fileno()
         try:
             with self._limits(function, LOAD_LIMIT, None):
-                write(self.popen.stdin.fileno(), request)  # type: ignore[union-attr]
+                write(self.popen.stdin.fileno(), request)
                 while self._unread:
-                    self._read()
+                    read(replies)
                     self._unread -= 1
-                kind, value = self._read()
+                kind, value = read(replies)
             if kind == "loaded":
                 self.loaded.add(function.split(":")[0])
                 with self._limits(function, timeout, memory_limit):
-                    kind, value = self._read()
+                    kind, value = read(replies)
         except (EOFError, OSError) as error:
             raise self._failure(function) from error
         return kind, value
@@ -208,18 +210,14 @@ class _Process:
         """Close this end of the pipes; the process exits when it is idle."""
         for pipe in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
             with contextlib.suppress(OSError):
-                pipe.close()  # type: ignore[union-attr]
+                pipe.close()
         if self._lifeline is not None:
             os.close(self._lifeline)
             self._lifeline = None
 
-    def _read(self) -> tuple[str, Any]:
-        reply: tuple[str, Any] = read(self.popen.stdout.fileno())  # type: ignore[union-attr]
-        return reply
-
     def _keep_tail(self) -> None:
         with contextlib.suppress(OSError, ValueError):
-            while text := os.read(self.popen.stderr.fileno(), 65536):  # type: ignore[union-attr]
+            while text := os.read(self.popen.stderr.fileno(), 65536):
                 self._tail = (self._tail + text)[-TAIL_BYTES:]
 
     @contextlib.contextmanager
@@ -345,7 +343,7 @@ class _Pool:
             processes, self._all = self._all, set()
             idle, self._idle = self._idle, []
         for process in idle:
-            process.popen.stdin.close()  # type: ignore[union-attr]
+            process.popen.stdin.close()
         for process in idle:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.popen.wait(timeout=_GRACE)

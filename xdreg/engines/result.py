@@ -45,9 +45,8 @@ def as_displacement(result: object, grid: Grid) -> NDArray[np.float32]:
     if isinstance(result, MethodResult):
         result = result.displacement
     if not isinstance(result, xr.DataArray):
-        from xdreg.numerics.itk_transforms import (
-            displacement_from_itk,  # itk loads slowly
-        )
+        # itk loads slowly
+        from xdreg.numerics.itk_transforms import displacement_from_itk
 
         return displacement_from_itk(result, grid)
     expected = ("component", *grid.dims)

@@ -97,8 +97,5 @@ class VoxelUnits:
         scale = np.array(grid.spacing, np.float32).reshape((-1,) + (1,) * grid.ndim)
         result = np.empty((grid.ndim, *grid.shape), np.float32)
         np.multiply(values.reshape(result.shape), scale, out=result)
-        return xr.DataArray(
-            result,
-            dims=("component", *grid.dims),
-            coords=coordinates(grid),
-        )
+        dims = ("component", *grid.dims)
+        return xr.DataArray(result, dims=dims, coords=coordinates(grid))
