@@ -33,12 +33,7 @@ UNIFORM_TOLERANCE = 1e-3
 def coordinates(grid: Grid, **voxels: NDArray[Any]) -> xr.Coordinates:
     """Return the xarray coordinates of a grid, with exact spacing and units.
 
-    Parameters
-    ----------
-    grid
-        The grid.
-    **voxels : (*grid.shape)
-        Further coordinates, with a value for every voxel.
+    ``voxels`` are further coordinates ``(*grid.shape)``, a value for every voxel.
     """
     variables, indexes = {}, {}
     axes = zip(grid.dims, grid.shape, grid.origin, grid.spacing, strict=True)
@@ -76,23 +71,9 @@ def spatial_dims(array: xr.DataArray, name: str = "image") -> tuple[str, ...]:
 
 
 def grid_of(array: xr.DataArray, name: str = "image") -> Grid:
-    """Return the geometry of an image.
+    """Return the geometry of an image ``([t], [c], [z], y, x)``, ``name`` in errors.
 
-    Parameters
-    ----------
-    array : DataArray ([t], [c], [z], y, x)
-        An image with uniform, ascending coordinates on its spatial dims.
-    name
-        Name of the image in errors.
-
-    Returns
-    -------
-    Grid
-
-    Raises
-    ------
-    InputError
-        If a coordinate is missing, descending or not uniform, or units differ.
+    Coordinates of its spatial dims must be uniform and ascending, all in one unit.
 
     Examples
     --------
@@ -126,10 +107,9 @@ def _origin_and_spacing(
 ) -> tuple[float, float]:
     index = array.xindexes.get(dim)
     if isinstance(index, RangeIndex):
-        origin, spacing = float(index.start), float(index.step)
-        if spacing <= 0:
+        if index.step <= 0:
             raise _descending(dim, name)
-        return origin, spacing
+        return float(index.start), float(index.step)
     if dim not in array.coords:
         msg = (
             f"{name} has no coordinate {dim!r}; assign physical voxel centres, for "

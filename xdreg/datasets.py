@@ -26,7 +26,7 @@ from xdreg.numerics import kernels
 if TYPE_CHECKING:
     import os
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
     from xdreg.stores.ome_writer import Version
 
@@ -46,11 +46,11 @@ class Phantom:
     Parameters
     ----------
     fixed, moving : DataArray ([z], y, x)
-        The images, lazy.
+        The images. All arrays are lazy.
     displacement : DataArray (component, [z], y, x) float32
-        The true field on the fixed grid, in the units of the coordinates, lazy.
+        The true field on the fixed grid, in the units of the coordinates.
     foreground : DataArray ([z], y, x) bool
-        Where the fixed image has texture, lazy.
+        Where the fixed image has texture.
     fixed_points, moving_points : (n, ndim)
         Corresponding points, in dims order and physical units.
     """
@@ -97,10 +97,6 @@ def phantom_pair(
     seed
         Seed of the texture, the displacement and the noise.
 
-    Returns
-    -------
-    Phantom
-
     Raises
     ------
     InputError
@@ -117,24 +113,17 @@ def phantom_pair(
         msg = f"shape must have two or three axes, got {tuple(shape)}"
         raise InputError(msg)
     steps = _expand(spacing, ndim)
-    grid = Grid(
-        SPATIAL_DIMS[-ndim:],
-        tuple(int(n) for n in shape),
-        steps,
-        _expand(origin, ndim),
-        units,
-    )
+    sizes = tuple(int(n) for n in shape)
+    grid = Grid(SPATIAL_DIMS[-ndim:], sizes, steps, _expand(origin, ndim), units)
     scene = _Scene(grid, 4.0 * min(steps) if amplitude is None else amplitude, seed)
 
-    def lazy(name: str, lead: tuple[int, ...], kind: Any) -> xr.DataArray:
+    def lazy(name: str, dtype: Any, *lead: int) -> xr.DataArray:
+        shape = (*lead, *grid.shape)
         data = dask.array.map_blocks(
             _make_chunk,
-            chunks=(
-                *((n,) for n in lead),
-                *dask.array.core.normalize_chunks((chunks,) * ndim, grid.shape),
-            ),
-            dtype=kind,
-            meta=np.empty((0,) * (ndim + len(lead)), kind),
+            chunks=dask.array.core.normalize_chunks((*lead, *(chunks,) * ndim), shape),
+            dtype=dtype,
+            meta=np.empty((0,) * len(shape), dtype),
             scene=scene,
             what=name,
             noise=noise,
@@ -147,10 +136,10 @@ def phantom_pair(
     lower, upper = grid.bounds
     points = lower + (0.2 + 0.6 * points) * (upper - lower)
     return Phantom(
-        lazy("fixed", (), dtype),
-        lazy("moving", (), dtype),
-        lazy("displacement", (ndim,), "float32"),
-        lazy("foreground", (), "bool"),
+        lazy("fixed", dtype),
+        lazy("moving", dtype),
+        lazy("displacement", "float32", ndim),
+        lazy("foreground", "bool"),
         points,
         points + scene.displacement(points),
     )
@@ -169,7 +158,7 @@ def write_phantom_pair(
     Parameters
     ----------
     folder
-        Folder in which to write ``fixed.ome.zarr`` and ``moving.ome.zarr``.
+        Where to write ``fixed.ome.zarr`` and ``moving.ome.zarr``.
     shape, **options
         As in `phantom_pair`.
     version
@@ -219,14 +208,7 @@ def _hash_uniform(lattice: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _value_noise(position: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """Interpolate random numbers on a lattice by Perlin's quintic step.
-
-    Parameters
-    ----------
-    position : (n, 3), in lattice units
-    seed
-        Seed of the lattice.
-    """
+    """Interpolate random numbers by Perlin's quintic step at lattice points (n, 3)."""
     out = np.empty(position.shape[0])
     place = np.empty(3)
     base = np.empty(3, np.int64)
@@ -274,9 +256,8 @@ class _Scene:
 
     def envelope(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return one inside a rounded body and zero outside, with a smooth edge."""
-        radius = (np.abs((points - self._centre) / self._half) ** 3).sum(axis=1) ** (
-            1 / 3
-        )
+        cubes = np.abs((points - self._centre) / self._half) ** 3
+        radius = cubes.sum(axis=1) ** (1 / 3)
         return np.asarray(np.clip((0.9 - radius) / 0.08, 0.0, 1.0))
 
     def texture(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -300,9 +281,8 @@ def _make_chunk(
 ) -> NDArray[Any]:
     """Make one chunk of an array of the phantom."""
     info = block_info[None]
-    window = [slice(int(a), int(b)) for a, b in info["array-location"]][
-        -scene.grid.ndim :
-    ]
+    location = info["array-location"][-scene.grid.ndim :]
+    window = [slice(int(a), int(b)) for a, b in location]
     grid = scene.grid.window(window)
     points = kernels.grid_points(grid)
     if what == "displacement":
@@ -313,10 +293,8 @@ def _make_chunk(
         return (scene.envelope(moved) > 0.5).reshape(grid.shape)
     brightness = scene.texture(moved)
     if noise > 0:
-        index = (
-            np.stack([a.ravel() for a in np.mgrid[tuple(window)]], axis=1)
-            @ np.array([1 << 42, 1 << 21, 1])[-grid.ndim :]
-        )
+        voxels = np.mgrid[tuple(window)].reshape(grid.ndim, -1).T
+        index = voxels @ np.array([1 << 42, 1 << 21, 1])[-grid.ndim :]
         stream = scene.seed * 7 + (3 if what == "fixed" else 5)
         u, v = _hash_uniform(index, stream), _hash_uniform(index, stream + 1000)
         # Box-Muller.
@@ -324,9 +302,8 @@ def _make_chunk(
     return _to_dtype(brightness.reshape(grid.shape), np.dtype(info["dtype"]))
 
 
-def _to_dtype(brightness: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any]:
-    values = np.asarray(brightness)
+def _to_dtype(brightness: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
     if dtype.kind == "f":
-        return values.astype(dtype)
+        return brightness.astype(dtype)
     top = min(np.iinfo(dtype).max, 60_000) * 0.9
-    return np.clip(np.rint(values * top), 0, np.iinfo(dtype).max).astype(dtype)
+    return np.clip(np.rint(brightness * top), 0, np.iinfo(dtype).max).astype(dtype)

@@ -74,17 +74,7 @@ def unit_ratio(
 ) -> float:
     """Return the factor that converts lengths in one unit to another.
 
-    Parameters
-    ----------
-    source, target
-        Names of the units.
-    name
-        Name in the error of the object with lengths in ``source``.
-
-    Raises
-    ------
-    InputError
-        If the units differ and one of them is not a known unit of length.
+    Errors name the object with lengths in ``source`` as ``name``.
     """
     source, target = normalise_units(source), normalise_units(target)
     if source == target:
@@ -126,9 +116,8 @@ def whole_per_axis(
     value: float | Sequence[float], ndim: int, name: str, *, minimum: float = 0
 ) -> tuple[int, ...]:
     """Return one whole number per axis from a number or a sequence."""
-    values = list(value) if isinstance(value, (list, tuple, np.ndarray)) else None
-    if values is None:
-        values = [value] * ndim
+    listed = isinstance(value, (list, tuple, np.ndarray))
+    values = list(value) if listed else [value] * ndim  # type: ignore[arg-type]
     whole = all(
         isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in values
     )
@@ -142,14 +131,7 @@ def whole_per_axis(
 
 
 def checked_matrix(matrix: ArrayLike, ndim: int, name: str) -> NDArray[np.float64]:
-    """Return a homogeneous matrix as an array.
-
-    Raises
-    ------
-    InputError
-        If its shape is not ``(ndim + 1, ndim + 1)``, its last row is not that of a
-        linear transform, it has NaN or infinity, or it is singular.
-    """
+    """Return an invertible homogeneous matrix as an array, or raise if it is none."""
     values = np.asarray(matrix, np.float64)
     shape, last = (ndim + 1, ndim + 1), [0.0] * ndim + [1.0]
     if (
@@ -205,14 +187,17 @@ class Grid:
     units: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise if the geometry is invalid."""
         for name in ("dims", "shape", "spacing", "origin"):
             values = getattr(self, name)
             if not isinstance(values, tuple):
                 msg = f"{name} must be a tuple with one value per dim, got {values!r}"
                 raise InputError(msg)
-        lengths = {len(self.dims), len(self.shape), len(self.spacing), len(self.origin)}
-        if lengths != {self.ndim}:
+        if (
+            not len(self.dims)
+            == len(self.shape)
+            == len(self.spacing)
+            == len(self.origin)
+        ):
             msg = f"dims, shape, spacing and origin differ in length: {self}"
             raise InputError(msg)
         named = all(isinstance(dim, str) for dim in self.dims)
@@ -300,12 +285,10 @@ class Grid:
 
     def every(self, steps: Sequence[float]) -> Grid:
         """Return the grid with ``steps`` times the spacing that covers all centres."""
+        sizes = zip(self.shape, steps, strict=True)
         return replace(
             self,
-            shape=tuple(
-                math.ceil((n - 1) / k - 1e-6) + 1
-                for n, k in zip(self.shape, steps, strict=True)
-            ),
+            shape=tuple(math.ceil((n - 1) / k - 1e-6) + 1 for n, k in sizes),
             spacing=tuple(s * k for s, k in zip(self.spacing, steps, strict=True)),
         )
 
@@ -328,14 +311,9 @@ class Grid:
         Parameters
         ----------
         units
-            Name of the unit.
+            Name of the unit. `InputError` is raised if it does not convert.
         name
-            Name in the error of the object that has the grid.
-
-        Raises
-        ------
-        InputError
-            If the units do not convert.
+            What has the grid, for the error.
         """
         ratio = unit_ratio(self.units, units, name)
         return replace(
@@ -399,14 +377,8 @@ ANISOTROPY = 1.5
 def pyramid_factors(grid: Grid, smallest: int = SMALLEST) -> list[tuple[int, ...]]:
     """Return the factors by which each level of a pyramid is coarser than the last.
 
-    An axis that is coarser than the others is kept until they are as coarse.
-
-    Parameters
-    ----------
-    grid
-        The finest level.
-    smallest
-        Largest number of voxels along an axis of the coarsest level.
+    The coarsest has ``smallest`` voxels at most along every axis. An axis that is
+    coarser than the others is kept until they are as coarse.
 
     Examples
     --------

@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 import dask.array
 import numpy as np
-import xarray as xr
+from dask.base import tokenize
 
-from xdreg.bridges.prepare import for_tool
-from xdreg.errors import InputError, StoreError
+from xdreg.bridges.prepare import for_tool, needed
+from xdreg.errors import StoreError
 from xdreg.fields.composition import as_one_field, split_affine
 from xdreg.fields.field import field_grid, make_field, ordered_displacement
 from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
 from xdreg.stores.outputs import new_store
 
 if TYPE_CHECKING:
+    import xarray as xr
     from numpy.typing import NDArray
 
 FORWARD, INVERSE = "dfield", "invdfield"
@@ -37,61 +38,12 @@ FORWARD, INVERSE = "dfield", "invdfield"
 BLOCK = {2: 256, 3: 64}
 
 
-class N5Vectors:
-    """Vectors of a dataset as an array ``(ndim, *shape)``, in xdreg's order.
-
-    Parameters
-    ----------
-    path
-        Directory of the dataset.
-    scale
-        Factor of the stored numbers, which may be quantised.
-    """
-
-    def __init__(self, path: Path, scale: float = 1.0) -> None:
-        self._path, self._scale = path, scale
-        self._open()
-
-    def _open(self) -> None:
-        spec = {
-            "driver": "n5",
-            "kvstore": {"driver": "file", "path": f"{self._path}/"},
-        }
-        self._store = _tensorstore().open(spec).result()
-        # N5 lists the fastest axis first: components, x, y, z.
-        self.shape = (self._store.shape[0], *self._store.shape[:0:-1])
-        self.ndim = len(self.shape)
-        self.dtype = np.dtype(np.float32)
-        chunks = self._store.chunk_layout.read_chunk.shape
-        self.chunks = (self._store.shape[0], *chunks[:0:-1])
-
-    def __getstate__(self) -> tuple[Path, float]:
-        return self._path, self._scale
-
-    def __setstate__(self, state: tuple[Path, float]) -> None:
-        self._path, self._scale = state
-        self._open()
-
-    def __dask_tokenize__(self) -> object:
-        """Identify the array by path and time of writing."""
-        written = (self._path / "attributes.json").stat().st_mtime_ns
-        return ("xdreg.N5Vectors", str(self._path), self._scale, written)
-
-    def __getitem__(self, index: tuple[Any, ...]) -> NDArray[np.float32]:
-        """Read a window, one slice per axis."""
-        _, *window = index
-        values = self._store[(slice(None), *window[::-1])].read().result()
-        turned = np.asarray(values).transpose(0, *range(self.ndim - 1, 0, -1))[::-1]
-        vectors: NDArray[np.float32] = (turned * self._scale).astype(np.float32)
-        chosen: NDArray[np.float32] = vectors[index[0]]
-        return chosen
-
-    def __setitem__(
-        self, index: tuple[slice, ...], values: NDArray[np.float32]
-    ) -> None:
-        """Write a window of all components."""
-        turned = values[::-1].transpose(0, *range(self.ndim - 1, 0, -1))
-        self._store[(slice(None), *index[:0:-1])].write(turned).result()
+def _store(folder: Path, **options: Any) -> Any:
+    """Open a dataset; its axes are the components, ``x``, ``y``, ``z``."""
+    tensorstore = needed("tensorstore", "xdreg[n5]", "N5")
+    kvstore = {"driver": "file", "path": f"{folder}/"}
+    spec = {"driver": "n5", "kvstore": kvstore} | options
+    return tensorstore.open(spec, create=bool(options)).result()
 
 
 def write(
@@ -105,7 +57,7 @@ def write(
     overwrite: bool = False,
 ) -> None:
     """Write a field, and its inverse; see `xdreg.bridges.write_transform`."""
-    _tensorstore()
+    needed("tensorstore", "xdreg[n5]", "N5")
     prepared = for_tool(field, units, None, step)
     with new_store(path, overwrite=overwrite) as output:
         output.folder.mkdir()
@@ -134,12 +86,7 @@ def _write_dataset(
         "dataType": "float32",
         "compression": {"type": "gzip"},
     }
-    spec = {
-        "driver": "n5",
-        "kvstore": {"driver": "file", "path": f"{folder}/"},
-        "metadata": metadata,
-    }
-    _tensorstore().open(spec, create=True).result()
+    _store(folder, metadata=metadata)
     document = folder / "attributes.json"
     attributes = json.loads(document.read_text(encoding="utf-8"))
     attributes |= {"spacing": grid.spacing[::-1], "offset": grid.origin[::-1]}
@@ -151,8 +98,13 @@ def _write_dataset(
         attributes["affine"] = rows.ravel().tolist()
     _write_json(document, attributes)
     data = dask.array.asarray(ordered_displacement(field, grid).data)
-    data = data.astype(np.float32).rechunk((grid.ndim, *block))
-    dask.array.store(data, N5Vectors(folder), lock=False)
+    data = _reversed(data.astype(np.float32).rechunk((grid.ndim, *block)))
+    dask.array.store(data, _store(folder), lock=False)
+
+
+def _reversed(data: Any) -> Any:
+    """Reverse the order of the components and of the axes after them."""
+    return data[::-1].transpose(0, *range(data.ndim - 1, 0, -1))
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
@@ -160,11 +112,7 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def read(
-    path: Path,
-    *,
-    like: Any = None,
-    units: str | None = None,
-    inverse: bool = False,
+    path: Path, *, like: Any = None, units: str | None = None, inverse: bool = False
 ) -> xr.Dataset:
     """Open a field, lazily; see `xdreg.bridges.open_transform`.
 
@@ -179,7 +127,7 @@ def read(
         )
         raise StoreError(msg)
     attributes = _attributes(folder)
-    source = N5Vectors(folder, float(attributes.get("quantization_multiplier", 1.0)))
+    source = _store(folder)
     ndim = source.ndim - 1
     if source.shape[0] != ndim or ndim not in (2, 3):
         msg = (
@@ -192,16 +140,35 @@ def read(
     units = units or normalise_units(attributes.get("unit"))
     grid = Grid(
         SPATIAL_DIMS[-ndim:],
-        source.shape[1:],
+        source.shape[:0:-1],
         tuple(spacing[::-1]),
         tuple(offset[::-1]),
         units,
     )
-    data = dask.array.from_array(source, chunks=source.chunks, inline_array=False)
+    written = (folder / "attributes.json").stat().st_mtime_ns
+    block = source.chunk_layout.read_chunk.shape[:0:-1]
+    data = dask.array.map_blocks(
+        _read_block,
+        chunks=((ndim,), *dask.array.core.normalize_chunks(block, grid.shape)),
+        name=f"n5-{tokenize(str(folder), written)}",
+        dtype=np.float32,
+        meta=np.empty((0,) * source.ndim, np.float32),
+        source=source,
+        # Stored numbers may be quantised.
+        scale=float(attributes.get("quantization_multiplier", 1.0)),
+    )
     moves: list[Any] = [make_field(data, grid)]
     if "affine" in attributes:
         moves.insert(0 if inverse else 1, _matrix(folder, attributes, ndim))
     return as_one_field(moves, like, units, str(folder))
+
+
+def _read_block(
+    source: Any, scale: float, block_info: Any = None
+) -> NDArray[np.float32]:
+    components, *window = (slice(*ends) for ends in block_info[None]["array-location"])
+    values = np.asarray(source[(components, *window[::-1])])
+    return np.asarray(_reversed(values) * scale, np.float32)
 
 
 def _matrix(folder: Path, attributes: dict[str, Any], ndim: int) -> NDArray[np.float64]:
@@ -241,12 +208,3 @@ def _listed(
         msg = f"{folder}: {key} is {values!r}; expected {count} numbers"
         raise StoreError(msg)
     return numbers
-
-
-def _tensorstore() -> Any:
-    try:
-        import tensorstore
-    except ImportError as error:
-        msg = "N5 needs tensorstore; pip install 'xdreg[n5]'"
-        raise InputError(msg) from error
-    return tensorstore

@@ -66,7 +66,6 @@ def write(
 
 
 def _parameters(grid: Grid, vectors: Path) -> str:
-    """Return the text of a parameter file."""
     ndim = grid.ndim
 
     def numbers(values: Any) -> str:
@@ -123,13 +122,7 @@ def read(path: Path, *, like: Any = None, units: str | None = None) -> xr.Datase
 
 
 class _File:
-    """Entries of a parameter file.
-
-    Parameters
-    ----------
-    path
-        The file.
-    """
+    """Entries of a parameter file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -218,13 +211,13 @@ def _transform(file: _File, units: str | None) -> Any:
         return vector_images.read(vectors, units=units)
     if kind in ("BSplineTransform", "RecursiveBSplineTransform"):
         return _bspline(file)
+    euler = itk.Euler2DTransform, itk.Euler3DTransform
+    similarity = itk.Similarity2DTransform, itk.Similarity3DTransform
     classes = {
-        "TranslationTransform": itk.TranslationTransform,
-        "EulerTransform": itk.Euler3DTransform if ndim == 3 else itk.Euler2DTransform,
-        "SimilarityTransform": itk.Similarity3DTransform
-        if ndim == 3
-        else itk.Similarity2DTransform,
-        "AffineTransform": itk.AffineTransform,
+        "TranslationTransform": itk.TranslationTransform[itk.D, ndim],
+        "EulerTransform": euler[ndim - 2][itk.D],
+        "SimilarityTransform": similarity[ndim - 2][itk.D],
+        "AffineTransform": itk.AffineTransform[itk.D, ndim],
     }
     if kind not in classes:
         msg = (
@@ -233,9 +226,7 @@ def _transform(file: _File, units: str | None) -> Any:
             f"{_INSTEAD.capitalize()}"
         )
         raise InputError(msg)
-    general = kind in ("TranslationTransform", "AffineTransform")
-    template = classes[kind][(itk.D, ndim) if general else itk.D]
-    transform = template.New()
+    transform = classes[kind].New()
     if kind != "TranslationTransform":
         transform.SetCenter(file.numbers("CenterOfRotationPoint", ndim))
     if kind == "EulerTransform" and ndim == 3:
@@ -257,16 +248,14 @@ def _bspline(file: _File) -> Any:
         msg = f"{file.path} holds a cyclic B-spline; expected one that is not cyclic"
         raise InputError(msg)
     transform = itk.BSplineTransform[itk.D, file.ndim, 3].New()
-    fixed: list[float] = []
-    for key in ("GridSize", "GridOrigin", "GridSpacing"):
-        fixed += file.numbers(key, file.ndim)
-    fixed += file.direction("GridDirection").ravel().tolist()
-    transform.SetFixedParameters(itk_parameters(fixed))
+    keys = ("GridSize", "GridOrigin", "GridSpacing")
+    fixed = [number for key in keys for number in file.numbers(key, file.ndim)]
+    direction = file.direction("GridDirection").ravel()
+    transform.SetFixedParameters(itk_parameters([*fixed, *direction]))
     return _with_parameters(transform, file)
 
 
 def _with_parameters(transform: Any, file: _File) -> Any:
-    """Set the parameters of an ITK transform and return it."""
     count = int(transform.GetNumberOfParameters())
     numbers = file.numbers("TransformParameters", count)
     transform.SetParameters(itk_parameters(numbers))

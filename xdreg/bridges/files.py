@@ -30,13 +30,13 @@ from xdreg.stores.paths import as_address, is_remote
 if TYPE_CHECKING:
     import os
 
-#: Suffixes by format, the longer first where one ends in another.
-SUFFIXES = {
-    "ome_zarr": (".ome.zarr", ".zarr"),
-    "n5": (".n5",),
-    "itk": (".h5", ".hdf5", ".tfm", ".mat"),
-    "image": (".nii.gz", ".nii", ".nrrd", ".mha", ".nhdr", ".mhd"),
-    "text": (".txt",),
+#: Formats by suffix, the longer first where one ends in another.
+KINDS = {
+    **dict.fromkeys((".ome.zarr", ".zarr"), "ome_zarr"),
+    **dict.fromkeys((".n5",), "n5"),
+    **dict.fromkeys((".h5", ".hdf5", ".tfm", ".mat"), "itk"),
+    **dict.fromkeys((".nii.gz", ".nii", ".nrrd", ".mha", ".nhdr", ".mhd"), "image"),
+    **dict.fromkeys((".txt",), "text"),
 }
 
 _READ_ONLY = (".mat", ".nhdr", ".mhd")
@@ -55,9 +55,8 @@ def write_transform(
     """Write a field as a file of another tool, in the format of its suffix.
 
     ``.ome.zarr``, ``.n5`` (BigWarp), ``.h5`` and ``.tfm`` (ITK, 3D Slicer, SimpleITK,
-    ANTs), ``.nii.gz`` and ``.nii`` (ANTs), ``.nrrd`` and ``.mha`` (displacement images
-    of ITK), ``.txt`` (elastix's transformix; the vectors are written next to it as
-    ``.mha``).
+    ANTs), ``.nii.gz`` and ``.nii`` (ANTs), ``.nrrd`` and ``.mha`` (ITK's displacement
+    images), ``.txt`` (transformix, with the vectors next to it as ``.mha``).
 
     Parameters
     ----------
@@ -75,7 +74,7 @@ def write_transform(
         ``.n5`` are written from memory.
     units
         Unit to write lengths in. By default millimetres for ITK's formats, if the field
-        has a unit of length, and the field's own for ``.ome.zarr`` and ``.n5``.
+        has a unit, and the field's own for ``.ome.zarr`` and ``.n5``.
     overwrite
         Replace an existing output.
 
@@ -89,8 +88,7 @@ def write_transform(
 
     Examples
     --------
-    >>> import tempfile
-    >>> import numpy as np
+    >>> import tempfile, numpy as np
     >>> from xdreg.fields.field import make_field
     >>> from xdreg.grid import Grid
     >>> grid = Grid(("y", "x"), (4, 5), (20.0, 10.0), (0.0, 0.0), "micrometer")
@@ -196,13 +194,12 @@ def open_transform(
 
 
 def _kind_of(path: object) -> tuple[str, str, str]:
-    """Return the address, its format and its suffix."""
+    """Return the address, the format and the suffix of a path."""
     address = as_address(path).rstrip("/")
-    for kind, suffixes in SUFFIXES.items():
-        for suffix in suffixes:
-            if address.lower().endswith(suffix):
-                return address, kind, suffix
-    known = ", ".join(s for group in SUFFIXES.values() for s in group)
+    for suffix, kind in KINDS.items():
+        if address.lower().endswith(suffix):
+            return address, kind, suffix
+    known = ", ".join(KINDS)
     msg = f"{address} has no suffix of a transform file; expected one of {known}"
     raise InputError(msg)
 
@@ -210,7 +207,6 @@ def _kind_of(path: object) -> tuple[str, str, str]:
 def _check_options(
     kind: str, suffix: str, *, inverse: xr.Dataset | None, affine: bool
 ) -> None:
-    """Raise if a format cannot hold an inverse or an affine part."""
     if suffix in _READ_ONLY:
         instead = ".tfm" if suffix == ".mat" else ".nrrd or .mha"
         msg = f"{suffix} files are read, not written; write {instead}"

@@ -18,7 +18,7 @@ from xdreg.numerics.itk_transforms import displacement_to_itk
 from xdreg.stores.itk_images import to_itk_image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import xarray as xr
 
@@ -36,9 +36,8 @@ class BlockMethod:
     method
         An instance of the class.
     initial
-        Whether to pass an identity as ``initial_transform``, or None. The moving block
-        is already warped by the field so far. Some methods, such as itk-dreg's own for
-        elastix with B-splines, do not accept an initial transform.
+        Whether to pass an identity as ``initial_transform``, or None for methods that
+        accept none. The moving block is already warped by the field so far.
     **options
         Further keyword arguments for the method.
 
@@ -57,14 +56,9 @@ class BlockMethod:
     """
 
     def __init__(self, method: Any, *, initial: bool = True, **options: Any) -> None:
-        if not callable(method):
-            msg = (
-                "method must be an instance of itk-dreg's BlockPairRegistrationMethod, "
-                f"which can be called, got {method!r}"
-            )
-            raise InputError(msg)
+        _check(method, "BlockPairRegistrationMethod")
         self._method, self._initial, self._options = method, initial, options
-        self.__name__ = _name_of(method)
+        self.__name__ = str(getattr(method, "__name__", type(method).__name__))
 
     def __dask_tokenize__(self) -> object:
         """Identify by the class and attributes of the method, and the options."""
@@ -76,21 +70,20 @@ class BlockMethod:
         """Register two blocks on one grid; return an ``itk.Transform``."""
         interface = _interface()
         grid = grid_of(fixed, "fixed")
-        starts = [
-            round(origin / step)
-            for origin, step in zip(grid.origin, grid.spacing, strict=True)
-        ]
-        slices = [slice(a, a + n) for a, n in zip(starts, grid.shape, strict=True)]
+        pairs = zip(grid.origin, grid.spacing, strict=True)
+        starts = [round(origin / step) for origin, step in pairs]
         result = self._method(
             fixed_subimage=to_itk_image(fixed),
             moving_subimage=to_itk_image(moving),
             initial_transform=_identity_transform(grid) if self._initial else None,
-            block_info=interface.BlockInfo(chunk_index=starts, array_slice=slices),
+            block_info=interface.BlockInfo(
+                chunk_index=starts, array_slice=_slices(starts, grid.shape)
+            ),
             **(self._options | options),
         )
         if result.status != interface.BlockRegStatus.SUCCESS:
-            name = interface.BlockRegStatus(result.status).name
-            msg = f"{self.__name__} reports {name}"
+            status = interface.BlockRegStatus(result.status).name
+            msg = f"{self.__name__} reports {status}"
             raise MethodError(msg)
         return result.transform
 
@@ -111,21 +104,15 @@ class Reduction:
 
     Notes
     -----
-    ``initial_transform`` is an identity: the transform that the method returns is
-    applied before the field so far. Its ``inv_transform`` is not used.
-    ``fixed_reader_ctor`` makes a reader with the geometry of the fixed image, without
-    voxels.
+    The transform that the method returns is applied before the field so far; so
+    ``initial_transform`` is an identity, and ``inv_transform`` is not used.
+    ``fixed_reader_ctor`` makes a reader with the geometry of the fixed image only.
     """
 
     def __init__(
         self, method: Any, *, blocks: Blocks = "displacement", **options: Any
     ) -> None:
-        if not callable(method):
-            msg = (
-                "method must be an instance of itk-dreg's ReduceResultsMethod, which "
-                f"can be called, got {method!r}"
-            )
-            raise InputError(msg)
+        _check(method, "ReduceResultsMethod")
         if blocks not in get_args(Blocks):
             msg = f"blocks must be one of {get_args(Blocks)}, got {blocks!r}"
             raise InputError(msg)
@@ -151,10 +138,7 @@ class Reduction:
     def _located(self, result: BlockResult) -> tuple[Any, Grid]:
         interface = _interface()
         first = np.rint(result.image.physical_to_index(result.core.origin)).astype(int)
-        slices = [
-            slice(int(a), int(a) + n)
-            for a, n in zip(first, result.core.shape, strict=True)
-        ]
+        slices = _slices(first.tolist(), result.core.shape)
         if result.displacement is None:
             status, found = interface.BlockRegStatus.FAILURE, {}
         else:
@@ -182,6 +166,10 @@ class _Reader:
 
     def UpdateOutputInformation(self) -> None:
         """Do nothing: the geometry is known."""
+
+
+def _slices(starts: Sequence[int], shape: Sequence[int]) -> list[slice]:
+    return [slice(a, a + n) for a, n in zip(starts, shape, strict=True)]
 
 
 def _empty_image(grid: Grid) -> Any:
@@ -214,8 +202,13 @@ def _euler(matrix: np.ndarray[Any, np.dtype[np.float64]]) -> Any:
     return transform
 
 
-def _name_of(method: Any) -> str:
-    return str(getattr(method, "__name__", type(method).__name__))
+def _check(method: Any, kind: str) -> None:
+    if not callable(method):
+        msg = (
+            f"method must be an instance of itk-dreg's {kind}, which can be called, "
+            f"got {method!r}"
+        )
+        raise InputError(msg)
 
 
 def _identity(method: Any, options: dict[str, Any]) -> tuple[str, str]:

@@ -13,6 +13,7 @@ import dask.array
 import numpy as np
 import xarray as xr
 
+from xdreg.bridges.prepare import needed
 from xdreg.errors import InputError
 from xdreg.fields.composition import compose
 from xdreg.fields.field import (
@@ -42,8 +43,7 @@ def to_matrix(field: xr.Dataset, *, tolerance: float = TOLERANCE) -> Matrix:
     field : Dataset
         A displacement field. It is read chunk by chunk.
     tolerance : float, cells of the field
-        Largest deviation from an affine transform. ``inf`` returns the nearest affine
-        transform of any field.
+        Largest deviation from an affine transform; ``inf`` for any.
 
     Returns
     -------
@@ -68,8 +68,7 @@ def to_matrix(field: xr.Dataset, *, tolerance: float = TOLERANCE) -> Matrix:
     if tolerance == np.inf:
         return matrix
     affine = compose(matrix, like=grid)["displacement"].data
-    data = dask.array.asarray(ordered_displacement(field, grid).data)
-    rest = abs(data - affine)
+    rest = abs(dask.array.asarray(ordered_displacement(field, grid).data) - affine)
     cells = np.reshape(grid.spacing, (-1,) + (1,) * grid.ndim)
     bend = float((rest / cells).max().compute())
     if not bend <= tolerance:
@@ -86,7 +85,7 @@ def to_multiview_stitcher(field: Any, *, tolerance: float = TOLERANCE) -> xr.Dat
     """Return a field as parameters of the moving view, for multiview-stitcher.
 
     Pass them to ``msi_utils.set_affine_transform`` or ``si_utils.set_sim_affine``. The
-    fixed view gets the identity. Points are physical, in the order ``z, y, x``.
+    fixed view gets the identity.
 
     Parameters
     ----------
@@ -124,9 +123,8 @@ def from_multiview_stitcher(params: xr.DataArray, like: Any) -> xr.Dataset:
         )
         raise InputError(msg)
     values = params.transpose("x_in", "x_out").to_numpy()
-    return compose(
-        np.linalg.inv(checked_matrix(values, grid.ndim, "params")), like=grid
-    )
+    matrix = checked_matrix(values, grid.ndim, "params")
+    return compose(np.linalg.inv(matrix), like=grid)
 
 
 def to_spatialdata(
@@ -134,9 +132,8 @@ def to_spatialdata(
 ) -> Any:
     """Return a field as the transformation of the moving element, for spatialdata.
 
-    Intrinsic coordinates of a raster element are pixels with centres at ½, 1½, …. The
-    result maps them into the physical space of the fixed image. Pass it to
-    ``set_transformation(element, result, "fixed")``.
+    It maps pixels of the moving element, with centres at ½, 1½, …, into the physical
+    space of the fixed image, for ``set_transformation(element, result, "fixed")``.
 
     Parameters
     ----------
@@ -157,14 +154,10 @@ def to_spatialdata(
     InputError
         If the moving image is not known, or the field bends.
     """
-    try:
-        from spatialdata.transformations import Affine
-    except ImportError as error:
-        msg = "this needs spatialdata; pip install spatialdata"
-        raise InputError(msg) from error
+    transformations = needed("spatialdata.transformations", "spatialdata")
     grid = _moving(field, moving)
     matrix = np.linalg.inv(_matrix(field, tolerance)) @ from_pixels(grid)
-    return Affine(matrix, input_axes=grid.dims, output_axes=grid.dims)
+    return transformations.Affine(matrix, input_axes=grid.dims, output_axes=grid.dims)
 
 
 def from_spatialdata(transformation: Any, like: Any, moving: Any) -> xr.Dataset:
@@ -191,8 +184,7 @@ def from_spatialdata(transformation: Any, like: Any, moving: Any) -> xr.Dataset:
 
 def from_pixels(grid: Grid) -> Matrix:
     """Return the matrix from spatialdata's pixel coordinates to physical points."""
-    matrix = np.eye(grid.ndim + 1)
-    matrix[:-1, :-1] = np.diag(grid.spacing)
+    matrix = np.diag([*grid.spacing, 1.0])
     matrix[:-1, -1] = grid.bounds[0]
     return matrix
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xdreg.bridges.prepare import MILLIMETRES, coarsened, whole
+from xdreg.bridges.prepare import MILLIMETRES, coarsened, needed, whole
 from xdreg.bridges.transform_files import as_itk, flat, from_parts, read
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
@@ -34,8 +34,8 @@ def to_itk_transform(field: xr.Dataset, *, affine: bool = False, step: int = 1) 
     field : Dataset
         A displacement field.
     affine
-        Return an ``itk.CompositeTransform`` of displacements and then the affine part,
-        which also applies beyond the field's grid.
+        Return a composite of displacements and then the affine part, which also applies
+        beyond the field's grid.
     step
         Take every ``step``-th point of the field, which must fit into memory.
 
@@ -82,7 +82,7 @@ def to_simpleitk(field: xr.Dataset, *, affine: bool = False, step: int = 1) -> A
     -------
     SimpleITK.DisplacementFieldTransform or SimpleITK.CompositeTransform
     """
-    sitk = _simpleitk()
+    sitk = needed("SimpleITK", "xdreg[simpleitk]")
     field = coarsened(field, step)
     matrix = None
     if affine:
@@ -124,7 +124,7 @@ def from_simpleitk(
     InputError
         If ``like`` is needed, or it is not a transform of SimpleITK.
     """
-    sitk = _simpleitk()
+    sitk = needed("SimpleITK", "xdreg[simpleitk]")
     if not isinstance(transform, sitk.Transform):
         msg = f"expected a SimpleITK.Transform, got {type(transform).__name__}"
         raise InputError(msg)
@@ -147,8 +147,9 @@ def to_itkwasm(field: xr.Dataset, *, affine: bool = False, step: int = 1) -> lis
     import itk
 
     transform = to_itk_transform(field, affine=affine, step=step)
+    itkwasm = needed("itkwasm", "itkwasm")
     return [
-        _itkwasm().Transform(**itk.dict_from_transform(part))
+        itkwasm.Transform(**itk.dict_from_transform(part))
         for part in reversed(flat(transform))
     ]
 
@@ -160,9 +161,8 @@ def from_itkwasm(
 
     Parameters
     ----------
-    transforms : list of itkwasm.Transform, or one
-        Fixed → moving, the last applied first. Dictionaries from
-        ``itk.dict_from_transform`` are accepted, too.
+    transforms : list of itkwasm.Transform or of dict, or one
+        Fixed → moving, the last applied first. Dictionaries are those of ITK.
     like, units
         As for `from_simpleitk`.
 
@@ -175,20 +175,20 @@ def from_itkwasm(
 
     entries = transforms if isinstance(transforms, list | tuple) else [transforms]
     plain = [_plain(entry) for entry in entries]
-    kinds = [entry["transformType"]["transformParameterization"] for entry in plain]
     # A list from ITK-Wasm may begin with an entry that only marks it as composite.
     parts = [
         itk.transform_from_dict(entry)
-        for entry, kind in zip(plain, kinds, strict=True)
-        if kind != "Composite"
+        for entry in plain
+        if entry["transformType"]["transformParameterization"] != "Composite"
     ]
     return from_parts(parts[::-1], like, _units(units, like), "the list of transforms")
 
 
 def _plain(entry: Any) -> dict[str, Any]:
     """Return a transform of ITK-Wasm as a dictionary for ITK."""
+    itkwasm = needed("itkwasm", "itkwasm")
     values = entry
-    if isinstance(entry, _itkwasm().Transform):
+    if isinstance(entry, itkwasm.Transform):
         values = dataclasses.asdict(entry)
     if not isinstance(values, dict) or "transformType" not in values:
         msg = (
@@ -206,26 +206,8 @@ def _plain(entry: Any) -> dict[str, Any]:
     return {**values, **numbers, "transformType": kind}
 
 
-def _itkwasm() -> Any:
-    try:
-        import itkwasm
-    except ImportError as error:
-        msg = "this needs itkwasm; pip install itkwasm"
-        raise InputError(msg) from error
-    return itkwasm
-
-
 def _units(units: str | None, like: Any) -> str | None:
     if units is not None:
         return units
     grid = grid_like(like)
     return MILLIMETRES if grid is None else grid.units
-
-
-def _simpleitk() -> Any:
-    try:
-        import SimpleITK
-    except ImportError as error:
-        msg = "this needs SimpleITK; pip install 'xdreg[simpleitk]'"
-        raise InputError(msg) from error
-    return SimpleITK

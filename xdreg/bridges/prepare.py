@@ -1,24 +1,29 @@
 """Preparation of a field for another tool: unit, coarsening, loading into memory.
 
-Everything is lazy except `whole`, for tools that hold a field in memory.
+Everything is lazy except `whole`, for tools that hold a field in memory. Packages that
+are optional, and errors of ITK, are handled here, too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
 import xarray as xr
 
-from xdreg.errors import InputError
+from xdreg.errors import InputError, StoreError
 from xdreg.fields.composition import compose
 from xdreg.fields.field import field_grid, fixed_grid, in_units, open_displacement
 from xdreg.grid import UNIT_METRES, Grid, whole_per_axis
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 #: Unit of length in ITK, NIfTI, ANTs and elastix.
@@ -34,17 +39,8 @@ def for_tool(
 ) -> xr.Dataset:
     """Return a field in the given unit, or else in the unit of a tool.
 
-    Parameters
-    ----------
-    field
-        A displacement field.
-    units
-        Unit given by the user.
-    convention
-        Unit of the tool, used if ``units`` is None and the field has a unit of length.
-        None keeps the field's own unit.
-    step
-        Take every ``step``-th point of the field.
+    The tool's ``convention`` applies if ``units`` is None and the field has a unit of
+    length. Without either, the field keeps its own unit.
     """
     own = field_grid(field).units
     if units is None:
@@ -64,24 +60,9 @@ def coarsened(field: xr.Dataset, step: int) -> xr.Dataset:
 
 
 def whole(field: xr.Dataset, step: int = 1) -> tuple[NDArray[np.float32], Grid]:
-    """Read a field into memory.
+    """Read a field, coarsened by ``step``, into memory ``(ndim, *grid.shape)``.
 
-    Parameters
-    ----------
-    field
-        A displacement field.
-    step
-        Step by which it was coarsened; the error names a larger one that fits.
-
-    Returns
-    -------
-    displacement : (ndim, *grid.shape) float32
-    grid : Grid
-
-    Raises
-    ------
-    InputError
-        If the conversion takes more memory than is free.
+    If it does not fit, the error names a larger step that does.
     """
     grid = field_grid(field)
     free = psutil.virtual_memory().available
@@ -92,8 +73,7 @@ def whole(field: xr.Dataset, step: int = 1) -> tuple[NDArray[np.float32], Grid]:
             "or N5, which are written in chunks, or coarsen it"
         )
         raise InputError(msg, step=_fitting_step(grid, step, free))
-    reader = open_displacement(field)
-    return reader.read([slice(0, n) for n in grid.shape])
+    return open_displacement(field).read([slice(0, n) for n in grid.shape])
 
 
 def _needed(grid: Grid) -> int:
@@ -107,3 +87,23 @@ def _fitting_step(grid: Grid, step: int, free: float) -> int:
     larger = range(step + 1, max(step + 2, *shape))
     fitting = (k for k in larger if _needed(finest.every((k,) * grid.ndim)) <= free)
     return next(fitting, larger[-1])
+
+
+def needed(module: str, install: str, what: str = "this") -> Any:
+    """Import a module of an optional package, or raise and name what to install."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        pip = f"pip install '{install}'" if "[" in install else f"pip install {install}"
+        msg = f"{what} needs {module.partition('.')[0]}; {pip}"
+        raise InputError(msg) from error
+
+
+@contextlib.contextmanager
+def itk_errors(task: str) -> Iterator[None]:
+    """Raise an error of ITK as a `StoreError` that names what ITK cannot do."""
+    try:
+        yield
+    except RuntimeError as error:
+        msg = f"ITK cannot {task}: {str(error).strip().splitlines()[-1]}"
+        raise StoreError(msg) from error

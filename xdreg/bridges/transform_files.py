@@ -9,20 +9,17 @@ ITK reads and writes each file as a whole.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
-import xarray as xr
-
-from xdreg.bridges.prepare import MILLIMETRES, for_tool, whole
+from xdreg.bridges.prepare import MILLIMETRES, for_tool, itk_errors, whole
 from xdreg.bridges.vector_images import from_vector_image
-from xdreg.errors import StoreError
 from xdreg.fields.composition import as_one_field, split_affine
 from xdreg.numerics.itk_transforms import displacement_to_itk, matrix_to_itk
 from xdreg.stores.itk_images import is_aligned
 from xdreg.stores.outputs import new_file
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
     from pathlib import Path
 
@@ -43,25 +40,14 @@ def write(
 
     prepared = for_tool(field, units, MILLIMETRES, step)
     transform = as_itk(prepared, affine=affine, step=step)
-    with new_file(path, overwrite=overwrite) as partial:
-        try:
-            itk.transformwrite([transform], str(partial))
-        except RuntimeError as error:
-            msg = f"ITK cannot write {path}: {str(error).strip().splitlines()[-1]}"
-            raise StoreError(msg) from error
+    with new_file(path, overwrite=overwrite) as partial, itk_errors(f"write {path}"):
+        itk.transformwrite([transform], str(partial))
 
 
 def as_itk(field: xr.Dataset, *, affine: bool, step: int) -> Any:
-    """Return a field as an ITK transform, in its own unit; composite with ``affine``.
+    """Return a field, coarsened by ``step``, as an ITK transform in its own unit.
 
-    Parameters
-    ----------
-    field
-        A displacement field.
-    affine
-        Return a composite of the displacements and then the affine part.
-    step
-        Step by which the field was coarsened.
+    With ``affine``, as a composite of the displacements and then the affine part.
     """
     import itk
 
@@ -116,17 +102,8 @@ def _as_move(transform: Any, units: str | None, place: str) -> Any:
 
 
 def read_transforms(path: str | os.PathLike[str]) -> list[Any]:
-    """Return the ITK transforms of a file in the order of the file.
-
-    Raises
-    ------
-    StoreError
-        If ITK cannot read it.
-    """
+    """Return the ITK transforms of a file in the order of the file."""
     import itk
 
-    try:
+    with itk_errors(f"read {path}"):
         return list(itk.transformread(str(path)))
-    except RuntimeError as error:
-        msg = f"ITK cannot read {path}: {str(error).strip().splitlines()[-1]}"
-        raise StoreError(msg) from error

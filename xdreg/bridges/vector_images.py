@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xdreg.bridges.prepare import MILLIMETRES, for_tool, whole
+from xdreg.bridges.prepare import MILLIMETRES, for_tool, itk_errors, whole
 from xdreg.coordinates import grid_of
-from xdreg.errors import InputError, StoreError
+from xdreg.errors import InputError
 from xdreg.fields.composition import as_one_field
 from xdreg.fields.field import make_field
 from xdreg.numerics.itk_transforms import displacement_image
@@ -43,12 +43,8 @@ def write(
 
     prepared = for_tool(field, units, MILLIMETRES, step)
     image = displacement_image(*whole(prepared, step))
-    with new_file(path, overwrite=overwrite) as partial:
-        try:
-            itk.imwrite(image, str(partial))
-        except RuntimeError as error:
-            msg = f"ITK cannot write {path}: {str(error).strip().splitlines()[-1]}"
-            raise StoreError(msg) from error
+    with new_file(path, overwrite=overwrite) as partial, itk_errors(f"write {path}"):
+        itk.imwrite(image, str(partial))
 
 
 def read(path: Path, *, like: Any = None, units: str | None = None) -> xr.Dataset:
@@ -61,14 +57,7 @@ def read(path: Path, *, like: Any = None, units: str | None = None) -> xr.Datase
 def from_vector_image(image: Any, units: str | None, place: str) -> Any:
     """Return an ITK image of vectors as a field, or as a transform if it is oblique.
 
-    Parameters
-    ----------
-    image : itk.Image
-        With as many components as dimensions. Its grid may be flipped or permuted.
-    units
-        Unit of lengths.
-    place
-        File or object that it comes from, for errors.
+    Its grid may be flipped or permuted. ``place`` names its source in errors.
     """
     import itk
 

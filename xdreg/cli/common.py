@@ -58,16 +58,9 @@ class Stopped(Exception):
 def answer(
     result: Mapping[str, Any], lines: Mapping[str, str], *, as_json: bool
 ) -> None:
-    """Print a command's result on stdout.
+    """Print a command's result on stdout, as JSON or as lines of text by their labels.
 
-    Parameters
-    ----------
-    result
-        Values of the JSON document. Numbers that are not finite become null.
-    lines
-        Lines of text by their labels.
-    as_json
-        Whether to print the JSON document or the text.
+    In JSON, numbers that are not finite become null.
     """
     if as_json:
         # rich would break lines.
@@ -94,13 +87,7 @@ def _finite(value: Any) -> Any:
 
 @contextlib.contextmanager
 def on_cluster(address: str | None) -> Iterator[None]:
-    """Compute on a Dask cluster within the context; None computes locally.
-
-    Raises
-    ------
-    InputError
-        If no scheduler answers at the address.
-    """
+    """Compute on a Dask cluster within the context; None computes locally."""
     if address is None:
         yield
         return
@@ -143,15 +130,8 @@ def _is_store(path: str) -> bool:
 
 
 def open_transform(path: str) -> Any:
-    """Open a field, a transform that ITK reads, or a matrix in a CSV file.
-
-    Raises
-    ------
-    StoreError
-        If the file cannot be read as one of them.
-    InputError
-        If an ITK file holds several transforms.
-    """
+    """Open a field, a transform that ITK reads, or a matrix in a CSV file."""
+    from xdreg.bridges.transform_files import read_transforms
     from xdreg.fields.store import open_field
 
     if _is_store(path):
@@ -159,7 +139,13 @@ def open_transform(path: str) -> Any:
     if not Path(path).is_file():
         msg = f"{path} does not exist; check the path"
         raise StoreError(msg)
-    return _read_matrix(path) if path.endswith(".csv") else _read_transform(path)
+    if path.endswith(".csv"):
+        return _read_matrix(path)
+    found = read_transforms(path)
+    if len(found) == 1:
+        return found[0]
+    msg = f"{path} holds {len(found)} transforms; expected one, or a composite of them"
+    raise InputError(msg)
 
 
 def _read_matrix(path: str) -> Any:
@@ -175,24 +161,8 @@ def _read_matrix(path: str) -> Any:
         raise StoreError(msg) from error
 
 
-def _read_transform(path: str) -> Any:
-    from xdreg.bridges.transform_files import read_transforms
-
-    found = read_transforms(path)
-    if len(found) == 1:
-        return found[0]
-    msg = f"{path} holds {len(found)} transforms; expected one, or a composite of them"
-    raise InputError(msg)
-
-
 def make_folder(path: Path) -> None:
-    """Make a folder for outputs unless it exists.
-
-    Raises
-    ------
-    StoreError
-        If the path is a URL or the folder cannot be made.
-    """
+    """Make a folder for outputs unless it exists."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
         msg = (
             f"the output {path} must be a local folder; in Python, xdreg.save writes "

@@ -10,13 +10,7 @@ import numpy as np
 import typer
 
 from xdreg.cli.common import AsJson, Overwrite, ShowProgress, answer, make_folder
-from xdreg.cli.summary import (
-    agreement,
-    agreement_lines,
-    cost,
-    field_summary,
-    summary_lines,
-)
+from xdreg.cli.summary import agreement, outcome
 from xdreg.stores.progress import working
 
 if TYPE_CHECKING:
@@ -69,25 +63,19 @@ def demo(
         before, after = _errors(field, pair)
         found = agreement(field, *(image_levels(v, "image") for v in (fixed, moving)))
         drawn = _draw(field, fixed, moving, picture, overwrite=overwrite)
-    summary = field_summary(field)
-    spent, spent_lines = cost(time.perf_counter() - began)
-    values = {
+    values, lines = outcome(field, found, began)
+    written = {
         "folder": output,
         "picture": picture if drawn else None,
         "error_voxels": {"before": before, "after": after},
-        "agreement": found,
     }
-    lines = {
-        **agreement_lines(found),
-        **summary_lines(summary),
-        **spent_lines,
-        "error": f"mean error against the truth: {after:.3f} voxels, from "
-        f"{before:.3f} before registration",
-        "picture": str(picture)
-        if drawn
-        else "none: matplotlib is missing; pip install 'xdreg[plot]'",
-    }
-    answer({**values, **summary, **spent}, lines, as_json=as_json)
+    lines["error"] = (
+        f"mean error against the truth: {after:.3f} voxels, from {before:.3f} before "
+        "registration"
+    )
+    missing = "none: matplotlib is missing; pip install 'xdreg[plot]'"
+    lines["picture"] = str(picture) if drawn else missing
+    answer(written | values, lines, as_json=as_json)
 
 
 def _errors(field: xr.Dataset, pair: Phantom) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 import xarray as xr
@@ -10,9 +10,6 @@ from rich.table import Table
 
 from xdreg.cli.common import AsJson, answer, open_path_or_field, show
 from xdreg.cli.summary import field_summary, summary_lines
-
-if TYPE_CHECKING:
-    from xdreg.grid import Grid
 
 
 def info(
@@ -32,7 +29,11 @@ def info(
     if isinstance(opened, xr.Dataset):
         grid, summary = field_grid(opened), field_summary(opened)
         values = {"kind": "field", "grid": grid.to_dict(), **summary}
-        lines = {"field": _field_text(grid), **summary_lines(summary)}
+        text = (
+            f"displacement field of {_sizes(grid.shape)} points in "
+            f"{', '.join(grid.dims)}, every {_sizes(grid.spacing)} {grid.units or ''}"
+        )
+        lines = {"field": text.rstrip(), **summary_lines(summary)}
         answer(values, lines, as_json=as_json)
         return
     levels = [_level(array) for array in image_levels(opened, "image")]
@@ -54,13 +55,6 @@ def info(
             str(tuple(level["chunks"])) if level["chunks"] else "-",
         )
     show(table)
-
-
-def _field_text(grid: Grid) -> str:
-    return (
-        f"displacement field of {_sizes(grid.shape)} points in {', '.join(grid.dims)}, "
-        f"every {_sizes(grid.spacing)} {grid.units or ''}".rstrip()
-    )
 
 
 def _sizes(values: Any) -> str:

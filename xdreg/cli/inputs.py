@@ -49,8 +49,7 @@ MetricName = Annotated[
 BlockShape = Annotated[
     str | None,
     typer.Option(
-        metavar="VOXELS",
-        help="Voxels of a block: one number, or 32,64,64 per axis.",
+        metavar="VOXELS", help="Voxels of a block: one number, or 32,64,64 per axis."
     ),
 ]
 Overlap = Annotated[
@@ -66,8 +65,7 @@ Initial = Annotated[
     ),
 ]
 Mask = Annotated[
-    str | None,
-    typer.Option(metavar="MASK", help="Mask of the image, or auto."),
+    str | None, typer.Option(metavar="MASK", help="Mask of the image, or auto.")
 ]
 ChannelNames = Annotated[
     list[str] | None,
@@ -82,8 +80,7 @@ MovingChannelNames = Annotated[
     typer.Option(metavar="CHANNEL", help="Channel of MOVING, if different."),
 ]
 WorkDir = Annotated[
-    Path | None,
-    typer.Option(metavar="FOLDER", help="Keep the run here, to resume it."),
+    Path | None, typer.Option(metavar="FOLDER", help="Keep the run here, to resume it.")
 ]
 Retry = Annotated[
     list[str] | None,
@@ -170,8 +167,7 @@ def opened(given: dict[str, Any]) -> tuple[list[Any], list[Any], Any]:
 
 def planning(given: dict[str, Any], start: Any) -> dict[str, Any]:
     """Return the arguments of `xdreg.plan`."""
-    names = "metric", "block_shape", "overlap"
-    chosen = {name: given[name] for name in names}
+    chosen = {name: given[name] for name in ("metric", "block_shape", "overlap")}
     return {**chosen, "stages": given.get("stages"), "initial": start}
 
 

@@ -28,8 +28,7 @@ def invert(
     like: Annotated[
         str | None,
         typer.Option(
-            metavar="IMAGE",
-            help="Moving image; by default the one recorded in FIELD.",
+            metavar="IMAGE", help="Moving image; by default the one recorded in FIELD."
         ),
     ] = None,
     step: Annotated[
@@ -58,19 +57,18 @@ def invert(
     made = inverse(open_field(field), image, step=step)
     save_field(made, output, overwrite=overwrite, progress=progress)
     found = open_field(output)
-    units = found["displacement"].attrs.get("units")
-    counts = status_counts(found)
     values: dict[str, Any] = {
         "field": output,
-        "blocks": counts,
+        "blocks": status_counts(found),
         "largest_residual": float(found.block_max_residual.max()),
-        "units": units,
+        "units": found["displacement"].attrs.get("units"),
         "outside_share": float(found.block_outside.mean()),
         "folded_share": float(found.block_folded.mean()),
     }
+    units = values["units"] or ""
     lines = {
-        "blocks": ", ".join(f"{n} {what}" for what, n in counts.items()),
-        "residual": f"{values['largest_residual']:.2g} {units or ''} at most",
+        "blocks": ", ".join(f"{n} {what}" for what, n in values["blocks"].items()),
+        "residual": f"{values['largest_residual']:.2g} {units} at most",
         "outside": f"{values['outside_share']:.1%} from outside the fixed image",
         "folded": f"{values['folded_share']:.2%} without an inverse",
         "wrote": str(output),

@@ -21,22 +21,17 @@ file that a run writes holds every option as decided, and gives the same result 
 from __future__ import annotations
 
 import importlib
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import tomli_w
+import yaml
+
+from xdreg import stages
 from xdreg.errors import InputError, StoreError
-from xdreg.stages import (
-    Affine,
-    Blockwise,
-    BSpline,
-    Consensus,
-    Custom,
-    LocalCorrelation,
-    Rigid,
-    Similarity,
-    Translation,
-)
+from xdreg.stages import Blockwise, Custom
 from xdreg.stores.outputs import check_file, new_file
 from xdreg.stores.paths import is_remote
 
@@ -51,8 +46,8 @@ if TYPE_CHECKING:
 KINDS: Mapping[str, type[Stage]] = {
     kind.__name__: kind
     for kind in (
-        *(Translation, Rigid, Similarity, Affine),
-        *(LocalCorrelation, BSpline, Consensus, Custom),
+        *(stages.Translation, stages.Rigid, stages.Similarity, stages.Affine),
+        *(stages.LocalCorrelation, stages.BSpline, stages.Consensus, stages.Custom),
     )
 }
 
@@ -80,25 +75,7 @@ _YAML: Mapping[str, Any] = {
 
 
 def read_options(path: Path) -> dict[str, Any]:
-    """Read an options file.
-
-    Parameters
-    ----------
-    path
-        File that ends in ``.toml``, ``.yaml`` or ``.yml``.
-
-    Returns
-    -------
-    dict
-        Values by name; ``stages`` is a list of stages.
-
-    Raises
-    ------
-    StoreError
-        If the file cannot be read.
-    InputError
-        If it holds an unknown option, or a value that does not fit.
-    """
+    """Return the values of an options file by name; ``stages`` is a list of stages."""
     values = _load(path)
     unknown = sorted(values.keys() - {*NAMES, "stages"})
     if unknown:
@@ -129,26 +106,7 @@ def check_options_file(path: Path | None, *, overwrite: bool) -> None:
 def write_options(
     path: Path, values: Mapping[str, Any], plan: Plan, *, overwrite: bool
 ) -> None:
-    """Write the options of a run and the stages of its plan.
-
-    Parameters
-    ----------
-    path
-        File that ends in ``.toml``, ``.yaml`` or ``.yml``.
-    values
-        Options by their names in `NAMES`; those that are None are left out.
-    plan
-        Plan of the run.
-    overwrite
-        Replace an existing file.
-
-    Raises
-    ------
-    StoreError
-        If the file exists or cannot be written.
-    InputError
-        If a function of a stage has no name to import it by.
-    """
+    """Write the options of a run, by their `NAMES`, and the stages of its plan."""
     _check_suffix(path)
     given = {
         name: values[name]
@@ -163,18 +121,14 @@ def write_options(
     for name in ("metric", "block_shape", "overlap"):
         given.pop(name, None)
     given["stages"] = [stage_table(stage) for stage in plan.stages]
+    toml = path.suffix == ".toml"
+    text = tomli_w.dumps(given) if toml else yaml.safe_dump(given, **_YAML)
     with new_file(path, overwrite=overwrite) as partial:
-        partial.write_text(_dump(given, path.suffix), encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
 
 
 def stage_table(stage: PlannedStage) -> dict[str, Any]:
-    """Return the kind and all options of a planned stage, as in a file.
-
-    Raises
-    ------
-    InputError
-        If its method or reduction has no name to import it by.
-    """
+    """Return the kind and all options of a planned stage, as in a file."""
     options = stage.options
     table: dict[str, Any] = {"kind": type(options).__name__}
     for entry in fields(options):
@@ -182,9 +136,8 @@ def stage_table(stage: PlannedStage) -> dict[str, Any]:
         if value is not None:
             table[entry.name] = list(value) if isinstance(value, tuple) else value
     if isinstance(options, Blockwise):
-        table["block_shape"] = list(stage.partition.block_shape)
-        table["overlap"] = list(stage.partition.overlap)
-        table["field_step"] = list(stage.partition.field_step)
+        for name in ("block_shape", "overlap", "field_step"):
+            table[name] = list(getattr(stage.partition, name))
     if isinstance(options, Custom):
         table["method"] = _name_of(options.method)
         table["options"] = dict(options.options)
@@ -200,41 +153,17 @@ def _load(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         msg = f"the options file {path} cannot be read: {error}"
         raise StoreError(msg) from error
-    found = (_from_toml if path.suffix == ".toml" else _from_yaml)(text, path)
+    toml = path.suffix == ".toml"
+    try:
+        found = tomllib.loads(text) if toml else yaml.safe_load(text) or {}
+    except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        kind = "TOML" if toml else "YAML"
+        msg = f"{path} is not {kind}: {' '.join(str(error).split())}"
+        raise StoreError(msg) from error
     if not isinstance(found, dict):
         msg = f"{path} holds {type(found).__name__}; expected options by their names"
         raise InputError(msg)
     return found
-
-
-def _from_toml(text: str, path: Path) -> Any:
-    import tomllib
-
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        msg = f"{path} is not TOML: {error}"
-        raise StoreError(msg) from error
-
-
-def _from_yaml(text: str, path: Path) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        msg = f"{path} is not YAML: {' '.join(str(error).split())}"
-        raise StoreError(msg) from error
-
-
-def _dump(values: Mapping[str, Any], suffix: str) -> str:
-    if suffix == ".toml":
-        import tomli_w
-
-        return str(tomli_w.dumps(values))
-    import yaml
-
-    return str(yaml.safe_dump(dict(values), **_YAML))
 
 
 def _check_suffix(path: Path) -> None:

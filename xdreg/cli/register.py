@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from xdreg.cli import inputs
 from xdreg.cli.common import (
     AsJson,
     Overwrite,
@@ -18,36 +19,8 @@ from xdreg.cli.common import (
     on_cluster,
     show,
 )
-from xdreg.cli.inputs import (
-    BlockShape,
-    ChannelNames,
-    Fixed,
-    Initial,
-    Mask,
-    MetricName,
-    Moving,
-    MovingChannelNames,
-    OptionsFile,
-    Overlap,
-    Retry,
-    SaveOptions,
-    Scheduler,
-    WorkDir,
-    both_channels,
-    merged,
-    opened,
-    planning,
-    require,
-)
 from xdreg.cli.options_file import check_options_file, write_options
-from xdreg.cli.summary import (
-    agreement,
-    agreement_lines,
-    cost,
-    field_summary,
-    one_channel,
-    summary_lines,
-)
+from xdreg.cli.summary import agreement, one_channel, outcome
 from xdreg.stores.progress import working
 
 if TYPE_CHECKING:
@@ -56,25 +29,25 @@ if TYPE_CHECKING:
 
 def register(
     context: typer.Context,
-    fixed: Fixed = None,
-    moving: Moving = None,
+    fixed: inputs.Fixed = None,
+    moving: inputs.Moving = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="FOLDER", help="Folder to write to."),
     ] = None,
-    metric: MetricName = "auto",
-    block_shape: BlockShape = None,
-    overlap: Overlap = None,
-    fixed_mask: Mask = None,
-    moving_mask: Mask = None,
-    channel: ChannelNames = None,
-    moving_channel: MovingChannelNames = None,
-    initial: Initial = None,
-    workdir: WorkDir = None,
-    retry: Retry = None,
-    scheduler: Scheduler = None,
-    options: OptionsFile = None,
-    save_options: SaveOptions = None,
+    metric: inputs.MetricName = "auto",
+    block_shape: inputs.BlockShape = None,
+    overlap: inputs.Overlap = None,
+    fixed_mask: inputs.Mask = None,
+    moving_mask: inputs.Mask = None,
+    channel: inputs.ChannelNames = None,
+    moving_channel: inputs.MovingChannelNames = None,
+    initial: inputs.Initial = None,
+    workdir: inputs.WorkDir = None,
+    retry: inputs.Retry = None,
+    scheduler: inputs.Scheduler = None,
+    options: inputs.OptionsFile = None,
+    save_options: inputs.SaveOptions = None,
     as_json: AsJson = False,
     progress: ShowProgress = True,
     overwrite: Overwrite = False,
@@ -86,22 +59,25 @@ def register(
     Example: xdreg register fixed.ome.zarr moving.ome.zarr -o out
     """
     began = time.perf_counter()
-    given = merged(context, options)
-    require(given, fixed="FIXED", moving="MOVING", output="-o")
+    given = inputs.merged(context, options)
+    inputs.require(given, fixed="FIXED", moving="MOVING", output="-o")
     try:
         with on_cluster(scheduler):
             values, lines = _run(
-                given, save_options, progress=progress, overwrite=overwrite
+                given, save_options, began, progress=progress, overwrite=overwrite
             )
     except KeyboardInterrupt:
         raise Stopped(_how_to_resume(given["workdir"])) from None
-    spent, spent_lines = cost(time.perf_counter() - began)
-    wrote = lines.pop("wrote")
-    answer(values | spent, {**lines, **spent_lines, "wrote": wrote}, as_json=as_json)
+    answer(values, lines, as_json=as_json)
 
 
 def _run(
-    given: dict[str, Any], save_options: Path | None, *, progress: bool, overwrite: bool
+    given: dict[str, Any],
+    save_options: Path | None,
+    began: float,
+    *,
+    progress: bool,
+    overwrite: bool,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Register, write outputs, compare; return values for JSON and lines of text."""
     from xdreg.fields.provenance import last_metric
@@ -115,19 +91,16 @@ def _run(
     folder = Path(given["output"])
     targets = folder / "field.ome.zarr", folder / "moved.ome.zarr"
     with working("opening images", enabled=progress):
-        images, masks, start = opened(given)
+        images, masks, start = inputs.opened(given)
         make_folder(folder)
         for target in targets:
             check_target(target, overwrite=overwrite)
         check_options_file(save_options, overwrite=overwrite)
-        levels = [
-            image_levels(image, name)
-            for image, name in zip(images, ("fixed", "moving"), strict=True)
-        ]
-        channels = both_channels(levels, given)
+        levels = [image_levels(images[0], "fixed"), image_levels(images[1], "moving")]
+        channels = inputs.both_channels(levels, given)
     field = run(
         *images,
-        **planning(given, start),
+        **inputs.planning(given, start),
         fixed_mask=masks[0],
         moving_mask=masks[1],
         channel=channels[0],
@@ -146,29 +119,26 @@ def _run(
             across=last_metric(field) in ("mind", "mi"),
         )
     if save_options is not None:
-        made = make_plan(*images, **planning(given, start))
+        made = make_plan(*images, **inputs.planning(given, start))
         if made.undecided:
             made = made.decided(field.attrs["metric"].partition(",")[0])
         write_options(save_options, given, made, overwrite=overwrite)
-    summary = field_summary(field)
     written = {"field": targets[0], "moved": targets[1], "options": save_options}
     files = ", ".join(str(path) for path in written.values() if path is not None)
-    return (
-        {**written, "agreement": found, **summary},
-        {**agreement_lines(found), **summary_lines(summary), "wrote": files},
-    )
+    values, lines = outcome(field, found, began)
+    return written | values, {**lines, "wrote": files}
 
 
 def plan(
     context: typer.Context,
-    fixed: Fixed = None,
-    moving: Moving = None,
-    metric: MetricName = "auto",
-    block_shape: BlockShape = None,
-    overlap: Overlap = None,
-    initial: Initial = None,
-    options: OptionsFile = None,
-    save_options: SaveOptions = None,
+    fixed: inputs.Fixed = None,
+    moving: inputs.Moving = None,
+    metric: inputs.MetricName = "auto",
+    block_shape: inputs.BlockShape = None,
+    overlap: inputs.Overlap = None,
+    initial: inputs.Initial = None,
+    options: inputs.OptionsFile = None,
+    save_options: inputs.SaveOptions = None,
     as_json: AsJson = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -178,11 +148,11 @@ def plan(
     """
     from xdreg.registration.register import plan as make_plan
 
-    given = merged(context, options)
-    require(given, fixed="FIXED", moving="MOVING")
+    given = inputs.merged(context, options)
+    inputs.require(given, fixed="FIXED", moving="MOVING")
     check_options_file(save_options, overwrite=overwrite)
-    images, _, start = opened(given | {"fixed_mask": None, "moving_mask": None})
-    made = make_plan(*images, **planning(given, start))
+    images, _, start = inputs.opened(given | {"fixed_mask": None, "moving_mask": None})
+    made = make_plan(*images, **inputs.planning(given, start))
     if save_options is not None:
         write_options(save_options, given, made, overwrite=overwrite)
     if not as_json:
@@ -195,23 +165,21 @@ def plan(
 
 def _plan_values(made: Plan) -> dict[str, Any]:
     """Return a plan as plain values for JSON."""
-    stages = []
-    for stage in made.stages:
-        partition = stage.partition
-        stages.append(
-            {
-                "stage": stage.options.name,
-                "metric": stage.metric,
-                "fixed_level": stage.fixed_level,
-                "moving_level": stage.moving_level,
-                "image_shape": list(partition.grid.shape),
-                "blocks": list(partition.counts),
-                "window_shape": list(partition.window_shape),
-                "field_shape": list(partition.field_grid.shape),
-                "block_memory_bytes": made.block_memory(stage),
-                "bytes_read": made.bytes_read(stage),
-            }
-        )
+    stages = [
+        {
+            "stage": stage.options.name,
+            "metric": stage.metric,
+            "fixed_level": stage.fixed_level,
+            "moving_level": stage.moving_level,
+            "image_shape": stage.partition.grid.shape,
+            "blocks": stage.partition.counts,
+            "window_shape": stage.partition.window_shape,
+            "field_shape": stage.partition.field_grid.shape,
+            "block_memory_bytes": made.block_memory(stage),
+            "bytes_read": made.bytes_read(stage),
+        }
+        for stage in made.stages
+    ]
     return {
         "stages": stages,
         "worker_memory_bytes": made.worker_memory(),

@@ -67,9 +67,8 @@ def report(
     images = open_path(fixed), open_path(moving)
     points, names = None, None
     if landmarks is not None:
-        tables = [_landmarks(path, dims) for path in landmarks]
-        points = tables[0][0], tables[1][0]
-        names = tables[0][1] or tables[1][1]
+        points = tuple(_landmarks(path, dims) for path in landmarks)
+        names = point_names(landmarks[0]) or point_names(landmarks[1])
     try:
         write(
             opened,
@@ -88,12 +87,9 @@ def report(
     show(f"wrote {output}")
 
 
-def _landmarks(
-    path: Path, dims: tuple[str, ...]
-) -> tuple[NDArray[np.float64], list[str] | None]:
-    """Return points and, if a column holds them, their names."""
+def _landmarks(path: Path, dims: tuple[str, ...]) -> NDArray[np.float64]:
     found = read_points(path, dims)
     if not len(found.points):
         msg = f"{path} has a header and no points; expected a row per point"
         raise InputError(msg)
-    return found.points, point_names(path)
+    return found.points

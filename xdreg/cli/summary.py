@@ -5,6 +5,7 @@ Each is a dict of plain values for JSON, and lines of text made from it.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,20 +71,8 @@ def agreement(
 ) -> dict[str, Any]:
     """Return the agreement of the images before and after, on one coarse level.
 
-    Parameters
-    ----------
-    field
-        A displacement field.
-    fixed, moving
-        The levels of the images, finest first, of one channel and time point.
-    across
-        Whether they differ in modality. Mutual information is measured then,
-        normalised correlation otherwise.
-
-    Returns
-    -------
-    dict
-        ``measure``, ``before`` and ``after``.
+    The images are levels, finest first, of one channel and time point. The measure is
+    mutual information ``across`` modalities, else normalised correlation.
     """
     from xdreg.fields.field import identity
     from xdreg.fields.warp import warp
@@ -99,32 +88,18 @@ def agreement(
         {dim: slice(None, None, min(stride, n)) for dim, n in reference.sizes.items()}
     )
     measure = mutual_information if across else normalised_correlation
-    before, after = (
-        measure(
-            reference.values,
-            warp(
-                mapping, source.astype("float32"), like=reference, fill_value=np.nan
-            ).values,
-        )
-        for mapping in (identity(field), field)
-    )
-    name = "information" if across else "correlation"
-    return {"measure": name, "before": float(before), "after": float(after)}
-
-
-def agreement_lines(found: Mapping[str, Any]) -> dict[str, str]:
-    """Return a line of text from the result of `agreement`."""
-    text = (
-        f"{found['before']:.3f} before, {found['after']:.3f} after, where the images "
-        "overlap"
-    )
-    return {found["measure"]: text}
+    found: dict[str, Any] = {"measure": "information" if across else "correlation"}
+    source = source.astype("float32")
+    for when, mapping in (("before", identity(field)), ("after", field)):
+        warped = warp(mapping, source, like=reference, fill_value=np.nan)
+        found[when] = float(measure(reference.values, warped.values))
+    return found
 
 
 def one_channel(
     levels: list[xr.DataArray], channel: Channels, name: str
 ) -> list[xr.DataArray]:
-    """Return levels of an image at the first chosen channel and first time point."""
+    """Return levels of an image at the chosen channel and the first time point."""
     from xdreg.registration.inputs import selections
     from xdreg.stores.pyramid import build_pyramid
 
@@ -145,11 +120,21 @@ def one_channel(
     return [level.isel(dict.fromkeys(others, 0), drop=True) for level in levels]
 
 
-def cost(seconds: float) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return time and memory as values for JSON and as lines of text."""
-    peak = peak_memory()
+def outcome(
+    field: xr.Dataset, found: Mapping[str, Any], began: float
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the agreement, field and cost of a run as values and as lines of text.
+
+    ``found`` is the result of `agreement`, ``began`` a time of `time.perf_counter`.
+    """
+    summary = field_summary(field)
+    seconds, peak = time.perf_counter() - began, peak_memory()
+    spent = {"seconds": seconds, "peak_memory_bytes": peak}
     lines = {
+        found["measure"]: f"{found['before']:.3f} before, {found['after']:.3f} after, "
+        "where the images overlap",
+        **summary_lines(summary),
         "time": f"{seconds:.1f} s",
         "peak memory": f"{peak / 1e9:.2f} GB in the largest process",
     }
-    return {"seconds": seconds, "peak_memory_bytes": peak}, lines
+    return {"agreement": found, **summary, **spent}, lines

@@ -52,7 +52,7 @@ def view(
 
     Example: xdreg view out/field.ome.zarr fixed.ome.zarr moving.ome.zarr
     """
-    scene = _scene(field, fixed, moving, channel, moving_channel)
+    scene = _scene(field, {"fixed": fixed, "moving": moving}, channel, moving_channel)
     if not neuroglancer:
         _show_in_napari(scene)
         return
@@ -70,8 +70,7 @@ def view(
 
 def _scene(
     field: str,
-    fixed: str | None,
-    moving: str | None,
+    paths: dict[str, str | None],
     channel: str | None,
     moving_channel: str | None,
 ) -> Scene:
@@ -82,7 +81,7 @@ def _scene(
     opened = open_field(field)
     known = sources_of(opened)
     images = {}
-    for name, given in (("fixed", fixed), ("moving", moving)):
+    for name, given in paths.items():
         path = given or known.get(name)
         if path is None:
             msg = f"{field} does not record its {name} image; give FIXED and MOVING"
@@ -96,8 +95,7 @@ def _scene(
             raise StoreError(msg) from error
     return make_scene(
         opened,
-        images["fixed"],
-        images["moving"],
+        **images,
         channel=shown_channel(images["fixed"], channel),
         moving_channel=shown_channel(images["moving"], moving_channel or channel),
     )

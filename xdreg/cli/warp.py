@@ -111,7 +111,6 @@ def warp(
 
 
 def _numbers(text: str, name: str) -> list[float]:
-    """Return the numbers of a comma-separated list."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError as error:

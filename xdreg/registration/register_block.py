@@ -117,7 +117,7 @@ def register_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float3
     """
     check_directory(task)
     if task.stopped.exists():
-        msg = "the run was stopped; the same call with the same workdir resumes it"
+        msg = "the run was stopped; run the same again with the same workdir"
         raise Interrupted(msg)
     stored = task.records.read(index)
     return _register(index, task)[0] if stored is None else stored

@@ -110,7 +110,7 @@ def resumable_store(
         store = _remote(address.rstrip("/"), description, overwrite, storage_options)
     else:
         store = _local(Path(address).absolute(), description, overwrite)
-    kept = "what is done is kept, the same call goes on from there"
+    kept = "what is done is kept, run the same again to continue"
     with writing(address, kept), store as both:
         yield both
 
