@@ -85,12 +85,12 @@ def grid_of(array: xr.DataArray, name: str = "image") -> Grid:
     """
     dims = spatial_dims(array, name)
     axes = [_origin_and_spacing(array, dim, name) for dim in dims]
-    units = {normalise_units(array[dim].attrs.get("units")) for dim in dims}
+    given = {dim: array[dim].attrs.get("units") for dim in dims}
+    units = {normalise_units(unit) for unit in given.values()}
     if len(units) > 1:
         msg = (
-            f"the spatial coordinates of {name} have different units "
-            f"{ {dim: array[dim].attrs.get('units') for dim in dims} }; "
-            "express them all in one unit"
+            f"the spatial coordinates of {name} have different units {given}; express "
+            "them all in one unit"
         )
         raise InputError(msg)
     return Grid(

@@ -116,8 +116,9 @@ def whole_per_axis(
     value: float | Sequence[float], ndim: int, name: str, *, minimum: float = 0
 ) -> tuple[int, ...]:
     """Return one whole number per axis from a number or a sequence."""
-    listed = isinstance(value, (list, tuple, np.ndarray))
-    values = list(value) if listed else [value] * ndim  # type: ignore[arg-type]
+    values: list[Any] = [value] * ndim
+    if isinstance(value, (list, tuple, np.ndarray)):
+        values = list(value)
     whole = all(
         isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in values
     )

@@ -45,9 +45,9 @@ def demo(
     from xdreg.stores.pyramid import image_levels
 
     began = time.perf_counter()
-    names = ("fixed.ome.zarr", "moving.ome.zarr", "field.ome.zarr", "moved.ome.zarr")
     make_folder(output)
-    paths = [output / name for name in names]
+    names = "fixed", "moving", "field", "moved"
+    paths = [output / f"{name}.ome.zarr" for name in names]
     picture = output / "before_after.png"
     for path in paths:
         check_target(path, overwrite=overwrite)
@@ -87,8 +87,7 @@ def _errors(field: xr.Dataset, pair: Phantom) -> tuple[float, float]:
     truth = pair.displacement.values[(slice(None), *some.T)].T
     found = transform_points(field, some.astype(float)) - some
     before, after = (
-        float(np.linalg.norm(vectors, axis=1).mean())
-        for vectors in (truth, found - truth)
+        float(np.linalg.norm(v, axis=1).mean()) for v in (truth, found - truth)
     )
     return before, after
 

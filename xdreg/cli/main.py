@@ -39,10 +39,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # In the order of the help page.
-for _command in (
-    *(register, plan, warp, points, invert),
-    *(convert, info, report, view, demo),
-):
+_COMMANDS = register, plan, warp, points, invert, convert, info, report, view, demo
+for _command in _COMMANDS:
     app.command()(_command)
 
 #: Exit code of an interrupted command, as shells have it.
@@ -77,11 +75,10 @@ def describe(error: XdregError) -> str:
     >>> describe(XdregError("it does not fit; coarsen it", step=3))
     'it does not fit; coarsen it: --step 3'
     """
-    flags = [
-        f"--{name.replace('_', '-')}"
-        + ("" if value is True or value is ... else f" {value}")
-        for name, value in error.remedy.items()
-    ]
+    flags = []
+    for name, value in error.remedy.items():
+        flag = f"--{name.replace('_', '-')}"
+        flags.append(flag if value is True or value is ... else f"{flag} {value}")
     return f"{error.message}: {', '.join(flags)}" if flags else error.message
 
 

@@ -53,16 +53,14 @@ KINDS: Mapping[str, type[Stage]] = {
 
 #: Options of a file other than stages. `PATHS` are those that are paths.
 PATHS = ("fixed", "moving", "output", "fixed_mask", "moving_mask", "initial", "workdir")
-NAMES = (
-    *PATHS,
-    *("metric", "block_shape", "overlap", "channel", "moving_channel", "retry"),
-)
+_OTHERS = ("metric", "block_shape", "overlap", "channel", "moving_channel", "retry")
+NAMES = (*PATHS, *_OTHERS)
 
 #: Value of a mask that is not a path.
 _NO_PATH = "auto"
 
-#: Options that are read but not written, since they belong to one run.
-_OF_ONE_RUN = ("workdir", "retry")
+#: Options that are not written: some belong to one run, others are in each stage.
+_NOT_WRITTEN = ("workdir", "retry", "metric", "block_shape", "overlap")
 
 _SUFFIXES = (".toml", ".yaml", ".yml")
 
@@ -111,15 +109,12 @@ def write_options(
     given = {
         name: values[name]
         for name in NAMES
-        if name not in _OF_ONE_RUN and values.get(name) is not None
+        if name not in _NOT_WRITTEN and values.get(name) is not None
     }
     for name in PATHS:
         if name in given and given[name] != _NO_PATH:
             place = str(given[name])
             given[name] = place if is_remote(place) else str(Path(place).absolute())
-    # Written with each stage.
-    for name in ("metric", "block_shape", "overlap"):
-        given.pop(name, None)
     given["stages"] = [stage_table(stage) for stage in plan.stages]
     toml = path.suffix == ".toml"
     text = tomli_w.dumps(given) if toml else yaml.safe_dump(given, **_YAML)
@@ -221,8 +216,8 @@ def _function(name: Any, where: str) -> Any:
 
 def _name_of(method: Any) -> str:
     module = getattr(method, "__module__", None)
-    name = getattr(method, "__qualname__", None)
-    if not module or not name or module == "__main__" or "<" in name or "." in name:
+    name = getattr(method, "__qualname__", None) or ""
+    if not module or module == "__main__" or not name.isidentifier():
         msg = f"{method!r} cannot be imported by name; define it in a module"
         raise InputError(msg)
     return f"{module}:{name}"

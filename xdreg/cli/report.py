@@ -67,7 +67,7 @@ def report(
     images = open_path(fixed), open_path(moving)
     points, names = None, None
     if landmarks is not None:
-        points = tuple(_landmarks(path, dims) for path in landmarks)
+        points = _landmarks(landmarks[0], dims), _landmarks(landmarks[1], dims)
         names = point_names(landmarks[0]) or point_names(landmarks[1])
     try:
         write(
