@@ -138,13 +138,8 @@ def read(
     spacing = _listed(folder, attributes, "spacing", ndim, [1.0] * ndim)
     offset = _listed(folder, attributes, "offset", ndim, [0.0] * ndim)
     units = units or normalise_units(attributes.get("unit"))
-    grid = Grid(
-        SPATIAL_DIMS[-ndim:],
-        source.shape[:0:-1],
-        tuple(spacing[::-1]),
-        tuple(offset[::-1]),
-        units,
-    )
+    geometry = source.shape[:0:-1], tuple(spacing[::-1]), tuple(offset[::-1])
+    grid = Grid(SPATIAL_DIMS[-ndim:], *geometry, units)
     written = (folder / "attributes.json").stat().st_mtime_ns
     block = source.chunk_layout.read_chunk.shape[:0:-1]
     data = dask.array.map_blocks(

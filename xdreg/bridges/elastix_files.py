@@ -284,8 +284,8 @@ def _fixed_grid(file: _File, units: str | None) -> Grid:
     order = np.argsort(axes)[::-1]
     return Grid(
         SPATIAL_DIMS[-ndim:],
-        tuple(int(n) for n in size[order]),
-        tuple(float(s) for s in spacing[order]),
-        tuple(float(o) for o in np.minimum(*ends)[::-1]),
+        tuple(size[order].astype(int).tolist()),
+        tuple(spacing[order].tolist()),
+        tuple(np.minimum(*ends)[::-1].tolist()),
         units,
     )

@@ -129,7 +129,7 @@ class Reduction:
         image = located[0][1]
         found = self._method(
             block_results=[result for result, _ in located],
-            fixed_reader_ctor=lambda **_: _Reader(image),
+            fixed_reader_ctor=lambda **_: _reader(image),
             initial_transform=_identity_transform(image),
             **self._options,
         )
@@ -155,17 +155,12 @@ class Reduction:
         return located, result.image
 
 
-class _Reader:
-    """The part of an ``itk.ImageFileReader`` that gives the geometry of an image."""
-
-    def __init__(self, grid: Grid) -> None:
-        self._image = _empty_image(grid)
-
-    def GetOutput(self) -> Any:
-        return self._image
-
-    def UpdateOutputInformation(self) -> None:
-        """Do nothing: the geometry is known."""
+def _reader(grid: Grid) -> Any:
+    """Return the part of an ``itk.ImageFileReader`` that gives the geometry."""
+    image = _empty_image(grid)
+    return SimpleNamespace(
+        GetOutput=lambda: image, UpdateOutputInformation=lambda: None
+    )
 
 
 def _slices(starts: Sequence[int], shape: Sequence[int]) -> list[slice]:

@@ -61,11 +61,6 @@ def from_itk_transform(transform: Any, grid: Grid | xr.DataArray) -> xr.Dataset:
     grid : Grid or DataArray
         Grid to sample it on: that of the fixed image, or a coarser one.
 
-    Returns
-    -------
-    Dataset
-        ``displacement (component, [z], y, x)``.
-
     Raises
     ------
     InputError
@@ -84,9 +79,7 @@ def to_simpleitk(field: xr.Dataset, *, affine: bool = False, step: int = 1) -> A
     """
     sitk = needed("SimpleITK", "xdreg[simpleitk]")
     field = coarsened(field, step)
-    matrix = None
-    if affine:
-        matrix, field = split_affine(field)
+    matrix, field = split_affine(field) if affine else (None, field)
     values, grid = whole(field, step)
     vectors = np.moveaxis(values[::-1], 0, -1).astype(np.float64)
     image = sitk.GetImageFromArray(np.ascontiguousarray(vectors), isVector=True)
@@ -141,8 +134,7 @@ def to_itkwasm(field: xr.Dataset, *, affine: bool = False, step: int = 1) -> lis
     Returns
     -------
     list of itkwasm.Transform
-        The last is applied first. With ``affine``, the affine part and then the
-        displacements.
+        The last is applied first: with ``affine``, the displacements.
     """
     import itk
 

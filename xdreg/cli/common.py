@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 
@@ -149,8 +150,6 @@ def open_transform(path: str) -> Any:
 
 
 def _read_matrix(path: str) -> Any:
-    import numpy as np
-
     try:
         return np.loadtxt(path, delimiter=",", ndmin=2)
     except (ValueError, OSError) as error:

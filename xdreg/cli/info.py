@@ -67,9 +67,9 @@ def _level(array: xr.DataArray) -> dict[str, Any]:
     grid = grid_of(array)
     return {
         "dims": [str(dim) for dim in array.dims],
-        "shape": list(array.shape),
-        "spacing": list(grid.spacing),
-        "origin": list(grid.origin),
+        "shape": array.shape,
+        "spacing": grid.spacing,
+        "origin": grid.origin,
         "units": grid.units,
         "dtype": str(array.dtype),
         "chunks": [sizes[0] for sizes in array.chunks] if array.chunks else None,

@@ -201,10 +201,7 @@ def shown_channel(image: Any, given: str | None) -> int | str | None:
 
 
 def named_channel(image: xr.DataArray, given: int | str) -> int | str:
-    """Return a channel by name, else by number.
-
-    Names come first, since many channels are named by a wavelength.
-    """
+    """Return a channel by name, such as a wavelength, else by number."""
     from xdreg.stores.channels import has_channel
 
     if not isinstance(given, str) or not given.isdigit() or has_channel(image, given):
