@@ -88,7 +88,8 @@ def write_transform(
 
     Examples
     --------
-    >>> import tempfile, numpy as np
+    >>> import tempfile
+    >>> import numpy as np
     >>> from xdreg.fields.field import make_field
     >>> from xdreg.grid import Grid
     >>> grid = Grid(("y", "x"), (4, 5), (20.0, 10.0), (0.0, 0.0), "micrometer")
