@@ -31,12 +31,12 @@ def paper():
     for stage in plan.stages:
         partition = stage.partition
         work = math.prod(partition.window_shape) * ITERATIONS * BESIDE / RATE / 3600
-        together = math.ceil((partition.size / MOST_TASKS) ** (1 / 3))
-        tasks = math.prod(math.ceil(n / together) for n in partition.counts)
+        together = math.ceil(partition.size / MOST_TASKS)
+        tasks = math.ceil(partition.size / together)
         for cores in CORES:
             # The last tasks leave cores idle.
             hours[cores] += work * min(
-                math.ceil(tasks / cores) * together**3, partition.size
+                math.ceil(tasks / cores) * together, partition.size
             )
         blockwise = stage.options.name != "affine"
         points = partition.size * math.prod(partition.patch_shape)

@@ -93,15 +93,14 @@ def test_the_bits_are_those_of_one_worker(cluster, alone):
 @pytest.mark.parametrize(
     ("key", "blocks"),
     [
-        (("register_block-1", 1, 2, 0), [6]),
+        (("register_block-1", 1, 0), [4, 5, 6, 7]),
         (("from-value-1",), []),
         ("functions-register_block-1", []),
     ],
 )
 def test_what_all_blocks_share_is_no_block_to_give_up(key, blocks):
     error = KilledWorker(key, None, 3)
-    numbers = np.arange(12).reshape(3, 4)
-    assert _suspects(error, numbers, 1) == blocks
+    assert _suspects(error, np.arange(12), 4) == blocks
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def test_many_blocks_share_a_task_and_nothing_changes(pair, alone, monkeypatch):
 def test_the_graph_of_many_blocks_stays_small(alone):
     _, graphs = alone
     (graph,) = (g for g in graphs if any("register_block" in str(key) for key in g))
-    # xarray makes five small tasks of each, with what it passes on pickled into one.
+    # xarray makes five small tasks of each.
     assert len(graph) <= 36 * 5 + 5
     assert max(len(cloudpickle.dumps(task)) for task in graph.values()) < 10_000
 

@@ -14,7 +14,7 @@ from xdreg.partition import BlockStatus
 from xdreg.registration.blend_block import blend_block
 from xdreg.registration.block_array import BlockArray
 from xdreg.registration.judge import RECORD
-from xdreg.registration.mapping import TOGETHER, map_over_blocks
+from xdreg.registration.mapping import map_over_blocks
 from xdreg.registration.outcome import (
     check_any_succeeded,
     forget_unreadable,
@@ -62,9 +62,9 @@ def run_blockwise(
     difference = reject_outliers(records, task, folder / "agreement.json")
     check_any_succeeded(records, name, task, last=last)
     if stage.reduction is None:
-        disagreement = map_over_blocks(
-            blend_block, task.remembering(), 1, together=TOGETHER
-        )[..., 0]
+        disagreement = map_over_blocks(blend_block, task.remembering(), 1, short=True)[
+            ..., 0
+        ]
         state = State(FieldReader(task.field, stage.partition.field_grid), None)
     else:
         try:

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 #: Largest number of tasks of a map. Beyond it a task runs several blocks, so that the
 #: graph stays small: `xarray.map_blocks` makes five small tasks of each. Every block is
 #: still stored when it ends.
-MOST_TASKS = 2_000
+MOST_TASKS = 1_000
 
-#: Blocks per axis that one task compares or blends, which takes milliseconds each.
-TOGETHER = 2
+#: The same where a block takes milliseconds, less than its task.
+MOST_SHORT_TASKS = 50
 
 
 def has_workers() -> bool:
@@ -49,7 +49,7 @@ def map_over_blocks(
     width: int,
     give_up: Callable[[tuple[int, ...], BlockTask, str], None] | None = None,
     *,
-    together: int = 1,
+    short: bool = False,
 ) -> NDArray[np.float32]:
     """Call a function for every block, on the active scheduler.
 
@@ -62,35 +62,35 @@ def map_over_blocks(
         Called with the scheduler's message for a block that kills the workers of a
         cluster even when it runs alone. After it ``function`` must return at once for
         that block. By default such a block ends the run.
-    together
-        Smallest number of blocks per axis that one task runs. A task costs several
-        milliseconds.
+    short
+        Whether a block takes milliseconds.
 
     Returns
     -------
     (*counts, width) float32
     """
     partition = task.partition
-    numbers = np.arange(partition.size).reshape(partition.counts)
-    fewest = int(np.ceil((partition.size / MOST_TASKS) ** (1 / numbers.ndim)))
-    together = max(together, fewest)
+    most = MOST_SHORT_TASKS if short else MOST_TASKS
+    numbers, per_task = np.arange(partition.size), -(-partition.size // most)
     attempts = itertools.count()
     run = functools.partial(_run, function, task, width)
     while True:
         try:
-            return run(numbers, together, next(attempts))
+            results = run(numbers, per_task, next(attempts))
         except Exception as error:
-            suspects = _suspects(error, numbers, together)
+            suspects = _suspects(error, numbers, per_task)
             if give_up is None or not suspects:
                 raise
             for number in suspects:
                 # A worker that dies may have held other blocks: each is tried alone.
                 try:
-                    run(np.full((1,) * numbers.ndim, number), 1, next(attempts))
+                    run(np.array([number]), 1, next(attempts))
                 except Exception as again:
                     if not _killed_workers(again):
                         raise
                     give_up(_index(number, task), task, str(again))
+        else:
+            return results.reshape(*partition.counts, width)
 
 
 def _run(
@@ -98,24 +98,21 @@ def _run(
     task: BlockTask,
     width: int,
     numbers: NDArray[np.intp],
-    together: int,
+    per_task: int,
     attempt: int,
 ) -> NDArray[np.float32]:
-    """Call a function for some blocks, ``together`` per axis in each Dask task."""
-    dims = tuple(f"block_{dim}" for dim in task.partition.grid.dims)
+    """Call a function for some blocks, ``per_task`` in each Dask task."""
     # The name is what a dashboard shows.
     blocks = xr.DataArray(
-        dask.array.from_array(numbers, chunks=together),
-        dims=dims,
+        dask.array.from_array(numbers, chunks=per_task),
+        dims="block",
         name=function.__name__,
     )
     template = xr.DataArray(
         dask.array.empty(
-            (*numbers.shape, width),
-            dtype=np.float32,
-            chunks=(together,) * len(dims) + (width,),
+            (numbers.size, width), dtype=np.float32, chunks=(per_task, width)
         ),
-        dims=(*dims, "diagnostic"),
+        dims=("block", "diagnostic"),
     )
     # Each attempt has keys of its own: a scheduler remembers failures.
     node = shared(task, f"{function.__name__} {attempt}")
@@ -147,15 +144,15 @@ def run_blocks(
     """Run the blocks of one Dask task; a failure is noted with the block's index."""
     task: BlockTask = boxed.item()
     results = []
-    for number in numbers.values.ravel():
+    for number in numbers.values:
         index = _index(number, task)
         try:
             results.append(function(index, task))
         except Exception as error:
             error.add_note(f"in {function.__name__}, block {index}")
             raise
-    values = np.asarray(results, np.float32).reshape(*numbers.shape, -1)
-    return xr.DataArray(values, dims=(*numbers.dims, "diagnostic"))
+    values = np.asarray(results, np.float32).reshape(numbers.size, -1)
+    return xr.DataArray(values, dims=("block", "diagnostic"))
 
 
 def _index(number: int, task: BlockTask) -> tuple[int, ...]:
@@ -166,7 +163,7 @@ def _killed_workers(error: Exception) -> bool:
     return str(dask.utils.typename(type(error))).endswith(".KilledWorker")
 
 
-def _suspects(error: Exception, numbers: NDArray[np.intp], together: int) -> list[int]:
+def _suspects(error: Exception, numbers: NDArray[np.intp], per_task: int) -> list[int]:
     """Return the blocks of the task that killed a cluster's workers.
 
     Returns no block where the value that all tasks share killed them.
@@ -175,8 +172,7 @@ def _suspects(error: Exception, numbers: NDArray[np.intp], together: int) -> lis
         return []
     # The key of a task is a name and the position of its chunk of blocks.
     key = error.args[0]
-    if not isinstance(key, tuple) or len(key) <= numbers.ndim:
+    if not isinstance(key, tuple) or len(key) < 2:
         return []
-    place = key[1 : 1 + numbers.ndim]
-    among = tuple(slice(i * together, (i + 1) * together) for i in place)
-    return [int(number) for number in numbers[among].ravel()]
+    first = int(key[1]) * per_task
+    return [int(number) for number in numbers[first : first + per_task]]

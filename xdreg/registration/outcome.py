@@ -11,7 +11,7 @@ from xdreg.errors import MethodError, warn
 from xdreg.partition import BlockStatus
 from xdreg.registration.agreement import compare, outliers, tolerance
 from xdreg.registration.judge import RECORD
-from xdreg.registration.mapping import TOGETHER, map_over_blocks
+from xdreg.registration.mapping import map_over_blocks
 from xdreg.registration.register_block import (
     FAILED,
     UNREADABLE,
@@ -97,9 +97,7 @@ def _verdict(records: NDArray[np.float32], task: BlockTask) -> dict[str, list[ob
     rejected = np.zeros(partition.counts, bool)
     if most > 0:
         width = 3**partition.grid.ndim
-        gaps = map_over_blocks(
-            compare_block, task.remembering(), width, together=TOGETHER
-        )
+        gaps = map_over_blocks(compare_block, task.remembering(), width, short=True)
         status, before, after = (
             records[..., RECORD.index(name)]
             for name in ("status", "similarity_before", "similarity_after")
