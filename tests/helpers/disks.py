@@ -125,7 +125,7 @@ def resize(folder, size):
 
 def keeps_what_is_done(run, error, room, whole):
     """Check a run that ends for lack of room and is resumed once there is some."""
-    refused(lambda: register(run), str(run), error, "has room", "run the same again")
+    refused(lambda: register(run), str(run), error, "has space", "run the same again")
     assert 0 < len(ran) < BLOCKS
     done = set(ran)
     refused(lambda: register(run), str(run), error)
