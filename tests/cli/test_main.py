@@ -12,14 +12,16 @@ import pytest
 import typer
 
 import xdreg
-from tests.helpers.commands import run
+from tests.helpers.commands import ON_A_TERMINAL, run
 from xdreg.cli.main import app, describe
 
 COMMANDS = typer.main.get_command(app).commands
 
 
 #: Registers, slowly enough to be stopped in the midst of it.
-SLOW = """
+SLOW = (
+    ON_A_TERMINAL
+    + """
 import sys, time
 import xdreg.engines.local_correlation, xdreg.registration.register_block
 from xdreg.cli.main import main
@@ -32,6 +34,7 @@ def slowly(*arguments):
 xdreg.registration.register_block.register_block = slowly
 main()
 """
+)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

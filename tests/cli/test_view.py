@@ -7,6 +7,7 @@ import sys
 import numpy as np
 
 import xdreg
+from tests.helpers.commands import ON_A_TERMINAL
 from tests.helpers.viewers import state_of
 
 
@@ -18,7 +19,7 @@ def test_what_a_field_was_made_of_is_served(tmp_path):
     images = [xdreg.open_ome_zarr(path) for path in paths]
     field = images[0].dreg.register(images[1], stages=xdreg.Affine(), progress=False)
     field.dreg.to_ome_zarr(tmp_path / "field.ome.zarr")
-    command = [sys.executable, "-c", "from xdreg.cli.main import main; main()", "view"]
+    command = [sys.executable, "-c", ON_A_TERMINAL + "main()", "view"]
     with subprocess.Popen(
         [*command, str(tmp_path / "field.ome.zarr"), "--neuroglancer"],
         stdout=subprocess.PIPE,
