@@ -28,6 +28,9 @@ FOUR = [
 #: With a start, so that no run searches for the pose.
 OPTIONS = {"block_shape": 36, "initial": np.eye(3), "progress": False}
 DRIVER = """
+    import signal
+    # Shells start what runs in the background with this signal ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     import sys
     from tests.helpers.runs import harm_in_a_run
     print(harm_in_a_run(*sys.argv[1:]), flush=True)
