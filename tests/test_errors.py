@@ -32,6 +32,11 @@ def test_a_direct_call_names_its_caller():
     assert [Path(w.filename) for w in caught] == [Path(__file__)]
 
 
+def test_code_without_a_module_is_outside_the_package():
+    with pytest.warns(UserWarning, match="careful"):
+        exec(compile("warn('careful')", "<text>", "exec"), {"warn": warn})
+
+
 def test_a_remedy_follows_the_message_and_survives_a_process():
     error = xdreg.StoreError("it is there already", overwrite=True, path=...)
     assert str(error) == "it is there already: overwrite=True, path=..."

@@ -5,6 +5,7 @@ Every message says what was expected, what came, and the remedy.
 
 import sys
 import warnings
+from types import FrameType
 
 
 class XdregError(Exception):
@@ -61,8 +62,12 @@ class Interrupted(XdregError):
 
 def warn(message: str) -> None:
     """Warn at the line outside the package that led here."""
-    package = __name__.partition(".")[0]
     depth, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == package:
+    while frame.f_back and _package_of(frame) == _package_of(sys._getframe()):
         depth, frame = depth + 1, frame.f_back
     warnings.warn(message, stacklevel=depth)
+
+
+def _package_of(frame: FrameType) -> str:
+    # Code that is executed from text may have no module.
+    return str(frame.f_globals.get("__name__")).partition(".")[0]
