@@ -1,13 +1,20 @@
 """What blocks leave: whole files, of which a damaged one counts as none."""
 
+import os
 import pickle
+import re
 
 import numpy as np
 import pytest
 import zarr
 
-from xdreg.registration.block_array import BlockArray, store_window
-from xdreg.registration.workdir import open_array
+import xdreg
+from xdreg.registration.block_array import (
+    BlockArray,
+    intact,
+    open_array,
+    store_window,
+)
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (2, 5, 4)])
@@ -53,6 +60,48 @@ def test_a_file_that_is_damaged_counts_as_none(tmp_path):
         np.testing.assert_array_equal(array[(1,)], np.full(8, -1))
     array[(1,)] = np.arange(8)
     np.testing.assert_array_equal(array[(1,)], np.arange(8))
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_damaged_chunks_and_metadata_count_as_missing(compress, tmp_path):
+    path = tmp_path / "a"
+    array = open_array(path, (4, 6), (2, 6), np.nan, compress=compress)
+    array[:2] = 1.0
+    np.testing.assert_array_equal(intact(array, np.s_[:2]), np.ones((2, 6)))
+    assert intact(array, np.s_[2:]) is None
+    whole = (path / "zarr.json").read_bytes()
+    for damaged in (b"{", b"[]", b"3", whole.replace(b"float32", b"float64"), b""):
+        (path / "zarr.json").write_bytes(damaged)
+        array = open_array(path, (4, 6), (2, 6), np.nan, compress=compress)
+        np.testing.assert_array_equal(intact(array, np.s_[:2]), np.ones((2, 6)))
+        assert (path / "zarr.json").read_bytes() == whole
+    chunk = path / "0.0"
+    chunk.write_bytes(chunk.read_bytes()[:-5])
+    assert intact(array, np.s_[:2]) is None
+
+
+@pytest.mark.parametrize("place", ["zarr.json", "1.0"])
+@pytest.mark.parametrize("how", ["folder", "pipe", "device", "loop"])
+def test_what_is_no_file_is_refused_by_name(place, how, tmp_path):
+    array = BlockArray(tmp_path / "a", (2,), (8,), -1)
+    file = tmp_path / "a" / place
+    file.unlink(missing_ok=True)
+    if how == "folder":
+        file.mkdir()
+    elif how == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("/dev/zero" if how == "device" else file)
+    with pytest.raises(xdreg.StoreError, match=re.escape(str(file))):
+        BlockArray(tmp_path / "a", (2,), (8,), -1) if "z" in place else array.read((1,))
+
+
+def test_other_files_next_to_the_chunks_are_ignored(tmp_path):
+    array = BlockArray(tmp_path / "a", (2, 3), (8,), -1)
+    array[1, 2] = 4
+    for name in ("1.1.0 (copy)", "1.0", "9.9.0", ".0.0.0.12", "1.1.1", "x", "1..0"):
+        (tmp_path / "a" / name).write_bytes(b"?")
+    assert list(array.done()) == [(1, 2)]
 
 
 def test_nothing_but_whole_files_is_left(tmp_path):

@@ -4,15 +4,12 @@ import numpy as np
 import pytest
 
 import xdreg
-from xdreg.partition import BlockStatus
+from xdreg.grid import Grid
+from xdreg.partition import BlockStatus, Partition
 from xdreg.registration.block_array import BlockArray
-from xdreg.registration.workdir import (
-    WorkDirectory,
-    intact,
-    open_array,
-    read_json,
-    write_json,
-)
+from xdreg.registration.judge import RECORD
+from xdreg.registration.outcome import forget_blocks
+from xdreg.registration.workdir import WorkDirectory, read_json, write_json
 
 MANIFEST = {"metric": "lncc", "fixed": {"source": "a.zarr", "token": "1"}, "limits": 1}
 
@@ -61,7 +58,10 @@ def test_forgotten_blocks_take_all_that_depends_on_them_along(tmp_path):
     for number in range(3):
         work.stage(number).mkdir()
     folder = work.stage(1)
-    records = BlockArray(folder / "records", (2, 2), (3,), np.nan)
+    partition = Partition(
+        Grid(("y", "x"), (8, 8), (1.0, 1.0), (0.0, 0.0)), (4, 4), (1, 1), (1, 1)
+    )
+    records = BlockArray(folder / "records", (2, 2), (len(RECORD),), np.nan)
     (folder / "errors").mkdir()
     for index, status in zip(np.ndindex(2, 2), (0, 7, 0, 8), strict=True):
         records[index] = status
@@ -70,10 +70,10 @@ def test_forgotten_blocks_take_all_that_depends_on_them_along(tmp_path):
         write_json(folder / name, {})
     for name in ("field", "disagreement"):
         (folder / name).mkdir()
-    work.forget(1, [BlockStatus.EMPTY])
+    forget_blocks(work, 1, partition, [BlockStatus.EMPTY])
     assert len(list(records.done())) == 4
     assert (folder / "field").exists()
-    work.forget(1, [BlockStatus.CRASHED])
+    forget_blocks(work, 1, partition, [BlockStatus.CRASHED])
     assert sorted(records.done()) == [(0, 0), (1, 0), (1, 1)]
     left = {path.name for path in folder.rglob("*")}
     assert left.isdisjoint({"0.1.txt", "field", "disagreement"})
@@ -91,26 +91,25 @@ def test_patches_are_discarded_in_a_temporary_directory_alone(path, tmp_path):
     assert patches.exists() == (path is not None)
 
 
-def test_damaged_json_counts_as_missing(tmp_path):
+@pytest.mark.parametrize("flipped", range(0, 60, 7))
+def test_json_that_is_altered_counts_as_missing(flipped, tmp_path):
     file = tmp_path / "a.json"
     assert read_json(file) is None
-    write_json(file, {"a": [1, 2.5]})
-    assert read_json(file) == {"a": [1, 2.5]}
+    write_json(file, {"a": [1, 2.5], "b": None})
+    assert read_json(file) == {"a": [1, 2.5], "b": None}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-    file.write_text(file.read_text()[:-2])
-    assert read_json(file) is None
+    content = file.read_bytes()
+    # Some of these are JSON too, with another number in it.
+    altered = bytearray(content)
+    altered[flipped] ^= 1
+    for damaged in (content[:-2], altered, b"[]", b"7", b"[" * 100_000, b"\xff\xfe"):
+        file.write_bytes(damaged)
+        assert read_json(file) is None
 
 
-@pytest.mark.parametrize("compress", [False, True])
-def test_damaged_chunks_and_metadata_count_as_missing(compress, tmp_path):
-    path = tmp_path / "a"
-    array = open_array(path, (4, 6), (2, 6), np.nan, compress=compress)
-    array[:2] = 1.0
-    np.testing.assert_array_equal(intact(array, np.s_[:2]), np.ones((2, 6)))
-    assert intact(array, np.s_[2:]) is None
-    (path / "zarr.json").write_text("{")
-    array = open_array(path, (4, 6), (2, 6), np.nan, compress=compress)
-    np.testing.assert_array_equal(intact(array, np.s_[:2]), np.ones((2, 6)))
-    chunk = path / "0.0"
-    chunk.write_bytes(chunk.read_bytes()[:-5])
-    assert intact(array, np.s_[:2]) is None
+def test_json_of_another_stage_counts_as_missing(tmp_path):
+    for stage in ("stage_00", "stage_01"):
+        (tmp_path / stage).mkdir()
+    write_json(tmp_path / "stage_00" / "linear.json", {"matrix": 1})
+    (tmp_path / "stage_00").rename(tmp_path / "stage_02")
+    assert read_json(tmp_path / "stage_02" / "linear.json") is None

@@ -9,9 +9,8 @@ import numpy as np
 from xdreg.errors import StoreError
 from xdreg.numerics import kernels
 from xdreg.partition import BlockStatus, shared_part
-from xdreg.registration.block_array import store_window
+from xdreg.registration.block_array import intact, store_window
 from xdreg.registration.register_block import BlockTask, check_directory, read_patch
-from xdreg.registration.workdir import intact
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,29 +1,32 @@
-"""Arrays in the work directory with one file per block of a stage.
+"""Arrays in the work directory, and those with one file per block of a stage.
 
-On disk each is an uncompressed Zarr array of one chunk per block, with checksums, which
-any reader of Zarr opens. Here its chunks are read and written as plain files: through
-Zarr each takes one to two milliseconds, for which a worker's threads wait on each
-other, and blending reads 27 chunks for every block.
+On disk each of the latter is an uncompressed Zarr array of one chunk per block, with
+checksums, which any reader of Zarr opens. Here its chunks are read and written as plain
+files: through Zarr each takes one to two milliseconds, for which a worker's threads
+wait on each other, and blending reads 27 chunks for every block.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+import operator
 import os
 import threading
 from typing import TYPE_CHECKING, Any, cast
 
 import google_crc32c
 import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from xdreg.registration.workdir import open_array
+from xdreg.stores.files import read_file, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    import zarr
     from numpy.typing import ArrayLike, NDArray
     from zarr.storage import LocalStore
 
@@ -31,9 +34,63 @@ if TYPE_CHECKING:
 #: Bytes of the CRC-32C after a chunk, least significant first, as in Zarr's codec.
 CHECKSUM_BYTES = 4
 
+#: Name of the file that describes a Zarr array.
+_METADATA = "zarr.json"
+
 #: Bytes that `Remembering` keeps: enough for all neighbours of small blocks, for which
 #: reading takes most of the time, and too few to raise a worker's peak memory.
 _KEPT = 16_000_000
+
+
+def open_array(
+    path: Path,
+    shape: Sequence[int],
+    chunks: Sequence[int],
+    fill: float,
+    *,
+    compress: bool = False,
+) -> zarr.Array[Any]:
+    """Open a float32 array of a run, creating it if it does not exist.
+
+    Metadata that differ from those of such an array are damaged, and written again.
+    Chunks are kept. Their names are flat (``0.1.2``), so that one listing shows which
+    are done. They carry a checksum. They are not compressed by default: displacements
+    hardly compress, and every patch is read up to 27 times.
+    """
+    like: dict[str, Any] = {}
+    zarr.create_array(
+        like,
+        shape=tuple(shape),
+        chunks=tuple(chunks),
+        dtype="float32",
+        fill_value=fill,
+        compressors=[*([ZstdCodec()] if compress else []), Crc32cCodec()],
+        chunk_key_encoding={"name": "v2", "separator": "."},
+    )
+    document = like[_METADATA].to_bytes()
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        stored = read_file(path / _METADATA, len(document))
+    except FileNotFoundError:
+        stored = b""
+    if stored != document:
+        replace_file(path / _METADATA, document)
+    array = zarr.open_array(path, mode="r+", zarr_format=3)
+    # A chunk that is not stored counts as lost.
+    return array.with_config({"write_empty_chunks": True})
+
+
+def intact(array: zarr.Array[Any], index: tuple[Any, ...]) -> NDArray[Any] | None:
+    """Return whole chunks of an array; None if one is missing, cut off or altered."""
+    try:
+        values = np.asarray(array[index])
+    except OSError:
+        raise
+    except Exception:  # Decoders raise errors of many kinds.
+        return None
+    fill = array.fill_value
+    missing = np.isnan(values) if np.isnan(fill) else values == fill
+    return None if missing.all() else values
 
 
 def _checksum(values: bytes) -> bytes:
@@ -41,15 +98,15 @@ def _checksum(values: bytes) -> bytes:
     return number.to_bytes(CHECKSUM_BYTES, "little")
 
 
+def is_whole(stored: bytes) -> bool:
+    """Return whether the content of a chunk's file has the checksum at its end."""
+    return _checksum(stored[:-CHECKSUM_BYTES]) == stored[-CHECKSUM_BYTES:]
+
+
 def _store(file: Path, values: NDArray[np.float32]) -> None:
     """Write a chunk's file atomically."""
     stored = values.tobytes()
-    partial = file.parent / f".{file.name}.{os.getpid()}.{threading.get_ident()}"
-    try:
-        partial.write_bytes(stored + _checksum(stored))
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_file(file, stored + _checksum(stored))
 
 
 def store_window(
@@ -93,6 +150,8 @@ class BlockArray:
         self, path: Path, counts: Sequence[int], shape: Sequence[int], fill: float
     ) -> None:
         self.path, self.shape, self.fill = path, tuple(shape), fill
+        self._counts = tuple(counts)
+        self._bytes = 4 * math.prod(self.shape) + CHECKSUM_BYTES
         ones = (1,) * len(counts)
         open_array(path, (*counts, *shape), (*ones, *shape), fill)
 
@@ -107,14 +166,12 @@ class BlockArray:
     def read(self, index: Sequence[int]) -> NDArray[np.float32] | None:
         """Return a block's array; None if it is missing, cut off or altered."""
         try:
-            stored = self._file(index).read_bytes()
+            stored = read_file(self._file(index), self._bytes)
         except FileNotFoundError:
             return None
-        values, check = stored[:-CHECKSUM_BYTES], stored[-CHECKSUM_BYTES:]
-        whole = len(values) == 4 * math.prod(self.shape)
-        if not whole or _checksum(values) != check:
+        if len(stored) != self._bytes or not is_whole(stored):
             return None
-        return np.frombuffer(values, "<f4").reshape(self.shape)
+        return np.frombuffer(stored[:-CHECKSUM_BYTES], "<f4").reshape(self.shape)
 
     def __getitem__(self, index: Sequence[int]) -> NDArray[np.float32]:
         """Return a block's array, filled with the fill value where there is none."""
@@ -132,10 +189,13 @@ class BlockArray:
 
     def done(self) -> Iterator[tuple[int, ...]]:
         """Iterate over the blocks that have a file, in any order."""
+        zeros, counts = ".0" * len(self.shape), self._counts
         for name in os.listdir(self.path):  # noqa: PTH208
-            if name[0].isdigit():
-                index = tuple(int(part) for part in name.split("."))
-                yield index[: len(index) - len(self.shape)]
+            # Other files may lie next to the chunks.
+            with contextlib.suppress(ValueError):
+                index = tuple(map(int, name.removesuffix(zeros).split(".")))
+                if len(index) == len(counts) and all(map(operator.lt, index, counts)):
+                    yield index
 
 
 class Remembering(BlockArray):
@@ -148,6 +208,7 @@ class Remembering(BlockArray):
     def __init__(self, array: BlockArray) -> None:
         self._array = array
         self.path, self.shape, self.fill = array.path, array.shape, array.fill
+        self._counts, self._bytes = array._counts, array._bytes
         self._most = max(_KEPT // (4 * math.prod(self.shape)), 1)
         self._kept: dict[tuple[int, ...], NDArray[np.float32]] = {}
         self._lock = threading.Lock()

@@ -12,11 +12,12 @@ from xdreg.fields.reader import FieldReader
 from xdreg.numerics import kernels
 from xdreg.partition import BlockStatus
 from xdreg.registration.blend_block import blend_block
-from xdreg.registration.block_array import BlockArray
+from xdreg.registration.block_array import BlockArray, open_array
 from xdreg.registration.judge import RECORD
 from xdreg.registration.mapping import map_over_blocks
 from xdreg.registration.outcome import (
     check_any_succeeded,
+    forget_blocks,
     forget_unreadable,
     reject_outliers,
     warn_of_unreadable,
@@ -28,7 +29,6 @@ from xdreg.registration.register_block import (
     register_block,
 )
 from xdreg.registration.state import State
-from xdreg.registration.workdir import open_array
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +48,7 @@ def run_blockwise(
     ``(*counts)``. ``last`` states whether no stage follows.
     """
     folder = shared.directory.stage(number)
-    shared.directory.forget(number, shared.retry)
+    forget_blocks(shared.directory, number, stage.partition, shared.retry)
     task = _block_task(shared, folder, stage, state)
     if not (folder / "agreement.json").exists():
         forget_unreadable(task)

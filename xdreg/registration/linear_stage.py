@@ -203,11 +203,11 @@ def read_whole(inputs: Inputs, matrix: Matrix | None) -> Whole | BlockStatus:
         fixed = window.fixed, window.fixed_mask
         moving = window.moving, window.moving_mask
         return Whole(grid, *fixed, grid, *moving, np.eye(grid.ndim + 1))
-    fixed_values = inputs.fixed.read_known(everything)
+    fixed_values = inputs.fixed.read_most()
     fixed_mask = np.isfinite(fixed_values)
     if inputs.fixed_mask is not None:
         fixed_mask &= inputs.fixed_mask.read_mask(grid)
-    moving_values, moving_grid = inputs.moving.read_known(), inputs.moving.grid
+    moving_values, moving_grid = inputs.moving.read_most(), inputs.moving.grid
     moving_mask = np.isfinite(moving_values)
     if inputs.moving_mask is not None:
         moving_mask &= inputs.moving_mask.read_mask(moving_grid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import numpy as np
 from xdreg.errors import MethodError, warn
 from xdreg.partition import BlockStatus
 from xdreg.registration.agreement import compare, outliers, tolerance
+from xdreg.registration.block_array import BlockArray
 from xdreg.registration.judge import RECORD
 from xdreg.registration.mapping import map_over_blocks
 from xdreg.registration.register_block import (
@@ -19,20 +21,54 @@ from xdreg.registration.register_block import (
     read_patch,
 )
 from xdreg.registration.workdir import read_json, write_json
+from xdreg.stores.files import read_file
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from xdreg.partition import Partition
+    from xdreg.registration.workdir import WorkDirectory
+
+#: Longest message of a block that is shown, in bytes.
+MOST_BYTES_OF_MESSAGE = 100_000
+
 _log = logging.getLogger(__name__)
+
+
+def forget_blocks(
+    directory: WorkDirectory,
+    number: int,
+    partition: Partition,
+    statuses: Sequence[BlockStatus],
+) -> None:
+    """Remove a stage's blocks of some statuses, and all that depends on them.
+
+    Dependent files are removed first, so that a call interrupted here finds the blocks
+    again.
+    """
+    folder = directory.stage(number)
+    if not statuses or not (folder / "records").is_dir():
+        return
+    records = BlockArray(folder / "records", partition.counts, (len(RECORD),), np.nan)
+    chosen = [index for index in records.done() if records[index][0] in statuses]
+    if not chosen:
+        return
+    directory.forget_after(number)
+    for index in chosen:
+        name = ".".join(map(str, index))
+        for message in (folder / "errors").glob(f"{name}.*"):
+            message.unlink()
+        records.forget(index)
 
 
 def forget_unreadable(task: BlockTask) -> None:
     """Forget the blocks that an earlier call could not read."""
     for index in task.unreadable():
         task.records.forget(index)
-        task.message(index, UNREADABLE).unlink()
+        task.message(index, UNREADABLE).unlink(missing_ok=True)
 
 
 def warn_of_unreadable(
@@ -46,13 +82,21 @@ def warn_of_unreadable(
     ]
     if not found:
         return
-    message = task.message(found[0], UNREADABLE)
-    text = message.read_text() if message.exists() else "no message was left"
+    text = _message(task.message(found[0], UNREADABLE))
     listed = ", ".join(map(str, found[:10])) + (" …" if len(found) > 10 else "")
     warn(
         f"{len(found)} of {status.size} blocks of {stage} could not be read: {listed}. "
-        f"The first: {text.strip()}"
+        f"The first: {text}"
     )
+
+
+def _message(file: Path | None) -> str:
+    """Return what a block left in a file."""
+    with contextlib.suppress(FileNotFoundError):
+        if file is not None:
+            stored = read_file(file, MOST_BYTES_OF_MESSAGE)
+            return stored.decode(errors="backslashreplace").strip()
+    return "no message was left"
 
 
 def reject_outliers(
@@ -122,7 +166,7 @@ def check_any_succeeded(
         return
     if failed.any():
         first = min(task.errors.glob(f"*{FAILED}"), default=None)
-        text = first.read_text().strip() if first else "no message was left"
+        text = _message(first)
         # The last line but notes states the error.
         lines = [v for v in text.splitlines() if not v.startswith("block ")]
         reason = lines[-1] if lines else text

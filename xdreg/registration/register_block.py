@@ -7,6 +7,7 @@ through the scheduler.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 import traceback
@@ -21,6 +22,7 @@ from xdreg.partition import MOVING_MARGIN, BlockStatus, Partition
 from xdreg.registration.block_array import BlockArray, Remembering
 from xdreg.registration.judge import RECORD, judge
 from xdreg.registration.window import Inputs, Window, read_window
+from xdreg.stores.files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,10 +106,19 @@ class BlockTask:
         """Return the file of a block's message."""
         return self.errors / f"{'.'.join(map(str, index))}{suffix}"
 
+    def say(self, index: tuple[int, ...], suffix: str, text: str) -> None:
+        """Write a block's message."""
+        content = text.encode(errors="backslashreplace")
+        replace_file(self.message(index, suffix), content)
+
     def unreadable(self) -> list[tuple[int, ...]]:
         """Return the blocks that could not be read, in order."""
-        files = self.errors.glob(f"*{UNREADABLE}")
-        return sorted(tuple(map(int, file.stem.split("."))) for file in files)
+        found = []
+        for file in self.errors.glob(f"*{UNREADABLE}"):
+            # Other files may lie there.
+            with contextlib.suppress(ValueError):
+                found.append(tuple(map(int, file.stem.split("."))))
+        return sorted(found)
 
 
 def register_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float32]:
@@ -157,7 +168,7 @@ def give_up_block(index: tuple[int, ...], task: BlockTask, text: str) -> None:
     """Record a block as crashed, with a message, unless it has a record."""
     if task.records.read(index) is not None:
         return
-    task.message(index, FAILED).write_text(text)
+    task.say(index, FAILED, text)
     record = np.full(len(RECORD), np.nan, np.float32)
     record[RECORD.index("status")] = BlockStatus.CRASHED
     task.records[index] = record
@@ -201,7 +212,7 @@ def _read_block(index: tuple[int, ...], task: BlockTask) -> Window | BlockStatus
     try:
         return read_window(task.inputs, partition.window(index), margin)
     except UnreadableError as error:
-        task.message(index, UNREADABLE).write_text(str(error))
+        task.say(index, UNREADABLE, str(error))
         count = len(task.unreadable())
         if count > MOST_UNREADABLE * partition.size:
             msg = (
@@ -252,5 +263,5 @@ def _run_method(
         status, text = BlockStatus.CRASHED, "".join(traceback.format_exception(error))
     else:
         return BlockStatus.SUCCESS, update, {"from_search": result.from_search}
-    task.message(index, FAILED).write_text(text)
+    task.say(index, FAILED, text)
     return status, None, {}

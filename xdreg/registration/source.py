@@ -15,7 +15,7 @@ import numpy as np
 from xdreg.engines.correlation import image_stiffness
 from xdreg.errors import InputError, warn
 from xdreg.numerics.foreground import foreground
-from xdreg.registration.workdir import open_array, settle
+from xdreg.registration.made_array import MadeArray
 from xdreg.stores.pyramid import Pyramid, downsample
 from xdreg.stores.readers import ImageReader, image_reader
 
@@ -26,9 +26,13 @@ if TYPE_CHECKING:
 
     from xdreg.grid import Grid
     from xdreg.stores.channels import Selection
+    from xdreg.stores.readers import Lost
 
 #: An automatic mask that leaves a smaller share of an image causes a warning.
 LEAST_FOREGROUND = 0.01
+
+#: Voxels per axis of the chunks of a level that is made.
+_CHUNK = 64
 
 #: Asks for a mask to be found in the image itself.
 AUTO: Literal["auto"] = "auto"
@@ -115,7 +119,7 @@ class Source:
         """Every channel on a coarse level, NaN outside the mask."""
         found = []
         for reader in self.readers(self._pyramid.overview):
-            values, grid = reader.read_known(), reader.grid
+            values, grid = reader.read_most(), reader.grid
             mask = self.mask_reader(grid, whole=False)
             if mask is not None:
                 counted = np.where(mask.read_mask(grid), values, np.float32(np.nan))
@@ -157,29 +161,21 @@ class Source:
     def _make_level(self, level: int, channel: int) -> ImageReader:
         """Store a level that the pyramid lacks, as means of the finer level."""
         folder = f"{self.name}_levels" + (f"_{channel}" if channel else "")
-        path = self._folder / folder / f"{level}.zarr"
-        grid = self._pyramid.grids[level]
-        finer = self._reader(level - 1, channel)
-        if not path.exists():
-            factors = tuple(
-                round(c / f)
-                for c, f in zip(grid.spacing, finer.grid.spacing, strict=True)
-            )
-            partial = path.with_suffix(".part")
-            image = dask.array.from_array(
-                _FiniteView(finer), chunks=(128,) * grid.ndim, meta=np.empty((), "f4")
-            )
-            chunks = (64,) * grid.ndim
-            store = open_array(partial, grid.shape, chunks, np.nan, compress=True)
-            coarse = downsample(image, factors).rechunk(chunks)
-            dask.array.store(coarse, store, lock=False)
-            settle(partial, path)
-        return ImageReader(open_array(path, (), (), np.nan), grid, grid.dims)
+        grid, finer = self._pyramid.grids[level], self._reader(level - 1, channel)
+        pairs = zip(grid.spacing, finer.grid.spacing, strict=True)
+        array = MadeArray(
+            self._folder / folder / f"{level}.zarr",
+            grid.shape,
+            (_CHUNK,) * grid.ndim,
+            f"{self.name}, level {level},",
+            _Means(finer, tuple(round(c / f) for c, f in pairs)),
+        )
+        return ImageReader(array, grid, grid.dims)
 
     def _check_channel(self, channel: int) -> None:
         """Raise if a channel is constant; warn of NaN."""
         level = self._pyramid.overview
-        values = self._reader(level, channel).read_known()
+        values = self._reader(level, channel).read_most()
         finite = np.isfinite(values)
         if not finite.any() or values[finite].min() == values[finite].max():
             what = "no finite value" if not finite.any() else "one and the same value"
@@ -198,20 +194,20 @@ class Source:
     def _find_foreground(self) -> None:
         """Store the mask of the foreground, found at a coarse level."""
         image = self._reader(self._pyramid.overview, 0)
-        path = self._folder / f"{self.name}_foreground.zarr"
         # A level may end earlier than its image, by less than one of its voxels.
         wide = replace(
             image.grid,
             shape=tuple(n + 2 for n in image.grid.shape),
             origin=tuple(image.grid.index_to_physical([-1] * image.grid.ndim).tolist()),
         )
-        if not path.exists():
-            mask = np.pad(foreground(image.read_known()), 1, mode="edge")
-            partial = path.with_suffix(".part")
-            store = open_array(partial, wide.shape, wide.shape, 0, compress=True)
-            store[:] = mask.astype(np.float32)
-            settle(partial, path)
-        reader = ImageReader(open_array(path, (), (), 0), wide, wide.dims)
+        array = MadeArray(
+            self._folder / f"{self.name}_foreground.zarr",
+            wide.shape,
+            wide.shape,
+            f"the foreground of {self.name}",
+            _Foreground(image),
+        )
+        reader = ImageReader(array, wide, wide.dims)
         self._foreground = reader
         inner = reader.read((slice(1, -1),) * wide.ndim)
         share = float((inner != 0).mean())
@@ -225,18 +221,46 @@ class Source:
             warn(f"{self.name}_mask='auto' {what}; give a mask if that is wrong")
 
 
-class _FiniteView:
-    """An image reader as an array that Dask can chunk."""
+@dataclass(frozen=True)
+class _Made:
+    """Voxels that are made of an image."""
 
-    def __init__(self, reader: ImageReader) -> None:
-        self._reader = reader
-        self.shape, self.ndim = reader.grid.shape, reader.grid.ndim
-        self.dtype = np.dtype(np.float32)
+    image: ImageReader
 
-    def __getitem__(self, window: tuple[slice, ...]) -> NDArray[np.float32]:
-        """Read one window."""
-        return self._reader.read_known(window)
+    @property
+    def size(self) -> int:
+        """Number of voxels of the image."""
+        return self.image.grid.size
 
-    def __dask_tokenize__(self) -> object:
-        """Identify by the reader."""
-        return self._reader.__dask_tokenize__()
+    @property
+    def whole(self) -> bool:
+        """Whether all voxels were readable that the image itself was made of."""
+        return getattr(self.image.source, "whole", True)
+
+
+@dataclass(frozen=True)
+class _Means(_Made):
+    """Means over groups of an image's voxels, ``factors`` along its axes."""
+
+    factors: tuple[int, ...]
+
+    def __call__(
+        self, window: tuple[slice, ...], lost: list[Lost]
+    ) -> NDArray[np.float32]:
+        """Return the means of a window."""
+        parts = zip(window, self.factors, strict=True)
+        finer = tuple(slice(part.start * k, part.stop * k) for part, k in parts)
+        values = dask.array.from_array(self.image.read_known(finer, lost), chunks=-1)
+        means = downsample(values, self.factors)
+        return np.asarray(means.compute(scheduler="synchronous"))
+
+
+class _Foreground(_Made):
+    """The mask of an image's foreground, one voxel wider than the image."""
+
+    def __call__(
+        self, window: tuple[slice, ...], lost: list[Lost]
+    ) -> NDArray[np.float32]:
+        """Return the whole mask, the only window of it."""
+        mask = foreground(self.image.read_known(lost=lost))
+        return np.pad(mask, 1, mode="edge").astype(np.float32)[window]

@@ -4,8 +4,9 @@
 
     lock                    the process that works here, if any
     run.json                manifest: sources, geometry, options, versions
-    fixed_levels, moving_levels    pyramid levels that the image lacks
-    fixed_foreground.zarr, moving_foreground.zarr    masks that were found
+    fixed_levels, moving_levels    pyramid levels that the image lacks, and a JSON file
+                            for each that records its chunks, written last
+    fixed_foreground.zarr, moving_foreground.zarr    masks that were found, likewise
     choice.json             the chosen metric, and the pose found with it
     stage_00 … stage_NN
         linear.json         of a linear stage: its matrix, diagnostics and pose
@@ -19,8 +20,8 @@
         field               the displacement field after the stage
 
 A block is done when its record exists, so an interrupted run goes on with the blocks
-that have none. After a power cut a file may exist without its content. Arrays carry
-checksums, and chunks that fail them count as missing.
+that have none. After a power cut a file may exist without its content. Chunks and JSON
+files carry checksums, and those that fail them count as missing.
 """
 
 from __future__ import annotations
@@ -33,23 +34,28 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
+import google_crc32c
 
 from xdreg.errors import InputError, StoreError, XdregError
+from xdreg.stores.files import read_file
 from xdreg.stores.locks import LOCK, Lock, temporary_directory
 from xdreg.stores.paths import as_address, is_remote
-from xdreg.stores.posix import sync_disks, sync_folder
+from xdreg.stores.posix import sync_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from numpy.typing import NDArray
-
-    from xdreg.partition import BlockStatus
 
 _PARTIAL = ".part"
+
+#: Beginning of the name of a stage's folder.
+_STAGE = "stage_"
+
+#: A JSON file of a run: its content between these, with a checksum before it.
+_HEAD, _TAIL = b'{"checksum": "%08x", "content":\n', b"\n}\n"
+
+#: Most bytes of a JSON file; an outlier report of a million blocks has 30 million.
+MOST_BYTES = 2**30
 
 #: Key of the manifest that may change between calls: limits decide which blocks are
 #: given up, and do not change the results of the others.
@@ -59,7 +65,12 @@ LIMITS = "limits"
 _DISK_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN, errno.ENOENT),
-    errno.ENOTDIR,
+)
+
+#: Error numbers where something else lies in the place of a file or a folder.
+_IN_THE_WAY = (
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP),
+    *(errno.ENXIO, errno.EINVAL),
 )
 
 
@@ -105,12 +116,18 @@ class WorkDirectory:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Turn errors of a full, read-only or lost disk into a helpful `StoreError`."""
+        """Turn errors of a disk and of what lies there into a helpful `StoreError`."""
         try:
             yield
         except XdregError:
             raise
         except OSError as error:
+            if error.errno in _IN_THE_WAY:
+                msg = (
+                    f"workdir {self.path} holds what the run did not make: {error}; "
+                    "move that away, and run the same again"
+                )
+                raise StoreError(msg) from error
             if error.errno not in _DISK_ERRORS:
                 raise
             msg = (
@@ -166,38 +183,18 @@ class WorkDirectory:
 
     def stage(self, number: int) -> Path:
         """Return the directory of a stage."""
-        return self.path / f"stage_{number:02d}"
+        return self.path / f"{_STAGE}{number:02d}"
 
-    def forget(self, number: int, statuses: Sequence[BlockStatus]) -> None:
-        """Remove a stage's blocks of some statuses, and all that depends on them.
-
-        Dependent files are removed first, so that a call interrupted here finds the
-        blocks again.
-        """
+    def forget_after(self, number: int) -> None:
+        """Remove all that depends on the blocks of a stage, later stages included."""
         folder = self.stage(number)
-        if not statuses or read_json(folder / "records" / "zarr.json") is None:
-            return
-        records = zarr.open_array(folder / "records", mode="r+")
-        status = np.full(records.shape[:-1], np.nan)
-        for index in np.ndindex(status.shape):
-            record = intact(records, index)
-            if record is not None:
-                status[index] = record[0]
-        chosen = np.argwhere(np.isin(status, statuses))
-        if not len(chosen):
-            return
-        for later in self.path.glob("stage_*"):
+        for later in self.path.glob(f"{_STAGE}*"):
             if later.name > folder.name:
                 shutil.rmtree(later)
         for name in ("field", "disagreement"):
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in ("agreement.json", "consensus.json"):
             (folder / name).unlink(missing_ok=True)
-        for block in chosen:
-            name = ".".join(map(str, block))
-            for message in (folder / "errors").glob(f"{name}.*"):
-                message.unlink()
-            (folder / "records" / f"{name}.0").unlink(missing_ok=True)
 
     def discard_patches(self, number: int) -> None:
         """Remove a stage's patches from a temporary directory once they are blended."""
@@ -206,10 +203,11 @@ class WorkDirectory:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically, even in a power cut."""
+    """Write a JSON file with a checksum, atomically, even in a power cut."""
+    content = json.dumps(value, indent=1).encode()
     partial = path.with_suffix(_PARTIAL)
-    with partial.open("w") as file:
-        file.write(json.dumps(value, indent=1))
+    with partial.open("wb") as file:
+        file.write(_HEAD % _checksum(path, content) + content + _TAIL)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
@@ -217,60 +215,29 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file; None if it is missing or damaged."""
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return None
+    """Return the content of a file of `write_json`; None if missing or altered.
 
-
-def settle(partial: Path, path: Path) -> None:
-    """Rename a finished directory once all of it has reached the disk."""
-    sync_disks()
-    partial.rename(path)
-
-
-def open_array(
-    path: Path,
-    shape: Sequence[int],
-    chunks: Sequence[int],
-    fill: float,
-    *,
-    compress: bool = False,
-) -> zarr.Array[Any]:
-    """Open a float32 array of a run, creating it if it does not exist.
-
-    Chunk names are flat (``0.1.2``), so that one listing shows which are done. Chunks
-    carry a checksum. They are not compressed by default: displacements hardly compress,
-    and every patch is read up to 27 times.
+    Raises
+    ------
+    StoreError
+        If there is something other than a file, or it cannot be read.
     """
-    if read_json(path / "zarr.json") is not None:
-        return zarr.open_array(path, mode="r+")
-    # Damaged metadata is written again; the chunks next to it are kept.
-    (path / "zarr.json").unlink(missing_ok=True)
-    return zarr.create_array(
-        path,
-        shape=tuple(shape),
-        chunks=tuple(chunks),
-        dtype="float32",
-        fill_value=fill,
-        compressors=[*([ZstdCodec()] if compress else []), Crc32cCodec()],
-        chunk_key_encoding={"name": "v2", "separator": "."},
-        config={"write_empty_chunks": True},
-    )
-
-
-def intact(array: zarr.Array[Any], index: tuple[Any, ...]) -> NDArray[Any] | None:
-    """Return whole chunks of an array; None if one is missing, cut off or altered."""
     try:
-        values = np.asarray(array[index])
-    except OSError:
-        raise
-    except Exception:  # Decoders raise errors of many kinds.
+        stored = read_file(path, MOST_BYTES)
+    except FileNotFoundError:
         return None
-    fill = array.fill_value
-    missing = np.isnan(values) if np.isnan(fill) else values == fill
-    return None if missing.all() else values
+    head = len(_HEAD % 0)
+    content = stored[head : -len(_TAIL)]
+    if stored != _HEAD % _checksum(path, content) + content + _TAIL:
+        return None
+    return json.loads(content)
+
+
+def _checksum(path: Path, content: bytes) -> int:
+    """Return the checksum of a file's content and of where it belongs."""
+    stage = path.parent.name if path.parent.name.startswith(_STAGE) else ""
+    number: int = google_crc32c.value(f"{stage}/{path.name}\n".encode() + content)
+    return number
 
 
 def _differences(earlier: dict[str, Any], now: dict[str, Any]) -> str:

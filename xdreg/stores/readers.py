@@ -6,7 +6,9 @@ a kilobyte, so that tens of thousands of tasks can share it.
 
 from __future__ import annotations
 
+import math
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -34,6 +36,30 @@ if TYPE_CHECKING:
 #: Voxels per axis of the smallest window that is tried to find unreadable parts, in a
 #: source without chunks.
 UNKNOWN_CHUNK = 32
+
+
+#: An image of which a larger share cannot be read is not available rather than damaged.
+MOST_LOST = 0.25
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A part of an image that cannot be read: its voxels, and why."""
+
+    voxels: int
+    reason: str
+
+
+def check_lost(lost: Sequence[Lost], size: int) -> None:
+    """Raise `UnreadableError` if more than `MOST_LOST` of ``size`` voxels are lost."""
+    share = sum(part.voxels for part in lost) / size
+    if share > MOST_LOST:
+        msg = (
+            f"{share:.0%} of an image cannot be read, more than {MOST_LOST:.0%}, so "
+            "the run stops; what is done is kept. Call again once the store answers. "
+            f"The first: {lost[0].reason}"
+        )
+        raise UnreadableError(msg)
 
 
 class LazyArray:
@@ -95,11 +121,15 @@ class ImageReader:
         values[~np.isfinite(values)] = np.nan
         return values
 
-    def read_known(self, window: Sequence[slice] | None = None) -> NDArray[np.float32]:
+    def read_known(
+        self,
+        window: Sequence[slice] | None = None,
+        lost: list[Lost] | None = None,
+    ) -> NDArray[np.float32]:
         """Return a window as float32, with NaN also for unreadable chunks.
 
         For a look at a whole level, which should not fail for a part of it. Blocks to
-        register are read by `read_finite`.
+        register are read by `read_finite`. Unreadable parts are added to ``lost``.
         """
         if window is None:
             window = tuple(slice(0, n) for n in self.grid.shape)
@@ -110,14 +140,29 @@ class ImageReader:
             if cut is None:
                 warnings.warn(f"{error}; it is masked out", stacklevel=2)
                 shape = [part.stop - part.start for part in window]
+                if lost is not None:
+                    lost.append(Lost(math.prod(shape), str(error)))
                 return np.full(shape, np.nan, np.float32)
         axis, border = cut
         halves = slice(window[axis].start, border), slice(border, window[axis].stop)
         values = [
-            self.read_known((*window[:axis], half, *window[axis + 1 :]))
+            self.read_known((*window[:axis], half, *window[axis + 1 :]), lost)
             for half in halves
         ]
         return np.concatenate(values, axis)
+
+    def read_most(self) -> NDArray[np.float32]:
+        """Return the whole image as `read_known` does; raise if much is unreadable.
+
+        Raises
+        ------
+        UnreadableError
+            If it is more than `MOST_LOST`: what was found in the rest would be kept.
+        """
+        lost: list[Lost] = []
+        values = self.read_known(lost=lost)
+        check_lost(lost, self.grid.size)
+        return values
 
     def _middle_border(self, window: Sequence[slice]) -> tuple[int, int] | None:
         """Return axis and index of a border of chunks in a window, None without any."""
