@@ -44,6 +44,10 @@ class UnreadableError(StoreError):
     """A part of an image that could not be read, however often it was tried."""
 
 
+class UnavailableError(UnreadableError):
+    """An image whose storage is gone, or does not answer."""
+
+
 class MethodError(XdregError, RuntimeError):
     """A registration method that failed on the block it was given."""
 

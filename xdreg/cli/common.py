@@ -117,7 +117,7 @@ def open_path_or_field(path: str) -> Any:
     """Open an image, or a displacement field in OME-Zarr, which is a scene."""
     if _is_store(path):
         from xdreg.fields.store import open_field
-        from xdreg.stores.ome_metadata import open_group
+        from xdreg.stores.nodes import open_group
 
         ome = open_group(path, None).attrs.get("ome")
         if isinstance(ome, dict) and "scene" in ome:

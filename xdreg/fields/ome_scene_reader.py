@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from xdreg.errors import StoreError
 from xdreg.fields.ome_vectors import VectorStep, vectors
 from xdreg.grid import checked_matrix
+from xdreg.stores.nodes import open_named
 from xdreg.stores.ome_metadata import axes_of, multiscale_of
 
 #: Type of a field's axis of components, by type of the transformation.
@@ -244,14 +245,7 @@ class _Reader:
         path = entry.get("path")
         if not isinstance(path, str) or not path:
             raise self._refused(entry, "expected the path of its field")
-        if ".." in path.split("/") or path.startswith("/"):
-            raise self._refused(entry, f"its path {path!r} leaves the store")
-        try:
-            return self.group[path]
-        # Zarr does not document what malformed metadata raises.
-        except Exception as error:
-            msg = f"{self.address} has nothing at {path[:80]!r}, or it is damaged"
-            raise StoreError(msg) from error
+        return open_named(self.address, self.group, path)
 
     def _refused(self, entry: dict[str, Any], why: str) -> StoreError:
         name = f" {entry['name']!r:.60}" if entry.get("name") else ""

@@ -32,8 +32,7 @@ from xdreg.fields.ome_scene_reader import read_steps
 from xdreg.fields.ome_scene_writer import FieldPart, write_field_metadata
 from xdreg.fields.ome_vectors import VectorStep
 from xdreg.grid import Grid, normalise_units
-from xdreg.stores.ome_checks import check_array
-from xdreg.stores.ome_metadata import open_group
+from xdreg.stores.nodes import child_names, open_array, open_group, open_named
 from xdreg.stores.ome_writer import write_ome_zarr
 from xdreg.stores.outputs import new_store
 from xdreg.stores.paths import as_address
@@ -221,20 +220,17 @@ def open_field(
 def _read_extra(address: str, group: zarr.Group, name: str) -> xr.Dataset:
     """Return the diagnostics and provenance in a group of the store, if any."""
     try:
-        if name not in group:
+        child: Any = open_named(address, group, name)
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
             return xr.Dataset()
-        child: Any = group[name]
-        for key, array in child.arrays():
-            check_array(address, f"{name}/{key}", array)
-            if array.size > MOST_BLOCKS:
-                msg = f"{address}: {key} has the shape {array.shape}, too many blocks"
-                raise StoreError(msg)
-        extra = xr.open_zarr(
-            group.store, group=child.path, consolidated=False, chunks=None
-        )
-        names = sorted(str(n) for n in extra.data_vars if _is_diagnostic(extra[n]))
-        chosen: xr.Dataset = extra[names]
-        return chosen.load()
+        raise
+    try:
+        keys = filter(_is_diagnostic, child_names(child))
+        found = {
+            key: _variable(address, open_array(address, child, key)) for key in keys
+        }
+        return xr.Dataset(found, attrs=dict(child.attrs))
     except StoreError:
         raise
     # Neither xarray nor Zarr documents what malformed metadata raises.
@@ -243,14 +239,26 @@ def _read_extra(address: str, group: zarr.Group, name: str) -> xr.Dataset:
         raise StoreError(msg) from error
 
 
-def _is_diagnostic(variable: xr.DataArray) -> bool:
-    """Return whether a variable is a known diagnostic of blocks."""
-    prefix, found, kind = str(variable.name).rpartition("block_")
-    return (
-        bool(found)
-        and kind in DIAGNOSTICS | INVERSE_DIAGNOSTICS
-        and all(str(dim).startswith(f"{prefix}block_") for dim in variable.dims)
-    )
+def _is_diagnostic(name: str) -> bool:
+    """Return whether an array is a known diagnostic of blocks."""
+    _, found, kind = name.rpartition("block_")
+    return bool(found) and kind in DIAGNOSTICS | INVERSE_DIAGNOSTICS
+
+
+def _variable(address: str, array: zarr.Array[Any]) -> xr.Variable:
+    """Return an array of diagnostics as the variable that xarray wrote."""
+    if array.size > MOST_BLOCKS:
+        msg = f"{address}: {array.path} has the shape {array.shape}, too many blocks"
+        raise StoreError(msg)
+    attrs = dict(array.attrs)
+    attrs.pop("_FillValue", None)
+    stored = getattr(array.metadata, "dimension_names", None)
+    dims: Any = attrs.pop("_ARRAY_DIMENSIONS", stored)
+    prefix = array.basename.rpartition("block_")[0]
+    if not all(str(dim).startswith(f"{prefix}block_") for dim in dims):
+        msg = f"{address}: {array.path} has the dimensions {dims}; expected blocks"
+        raise StoreError(msg)
+    return xr.Variable(dims, array[...], attrs)
 
 
 def _parsed(address: str, key: str, text: Any) -> dict[str, Any]:

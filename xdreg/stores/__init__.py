@@ -1,6 +1,7 @@
 """Storage: images, points and outputs on disks and servers.
 
-Reading order: how an image is opened (`ome_zarr`, `ome_metadata`, `ome_checks`), how
+Reading order: how an image is opened (`ome_zarr`, `ome_metadata`, `nodes`,
+`ome_checks`), how its chunks are read (`checked_arrays`, `fetching`, `unpacking`), how
 blocks read it (`pyramid`, `channels`, `readers`), how an output is written
 (`ome_writer`, `outputs`, `resumable`), other formats (`itk_images`, `point_files`), and
 what all of them use (`paths`, `retrying`, `locks`, `posix`, `progress`, `graphs`).

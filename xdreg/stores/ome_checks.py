@@ -32,6 +32,9 @@ MOST_CHUNKS_PER_AXIS = 10**6
 MOST_CHUNKS = 10**9
 MOST_CHUNK_BYTES = 2**34
 
+#: Most chunks of a shard, whose index has 16 bytes for each and is read whole.
+MOST_IN_SHARD = 10**7
+
 #: Images without a unit of length often declare pixels.
 KNOWN_UNITS = {*UNIT_METRES, "pixel", "pixels", "voxel", "voxels"}
 
@@ -39,37 +42,29 @@ KNOWN_UNITS = {*UNIT_METRES, "pixel", "pixels", "voxel", "voxels"}
 #: level. A remainder may be dropped, and some writers omit a shift of half a voxel.
 LEVEL_TOLERANCE = 2.0
 
-_DOCUMENTS = ("zarr.json", ".zattrs", ".zgroup", ".zarray", ".zmetadata")
+#: Codecs that make objects of Python of what they read, or unpickle it.
+OBJECT_CODECS = {
+    *("pickle", "json", "json2", "msgpack", "msgpack2", "categorize"),
+    *("vlen-array", "vlen-bytes", "vlen-utf8"),
+}
 
 
-def check_sizes(address: str, options: Mapping[str, Any] | None) -> None:
-    """Raise if a document is too large to be metadata, before it is parsed."""
-    import fsspec
-
-    files, root = fsspec.core.url_to_fs(address, **(options or {}))
-    for name in _DOCUMENTS:
-        document = f"{root.rstrip('/')}/{name}"
-        try:
-            size = files.size(document)
-        except FileNotFoundError:
-            continue
-        if size is not None and size > MOST_BYTES:
+def check_codecs(where: str, document: Mapping[str, Any]) -> None:
+    """Raise if an array's metadata, as stored, names a codec that makes objects."""
+    stored = [document.get(key) for key in ("codecs", "compressor", "filters")]
+    for name in _names(stored):
+        plain = name.removeprefix("numcodecs.")
+        if plain in OBJECT_CODECS or "pickle" in plain:
             msg = (
-                f"{address}: {name} has {size} bytes; expected metadata of at most "
-                f"{MOST_BYTES}. It is not read"
+                f"the array {where} has the codec {name!r}, which makes objects and "
+                "may run code; it is not opened"
             )
             raise StoreError(msg)
-        if name == "zarr.json":
-            return
 
 
-def check_array(address: str, path: str, array: zarr.Array[Any]) -> None:
-    """Raise if an array would run code, or take more memory or time than any image."""
-    where = f"{address}: the array {path!r}"
-    unsafe = [name for name in _names(array.metadata.to_dict()) if "pickle" in name]
-    if unsafe:
-        msg = f"{where} has the codec {unsafe[0]!r}, which runs code; it is not opened"
-        raise StoreError(msg)
+def check_array(where: str, array: zarr.Array[Any]) -> None:
+    """Raise if an array holds no numbers, or takes more time than any image."""
+    where = f"the array {where}"
     if array.dtype.kind not in "biufc":
         msg = f"{where} has the data type {array.dtype}; expected numbers"
         raise StoreError(msg)
@@ -83,6 +78,13 @@ def check_array(address: str, path: str, array: zarr.Array[Any]) -> None:
             f"{where} has the shape {array.shape} and chunks of {chunks}, that is "
             f"{_readable(math.prod(counts))} chunks; expected at most "
             f"{MOST_CHUNKS_PER_AXIS:.0e} along an axis and {MOST_CHUNKS:.0e} in all"
+        )
+        raise StoreError(msg)
+    inner = math.prod(chunks) // max(math.prod(array.chunks), 1)
+    if inner > MOST_IN_SHARD:
+        msg = (
+            f"{where} has shards of {chunks} with {_readable(inner)} chunks each; "
+            f"expected at most {MOST_IN_SHARD:.0e}"
         )
         raise StoreError(msg)
     size = math.prod(chunks) * array.dtype.itemsize
@@ -99,7 +101,7 @@ def _readable(number: int) -> str:
 
 
 def _names(metadata: Any) -> Iterator[str]:
-    """Yield the names of all codecs in an array's metadata."""
+    """Yield the names of all codecs in metadata."""
     if isinstance(metadata, Mapping):
         for key, value in metadata.items():
             if key in ("id", "name") and isinstance(value, str):

@@ -9,94 +9,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from xdreg.coordinates import OTHER_DIMS
-from xdreg.errors import InputError, StoreError, XdregError
+from xdreg.errors import StoreError
 from xdreg.grid import is_finite
-from xdreg.stores.ome_checks import (
-    MOST_LEVELS,
-    check_array,
-    check_levels,
-    check_sizes,
-    check_unit,
-)
-from xdreg.stores.paths import is_remote
-from xdreg.stores.retrying import retry
+from xdreg.stores.nodes import open_array
+from xdreg.stores.ome_checks import MOST_LEVELS, check_levels, check_unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import zarr
-
-
-#: Seconds a web server may be silent, unless ``client_kwargs`` of fsspec say more.
-HTTP_SECONDS = 30
-
-
-def open_group(address: str, storage_options: Mapping[str, Any] | None) -> zarr.Group:
-    """Open a store for reading."""
-    import zarr
-
-    remote = is_remote(address)
-    if not isinstance(storage_options, Mapping | None):
-        msg = (
-            f"storage_options must be a dict for fsspec, such as {{'anon': True}}, got "
-            f"{storage_options!r}"
-        )
-        raise InputError(msg)
-    options = dict(storage_options) if remote and storage_options else None
-    path = Path(address).absolute()
-    if address.startswith(("http://", "https://")):
-        options = _with_time_limit(options or {})
-    if not remote and not (address and path.exists()):
-        msg = f"{address or 'an empty path'} does not exist; check the path"
-        raise StoreError(msg)
-    # A relative path may not exist in a worker, which would read zeros.
-    place = address if remote else path
-    try:
-        retry(lambda: check_sizes(str(place), options))
-        node = retry(lambda: zarr.open(place, mode="r", storage_options=options))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        msg = (
-            f"{address} is not a Zarr store, or it cannot be reached; OME-Zarr images "
-            "are directories with zarr.json or .zgroup inside; xdreg.open_image opens "
-            "other files"
-        )
-        raise StoreError(msg) from error
-    except ImportError as error:
-        msg = f"{address} needs a package: {error}; pip install 'xdreg[remote]'"
-        raise StoreError(msg) from error
-    except XdregError:
-        raise
-    # Every remote client has its own exceptions.
-    except Exception as error:
-        msg = (
-            f"{address} cannot be read: {type(error).__name__}: {error}; check the "
-            "address, the storage_options and that its metadata is whole"
-        )
-        raise StoreError(msg) from error
-    if isinstance(node, zarr.Array):
-        msg = (
-            f"{address} is a bare Zarr array without OME-Zarr metadata; open the image "
-            "group above it, or make a DataArray with coordinates of your own"
-        )
-        raise StoreError(msg)
-    return node
-
-
-def _with_time_limit(options: dict[str, Any]) -> dict[str, Any]:
-    """Limit how long a web server may be silent. The default is five minutes."""
-    try:
-        import aiohttp
-    except ImportError:  # fsspec raises and says what to install
-        return options
-    limit = aiohttp.ClientTimeout(sock_connect=HTTP_SECONDS, sock_read=HTTP_SECONDS)
-    client = {"timeout": limit} | dict(options.get("client_kwargs") or {})
-    return options | {"client_kwargs": client}
 
 
 def read_metadata(
@@ -203,25 +129,8 @@ def _dicts(owner: Any, key: str) -> list[dict[str, Any]]:
 
 def level_array(address: str, group: zarr.Group, dataset: Any) -> zarr.Array[Any]:
     """Return the array of a level."""
-    import zarr
-
-    path: Any = dataset.get("path") if isinstance(dataset, dict) else None
-    # On Windows, backslashes and drives may lead out of a store.
-    parts = path.replace("\\", "/").split("/") if isinstance(path, str) else [""]
-    if not parts[0] or ".." in parts or ":" in parts[0]:
-        msg = f"{address}: dataset path {path!r} leaves the store; it is not opened"
-        raise StoreError(msg)
-    try:
-        source = retry(lambda: group[path])
-    # Zarr and its codecs do not document what they raise.
-    except Exception as error:
-        msg = f"{address} names a level {path!r} that is missing or damaged"
-        raise StoreError(msg) from error
-    if not isinstance(source, zarr.Array):
-        msg = f"{address}: the level {path!r} is a group; expected an array"
-        raise StoreError(msg)
-    check_array(address, path, source)
-    return source
+    path = dataset.get("path") if isinstance(dataset, dict) else None
+    return open_array(address, group, path, "dataset")
 
 
 def _check_axes(

@@ -19,7 +19,8 @@ from dask.base import tokenize
 from xdreg.coordinates import coordinates
 from xdreg.errors import InputError, StoreError
 from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
-from xdreg.stores.ome_metadata import open_group, read_metadata
+from xdreg.stores.nodes import open_group
+from xdreg.stores.ome_metadata import read_metadata
 from xdreg.stores.paths import as_address
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ def zarr_array_of(array: xr.DataArray) -> zarr.Array[Any] | None:
     """
     import zarr
 
+    from xdreg.stores.checked_arrays import checked
+
     if array.chunks is None:
         return None
     data = array.data
@@ -124,11 +127,14 @@ def zarr_array_of(array: xr.DataArray) -> zarr.Array[Any] | None:
     layer = data.dask.layers.get(key)
     source = layer.get(key) if layer is not None else None
     source = getattr(source, "value", source)
-    return source if isinstance(source, zarr.Array) else None
+    return checked(source) if isinstance(source, zarr.Array) else None
 
 
 def lazy_zarr(source: zarr.Array[Any]) -> dask.array.Array:
     """Return a Zarr array as a Dask array, one chunk per stored chunk or shard."""
+    from xdreg.stores.checked_arrays import checked
+
+    source = checked(source)
     chunks = source.shards or source.chunks
     name = f"zarr-{tokenize(source, modification_time(source))}"
     return dask.array.from_array(source, chunks=chunks, inline_array=False, name=name)

@@ -7,7 +7,6 @@ a kilobyte, so that tens of thousands of tasks can share it.
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +17,11 @@ import xarray as xr
 from dask.base import normalize_token
 
 from xdreg.coordinates import grid_of, spatial_dims
-from xdreg.errors import InputError, UnreadableError
+from xdreg.errors import InputError, UnavailableError, UnreadableError, warn
 from xdreg.grid import Grid
 from xdreg.numerics import kernels
 from xdreg.stores.channels import ChannelMix, source_identity
+from xdreg.stores.checked_arrays import counting_chunks
 from xdreg.stores.ome_zarr import zarr_array_of
 from xdreg.stores.retrying import retry_read
 
@@ -130,15 +130,29 @@ class ImageReader:
 
         For a look at a whole level, which should not fail for a part of it. Blocks to
         register are read by `read_finite`. Unreadable parts are added to ``lost``.
+
+        Raises
+        ------
+        UnavailableError
+            If the storage is gone, or does not answer.
         """
         if window is None:
             window = tuple(slice(0, n) for n in self.grid.shape)
+        # A chunk is waited for once, however often a part of it is looked at.
+        with counting_chunks():
+            return self._read_known(window, lost)
+
+    def _read_known(
+        self, window: Sequence[slice], lost: list[Lost] | None
+    ) -> NDArray[np.float32]:
         try:
             return self.read_finite(window)
+        except UnavailableError:
+            raise
         except UnreadableError as error:
             cut = self._middle_border(window)
             if cut is None:
-                warnings.warn(f"{error}; it is masked out", stacklevel=2)
+                warn(f"{error}; it is masked out")
                 shape = [part.stop - part.start for part in window]
                 if lost is not None:
                     lost.append(Lost(math.prod(shape), str(error)))
@@ -146,7 +160,7 @@ class ImageReader:
         axis, border = cut
         halves = slice(window[axis].start, border), slice(border, window[axis].stop)
         values = [
-            self.read_known((*window[:axis], half, *window[axis + 1 :]), lost)
+            self._read_known((*window[:axis], half, *window[axis + 1 :]), lost)
             for half in halves
         ]
         return np.concatenate(values, axis)

@@ -6,13 +6,14 @@ files stay so, and are not tried again.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from xdreg.errors import UnreadableError
+from xdreg.errors import UnreadableError, XdregError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
 T = TypeVar("T")
 
@@ -43,24 +44,45 @@ def is_store_error(error: Exception) -> bool:
     return type(error).__module__.partition(".")[0] in _CLIENTS
 
 
-def retry(read: Callable[[], T], *, remote: bool = False) -> T:
-    """Return what ``read`` returns, calling it again after errors that may pass.
+def may_pass(error: Exception, *, remote: bool) -> bool:
+    """Return whether another try may succeed after an error.
 
     From a remote store, every error may pass: data may arrive damaged though it is
     stored whole.
     """
-    wait = FIRST_WAIT
-    for _ in range(TRIES - 1):
+    if isinstance(error, XdregError | MemoryError) or is_permanent(error):
+        return False
+    return remote or is_store_error(error)
+
+
+def retry(read: Callable[[], T], *, remote: bool = False) -> T:
+    """Return what ``read`` returns, calling it again after errors that may pass."""
+    for wait in _waits():
         try:
             return read()
-        except (UnreadableError, MemoryError):
-            raise
         except Exception as error:
-            if is_permanent(error) or not (remote or is_store_error(error)):
+            if not may_pass(error, remote=remote):
                 raise
         time.sleep(wait)
-        wait *= 2
     return read()
+
+
+async def retry_async(
+    read: Callable[[], Coroutine[Any, Any, T]], *, remote: bool = False
+) -> T:
+    """Return what ``read`` returns, as `retry` does."""
+    for wait in _waits():
+        try:
+            return await read()
+        except Exception as error:
+            if not may_pass(error, remote=remote):
+                raise
+        await asyncio.sleep(wait)
+    return await read()
+
+
+def _waits() -> list[float]:
+    return [FIRST_WAIT * 2**i for i in range(TRIES - 1)]
 
 
 def retry_read(read: Callable[[], T], what: str, *, remote: bool = False) -> T:
