@@ -295,7 +295,7 @@ def _most(size: int) -> int:
 
 
 def _item_size(metadata: ArrayV2Metadata | ArrayV3Metadata) -> int:
-    return metadata.dtype.to_native_dtype().itemsize
+    return int(metadata.dtype.to_native_dtype().itemsize)
 
 
 class _BoundedV2:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import math
 import os
@@ -82,17 +81,19 @@ async def persistently(
     left = math.ceil(seconds / _LOOK)
     step = seconds / left
 
+    timer: asyncio.TimerHandle
+
     def look() -> None:
         nonlocal left, timer
         left -= 1
-        if left > 0:
-            timer = loop.call_later(step, look)
-        else:
+        if left < 0:
             limit.reschedule(loop.time())
+        else:
+            timer = loop.call_later(step, look)
 
     try:
         async with asyncio.timeout(None) as limit:
-            timer = loop.call_later(step, look)
+            look()
             try:
                 return await retry_async(read, remote=remote)
             finally:
@@ -146,11 +147,12 @@ async def fetch_document(store: Store, key: str, seconds: float) -> Any:
         If it is no document, or too large to be one.
     """
     most = ome_checks.MOST_BYTES
-    read = functools.partial(
-        # No more is asked of a server.
-        *(fetch, store, key, default_buffer_prototype(), most),
-        RangeByteRequest(0, most + 1),
-    )
+    # No more is asked of a server.
+    part = RangeByteRequest(0, most + 1)
+
+    def read() -> Coroutine[Any, Any, Buffer | None]:
+        return fetch(store, key, default_buffer_prototype(), most, part)
+
     found = await persistently(
         read, f"{store}/{key}", remote=is_remote_store(store), seconds=seconds
     )
