@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import xdreg
-from xdreg.errors import warn
+from xdreg.errors import printable, warn
 
 
 def test_a_warning_names_the_line_outside_the_package():
@@ -43,3 +43,21 @@ def test_a_remedy_follows_the_message_and_survives_a_process():
     again = pickle.loads(pickle.dumps(error))
     assert str(again) == str(error)
     assert again.remedy == error.remedy
+
+
+@pytest.mark.parametrize(
+    "text", ["\x1b[31m", "\x9b2J", "\u202e", "\ud800", "\r", "\x00", "\u2028", "\ufeff"]
+)
+def test_text_of_files_steers_no_terminal(text):
+    shown = ascii(text)[1:-1]
+    assert printable(f"a{text}b") == f"a{shown}b"
+    error = xdreg.StoreError(f"no {text}", path=text)
+    assert str(error) == f"no {shown}: path={text!r}"
+    with pytest.warns(UserWarning) as caught:
+        warn(text)
+    assert str(caught[0].message) == shown
+
+
+def test_letters_stay():
+    for text in ("µm, Zürich, 北京, ° ± × …", "a\u00a0b\u2009c", "two\n\tlines"):
+        assert printable(text) == text

@@ -3,9 +3,35 @@
 Every message says what was expected, what came, and the remedy.
 """
 
+import re
 import sys
+import unicodedata
 import warnings
 from types import FrameType
+
+#: What may be more than a character to read.
+_ODD = re.compile(r"[^ -~\n\t]")
+
+
+def printable(text: str) -> str:
+    r"""Return text with control characters and other invisible ones as escapes.
+
+    Text of files may steer a terminal, or turn around what is shown. Letters of all
+    scripts, spaces, line ends and tabs stay.
+
+    Examples
+    --------
+    >>> print(printable("red \x1b[31m, \u00b5m"))
+    red \x1b[31m, µm
+    """
+    return _ODD.sub(lambda found: _escaped(found[0]), text)
+
+
+def _escaped(character: str) -> str:
+    # Spaces other than the usual one count as not printable.
+    if character.isprintable() or unicodedata.category(character) == "Zs":
+        return character
+    return ascii(character)[1:-1]
 
 
 class XdregError(Exception):
@@ -21,6 +47,7 @@ class XdregError(Exception):
     """
 
     def __init__(self, message: str = "", **remedy: object) -> None:
+        message = printable(message)
         super().__init__(message)
         self.message, self.remedy = message, remedy
 
@@ -69,7 +96,7 @@ def warn(message: str) -> None:
     depth, frame = 1, sys._getframe()
     while frame.f_back and _package_of(frame) == _package_of(sys._getframe()):
         depth, frame = depth + 1, frame.f_back
-    warnings.warn(message, stacklevel=depth)
+    warnings.warn(printable(message), stacklevel=depth)
 
 
 def _package_of(frame: FrameType) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from xdreg.errors import InputError, StoreError
+from xdreg.errors import InputError, StoreError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -45,7 +45,7 @@ ShowProgress = Annotated[
     ),
 ]
 
-# No markup: names and units come from files.
+# No markup, and only printable text: names and units come from files.
 _out = Console(markup=False, highlight=False)
 
 #: Seconds within which a scheduler must answer.
@@ -65,15 +65,32 @@ def answer(
     """
     if as_json:
         # rich would break lines.
-        print(json.dumps(_finite(result), indent=1, ensure_ascii=False))
+        text = json.dumps(_finite(result), indent=1, ensure_ascii=False)
+        if printable(text) != text:
+            text = json.dumps(_finite(result), indent=1)
+        print(text)
         return
     for label, text in lines.items():
-        _out.print(f"{label:<12} {text}", soft_wrap=True)
+        show(f"{label:<12} {text}")
 
 
 def show(renderable: Any) -> None:
     """Print a table or a line of text."""
-    _out.print(renderable, soft_wrap=isinstance(renderable, str))
+    if isinstance(renderable, str):
+        _out.print(printable(renderable), soft_wrap=True)
+    else:
+        _out.print(renderable)
+
+
+def note(text: str, style: str | None = None) -> None:
+    """Print a line on stderr, after the name of the command."""
+    Console(stderr=True).print(
+        printable(f"xdreg: {text}"),
+        style=style,
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _finite(value: Any) -> Any:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from xdreg.cli.common import AsJson, answer, open_path_or_field, show
 from xdreg.cli.summary import field_summary, summary_lines
+from xdreg.errors import printable
 
 
 def info(
@@ -46,11 +47,11 @@ def info(
     for number, level in enumerate(levels):
         table.add_row(
             str(number),
-            " ".join(level["dims"]),
+            printable(" ".join(level["dims"])),
             _sizes(level["shape"]),
             _sizes(level["spacing"]),
             ", ".join(f"{v:g}" for v in level["origin"]),
-            str(level["units"]),
+            printable(str(level["units"])),
             level["dtype"],
             str(tuple(level["chunks"])) if level["chunks"] else "-",
         )

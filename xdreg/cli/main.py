@@ -17,9 +17,8 @@ from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from xdreg.cli.common import Stopped
+from xdreg.cli.common import Stopped, note
 from xdreg.cli.convert import convert
 from xdreg.cli.demo import demo
 from xdreg.cli.info import info
@@ -82,16 +81,10 @@ def describe(error: XdregError) -> str:
     return f"{error.message}: {', '.join(flags)}" if flags else error.message
 
 
-def _complain(text: str, style: str) -> None:
-    Console(stderr=True).print(
-        f"xdreg: {text}", style=style, highlight=False, markup=False, soft_wrap=True
-    )
-
-
 def _show_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
     """Print a warning as one line, without its place in the source."""
     if issubclass(category, UserWarning | RuntimeWarning):
-        _complain(f"warning: {message}", "yellow")
+        note(f"warning: {message}", "yellow")
 
 
 def main() -> None:
@@ -100,13 +93,13 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except XdregError as error:
-        _complain(describe(error), "red")
+        note(describe(error), "red")
         code = 1
     except Stopped as stopped:
-        _complain(str(stopped), "yellow")
+        note(str(stopped), "yellow")
         _leave(_INTERRUPTED)
     except (KeyboardInterrupt, typer.Abort):
-        _complain("stopped", "yellow")
+        note("stopped", "yellow")
         _leave(_INTERRUPTED)
     except Exception as error:
         # Usage errors of click print themselves. Anything else is a bug.

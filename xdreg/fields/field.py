@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 
 from xdreg.coordinates import coordinates, grid_of
-from xdreg.errors import InputError
+from xdreg.errors import InputError, StoreError
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid, normalise_units, unit_ratio
 from xdreg.stores.readers import source_of
@@ -59,14 +59,33 @@ def _outline(value: object) -> str:
 def fixed_grid(field: xr.Dataset) -> Grid:
     """Return the geometry of a field's fixed image."""
     own = field_grid(field)
-    stored = field.attrs.get("fixed_grid")
-    return own if stored is None else Grid.from_dict(json.loads(stored))
+    return _stored_grid(field, "fixed_grid") or own
 
 
 def moving_grid(field: xr.Dataset) -> Grid | None:
     """Return the geometry of a field's moving image, if known."""
-    stored = field.attrs.get("moving_grid")
-    return None if stored is None else Grid.from_dict(json.loads(stored))
+    return _stored_grid(field, "moving_grid")
+
+
+def _stored_grid(field: xr.Dataset, name: str) -> Grid | None:
+    """Return the geometry of an image from an attribute, which may hold anything."""
+    stored = field.attrs.get(name)
+    if stored is None:
+        return None
+    try:
+        return Grid.from_dict(json.loads(stored))
+    except (
+        LookupError,
+        TypeError,
+        ArithmeticError,
+        ValueError,
+        RecursionError,
+    ) as error:
+        msg = (
+            f"the field's attribute {name!r} is damaged, expected a grid as JSON: "
+            f"{str(stored)[:80]!r}; remove it with field.attrs.pop({name!r})"
+        )
+        raise StoreError(msg) from error
 
 
 def open_displacement(field: xr.Dataset) -> FieldReader:

@@ -55,10 +55,15 @@ def read_metadata(
         image.scale = dict(zip(image.dims, scale, strict=True))
         image.translation = dict(zip(image.dims, translation, strict=True))
         if omero is not None:
-            image.channel_names = [str(c.label) for c in omero.channels]
+            image.channel_names = [_text(c.label) for c in omero.channels]
     levels = list(zip(arrays, multiscales.images, strict=True))
     check_levels(address, levels)
-    return str(multiscales.metadata.name or "image"), levels, version
+    return _text(multiscales.metadata.name or "image"), levels, version
+
+
+def _text(value: Any) -> str:
+    """Return a name as text. JSON may hold halves of characters, which UTF-8 lacks."""
+    return str(value).encode(errors="backslashreplace").decode()
 
 
 def steps_of(address: str, owner: Mapping[str, Any]) -> list[Any]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xdreg.errors import InputError
+from xdreg.errors import InputError, printable
 from xdreg.fields.accuracy import label_overlaps, landmark_errors
 from xdreg.fields.field import field_grid
 from xdreg.fields.provenance import last_deformable, stages_of
@@ -137,7 +137,10 @@ def report(
 
 
 def render(context: Mapping[str, Any]) -> str:
-    """Return a report's page; the template escapes all that it is given."""
+    """Return a report's page; the template escapes all that it is given.
+
+    Characters that turn text around are escaped too, and those that UTF-8 lacks.
+    """
     try:
         import jinja2
         from markupsafe import Markup
@@ -157,13 +160,14 @@ def render(context: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     digest = hashlib.sha256(script.encode()).digest()
-    return environment.from_string(page).render(
+    text = environment.from_string(page).render(
         context,
         # From the package, not from data; the policy lets no other script run.
         style=Markup(style),
         script=Markup(script),
         script_hash=base64.b64encode(digest).decode("ascii"),
     )
+    return printable(text)
 
 
 def _context(

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from dask.utils import format_bytes
 
-from xdreg.errors import XdregError
+from xdreg.errors import XdregError, printable
 from xdreg.fields.field import field_grid, fixed_grid, moving_grid
 from xdreg.fields.provenance import StageRecord, last_deformable, stages_of
 from xdreg.grid import Grid
@@ -16,7 +16,10 @@ from xdreg.views.status_colours import status_colour
 
 
 def summary_rows(field: xr.Dataset) -> dict[str, str]:
-    """Return a field's properties by name, without computing anything."""
+    """Return a field's properties by name, without computing anything.
+
+    Text is printable; it may come from any store.
+    """
     grid = field_grid(field)
     rows = {
         "grid": f"{_times(grid.shape)} points ({', '.join(grid.dims)}), every "
@@ -39,7 +42,7 @@ def summary_rows(field: xr.Dataset) -> dict[str, str]:
         means = mean_similarity(last)
         if means is not None:
             rows["similarity"] = "{:.3f} → {:.3f}, mean of the blocks".format(*means)
-    return rows
+    return {name: printable(text) for name, text in rows.items()}
 
 
 def mean_similarity(stage: StageRecord) -> tuple[float, float] | None:
