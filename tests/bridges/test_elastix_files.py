@@ -1,5 +1,7 @@
 """elastix's parameter files: transformix applies what is written, and what is read."""
 
+import os
+
 import itk
 import numpy as np
 import pytest
@@ -198,3 +200,38 @@ def test_what_is_added_or_refers_to_itself_is_refused(tmp_path):
     path.write_text(parameters("BSplineTransform", 2, [0.0] * count, grid, **more))
     with pytest.raises(xdreg.InputError, match="B-spline of order 2; expected 3"):
         xdreg.open_transform(path)
+
+
+def test_what_a_file_names_is_a_parameter_file_on_this_machine(tmp_path):
+    grid = Grid(("y", "x"), (3, 4), (1.0, 1.0), (0.0, 0.0))
+    folder = tmp_path / "out"
+    folder.mkdir()
+
+    def write(path, name):
+        initial = {"InitialTransformParameterFileName": f'"{name}"'}
+        text = parameters("TranslationTransform", 2, [1.0, 2.0], grid, **initial)
+        path.write_text(text)
+
+    last = folder / "last.txt"
+    os.mkfifo(folder / "pipe.txt")
+    for name in ("/dev/zero", "pipe.txt", "//server/a.txt", "http://127.0.0.1:9/a.txt"):
+        write(last, name)
+        with pytest.raises(xdreg.StoreError, match="not opened"):
+            xdreg.open_transform(last, units="micrometer")
+    # A chain of two that lead to each other.
+    write(last, "first.txt")
+    write(folder / "first.txt", "last.txt")
+    with pytest.raises(
+        xdreg.StoreError, match="transform of itself; correct the chain"
+    ):
+        xdreg.open_transform(last)
+    (folder / "first.txt").write_text("secret\n" * 100)
+    with pytest.raises(xdreg.StoreError, match="no parameter file") as caught:
+        xdreg.open_transform(last)
+    assert "secret" not in str(caught.value)
+    # Elsewhere on this machine is where elastix may have left it: read, and named.
+    write(tmp_path / "far.txt", "NoInitialTransform")
+    write(last, str(tmp_path / "far.txt"))
+    with pytest.warns(UserWarning, match="far.txt, outside its folder"):
+        found = xdreg.open_transform(last)
+    assert float(found.displacement.max()) == 4.0

@@ -1,6 +1,7 @@
 """ITK images in and out: every voxel keeps its physical place."""
 
 import itertools
+import os
 
 import itk
 import numpy as np
@@ -93,3 +94,44 @@ def test_values_beyond_32_bits_are_refused():
     image = xr.DataArray(np.full((2, 2), 2**40), {"y": axis, "x": axis}, ("y", "x"))
     with pytest.raises(InputError, match="astype\\('float64'\\)"):
         image.dreg.to_itk_image()
+
+
+META = "NDims = 2\nDimSize = 4 3\nElementType = MET_UCHAR\nElementDataFile = {}\n"
+NRRD = "NRRD0004\ntype: uchar\ndimension: 2\nsizes: 4 3\nencoding: raw\ndata file: {}\n"
+
+
+@pytest.mark.parametrize(("suffix", "header"), [("mhd", META), ("nhdr", NRRD)])
+def test_a_header_names_voxels_in_its_own_folder(tmp_path, suffix, header):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for place in (folder, tmp_path):
+        (place / "voxels.raw").write_bytes(bytes(range(12)))
+    # As git-annex leaves files: the voxels are a link.
+    (folder / "link.raw").symlink_to(tmp_path / "voxels.raw")
+    os.mkfifo(folder / "pipe.raw")
+    path = folder / f"image.{suffix}"
+    for name in ("voxels.raw", "link.raw"):
+        path.write_text(header.format(name))
+        found = xdreg.open_image(path)
+        np.testing.assert_array_equal(found.values.ravel(), np.arange(12))
+    for name in (
+        *("../voxels.raw", str(tmp_path / "voxels.raw"), "pipe.raw", "/dev/zero"),
+        *("http://127.0.0.1:9/v.raw", "//server/share/v.raw", "LIST\n../voxels.raw"),
+        *("LIST\nvoxels.raw\n/dev/zero", "../v%03d.raw 1 3 1"),
+    ):
+        path.write_text(header.format(name))
+        with pytest.raises(xdreg.StoreError, match="for its voxels"):
+            xdreg.open_image(path)
+        # ITK ends lines at carriage returns, too, and looks at no suffix of NRRD.
+        path.write_text(header.format(name).replace("\n", "\r"), newline="")
+        with pytest.raises(xdreg.StoreError):
+            xdreg.open_image(path)
+    path.write_text(header.format("/dev/zero").replace("\n", "\n" + "# x" * 10**6, 1))
+    with pytest.raises(xdreg.StoreError, match=r"for its voxels|a header of over"):
+        xdreg.open_image(path)
+
+
+def test_an_image_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.nrrd")
+    with pytest.raises(xdreg.StoreError, match="a pipe"):
+        xdreg.open_image(tmp_path / "a.nrrd")

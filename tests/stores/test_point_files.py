@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import pytest
 import xdreg
 from tests.helpers.fields import Known
 from xdreg.cli.points import points as command
+from xdreg.errors import StoreError
 from xdreg.stores.point_files import kind_of, read_points
 
 DIMS = ("z", "y", "x")
@@ -178,3 +181,39 @@ def test_kinds_are_not_mixed(stored, tmp_path):
     with pytest.raises(xdreg.InputError, match=r"must be \.csv"):
         kind_of(tmp_path / "points.txt")
     assert not (tmp_path / "points.geojson").exists()
+
+
+XDMF = """<?xml version="1.0"?>{}
+<Xdmf Version="3.0"><Domain><Grid Name="Grid">
+<Geometry GeometryType="XYZ"><DataItem DataType="Float" Dimensions="4 3"
+ Format="Binary" Precision="8">{}</DataItem></Geometry>
+<Topology TopologyType="Triangle" NumberOfElements="1"><DataItem DataType="Int"
+ Dimensions="1 3" Format="XML" Precision="8">0 1 2</DataItem></Topology>
+</Grid></Domain></Xdmf>"""
+
+
+def test_a_mesh_names_files_of_its_own_folder_only(tmp_path, monkeypatch):
+    pytest.importorskip("meshio")
+    folder = tmp_path / "a"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for place in (folder, tmp_path):
+        np.arange(12.0).tofile(place / "points.bin")
+    os.mkfifo(folder / "pipe")
+    mesh = folder / "mesh.xdmf"
+    if find_spec("h5py"):
+        mesh.write_text(XDMF.format("", "points.bin"))
+        assert read_points(mesh, ("z", "y", "x")).points.shape == (4, 3)
+    for name in ("/dev/zero", "../points.bin", "pipe", "//server/share/x.h5:/a"):
+        mesh.write_text(XDMF.format("", name))
+        with pytest.raises(StoreError, match="for its numbers"):
+            read_points(mesh, ("z", "y", "x"))
+    lines = [f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 10)]
+    bomb = f'<!DOCTYPE Xdmf [<!ENTITY a0 "lol">{"".join(lines)}]>'
+    mesh.write_text(XDMF.format(bomb, "&a9;"))
+    with pytest.raises(StoreError):
+        read_points(mesh, ("z", "y", "x"))
+    deck = folder / "mesh.inp"
+    deck.write_text("*NODE\n1, 0., 0., 0.\n *Include, input=/dev/zero\n")
+    with pytest.raises(StoreError, match="includes other files"):
+        read_points(deck, ("z", "y", "x"))

@@ -25,6 +25,7 @@ from xdreg.fields.composition import as_one_field
 from xdreg.fields.field import field_grid
 from xdreg.grid import SPATIAL_DIMS, Grid
 from xdreg.numerics.itk_transforms import itk_parameters
+from xdreg.stores.named_files import companion
 from xdreg.stores.outputs import check_file, new_file
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ _INITIAL = ("InitialTransformParameterFileName", "InitialTransformParametersFile
 
 _INSTEAD = "sample it with transformix -def all, and open that image"
 
-#: A longer chain of initial transforms must refer to itself.
+#: Most initial transforms in a chain.
 _MOST_FILES = 64
 
 
@@ -171,20 +172,14 @@ class _File:
         cosines = self.numbers(key, self.ndim**2)
         return np.array(cosines).reshape(self.ndim, self.ndim).T
 
-    def companion(self, name: str) -> Path:
-        """Return the path of a file that this one names, also if both were moved."""
-        folder = self.path.parent
-        for candidate in (Path(name), folder / name, folder / Path(name).name):
-            if candidate.is_file():
-                return candidate
-        msg = f"{self.path} names {name!r}, which is missing; put both in one folder"
-        raise StoreError(msg)
-
 
 def _chain(path: Path) -> list[_File]:
     """Return a parameter file and its initial ones in order of application."""
     files: list[_File] = []
     while len(files) < _MOST_FILES:
+        if any(path.samefile(file.path) for file in files):
+            msg = f"{path} is an initial transform of itself; correct the chain"
+            raise StoreError(msg)
         file = _File(path)
         files.append(file)
         name = next((file.word(key) for key in _INITIAL if key in file.entries), "")
@@ -196,7 +191,10 @@ def _chain(path: Path) -> list[_File]:
                 f"{_INSTEAD}"
             )
             raise InputError(msg)
-        path = file.companion(name)
+        path = companion(name, path)
+        if not is_elastix(path):
+            msg = f"{file.path} names {path}, which is no parameter file of elastix"
+            raise StoreError(msg)
     msg = f"{path} is one of over {_MOST_FILES} initial transforms in a chain"
     raise StoreError(msg)
 
@@ -207,7 +205,7 @@ def _transform(file: _File, units: str | None) -> Any:
 
     kind, ndim = file.word("Transform"), file.ndim
     if kind in ("DeformationFieldTransform", "DisplacementFieldTransform"):
-        vectors = file.companion(file.word("DeformationFieldFileName"))
+        vectors = companion(file.word("DeformationFieldFileName"), file.path)
         return vector_images.read(vectors, units=units)
     if kind in ("BSplineTransform", "RecursiveBSplineTransform"):
         return _bspline(file)

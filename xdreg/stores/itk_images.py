@@ -7,6 +7,7 @@ Only this module and `xdreg.numerics.itk_transforms` convert between the axis or
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import xarray as xr
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import InputError, StoreError
 from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
+from xdreg.stores.named_files import check_voxel_files, why_not_a_file
 from xdreg.stores.paths import as_address
 
 if TYPE_CHECKING:
@@ -227,6 +229,11 @@ def read_image(path: str | os.PathLike[str]) -> Any:
     if os.path.isdir(address):  # noqa: PTH112
         msg = f"{address} is a directory; expected a file, or open it as OME-Zarr"
         raise StoreError(msg)
+    why = why_not_a_file(address)
+    if why is not None:
+        msg = f"{address} is {why}; expected a file"
+        raise StoreError(msg)
+    check_voxel_files(Path(address))
     try:
         return itk.imread(address)
     except RuntimeError as error:

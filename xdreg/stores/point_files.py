@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import numpy as np
 
 from xdreg.errors import InputError, StoreError
+from xdreg.stores.named_files import check_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +43,9 @@ _KINDS = {
 
 #: Columns that may name a point.
 NAME_COLUMNS = ("name", "label", "id")
+
+#: How a mesh of Abaqus names another.
+_INCLUDE = re.compile(rb"^\s*\*\s*include", re.I | re.M)
 
 _NORMALS = ("nx", "ny", "nz", "Normals", "normals", "obj:vn")
 
@@ -256,11 +262,31 @@ def _positions(coordinates: Any) -> Iterator[list[Any]]:
             yield coordinates
 
 
+def _files_of_mesh(path: Path) -> list[str]:
+    """Return the files that a mesh names; raise if they could name more."""
+    kind = path.suffix.lower()
+    if kind == ".inp" and re.search(
+        rb"^\s*\*\s*include", path.read_bytes(), re.I | re.M
+    ):
+        msg = f"{path} includes other files, which are not opened; make it one file"
+        raise StoreError(msg)
+    if kind not in (".xdmf", ".xmf"):
+        return []
+    # Expat, which parses XML here, limits how far entities grow.
+    items = ElementTree.parse(path).iter("DataItem")
+    named = [v.text or "" for v in items if v.get("Format", "XML") != "XML"]
+    # In HDF5, a colon and the place in the file follow.
+    return [text.strip().partition(":/")[0] for text in named]
+
+
 def _read_mesh(path: Path, dims: tuple[str, ...]) -> PointFile:
     import meshio
 
     try:
+        check_names(path, _files_of_mesh(path), "its numbers")
         mesh = meshio.read(path)
+    except StoreError:
+        raise
     except SystemExit as error:
         # meshio prints the reason and exits if none of its readers takes the file.
         msg = f"{path} cannot be read as a mesh"
