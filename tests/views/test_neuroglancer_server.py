@@ -1,6 +1,8 @@
 """Served images as a browser gets them."""
 
 import http.client
+import socket
+import struct
 import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
@@ -134,3 +136,68 @@ def test_a_chunk_that_cannot_be_read_is_an_error(caplog):
         fetch(server.url("a") + "/0/c/0/0")
     assert failure.value.read() == b"the disk is away"
     assert server.secret not in caplog.text
+
+
+def answer_to(server, request):
+    """Return the status of a request, sent as it is."""
+    with socket.create_connection(server.server_address) as connection:
+        connection.sendall(request.encode("latin-1"))
+        connection.shutdown(socket.SHUT_WR)
+        received = b"".join(iter(lambda: connection.recv(2**16), b""))
+    return int(received.split()[1]) if received else None
+
+
+def test_a_name_that_leads_here_is_refused(served):
+    server, _ = served
+    path = f"/{server.secret}/fixed/zarr.json"
+    port = server.server_port
+    for host in (f"127.0.0.1:{port}", "localhost:8888", "127.0.0.1"):
+        request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"
+        assert answer_to(server, request) == 200
+    for host in (
+        f"evil.example:{port}", f"127.0.0.1.evil.example:{port}", "127.0.0.1@evil",
+        f"localhost.evil:{port}", "", "127.0.0.1:evil",
+    ):  # fmt: skip
+        for method in ("GET", "HEAD", "OPTIONS"):
+            request = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"
+            assert answer_to(server, request) == 404
+    assert answer_to(server, f"GET {path} HTTP/1.0\r\n\r\n") == 404
+
+
+def test_only_reading_is_answered_and_only_for_the_secret(served):
+    server, _ = served
+    path = f"/{server.secret}/fixed/zarr.json"
+    host = f"Host: 127.0.0.1:{server.server_port}\r\n"
+    for method in ("POST", "PUT", "DELETE", "PATCH", "TRACE", "CONNECT"):
+        assert answer_to(server, f"{method} {path} HTTP/1.1\r\n{host}\r\n") == 501
+    wrong = "/" + "x" * len(server.secret) + "/fixed/zarr.json"
+    for method in ("GET", "HEAD", "OPTIONS"):
+        assert answer_to(server, f"{method} {wrong} HTTP/1.1\r\n{host}\r\n") == 404
+    absolute = f"http://127.0.0.1:{server.server_port}{path}"
+    assert answer_to(server, f"GET {absolute} HTTP/1.1\r\n{host}\r\n") == 404
+
+
+def test_requests_are_bounded(served):
+    server, _ = served
+    path = f"/{server.secret}/fixed/zarr.json"
+    host = f"Host: 127.0.0.1:{server.server_port}\r\n"
+    # A body is not read as the next request.
+    second = f"GET {path} HTTP/1.1\r\n{host}\r\n"
+    for size in (f"Content-Length: {len(second)}", "Transfer-Encoding: chunked"):
+        request = f"GET {path} HTTP/1.1\r\n{host}{size}\r\n\r\n{second}"
+        assert answer_to(server, request) == 404
+    assert answer_to(server, f"GET /{'a' * 2**17} HTTP/1.1\r\n{host}\r\n") == 414
+    many = "".join(f"A{i}: b\r\n" for i in range(200))
+    assert answer_to(server, f"GET {path} HTTP/1.1\r\n{host}{many}\r\n") == 431
+
+
+def test_a_browser_that_hangs_up_leaves_no_trace(served, capfd):
+    server, _ = served
+    for _ in range(3):
+        with socket.create_connection(server.server_address) as connection:
+            linger = struct.pack("ii", 1, 0)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            chunk = f"/{server.secret}/fixed/0/c/0/0/0"
+            connection.sendall(f"GET {chunk} HTTP/1.1\r\nHost: localhost\r\n".encode())
+    fetch(server.url("fixed") + "/zarr.json")
+    assert "Traceback" not in capfd.readouterr().err

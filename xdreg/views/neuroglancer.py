@@ -60,7 +60,8 @@ def serve(scene: Scene, viewer: str, port: int = 0) -> tuple[ImageServer, str]:
 def origin_of(viewer: str) -> str:
     """Return the scheme, host and port of a viewer's address."""
     parts = urlsplit(viewer)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    odd = not viewer.isprintable() or "@" in parts.netloc
+    if odd or parts.scheme not in ("http", "https") or not parts.netloc:
         msg = f"the viewer must be the address of a Neuroglancer, got {viewer!r}"
         raise InputError(msg)
     return f"{parts.scheme}://{parts.netloc}"

@@ -5,7 +5,8 @@ read or warped at that moment; anything else is not found. So the format and cod
 the stored image do not matter.
 
 The server listens to this machine only. Its addresses begin with a secret, which other
-users of the machine do not know, and only pages of one viewer may read them.
+users of the machine do not know, and only pages of one viewer may read them. A page
+that has a name of its own lead to this machine (DNS rebinding) is refused by that name.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import json
 import logging
 import re
 import secrets
+import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xdreg.errors import StoreError, XdregError
+from xdreg.errors import StoreError, XdregError, printable
 from xdreg.stores.ome_writer import ome_units
 
 if TYPE_CHECKING:
@@ -31,6 +33,12 @@ _log = logging.getLogger(__name__)
 
 #: The only address to listen on.
 HOST = "127.0.0.1"
+
+#: Names under which this machine may be asked. A tunnel has another port.
+_OWN_NAMES = (HOST, "localhost")
+
+#: Seconds that a connection may be silent.
+PATIENCE = 60
 
 #: Voxels per axis of a chunk.
 CHUNK = {2: 256, 3: 64}
@@ -141,24 +149,34 @@ class ImageServer(ThreadingHTTPServer):
             msg = f"port {port} cannot be listened to: {error.strerror}; take another"
             raise StoreError(msg) from error
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log a request that failed: browsers cut off what is no longer in view."""
+        ended = isinstance(sys.exception(), ConnectionError)
+        _log.log(logging.DEBUG if ended else logging.ERROR, "no answer", exc_info=True)
+
     def url(self, name: str) -> str:
         """Return the address of an image."""
         return f"http://{HOST}:{self.server_port}/{self.secret}/{name}"
 
-    def find(self, path: str) -> bytes | None:
-        """Return the content of a path; None without such a path."""
-        _, secret, *rest = path.partition("?")[0].split("/", 3)
+    def knows(self, path: str) -> bool:
+        """Return whether a path begins with the secret."""
+        start, secret, *_ = [*path.split("/", 2), ""]
         # Compared in constant time, so that it cannot be guessed letter by letter.
         known = secrets.compare_digest(secret.encode(), self.secret.encode())
-        if not known or len(rest) < 2 or rest[0] not in self.images:
-            return None
-        return self.images[rest[0]].get(rest[1])
+        return known and not start
+
+    def find(self, path: str) -> bytes | None:
+        """Return the content of a path after its secret; None without such a path."""
+        _, _, name, key, *_ = [*path.partition("?")[0].split("/", 3), "", ""]
+        return self.images[name].get(key) if name in self.images else None
 
 
 class _Handler(BaseHTTPRequestHandler):
     """Answers the requests of a browser."""
 
     protocol_version = "HTTP/1.1"
+    server_version, sys_version = "xdreg", ""
+    timeout = PATIENCE
     server: ImageServer
 
     def do_GET(self) -> None:
@@ -171,24 +189,41 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_OPTIONS(self) -> None:
         """Answer the preflight request of a browser (CORS)."""
+        if not self._is_permitted():
+            self._send(404, b"not found")
+            return
         self.send_response(204)
         self._send_origin()
-        self.send_header("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS")
+        self.send_header("Access-Control-Allow-Methods", "GET, HEAD")
         self.send_header("Access-Control-Allow-Headers", "Range, Cache-Control")
         # Chromium requires this of a public page that reads from this machine.
         self.send_header("Access-Control-Allow-Private-Network", "true")
         self.send_header("Content-Length", "0")
         self.end_headers()
 
+    def _is_permitted(self) -> bool:
+        """Return whether a request names this machine, and its path the secret."""
+        name, _, port = self.headers.get("Host", "").partition(":")
+        named = name in _OWN_NAMES and (not port or port.isdecimal())
+        # A body, which no view sends, would be taken for the next request.
+        size = self.headers.get("Content-Length", "0")
+        body = size != "0" or "Transfer-Encoding" in self.headers
+        self.close_connection = self.close_connection or body
+        return named and not body and self.server.knows(self.path)
+
     def _answer(self, *, send: bool) -> None:
         status = 200
         try:
-            body = self.server.find(self.path)
+            body = self.server.find(self.path) if self._is_permitted() else None
         except (XdregError, OSError) as error:
-            _log.warning("%s: %s", self.path.rpartition(self.server.secret)[2], error)
-            status, body = 500, str(error).encode()
+            place = self.path.rpartition(self.server.secret)[2]
+            _log.warning("%s: %s", printable(place), error)
+            status, body = 500, str(error).encode(errors="backslashreplace")
         if body is None:
             status, body = 404, b"not found"
+        self._send(status, body, send=send)
+
+    def _send(self, status: int, body: bytes, *, send: bool = True) -> None:
         self.send_response(status)
         self._send_origin()
         is_document = status == 200 and self.path.endswith(".json")
@@ -197,6 +232,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Cache-Control", "no-store")
         self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         if send:
             self.wfile.write(body)
