@@ -83,3 +83,36 @@ def test_paths_are_relative_to_the_file(tmp_path):
         "moving": "s3://b/c.zarr",
         "fixed_mask": "auto",
     }
+
+
+def test_a_file_runs_and_multiplies_nothing(tmp_path):
+    file = tmp_path / "run.yaml"
+    touched = tmp_path / "touched"
+    file.write_text(f"fixed: !!python/object/apply:os.mkdir ['{touched}']")
+    with pytest.raises(StoreError, match="is not YAML"):
+        read_options(file)
+    assert not touched.exists()
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{f'*a{i - 1}, ' * 10}]" for i in range(1, 9)]
+    for text in ("\n".join([*lines, "stages: *a8"]), "a: &a [*a]"):
+        file.write_text(text)
+        with pytest.raises(StoreError, match="references"):
+            read_options(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("run.yaml", "fixed: 2001-99-99"),
+        ("run.yaml", "[" * 500),
+        ("run.toml", "fixed = " + "[" * 5000),
+        ("run.toml", "fixed = " + "9" * 5000),
+        ("run.yaml", "1: a\nx: b"),
+        ("run.yaml", "stages: [{kind: [Affine]}]"),
+        ("run.yaml", "stages: [{kind: Affine, 1: 2, a: b}]"),
+    ],
+)
+def test_odd_values_end_in_an_error_with_the_file(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(xdreg.XdregError, match=name):
+        read_options(tmp_path / name)

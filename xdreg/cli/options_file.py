@@ -56,6 +56,9 @@ PATHS = ("fixed", "moving", "output", "fixed_mask", "moving_mask", "initial", "w
 _OTHERS = ("metric", "block_shape", "overlap", "channel", "moving_channel", "retry")
 NAMES = (*PATHS, *_OTHERS)
 
+#: Most values in a file.
+MOST_VALUES = 10**5
+
 #: Value of a mask that is not a path.
 _NO_PATH = "auto"
 
@@ -151,14 +154,28 @@ def _load(path: Path) -> dict[str, Any]:
     toml = path.suffix == ".toml"
     try:
         found = tomllib.loads(text) if toml else yaml.safe_load(text) or {}
-    except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+    # Numbers, dates and nesting that Python refuses have errors of their own.
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         kind = "TOML" if toml else "YAML"
         msg = f"{path} is not {kind}: {' '.join(str(error).split())}"
         raise StoreError(msg) from error
     if not isinstance(found, dict):
         msg = f"{path} holds {type(found).__name__}; expected options by their names"
         raise InputError(msg)
-    return found
+    _check_size(found, path)
+    return {str(name): value for name, value in found.items()}
+
+
+def _check_size(found: Any, path: Path) -> None:
+    """Raise if the references of YAML multiply to more values than can be meant."""
+    values, count = [found], 0
+    while values:
+        value, count = values.pop(), count + 1
+        if count > MOST_VALUES:
+            msg = f"{path} holds over {MOST_VALUES} values with its references followed"
+            raise StoreError(msg)
+        if isinstance(value, dict | list):
+            values += value.values() if isinstance(value, dict) else value
 
 
 def _check_suffix(path: Path) -> None:
@@ -177,11 +194,11 @@ def _absolute(value: Any, name: str, file: Path) -> str:
 
 
 def _stage(table: Any, where: str) -> Stage:
-    if not isinstance(table, dict) or table.get("kind") not in KINDS:
+    if not isinstance(table, dict) or str(table.get("kind")) not in KINDS:
         msg = f"{where} is {table!r}; expected a table with a kind: {', '.join(KINDS)}"
         raise InputError(msg)
     kind = KINDS[table["kind"]]
-    given = {name: value for name, value in table.items() if name != "kind"}
+    given = {str(name): value for name, value in table.items() if name != "kind"}
     known = [entry.name for entry in fields(kind)]
     unknown = sorted(given.keys() - set(known))
     if unknown:
