@@ -1,6 +1,7 @@
 """The run described by a field's attributes, whole, in part, or damaged."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from xdreg.fields.provenance import (
     last_deformable,
     last_metric,
     manifest_of,
+    recorded_image,
     registered_channels,
     selects,
-    sources_of,
     stages_of,
     worst_blocks,
 )
@@ -64,7 +65,8 @@ def test_a_partition_that_contradicts_the_diagnostics_is_left_out():
 def test_sources_and_channels():
     channels = [[{"c": 1}], [{"c": [0.2, 0.7, 0.1]}]]
     field, _ = described(fixed={"source": "a.zarr"}, moving={}, channels=channels)
-    assert sources_of(field) == {"fixed": "a.zarr"}
+    assert recorded_image(field, "fixed") == str(Path("a.zarr").absolute())
+    assert recorded_image(field, "moving") is None
     fixed, moving = registered_channels(field)
     assert (fixed, moving) == ({"c": 1}, {"c": (0.2, 0.7, 0.1)})
     assert [selects(fixed, n) for n in (1, 2)] == [False, True]
@@ -90,7 +92,7 @@ def test_a_damaged_description_is_named(text):
 @pytest.mark.parametrize("wrong", [3, [3], [{"grid": 1}], None])
 def test_entries_of_other_types_are_ignored(wrong):
     field, _ = described(stages=wrong, channels=wrong, fixed=wrong)
-    assert sources_of(field) == {}
+    assert recorded_image(field, "fixed") is None
     assert registered_channels(field) == [{}, {}]
     assert [stage.partition for stage in stages_of(field)] == [None]
 
@@ -103,3 +105,89 @@ def test_failed_blocks_come_before_the_least_similar():
     stage = last_deformable(field)
     assert worst_blocks(stage) == [(0, 1), (1, 1), (0, 0)]
     assert worst_blocks(stage, 1) == [(0, 1)]
+
+
+@pytest.fixture
+def named(tmp_path):
+    """Return a function that stores a field, and opens it with what it names."""
+
+    def store(source, folder=tmp_path / "a" / "out", **more):
+        field, _ = described(fixed={"source": str(source), **more})
+        folder.mkdir(parents=True)
+        xdreg.save(field, folder / "field.ome.zarr")
+        return xdreg.open_field(folder / "field.ome.zarr")
+
+    return store
+
+
+def test_images_are_found_where_they_were_or_from_the_field(named, tmp_path):
+    image = tmp_path / "a" / "fixed.ome.zarr"
+    image.mkdir(parents=True)
+    field = named(image)
+    assert recorded_image(field, "fixed") == str(image)
+    moved = (tmp_path / "a").rename(tmp_path / "b")
+    again = xdreg.open_field(moved / "out/field.ome.zarr")
+    assert recorded_image(again, "fixed") == str(moved / "fixed.ome.zarr")
+    # Saved elsewhere, it names the image where it is now.
+    xdreg.save(again, tmp_path / "copy.ome.zarr")
+    moved.rename(tmp_path / "c")
+    copy = xdreg.open_field(tmp_path / "copy.ome.zarr")
+    assert recorded_image(copy, "fixed") == str(moved / "fixed.ome.zarr")
+
+
+def test_a_relative_source_is_recorded_whole(named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fixed.ome.zarr").mkdir()
+    field = named("fixed.ome.zarr")
+    monkeypatch.chdir("/")
+    assert recorded_image(field, "fixed") == str(tmp_path / "fixed.ome.zarr")
+
+
+@pytest.mark.parametrize(
+    "relative",
+    ["http://127.0.0.1:9/x", "//server/share/x", "a::b", 5, "/net/server/x", "\0"],
+)
+def test_what_stands_for_a_relative_path_is_judged_too(named, relative):
+    field = named("/gone/fixed.ome.zarr")
+    manifest = json.loads(field.attrs["xdreg"])
+    manifest["fixed"]["relative"] = relative
+    field.attrs["xdreg"] = json.dumps(manifest)
+    try:
+        found = recorded_image(field, "fixed")
+    except xdreg.InputError as error:
+        assert error.remedy == {"trust": True}
+    else:
+        assert found == "/gone/fixed.ome.zarr"
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:9/x.zarr", "reference::http://127.0.0.1:9/x", "//h/s"]
+)
+def test_an_address_elsewhere_needs_trust(named, address):
+    field = named(address)
+    with pytest.raises(xdreg.InputError, match=address) as caught:
+        recorded_image(field, "fixed")
+    assert "fixed image" in str(caught.value)
+    assert str(caught.value).endswith("trust=True")
+    assert recorded_image(field, "fixed", trust=True) == address
+    # A name in memory has no store of its own.
+    field.encoding.clear()
+    with pytest.raises(xdreg.InputError):
+        recorded_image(field, "fixed")
+
+
+def test_a_device_is_opened_for_nobody(named):
+    with pytest.raises(xdreg.InputError, match=r"/dev/zero.*a device") as caught:
+        recorded_image(named("/dev/zero"), "fixed", trust=True)
+    assert caught.value.remedy == {}
+
+
+def test_a_store_says_not_itself_where_it_is(named, tmp_path):
+    field = named("http://127.0.0.1:9/run/x.zarr")
+    claim = "http://127.0.0.1:9/run/field.ome.zarr"
+    path = tmp_path / "claim.ome.zarr"
+    xdreg.save(field.assign_attrs(source=claim), path)
+    opened = xdreg.open_field(path)
+    assert opened.encoding["source"] == str(path)
+    with pytest.raises(xdreg.InputError):
+        recorded_image(opened, "fixed")

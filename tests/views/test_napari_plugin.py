@@ -1,5 +1,8 @@
 """The plugin in a real napari, off the screen: layers, and what is read for them."""
 
+import json
+import os
+
 import numpy as np
 import pytest
 
@@ -11,11 +14,13 @@ pytest.importorskip("qtpy.QtWidgets", exc_type=ImportError)
 open_display()
 
 import napari
+from napari.utils.notifications import notification_manager
 from npe2 import PluginManager, PluginManifest
 from qtpy.QtWidgets import QApplication
 
 import xdreg
 from tests.helpers.fields import Known, Watched, noisy_moving
+from tests.helpers.servers import serving
 from xdreg.coordinates import grid_of
 from xdreg.partition import BlockStatus
 from xdreg.views.lazy_readers import WindowArray
@@ -99,6 +104,40 @@ def test_a_field_without_its_images(stored, viewer):
     with pytest.warns(UserWarning, match="left out"):
         layers = read(str(path))
     assert [options["name"].split()[0] for _, options, _ in layers] == ["field"] * 4
+
+
+def test_an_address_that_a_field_names_is_shown_not_called(stored, viewer, tmp_path):
+    with serving(tmp_path) as (url, faults):
+        for address in (f"{url}/x.zarr", f"reference::{url}/x.json"):
+            field = xdreg.open_field(stored[2])
+            manifest = json.loads(field.attrs["xdreg"])
+            manifest["moving"]["source"] = address
+            path = tmp_path / "odd.ome.zarr"
+            xdreg.save(
+                field.assign_attrs(xdreg=json.dumps(manifest)), path, overwrite=True
+            )
+            with pytest.warns(UserWarning, match="left out") as caught:
+                layers = read(str(path))
+            assert address in str(caught[0].message)
+            assert "FIXED MOVING" in str(caught[0].message)
+            assert len(layers) == 4
+        assert faults.asked == []
+
+
+def test_a_local_image_is_shown_before_it_is_opened(stored):
+    before = len(notification_manager.records)
+    assert len(read(str(stored[2]))) == 6
+    (shown,) = notification_manager.records[before:]
+    assert str(stored[1]) in shown.message
+
+
+@pytest.mark.parametrize("text", ["[" * 10**5, "[]", '{"attributes": {"ome": 1}}'])
+def test_a_folder_of_another_kind_is_left_to_others(tmp_path, text):
+    (tmp_path / "zarr.json").write_text(text)
+    assert get_reader(str(tmp_path)) is None
+    (tmp_path / "zarr.json").unlink()
+    os.mkfifo(tmp_path / "zarr.json")
+    assert get_reader(str(tmp_path)) is None
 
 
 def test_only_what_is_seen_is_read(viewer):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xdreg.cli.common import FieldPath, open_path, show
+from xdreg.cli.common import FieldPath, note, open_path, show
 from xdreg.cli.inputs import shown_channel
 from xdreg.errors import InputError, StoreError, XdregError
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from xdreg.views.scene import Scene
 
 #: Public instance of Neuroglancer. It runs in the browser, which reads the images.
@@ -47,12 +49,21 @@ def view(
     viewer: Annotated[
         str, typer.Option(help="Address of the Neuroglancer to link to.")
     ] = NEUROGLANCER,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust", help="Open images on servers, too, because FIELD names them."
+        ),
+    ] = False,
 ) -> None:
     """Show FIELD: the fixed and warped images as an overlay, vectors, blocks.
 
+    Images that FIELD names are printed, then opened if they are local.
+
     Example: xdreg view out/field.ome.zarr fixed.ome.zarr moving.ome.zarr
     """
-    scene = _scene(field, {"fixed": fixed, "moving": moving}, channel, moving_channel)
+    given = {"fixed": fixed, "moving": moving}
+    scene = _scene(field, given, channel, moving_channel, trust=trust)
     if not neuroglancer:
         _show_in_napari(scene)
         return
@@ -70,35 +81,46 @@ def view(
 
 def _scene(
     field: str,
-    paths: dict[str, str | None],
+    given: dict[str, str | None],
     channel: str | None,
     moving_channel: str | None,
+    *,
+    trust: bool,
 ) -> Scene:
-    from xdreg.fields.provenance import sources_of
     from xdreg.fields.store import open_field
     from xdreg.views.scene import make_scene
 
     opened = open_field(field)
-    known = sources_of(opened)
-    images = {}
-    for name, given in paths.items():
-        path = given or known.get(name)
-        if path is None:
-            msg = f"{field} does not record its {name} image; give FIXED and MOVING"
-            raise InputError(msg)
-        try:
-            images[name] = open_path(path)
-        except StoreError as error:
-            if given is not None:
-                raise
-            msg = f"{error}; {field} records it as {name} image: give FIXED and MOVING"
-            raise StoreError(msg) from error
+    images = {
+        name: _image(opened, field, name, path, trust=trust)
+        for name, path in given.items()
+    }
     return make_scene(
         opened,
         **images,
         channel=shown_channel(images["fixed"], channel),
         moving_channel=shown_channel(images["moving"], moving_channel or channel),
     )
+
+
+def _image(
+    opened: xr.Dataset, field: str, name: str, given: str | None, *, trust: bool
+) -> Any:
+    """Open an image that the user gives, else the one that the field names."""
+    from xdreg.fields.provenance import recorded_image
+
+    if given is not None:
+        return open_path(given)
+    path = recorded_image(opened, name, trust=trust)
+    if path is None:
+        msg = f"{field} does not record its {name} image; give FIXED and MOVING"
+        raise InputError(msg)
+    note(f"opening {path}, the {name} image that {field} names")
+    try:
+        return open_path(path)
+    except StoreError as error:
+        msg = f"{error}; {field} records it as {name} image: give FIXED and MOVING"
+        raise StoreError(msg) from error
 
 
 def _show_in_napari(scene: Scene) -> None:

@@ -73,8 +73,7 @@ def transform_points(
     reader = open_displacement(field)
     grid = reader.grid
     try:
-        given = np.asarray(points)
-        values = given.astype(np.float64)
+        values = np.asarray(points, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         msg = f"points must be an array of numbers, got {points!r}"
         raise InputError(msg) from error
@@ -85,17 +84,17 @@ def transform_points(
         )
         raise InputError(msg)
     move = _back if inverse else _forth
-    rounding = np.finfo(given.dtype if given.dtype.kind == "f" else float).eps
-    result = move(reader, fixed_grid(field), values, float(rounding))
+    result = move(reader, fixed_grid(field), values)
     return points.copy(data=result) if isinstance(points, xr.DataArray) else result
 
 
 def _forth(
-    reader: FieldReader, fixed: Grid, points: NDArray[np.float64], rounding: float
+    reader: FieldReader, fixed: Grid, points: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Map fixed points to moving ones."""
     result = np.full(points.shape, np.nan)
-    inside = fixed.contains(points, rounding)
+    lower, upper = fixed.bounds
+    inside = np.logical_and(points >= lower, points <= upper).all(axis=1)
     for chosen in _together(reader.grid, points, inside):
         box = points[chosen]
         part, grid = reader.read(reader.window(box.min(axis=0), box.max(axis=0)))
@@ -104,7 +103,7 @@ def _forth(
 
 
 def _back(
-    reader: FieldReader, fixed: Grid, points: NDArray[np.float64], _: float
+    reader: FieldReader, fixed: Grid, points: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Map moving points to fixed ones."""
     result = np.full(points.shape, np.nan)

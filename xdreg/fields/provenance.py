@@ -7,8 +7,11 @@ is assumed to exist or to have a type.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import posixpath
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,15 @@ from xdreg.fields.field import field_grid
 from xdreg.grid import Grid, is_finite
 from xdreg.partition import Partition
 from xdreg.stores.channels import Selection
+from xdreg.stores.named_files import (
+    absolute,
+    is_elsewhere,
+    is_local,
+    why_not_a_file,
+)
+
+#: The images of a registration, as a field names them.
+IMAGES = ("fixed", "moving")
 
 #: Kinds of stage that find one transform of the whole image.
 LINEAR = ("translation", "rigid", "similarity", "affine")
@@ -113,16 +125,92 @@ def selects(registered: Mapping[str, Selection], channels: int) -> bool:
     return isinstance(chosen, int) and 0 <= chosen < channels
 
 
-def sources_of(field: xr.Dataset) -> dict[str, str]:
-    """Return the addresses of the registered images that the field contains."""
-    manifest = manifest_of(field)
-    found = {}
-    for name in ("fixed", "moving"):
-        entry = manifest.get(name)
-        address = entry.get("source") if isinstance(entry, dict) else None
-        if isinstance(address, str) and address:
-            found[name] = address
-    return found
+def field_address(field: xr.Dataset) -> str:
+    """Return the address that a field was opened from; empty for one in memory."""
+    return str(field.encoding.get("source", ""))
+
+
+def recorded_image(field: xr.Dataset, name: str, *, trust: bool = False) -> str | None:
+    """Return the address of a registered image that the field names, None without one.
+
+    A local image that is not where it was is looked for from the field. The field may
+    come from anywhere: an address on another computer is returned only with ``trust``,
+    and one that is no stored file never.
+
+    Raises
+    ------
+    InputError
+        If the field names an address that is not to be opened.
+    """
+    own = field_address(field)
+    address = _present(_places(field, name))
+    if address is None:
+        return None
+    why = None if trust else is_elsewhere(address, own)
+    remedy: dict[str, Any] = {"trust": True} if why is not None else {}
+    why = why or (why_not_a_file(address) if is_local(address) else None)
+    if why is not None:
+        msg = (
+            f"{own or 'the field'} names {address!r} as its {name} image, {why}, which "
+            "is not opened unasked; give the fixed and the moving image"
+            + (", or trust the field" if remedy else "")
+        )
+        raise InputError(msg, **remedy)
+    return address
+
+
+def attrs_for(field: xr.Dataset, target: str) -> dict[Any, Any]:
+    """Return the attributes of a field that is written to ``target``.
+
+    Local images are named by their absolute path, and by the one from the field, which
+    still holds when a folder with both is moved.
+    """
+    try:
+        manifest = manifest_of(field)
+        found = {name: _present(_places(field, name)) for name in IMAGES}
+    except StoreError:  # damaged, and kept as it is
+        return field.attrs
+    local = {name: place for name, place in found.items() if place and is_local(place)}
+    if not local:
+        return field.attrs
+    for name, place in local.items():
+        manifest[name] |= {"source": place, "relative": _way(target, place)}
+    return field.attrs | {"xdreg": json.dumps(manifest)}
+
+
+def _way(target: str, place: str) -> str | None:
+    """Return the path of an image from a field, None if there is none."""
+    if not is_local(target):
+        return None
+    try:
+        return Path(os.path.relpath(place, target)).as_posix()
+    except ValueError:  # another drive of Windows
+        return None
+
+
+def _places(field: xr.Dataset, name: str) -> list[str]:
+    """Return where an image of the field may be; the first is where it was."""
+    entry = manifest_of(field).get(name)
+    found = entry if isinstance(entry, dict) else {}
+    source, relative = found.get("source"), found.get("relative")
+    if not isinstance(source, str) or not source:
+        return []
+    own = field_address(field)
+    places = [source]
+    if own and is_local(source) and isinstance(relative, str) and relative:
+        protocol, slashes, path = own.rpartition("://")
+        join = posixpath if slashes else os.path
+        moved = join.normpath(join.join(path, relative))
+        places.append(f"{protocol}{slashes}{moved}")
+    return [absolute(place) for place in places]
+
+
+def _present(places: Sequence[str]) -> str | None:
+    """Return the first local file that exists, else an address on a server."""
+    local = [place for place in places if is_local(place)]
+    others = [place for place in places if not is_local(place)]
+    found = [place for place in local if os.path.exists(place)]  # noqa: PTH110
+    return next(iter([*found, *others, *local]), None)
 
 
 def last_metric(field: xr.Dataset) -> str | None:

@@ -31,7 +31,9 @@ from xdreg.fields.field import (
 from xdreg.fields.ome_scene_reader import read_steps
 from xdreg.fields.ome_scene_writer import FieldPart, write_field_metadata
 from xdreg.fields.ome_vectors import VectorStep
+from xdreg.fields.provenance import attrs_for
 from xdreg.grid import Grid, normalise_units
+from xdreg.stores.named_files import absolute
 from xdreg.stores.nodes import child_names, open_array, open_group, open_named
 from xdreg.stores.ome_writer import write_ome_zarr
 from xdreg.stores.outputs import new_store
@@ -58,7 +60,11 @@ def save_field(
 ) -> None:
     """Write a field; see `save`."""
     pairs = [(False, field)] if inverse is None else [(False, field), (True, inverse)]
-    prepared = [_prepared(one, field, back, affine=affine) for back, one in pairs]
+    place = as_address(path)
+    prepared = [
+        _prepared(one.assign_attrs(attrs_for(one, place)), field, back, affine=affine)
+        for back, one in pairs
+    ]
     with (
         working("writing", enabled=progress),
         new_store(path, overwrite=overwrite, storage_options=storage_options) as output,
@@ -214,7 +220,10 @@ def open_field(
         field = as_one_field(parts, like, units, address)
     field["displacement"].attrs |= stored
     result: xr.Dataset = field.merge(extra)
-    return result.assign_attrs({**field.attrs, **attrs})
+    result = result.assign_attrs({**field.attrs, **attrs})
+    # Where xarray keeps it, too. An attribute could come from the store.
+    result.encoding["source"] = absolute(address)
+    return result
 
 
 def _read_extra(address: str, group: zarr.Group, name: str) -> xr.Dataset:

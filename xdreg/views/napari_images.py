@@ -7,6 +7,7 @@ coordinates: napari also takes a voxel's position for that of its centre.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import dask.array
@@ -14,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from xdreg.coordinates import coordinates, grid_of
-from xdreg.errors import InputError
+from xdreg.errors import InputError, printable
 from xdreg.grid import SPATIAL_DIMS, UNIT_METRES, Grid, normalise_units
 from xdreg.stores.pyramid import image_levels
 from xdreg.views.image_view import ImageView, is_rgb
@@ -37,6 +38,14 @@ CHUNK = 64
 
 #: napari's unit for lengths without a unit.
 _NO_UNIT = "pixel"
+
+#: Units of time in OME-Zarr. napari would calculate with others, such as 9**9**9.
+_TIME_UNIT = re.compile("[a-z]*second|minute|hour|day")
+
+
+def plain(text: str) -> str:
+    """Return text that no widget takes for markup: Qt looks for tags by itself."""
+    return printable(text).replace("<", "‹").replace(">", "›")
 
 
 def placement(grid: Grid) -> dict[str, Any]:
@@ -64,6 +73,7 @@ def image_layers(image: Any, name: str, colormap: str | None = None) -> list[Lay
 
     Voxels stay lazy. Three or four channels of 8 bits are one layer, shown as RGB.
     """
+    name = plain(name)
     levels = image_levels(image, name)
     first = levels[0]
     grids = [grid_of(level, name) for level in levels]
@@ -81,7 +91,7 @@ def image_layers(image: Any, name: str, colormap: str | None = None) -> list[Lay
     names, count = [name], first.sizes.get("c", 1)
     if "c" in first.dims:
         labels = first["c"].values if "c" in first.coords else range(count)
-        names = [f"{name} {label}" for label in labels]
+        names = [plain(f"{name} {label}") for label in labels]
     look: dict[str, Any] = {}
     if colormap is not None:
         look = {"colormap": colormap, "blending": "additive"}
@@ -105,7 +115,7 @@ def _with_time(options: dict[str, Any], image: xr.DataArray) -> dict[str, Any]:
     before = {
         "scale": float(times[1] - times[0]) if times.size > 1 else 1.0,
         "translate": float(times[0]),
-        "units": unit or _NO_UNIT,
+        "units": unit if _TIME_UNIT.fullmatch(str(unit)) else _NO_UNIT,
         "axis_labels": "t",
     }
     return {k: (v, *options[k]) for k, v in before.items()}

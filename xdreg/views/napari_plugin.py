@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from xdreg.errors import InputError, StoreError, XdregError
 from xdreg.fields.field import is_field
-from xdreg.fields.provenance import sources_of
+from xdreg.fields.provenance import recorded_image
 from xdreg.fields.store import open_field, save_field
+from xdreg.stores.ome_checks import MOST_BYTES
 from xdreg.stores.ome_zarr import open_ome_zarr
 from xdreg.views.napari_fields import ARROW_SPACING, field_layers
-from xdreg.views.napari_images import image_layers, scene_layers
-from xdreg.views.scene import make_scene
+from xdreg.views.napari_images import image_layers, plain, scene_layers
+from xdreg.views.scene import make_scene, open_recorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +43,7 @@ def read(path: str | list[str]) -> list[LayerData]:
     """Read fields and images as layers.
 
     Two images are shown in complementary colours. A field comes with the warped moving
-    image, if its provenance names that image and it can be opened.
+    image, if its provenance names a local one that can be opened.
     """
     paths = [path] if isinstance(path, str) else list(path)
     layers: list[LayerData] = []
@@ -61,14 +62,15 @@ def read(path: str | list[str]) -> list[LayerData]:
 def _kind(path: str) -> str | None:
     """Return ``"field"`` or ``"image"`` from a store's metadata, else None."""
     for name in ("zarr.json", ".zattrs"):
+        file = Path(path) / name
         try:
-            document = json.loads((Path(path) / name).read_text())
-        except (OSError, ValueError):
+            if not file.is_file() or file.stat().st_size > MOST_BYTES:
+                continue
+            document = json.loads(file.read_text())
+        except (OSError, ValueError, RecursionError):
             continue
-        if not isinstance(document, dict):
-            continue
-        attributes = document.get("attributes", document)
-        ome = attributes.get("ome", attributes) if isinstance(attributes, dict) else {}
+        attributes = _object(document).get("attributes", document)
+        ome = _object(_object(attributes).get("ome", attributes))
         if "scene" in ome:
             return "field"
         if "multiscales" in ome:
@@ -76,17 +78,36 @@ def _kind(path: str) -> str | None:
     return None
 
 
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _warped_layers(field: xr.Dataset) -> list[LayerData]:
-    """Return the warped moving image; warn and return nothing without it."""
-    address = sources_of(field).get("moving")
-    if address is None:
-        return []
+    """Return the warped moving image; warn and return nothing without it.
+
+    napari shows warnings, too.
+    """
     try:
-        moving = open_ome_zarr(address)
+        address = recorded_image(field, "moving")
+        if address is None:
+            return []
+        _notify(f"opening {address}, the moving image that the field names")
+        moving = open_recorded(address, "moving")
         return scene_layers(make_scene(field, None, moving))
     except (InputError, StoreError) as error:
-        warnings.warn(f"the warped image is left out: {error}", stacklevel=2)
+        text = (
+            f"the warped image is left out: {error}. With images of your choice: xdreg "
+            "view FIELD FIXED MOVING, or xdreg.make_scene and xdreg.open_viewer"
+        )
+        warnings.warn(plain(text), stacklevel=2)
         return []
+
+
+def _notify(text: str) -> None:
+    """Show a line in napari, without a window in its log."""
+    from napari.utils.notifications import show_info
+
+    show_info(plain(text))
 
 
 def write_field(path: str, layers: Sequence[LayerData]) -> list[str]:

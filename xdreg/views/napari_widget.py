@@ -24,7 +24,7 @@ from xdreg.registration.register import register
 from xdreg.stages import Affine, BSpline, LocalCorrelation, Rigid
 from xdreg.stores.pyramid import build_pyramid, image_levels
 from xdreg.views.napari_fields import field_layers
-from xdreg.views.napari_images import layer_image, scene_layers
+from xdreg.views.napari_images import layer_image, plain, scene_layers
 from xdreg.views.napari_plugin import add_layers
 from xdreg.views.scene import make_scene
 
@@ -176,9 +176,9 @@ class RegisterWidget(Container):  # type: ignore[misc]
     def _end(self, text: str, *, failed: bool = False) -> None:
         self._timer.stop()
         self.run_button.enabled, self.cancel_button.enabled = True, False
-        self.status.value = text
+        self.status.value = plain(text)
         if failed:
-            show_error(text)
+            show_error(plain(text))
 
 
 def _outcome(images: tuple[Any, Any], options: dict[str, Any], watch: Any) -> Outcome:

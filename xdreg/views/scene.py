@@ -6,8 +6,10 @@ A `Scene` is what plots, reports and viewers share. Plots take planes of it
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +18,20 @@ from numpy.typing import NDArray
 
 from xdreg.errors import InputError
 from xdreg.fields.field import field_grid, fixed_grid, open_displacement
+from xdreg.fields.provenance import IMAGES, recorded_image
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid, pyramid_factors
 from xdreg.stores.channels import counterpart
+from xdreg.stores.itk_images import open_image
+from xdreg.stores.ome_zarr import open_ome_zarr
 from xdreg.stores.pyramid import Pyramid, image_levels
 from xdreg.stores.readers import ImageReader
 from xdreg.views.field_planes import FieldPlane, field_plane_near
 from xdreg.views.image_view import ImageView, image_view
 from xdreg.views.lazy_readers import WarpedReader
 from xdreg.views.planes import Plane
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,11 +124,12 @@ class ScenePlane:
 
 def make_scene(
     field: xr.Dataset,
-    fixed: Any,
-    moving: Any,
+    fixed: Any = None,
+    moving: Any = None,
     *,
     channel: Any = None,
     moving_channel: Any = None,
+    trust: bool = False,
 ) -> Scene:
     """Return a field and its images as one value to look at.
 
@@ -129,15 +137,16 @@ def make_scene(
     ----------
     field : Dataset
         A displacement field.
-    fixed : DataTree, DataArray, itk.Image or None ([t], [c], [z], y, x)
-        The fixed image. None warps onto a pyramid of its geometry, which the field
-        knows.
-    moving : DataTree, DataArray or itk.Image ([t], [c], [z], y, x)
-        The moving image.
+    fixed, moving : DataTree, DataArray or itk.Image, optional
+        The pair, each ``([t], [c], [z], y, x)``. Without both, the images that the
+        field names are opened. Without ``fixed``, the moving image is warped onto a
+        pyramid of its geometry, which the field knows.
     channel, moving_channel
         Index or name, or ``"luminance"``; by default the registered channel, if the
         field names it, else the luminance of an RGB image. ``moving_channel`` is
         ``channel`` unless given.
+    trust
+        Open images on servers, too, because the field names them.
 
     Returns
     -------
@@ -146,12 +155,32 @@ def make_scene(
     Raises
     ------
     InputError
-        If an image and the field differ in dimensions, units do not convert, or a
-        channel must be chosen.
+        If an image and the field differ in dimensions, units do not convert, a channel
+        must be chosen, or the field names no images, or such that are not opened
+        without ``trust``.
+    StoreError
+        If an image that the field names cannot be opened.
     """
+    if fixed is None and moving is None:
+        fixed, moving = (_recorded(field, name, trust) for name in IMAGES)
     fixed_view = None if fixed is None else image_view(fixed, "fixed", field, channel)
     chosen = counterpart(channel, moving_channel, image_levels(moving, "moving")[0])
     return Scene(field, fixed_view, image_view(moving, "moving", field, chosen))
+
+
+def _recorded(field: xr.Dataset, name: str, trust: bool) -> Any:
+    """Open an image that a field names."""
+    address = recorded_image(field, name, trust=trust)
+    if address is None:
+        msg = f"the field does not name its {name} image; give the fixed and the moving"
+        raise InputError(msg)
+    return open_recorded(address, name)
+
+
+def open_recorded(address: str, name: str) -> Any:
+    """Open the image at an address from `recorded_image`, and log it first."""
+    _log.info("opening %s, which the field names as its %s image", address, name)
+    return open_image(address) if Path(address).is_file() else open_ome_zarr(address)
 
 
 def _levels_of_fixed(field: xr.Dataset) -> list[Grid]:
