@@ -1,5 +1,7 @@
 """Transform files: formats by suffix, units, and what is refused."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -114,3 +116,18 @@ def test_nothing_is_replaced_unless_asked_for(tmp_path):
     assert (tmp_path / "a.nrrd").read_bytes() != before
     with pytest.raises(xdreg.StoreError, match="make it first"):
         field.dreg.to_file(tmp_path / "none" / "a.nrrd")
+
+
+@pytest.mark.parametrize("suffix", ["txt", "h5", "nii.gz", "nrrd", "mat"])
+def test_a_pipe_is_not_waited_for(tmp_path, suffix):
+    path = tmp_path / f"warp.{suffix}"
+    os.mkfifo(path)
+    with pytest.raises(xdreg.StoreError, match="a pipe"):
+        xdreg.open_transform(path)
+
+
+def test_a_pipe_in_a_store_of_bigwarp_is_not_waited_for(tmp_path):
+    (tmp_path / "a.n5" / "dfield").mkdir(parents=True)
+    os.mkfifo(tmp_path / "a.n5" / "dfield" / "attributes.json")
+    with pytest.raises(xdreg.StoreError, match="no dataset"):
+        xdreg.open_transform(tmp_path / "a.n5")

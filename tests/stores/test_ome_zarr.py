@@ -5,6 +5,7 @@ import http.server
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -172,3 +173,13 @@ def test_real_stores_have_exact_coordinates(name):
     assert grid.origin[0] == {"fixed": -1434.5, "moving": -1399.5}[name]
     assert grid.units == "millimeter"
     assert grid_of(tree["scale1/image"]).spacing == (5.0, 2.732, 2.732)
+
+
+def test_an_archive_is_no_store(tmp_path):
+    image = xdreg.datasets.phantom_pair((20, 24)).fixed.compute()
+    xdreg.save(image, tmp_path / "a.ome.zarr")
+    for kind in ("zip", "tar", "gztar"):
+        path = shutil.make_archive(tmp_path / "a", kind, tmp_path / "a.ome.zarr")
+        for place in (path, f"{path}/scale0"):
+            with pytest.raises(xdreg.StoreError):
+                xdreg.open_ome_zarr(place)

@@ -4,6 +4,7 @@ The strings are taken from what a real run saves, so that a new one is tested, t
 """
 
 import json
+import sys
 
 import pytest
 
@@ -192,3 +193,30 @@ def test_units_of_a_file_are_text(registered):
     with pytest.raises(xdreg.InputError) as caught:
         make_scene(changed, pair.fixed, moving)
     assert printable(str(caught.value)) == str(caught.value)
+
+
+def test_what_a_field_records_of_its_run_is_not_run(
+    registered, attributes, xdreg_command, tmp_path, monkeypatch
+):
+    (tmp_path / "imported_by_a_field.py").write_text("def method(*_, **__): pass")
+    monkeypatch.syspath_prepend(tmp_path)
+    changed = json.loads(json.dumps(attributes))
+    name = "imported_by_a_field:method"
+    for stage in changed["xdreg"]["stages"]:
+        stage |= {"kind": "Custom", "method": name, "reduction": name}
+        stage["options"] = {"method": name, "!!python/name": name}
+    changed |= {"method": name, "__import__": name}
+    field = registered[2].assign_attrs(as_text(changed))
+    path = tmp_path / "field.ome.zarr"
+    xdreg.save(field, path)
+    opened = xdreg.open_field(path)
+    assert name in str(opened.attrs)
+    assert opened.dreg._repr_html_()
+    assert xdreg_command("info", path)[0] == 0
+    pair = registered[0].fixed, registered[1]
+    again = pair[0].dreg.register(
+        pair[1], stages=xdreg.Translation(), metric="lncc", initial=opened,
+        progress=False,
+    )  # fmt: skip
+    assert again.displacement.shape
+    assert "imported_by_a_field" not in sys.modules

@@ -120,7 +120,7 @@ def read(
     """
     name = INVERSE if inverse else FORWARD
     folder = path / name
-    if not (folder / "attributes.json").exists():
+    if not (folder / "attributes.json").is_file():
         msg = (
             f"{path} has no dataset {name!r}; expected BigWarp's layout, with 'dfield' "
             "and, for the inverse, 'invdfield'"

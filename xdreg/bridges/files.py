@@ -24,6 +24,7 @@ from xdreg.errors import InputError, StoreError
 from xdreg.fields.field import field_grid
 from xdreg.fields.store import open_field, save_field
 from xdreg.grid import normalise_units
+from xdreg.stores.named_files import why_not_a_file
 from xdreg.stores.outputs import check_file
 from xdreg.stores.paths import as_address, is_remote
 
@@ -184,6 +185,10 @@ def open_transform(
     target = _local(address)
     if not target.exists():
         msg = f"{address} does not exist; check the path"
+        raise StoreError(msg)
+    why = why_not_a_file(str(target))
+    if why is not None:
+        msg = f"{address} is {why}; expected a file"
         raise StoreError(msg)
     if kind == "n5":
         return bigwarp.read(target, like=like, units=units, inverse=inverse)

@@ -157,7 +157,7 @@ def _inner_path(address: str, path: object, what: str) -> str:
 
 def _store_at(address: str, storage_options: Mapping[str, Any] | None) -> Store:
     """Return the store at a path or URL."""
-    from zarr.storage import FsspecStore, LocalStore, ZipStore
+    from zarr.storage import FsspecStore, LocalStore
 
     if is_remote(address):
         options = dict(storage_options or {})
@@ -165,10 +165,8 @@ def _store_at(address: str, storage_options: Mapping[str, Any] | None) -> Store:
             options = _with_time_limit(options)
         return FsspecStore.from_url(address, options, read_only=True)
     # A relative path may not exist in a worker.
-    path = Path(address).absolute()
-    if path.suffix == ".zip":
-        return ZipStore(path, mode="r")
-    return LocalStore(path, read_only=True)
+    # A relative path may not exist in a worker.
+    return LocalStore(Path(address).absolute(), read_only=True)
 
 
 def _with_time_limit(options: dict[str, Any]) -> dict[str, Any]:
