@@ -225,6 +225,11 @@ class Grid:
         return len(self.dims)
 
     @property
+    def extended_ndim(self) -> int:
+        """3, or 2 if a spatial axis is missing or has one voxel, as that of a slide."""
+        return 3 if self.ndim == 3 and min(self.shape) > 1 else 2
+
+    @property
     def size(self) -> int:
         """Number of voxels."""
         return math.prod(self.shape)

@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import dask
 import numpy as np
-import xarray as xr
 from dask.system import CPU_COUNT
 
 from xdreg.engines import elastix, metric_choice
-from xdreg.engines.linear import FULL_OVERLAP, linear
+from xdreg.engines.linear import linear
 from xdreg.engines.metric_choice import Choice
 from xdreg.engines.pose import DOUBTFUL, Pose, find_pose, pose_text
 from xdreg.errors import MethodTimeout, warn
-from xdreg.numerics import kernels
+from xdreg.numerics.folding import orientation
 from xdreg.partition import BlockStatus
-from xdreg.registration.judge import RECORD, similarity
+from xdreg.registration.judge import RECORD
 from xdreg.registration.state import State
-from xdreg.registration.window import Inputs, masked_image, read_window
+from xdreg.registration.whole import read_whole
 from xdreg.registration.workdir import read_json, write_json
 from xdreg.stages import OWN_METRICS
 from xdreg.stores.graphs import shared as shared_value
@@ -34,10 +33,10 @@ from xdreg.stores.graphs import shared as shared_value
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from xdreg.grid import Grid
     from xdreg.registration.planned_stage import PlannedStage
     from xdreg.registration.planning import Plan
     from xdreg.registration.state import Diagnostics, Shared
+    from xdreg.registration.window import Inputs
 
     Matrix = NDArray[np.float64]
 
@@ -143,80 +142,6 @@ def _report_pose(pose: dict[str, Any], units: str | None) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Whole:
-    """Two whole images at a coarse level, each on its own grid.
-
-    ``start`` is the linear transform between them so far.
-    """
-
-    grid: Grid
-    fixed: NDArray[np.float32]
-    fixed_mask: NDArray[np.bool_]
-    moving_grid: Grid
-    moving: NDArray[np.float32]
-    moving_mask: NDArray[np.bool_]
-    start: Matrix
-
-    @property
-    def images(self) -> tuple[xr.DataArray, xr.DataArray]:
-        """Both as a method is given them."""
-        return (
-            masked_image(self.fixed, self.fixed_mask, self.grid),
-            masked_image(self.moving, self.moving_mask, self.moving_grid),
-        )
-
-    def quality(self, matrix: Matrix, metric: str) -> float:
-        """Return the similarity after a transform, less where the overlap is small."""
-        pulled = kernels.warp_array(
-            np.where(self.moving_mask, self.moving, np.float32(np.nan)),
-            self.moving_grid,
-            *kernels.affine_displacement(matrix, self.grid),
-            self.grid,
-        )
-        both = self.fixed_mask & np.isfinite(pulled)
-        if not both.any():
-            return 0.0
-        voxel = np.prod(self.grid.spacing)
-        smaller = min(
-            float(self.fixed_mask.sum() * voxel),
-            float(self.moving_mask.sum() * np.prod(self.moving_grid.spacing)),
-        )
-        share = both.sum() * voxel / smaller
-        likeness = similarity(metric, self.fixed, pulled, both, self.grid)
-        return likeness * min(1.0, float(share) / FULL_OVERLAP)
-
-
-def read_whole(inputs: Inputs, matrix: Matrix | None) -> Whole | BlockStatus:
-    """Read both images whole, or return a status where there is nothing to register.
-
-    ``matrix`` is the transform so far if it is linear. It is None after a field: the
-    moving image is then pulled through the field.
-    """
-    grid = inputs.fixed.grid
-    everything = tuple(slice(0, n) for n in grid.shape)
-    if matrix is None:
-        first = replace(inputs, others=())
-        window = read_window(first, everything, [0.0] * grid.ndim)
-        if isinstance(window, BlockStatus):
-            return window
-        fixed = window.fixed, window.fixed_mask
-        moving = window.moving, window.moving_mask
-        return Whole(grid, *fixed, grid, *moving, np.eye(grid.ndim + 1))
-    fixed_values = inputs.fixed.read_most()
-    fixed_mask = np.isfinite(fixed_values)
-    if inputs.fixed_mask is not None:
-        fixed_mask &= inputs.fixed_mask.read_mask(grid)
-    moving_values, moving_grid = inputs.moving.read_most(), inputs.moving.grid
-    moving_mask = np.isfinite(moving_values)
-    if inputs.moving_mask is not None:
-        moving_mask &= inputs.moving_mask.read_mask(moving_grid)
-    if not (fixed_mask.any() and moving_mask.any()):
-        return BlockStatus.EMPTY
-    own = moving_grid, moving_values, moving_mask
-    return Whole(grid, fixed_values, fixed_mask, *own, matrix)
-
-
 def compare_metrics(
     inputs: Inputs, matrix: Matrix | None, *, kind: Any, search: bool, threads: int
 ) -> tuple[Choice, Pose | None]:
@@ -225,10 +150,11 @@ def compare_metrics(
     if isinstance(whole, BlockStatus):
         reason = f"the images cannot be compared: {whole.meaning}"
         return Choice("lncc", reason), None
-    start = None if search else whole.start
-    return metric_choice.choose_metric(
+    start = None if search else whole.reduced(whole.start)
+    choice, pose = metric_choice.choose_metric(
         *whole.images, start=start, kind=kind, threads=threads
     )
+    return choice, None if pose is None else whole.restored_pose(pose)
 
 
 def register_linear(
@@ -279,13 +205,17 @@ def register_linear(
     try:
         if search and pose is None:
             own: Any = "mind" if metric in ("mind", "mi") else "lncc"
-            pose = find_pose(*whole.images, kind=kind, metric=own, threads=threads)
+            found = find_pose(*whole.images, kind=kind, metric=own, threads=threads)
+            pose = whole.restored_pose(found)
         if pose is not None:
             start = pose.matrix
         engine = linear if metric in OWN_METRICS else elastix.linear
-        result = engine(*whole.images, kind=kind, initial=start, **options)
+        begin = whole.reduced(start)
+        found_matrix = engine(*whole.images, kind=kind, initial=begin, **options)
+        result = whole.restored(found_matrix, start)
         record["similarity_after"] = whole.quality(result, metric)
-        record["min_jacobian"] = float(np.linalg.det(result[:-1, :-1]))
+        determinant = float(np.linalg.det(result[:-1, :-1]))
+        record["min_jacobian"] = orientation(start) * determinant
         if record["min_jacobian"] <= 0 or _flattens(result, start):
             status, result = BlockStatus.FOLDED, start
         elif not record["similarity_after"] >= whole.quality(start, metric):

@@ -92,7 +92,7 @@ class PlannedStage:
         """
         shape = stage.block_shape if stage.block_shape is not None else block_shape
         if shape is None:
-            shape = cls.default_block_shape[grid.ndim]
+            shape = cls.default_block_shape[grid.extended_ndim]
         margin = stage.overlap if stage.overlap is not None else overlap
         step = stage.field_step or 1
         if margin is None:
@@ -101,7 +101,7 @@ class PlannedStage:
                 grid, block_shape=shape, overlap=0, field_step=step
             )
             margin = [
-                min(cls.default_overlap[grid.ndim], size // 2)
+                min(cls.default_overlap[grid.extended_ndim], size // 2)
                 for size in bare.block_shape
             ]
         return Partition.balanced(
@@ -222,7 +222,9 @@ class PlannedLocalCorrelation(PlannedStage):
         if self.options.search is not None:
             return bool(self.options.search)
         grid = self.partition.grid
-        return self.partition.size == 1 and grid.size <= START_VOXELS[grid.ndim]
+        return (
+            self.partition.size == 1 and grid.size <= START_VOXELS[grid.extended_ndim]
+        )
 
     @property
     def memory(self) -> int:
@@ -285,7 +287,7 @@ class PlannedBSpline(PlannedStage):
         options = super().engine_options
         grid = self.partition.grid
         if self.options.grid_spacing is None:
-            voxels = BSPLINE_SPACING_VOXELS[grid.ndim]
+            voxels = BSPLINE_SPACING_VOXELS[grid.extended_ndim]
             options["grid_spacing"] = [voxels * step for step in grid.spacing]
         return options
 

@@ -260,7 +260,7 @@ def _levels(stages: Sequence[Stage], fixed: Pyramid) -> list[int]:
     last deformable stage on the finest level, and those before it on coarser ones.
     """
     coarsest = len(fixed.grids) - 1
-    linear_level = fixed.level_within(LINEAR_VOXELS[fixed.grids[0].ndim])
+    linear_level = fixed.level_within(LINEAR_VOXELS[fixed.grids[0].extended_ndim])
     later = sum(not stage.linear for stage in stages)
     levels = []
     for stage in stages:

@@ -70,7 +70,7 @@ class Pyramid:
     @property
     def start(self) -> int:
         """The level at which deformable stages begin."""
-        return self.level_within(START_VOXELS[self.grids[0].ndim])
+        return self.level_within(START_VOXELS[self.grids[0].extended_ndim])
 
     def bytes_made(self, level: int) -> int:
         """Return the bytes of all levels that must be made to get ``level``."""
@@ -129,7 +129,8 @@ def build_pyramid(
     grids = [grid_of(level, name) for level in levels]
     target = grids[0].units if units == OWN_UNITS else units
     grids = [grid.to_units(target, name) for grid in grids]
-    for factors in pyramid_factors(grids[-1], COARSEST[grids[-1].ndim]):
+    coarsest = COARSEST[grids[-1].extended_ndim]
+    for factors in pyramid_factors(grids[-1], coarsest):
         grids.append(grids[-1].coarsen(factors))
         arrays.append(None)
     return Pyramid(tuple(arrays), tuple(grids))
