@@ -36,6 +36,24 @@ def test_unusable_coordinates_are_named(coords, text):
         grid_of(image, "fixed")
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("start", [0.0, 1200.5, -103456.75])
+def test_uniform_coordinates_are_so_within_their_precision(dtype, start):
+    step = 0.108
+    axis = (start + step * np.arange(200)).astype(dtype)
+    grid = grid_of(xr.DataArray(np.zeros((200, 3)), [("y", axis), ("x", [0, 1, 2])]))
+    last = grid.origin[0] + 199 * grid.spacing[0]
+    np.testing.assert_allclose([grid.origin[0], last], axis[[0, -1]], atol=0.01)
+    assert grid.spacing[0] == pytest.approx(step, rel=1e-3)
+
+
+def test_coordinates_that_rounding_has_ruined_are_refused():
+    axis = (1e6 + 0.108 * np.arange(200)).astype(np.float32)
+    image = xr.DataArray(np.zeros((200, 3)), [("y", axis), ("x", [0, 1, 2])])
+    with pytest.raises(InputError, match="not uniform"):
+        grid_of(image)
+
+
 def test_other_dimensions_are_refused():
     with pytest.raises(InputError, match="Rename"):
         grid_of(xr.DataArray(np.zeros((3, 3)), dims=("row", "col")))

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 #: Dimensions that an image may have in addition to the spatial ones.
 OTHER_DIMS = ("t", "c")
 
-#: Largest deviation from uniform coordinates, as a share of the spacing: float32
-#: coordinates far from zero are no more accurate.
+#: Largest deviation from uniform coordinates, as a share of the spacing, on top of the
+#: rounding of their type. Rounding may take up a quarter of it, or they say too little.
 UNIFORM_TOLERANCE = 1e-3
+MOST_ROUNDING = 0.25
 
 
 def coordinates(grid: Grid, **voxels: NDArray[Any]) -> xr.Coordinates:
@@ -124,6 +125,7 @@ def _origin_and_spacing(
             f"{values.dtype} of shape {values.shape}"
         )
         raise InputError(msg)
+    rounding = np.finfo(values.dtype).eps if values.dtype.kind == "f" else 0.0
     values = values.astype(np.float64)
     if not np.isfinite(values).all():
         msg = f"coordinate {dim!r} of {name} holds NaN or infinity"
@@ -140,14 +142,21 @@ def _origin_and_spacing(
     spacing = float((values[-1] - values[0]) / (values.size - 1))
     if spacing < 0:
         raise _descending(dim, name)
-    deviation = np.abs(values - (values[0] + spacing * np.arange(values.size)))
-    if spacing == 0 or deviation.max() > UNIFORM_TOLERANCE * spacing:
+    steps = np.arange(values.size)
+    origin = float(values[0])
+    deviation = np.abs(values - (origin + spacing * steps)).max()
+    if deviation > UNIFORM_TOLERANCE * spacing:
+        # Each value is rounded, so the ends alone say too little.
+        spacing, origin = map(float, np.polyfit(steps, values, 1))
+        deviation = np.abs(values - (origin + spacing * steps)).max()
+        deviation -= min(rounding * np.abs(values).max(), MOST_ROUNDING * spacing)
+    if spacing == 0 or deviation > UNIFORM_TOLERANCE * spacing:
         msg = (
             f"coordinate {dim!r} of {name} is not uniform; resample the image to a "
             f"regular grid first, for example with {name}.interp()"
         )
         raise InputError(msg)
-    return float(values[0]), spacing
+    return origin, spacing
 
 
 def _descending(dim: Hashable, name: str) -> InputError:

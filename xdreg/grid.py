@@ -240,6 +240,20 @@ class Grid:
         lower = np.asarray(self.origin) - 0.5 * np.asarray(self.spacing)
         return lower, lower + np.asarray(self.spacing) * np.asarray(self.shape)
 
+    def contains(
+        self, points: NDArray[np.float64], rounding: float = float(np.finfo(float).eps)
+    ) -> NDArray[np.bool_]:
+        """Return which points ``(n, ndim)`` are in the imaged region, edges included.
+
+        ``rounding`` is the relative error of the points. Products such as
+        ``0.325 * 1000`` may lie just beyond an edge.
+        """
+        lower, upper = self.bounds
+        largest = np.maximum(np.abs(lower), np.abs(upper))
+        slack = EDGE_TOLERANCE * np.asarray(self.spacing) + rounding * largest
+        inside = (points >= lower - slack) & (points <= upper + slack)
+        return np.asarray(inside.all(axis=1))
+
     @property
     def centre(self) -> NDArray[np.float64]:
         """Physical centre of the imaged region."""
@@ -372,6 +386,9 @@ class Grid:
             units=values["units"],  # type: ignore[arg-type]
         )
 
+
+#: Distance beyond the edge at which a point still belongs to an image, in voxels.
+EDGE_TOLERANCE = 1e-6
 
 #: Largest number of voxels along an axis of a pyramid's coarsest level.
 SMALLEST = 64

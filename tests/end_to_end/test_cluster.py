@@ -18,9 +18,10 @@ from distributed import Client, LocalCluster
 from distributed.scheduler import KilledWorker
 
 import xdreg
-from tests.helpers.hostile import hostile
+from tests.helpers.hostile import harm, hostile, shift
 from tests.helpers.pairs import shifted_pair
 from tests.helpers.runs import digest
+from xdreg.coordinates import grid_of
 from xdreg.fields.diagnostics import status_counts
 from xdreg.registration.judge import RECORD
 from xdreg.registration.mapping import _suspects
@@ -83,6 +84,26 @@ def test_blocks_that_take_workers_down_are_given_up(cluster, expected, tmp_path)
     np.testing.assert_array_equal(field.block_status, expected[0].block_status)
     errors = (tmp_path / "run" / "stage_00" / "errors").glob("*.txt")
     assert "workers died" in next(errors).read_text()
+
+
+def first_dies_later(fixed, moving):
+    """Kill the worker in the first block, at once; in the second, a while later."""
+    row, column = (round(place) for place in grid_of(fixed).origin)
+    if row < 1 and column < 24:
+        time.sleep(0.2 if column < 1 else 3.0)
+        harm("kill")
+    return shift(fixed, moving)
+
+
+@pytest.mark.slow
+def test_a_block_is_tried_alone_only_when_the_others_have_ended(cluster):
+    """A block that still runs would kill the worker of one that is innocent."""
+    cluster.scheduler.allowed_failures = 0
+    fixed, moving = shifted_pair()
+    stage = xdreg.Custom(method=first_dies_later, level=0, isolated=False)
+    field = fixed.dreg.register(moving, stages=[stage], **OPTIONS)
+    counts = status_counts(field)
+    assert counts == {"success": 10, "crashed": 2}
 
 
 @pytest.mark.slow

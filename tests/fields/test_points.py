@@ -12,6 +12,7 @@ from tests.helpers.fields import (
 from xdreg.fields.field import (
     field_grid,
 )
+from xdreg.grid import Grid
 
 CASES = [(2, 0), (2, 60), (3, 0), (3, 60), (3, 150)]
 
@@ -41,6 +42,22 @@ def test_points_from_outside_are_nan_both_ways():
     found = known.field.dreg.transform_points(edge, inverse=True)
     assert np.isfinite(found).all(axis=1).tolist() == [True, False]
     assert known.field.dreg.transform_points(np.empty((0, 3)), inverse=True).size == 0
+
+
+@pytest.mark.parametrize("spacing", [0.325, 0.1625, 0.2201, 1.3])
+@pytest.mark.parametrize("origin", [0.0, -0.5, 84321.25])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_points_on_the_outer_edge_are_inside(spacing, origin, dtype):
+    grid = Grid(("y", "x"), (16, 2047), (spacing,) * 2, (origin,) * 2)
+    field = xdreg.make_field(np.zeros((2, *grid.shape), np.float32), grid)
+    low, high = (
+        origin - 0.5 * spacing,
+        [origin + (n - 0.5) * spacing for n in (16, 2047)],
+    )
+    edges = np.array([[low, low], [high[0], low], [low, high[1]], high], dtype)
+    assert np.isfinite(field.dreg.transform_points(edges)).all()
+    beyond = edges + np.sign(edges - edges.mean(axis=0)) * 0.3 * spacing
+    assert np.isnan(field.dreg.transform_points(beyond)).any(axis=1).all()
 
 
 def test_points_outside_are_nan_and_wrong_shapes_refused():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import dask
 import dask.array
 import numpy as np
 import xarray as xr
@@ -20,6 +21,7 @@ from xdreg.fields.field import (
     open_displacement,
     ordered_displacement,
 )
+from xdreg.fields.preimage import field_orientation
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid, whole_per_axis
 from xdreg.numerics import folding, kernels
@@ -38,9 +40,11 @@ def jacobian_determinant(field: xr.Dataset) -> xr.DataArray:
     Returns
     -------
     DataArray ([z], y, x)
-        1 where volume is preserved; zero or less where the field folds.
+        1 where volume is preserved; zero or less where the field folds. The sign is
+        relative to the field's affine part, so that a mirrored image does not fold.
     """
-    grid = field_grid(field)
+    reader = open_displacement(field)
+    grid = reader.grid
     data = dask.array.asarray(ordered_displacement(field, grid).data).rechunk({0: -1})
     determinant = dask.array.map_overlap(
         _jacobian_chunk,
@@ -52,6 +56,8 @@ def jacobian_determinant(field: xr.Dataset) -> xr.DataArray:
         meta=np.empty((0,) * grid.ndim, np.float32),
         grid=grid,
     )
+    sign = dask.delayed(field_orientation, pure=True)(shared(reader, "orientation"))
+    determinant = determinant * dask.array.from_delayed(sign, (), dtype=np.float32)
     return xr.DataArray(
         determinant,
         dims=grid.dims,
@@ -135,12 +141,14 @@ def statistics(
     shape = whole_per_axis(size, grid.ndim, "block_shape", minimum=1)
     # One more point on every side gives the gradient of the whole field.
     partition = Partition(grid, shape, (1,) * grid.ndim, (1,) * grid.ndim)
+    node = shared(_Blocks(reader, partition), "statistics")
     numbers = dask.array.map_blocks(
         _statistics_block,
         chunks=((len(_STATISTICS),), *((1,) * n for n in partition.counts)),
         dtype=np.float32,
         meta=np.empty((0,) * (grid.ndim + 1), np.float32),
-        blocks=shared(_Blocks(reader, partition), "statistics"),
+        blocks=node,
+        sign=dask.delayed(_orientation, pure=True)(node),
     )
     dims = [f"block_{dim}" for dim in grid.dims]
     result = xr.Dataset()
@@ -164,7 +172,13 @@ class _Blocks:
     partition: Partition
 
 
-def _statistics_block(blocks: _Blocks, block_info: Any = None) -> NDArray[np.float32]:
+def _orientation(blocks: _Blocks) -> float:
+    return field_orientation(blocks.reader)
+
+
+def _statistics_block(
+    blocks: _Blocks, sign: float, block_info: Any = None
+) -> NDArray[np.float32]:
     """Return the measures of one block, in the order of `_STATISTICS`."""
     index = block_info[None]["chunk-location"][1:]
     core, window = blocks.partition.core(index), blocks.partition.window(index)
@@ -173,7 +187,7 @@ def _statistics_block(blocks: _Blocks, block_info: Any = None) -> NDArray[np.flo
         slice(a.start - b.start, a.stop - b.start)
         for a, b in zip(core, window, strict=True)
     )
-    jacobian = folding.jacobian_determinant(values, grid)[inner]
+    jacobian = sign * folding.jacobian_determinant(values, grid)[inner]
     length = np.linalg.norm(values[(slice(None), *inner)], axis=0)
     numbers = [
         length.mean(dtype=np.float64),
@@ -249,7 +263,5 @@ def _consistency_chunk(trip: _RoundTrip, block_info: Any = None) -> NDArray[np.f
     start = kernels.grid_points(grid)
     there = trip.there.move(start)
     distance = np.linalg.norm(trip.back.move(there) - start, axis=1)
-    lower, upper = trip.known.bounds
-    outside = ((there < lower) | (there > upper)).any(axis=1)
-    distance[outside] = np.nan
+    distance[~trip.known.contains(there)] = np.nan
     return np.asarray(distance, np.float32).reshape(grid.shape)

@@ -73,7 +73,8 @@ def transform_points(
     reader = open_displacement(field)
     grid = reader.grid
     try:
-        values = np.asarray(points, np.float64)
+        given = np.asarray(points)
+        values = given.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         msg = f"points must be an array of numbers, got {points!r}"
         raise InputError(msg) from error
@@ -84,17 +85,17 @@ def transform_points(
         )
         raise InputError(msg)
     move = _back if inverse else _forth
-    result = move(reader, fixed_grid(field), values)
+    rounding = np.finfo(given.dtype if given.dtype.kind == "f" else float).eps
+    result = move(reader, fixed_grid(field), values, float(rounding))
     return points.copy(data=result) if isinstance(points, xr.DataArray) else result
 
 
 def _forth(
-    reader: FieldReader, fixed: Grid, points: NDArray[np.float64]
+    reader: FieldReader, fixed: Grid, points: NDArray[np.float64], rounding: float
 ) -> NDArray[np.float64]:
     """Map fixed points to moving ones."""
     result = np.full(points.shape, np.nan)
-    lower, upper = fixed.bounds
-    inside = np.logical_and(points >= lower, points <= upper).all(axis=1)
+    inside = fixed.contains(points, rounding)
     for chosen in _together(reader.grid, points, inside):
         box = points[chosen]
         part, grid = reader.read(reader.window(box.min(axis=0), box.max(axis=0)))
@@ -103,7 +104,7 @@ def _forth(
 
 
 def _back(
-    reader: FieldReader, fixed: Grid, points: NDArray[np.float64]
+    reader: FieldReader, fixed: Grid, points: NDArray[np.float64], _: float
 ) -> NDArray[np.float64]:
     """Map moving points to fixed ones."""
     result = np.full(points.shape, np.nan)

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from xdreg.errors import InputError
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid
+from xdreg.numerics.folding import orientation
 from xdreg.numerics.inversion import FieldWindow, fit_affine
 
 #: Points of the field per axis that the affine part is fitted to.
@@ -47,6 +48,11 @@ def affine_part(reader: FieldReader) -> NDArray[np.float64]:
         return np.eye(reader.grid.ndim + 1)
     points = reader.grid.index_to_physical(index)
     return fit_affine(points, points + values.astype(np.float64))
+
+
+def field_orientation(reader: FieldReader) -> float:
+    """Return -1 for a field whose affine part mirrors space, else 1."""
+    return orientation(affine_part(reader))
 
 
 @dataclass(frozen=True)

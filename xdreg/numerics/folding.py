@@ -49,15 +49,21 @@ def jacobian_determinant(displacement: Array, grid: Grid) -> Array:
     return np.asarray(determinant, np.float32)
 
 
-def unfold(displacement: Array, grid: Grid) -> Array:
+def orientation(matrix: Array) -> float:
+    """Return -1 for a homogeneous matrix that mirrors space, else 1."""
+    return -1.0 if np.linalg.det(matrix[:-1, :-1]) < 0 else 1.0
+
+
+def unfold(displacement: Array, grid: Grid, sign: float = 1.0) -> Array:
     """Smooth a displacement ``(ndim, *grid.shape)`` where it folds, until it does not.
 
     Around points with too small a Jacobian determinant the field is repeatedly replaced
-    by its binomial average. Returns the same array if nothing folds. The result may
-    still fold after `UNFOLD_ROUNDS`.
+    by its binomial average. ``sign`` is the `orientation` of the displacement's affine
+    part. Returns the same array if nothing folds. The result may still fold after
+    `UNFOLD_ROUNDS`.
     """
     for _ in range(UNFOLD_ROUNDS):
-        low = jacobian_determinant(displacement, grid) < LEAST_JACOBIAN
+        low = sign * jacobian_determinant(displacement, grid) < LEAST_JACOBIAN
         if not low.any():
             break
         smooth = _binomial(displacement, 1)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: Most calls of `folding.unfold` before a field is inverted.
 UNFOLDINGS = 8
 
-#: Least determinant of an affine part.
+#: Least absolute determinant of an affine part.
 LEAST_VOLUME = 1e-3
 
 
@@ -71,7 +71,9 @@ class FieldWindow:
         lengths = np.ones(3)
         lengths[space] = spacing
         self._scale = bounds, lengths
-        determinant = folding.jacobian_determinant(displacement, grid)
+        # An affine part that mirrors space folds nothing.
+        self._sign = folding.orientation(matrix)
+        determinant = self._sign * folding.jacobian_determinant(displacement, grid)
         self._folded = bool((determinant <= 0).any())
         unfolded = self._unfolded() if self._folded else displacement
         self._solvable = (*self._in_cells(unfolded), self._linear, start)
@@ -121,7 +123,7 @@ class FieldWindow:
     def _unfolded(self) -> Array:
         values = self._displacement
         for _ in range(UNFOLDINGS):
-            smoothed = folding.unfold(values, self._grid)
+            smoothed = folding.unfold(values, self._grid, self._sign)
             if smoothed is values:
                 break
             values = smoothed
@@ -154,14 +156,14 @@ def fit_affine(points: Array, moved: Array) -> Array:
 
     ``points`` and ``moved`` are ``(n, ndim)`` in physical units. Along an axis on which
     all points are equal the transform is the identity. It is a translation if the best
-    fit has no positive determinant, as it could not be inverted.
+    fit flattens space, as it could not be inverted.
     """
     ndim = points.shape[1]
     centre = points.mean(axis=0)
     offset = (moved - points).mean(axis=0)
     change = np.linalg.lstsq(points - centre, moved - points - offset, rcond=1e-9)[0].T
     matrix = np.eye(ndim + 1)
-    if np.linalg.det(np.eye(ndim) + change) > LEAST_VOLUME:
+    if abs(np.linalg.det(np.eye(ndim) + change)) > LEAST_VOLUME:
         matrix[:-1, :-1] += change
     matrix[:-1, -1] = centre + offset - matrix[:-1, :-1] @ centre
     return matrix

@@ -2,9 +2,10 @@
 
 It uses the trilinear interpolant of the field, cell by cell. Mostly one step suffices,
 and the residual after it is known without another evaluation. Otherwise steps that do
-not reduce the residual are halved. Where the Jacobian determinant is not positive, or
-Newton's method stalls, a fixed-point step with the affine part is taken (Chen et al., A
-simple fixed-point approach to invert a deformation field, Medical Physics 2008).
+not reduce the residual are halved. Where the Jacobian determinant has another sign than
+the affine part's, or Newton's method stalls, a fixed-point step with the affine part is
+taken (Chen et al., A simple fixed-point approach to invert a deformation field, Medical
+Physics 2008).
 
 Everything is three-dimensional, in units of the field's cells from its first point.
 Fields are extrapolated linearly by one cell, as everywhere in xdreg. Beyond, the
@@ -159,26 +160,32 @@ def _times(m, v):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _solve(field, shape, linear, back, t, q):  # type: ignore[no-untyped-def]
+def _sign_of(m):  # type: ignore[no-untyped-def]
+    """Return the sign of the determinant of a 3 × 3 matrix."""
+    return np.float32(1.0) if _inverse_matrix(m)[1] > 0.0 else np.float32(-1.0)
+
+
+@compiled
+def _solve(field, shape, linear, back, sign, t, q):  # type: ignore[no-untyped-def]
     """Find ``q`` with ``q + u(q) = t``, starting at the given ``q``.
 
-    Return whether it was found with a positive determinant of the gradient, ``q``, its
-    residual, and the inverse of the gradient there, 9 numbers.
+    Return whether it was found with a determinant of the gradient of this sign, ``q``,
+    its residual, and the inverse of the gradient there, 9 numbers.
     """
     f, gradient, _, _, _ = _evaluate(field, shape, linear, t, q)
     least = _square(f)
     inverse, determinant = _inverse_matrix(gradient)
-    newton, scale = determinant > 0.0, 1.0
+    newton, scale = sign * determinant > 0.0, 1.0
     for _ in range(MOST_STEPS):
         if least < TOLERANCE * TOLERANCE:
-            return determinant > 0.0, q, f, inverse
+            return sign * determinant > 0.0, q, f, inverse
         step = _times(inverse, f) if newton else _times(back, f)
         p = (q[0] - scale * step[0], q[1] - scale * step[1], q[2] - scale * step[2])
         r, gradient, _, _, _ = _evaluate(field, shape, linear, t, p)
         if _square(r) < least:
             q, f, least = p, r, _square(r)
             inverse, determinant = _inverse_matrix(gradient)
-            newton, scale = determinant > 0.0, 1.0
+            newton, scale = sign * determinant > 0.0, 1.0
         else:
             scale *= 0.5
             if scale < LEAST_SCALE:
@@ -203,7 +210,7 @@ def _still(place, rest, step):  # type: ignore[no-untyped-def]
 
 
 @_inlined
-def _step_within(field, shape, linear, t, q):  # type: ignore[no-untyped-def]
+def _step_within(field, shape, linear, sign, t, q):  # type: ignore[no-untyped-def]
     """Take one step of Newton's method; return the same as `_solve`.
 
     Within a cell the remaining residual is that of the mixed derivatives, so the field
@@ -213,7 +220,7 @@ def _step_within(field, shape, linear, t, q):  # type: ignore[no-untyped-def]
     inverse, determinant = _inverse_matrix(gradient)
     step = _times(inverse, f)
     q = (q[0] - step[0], q[1] - step[1], q[2] - step[2])
-    within = determinant > 0.0
+    within = sign * determinant > 0.0
     for c in range(3):
         within = within and _still(place[c], rest[c], -step[c])
     zero = np.float32(0.0)
@@ -279,6 +286,7 @@ def solve_grid(  # type: ignore[no-untyped-def]
 ):
     """Solve at every point of a grid, starting at the previous solution in its row."""
     back = _linear_part(start)
+    sign = _sign_of(back)
     nz, ny, nx = flags.shape
     off = (0.0, 0.0, 0.0)
     for k in range(nz):
@@ -290,16 +298,20 @@ def solve_grid(  # type: ignore[no-untyped-def]
             for i in range(nx):
                 p = q
                 for _ in range(2):
-                    found, p, f, inverse = _step_within(field, shape, linear, t, p)
+                    found, p, f, inverse = _step_within(
+                        field, shape, linear, sign, t, p
+                    )
                     if found:
                         break
                 if found:
                     q = p
                 else:
-                    found, q, f, inverse = _solve(field, shape, linear, back, t, q)
+                    found, q, f, inverse = _solve(
+                        field, shape, linear, back, sign, t, q
+                    )
                 if not found:
                     again = _clipped(_guess(start, t), bounds)
-                    other = _solve(field, shape, linear, back, t, again)
+                    other = _solve(field, shape, linear, back, sign, t, again)
                     if other[0]:
                         found, q, f, inverse = other
                 flags[k, j, i] = _flag(found, q, bounds)
@@ -330,13 +342,14 @@ def solve_points(  # type: ignore[no-untyped-def]
 ):
     """Solve at points ``(n, 3)``; ``out (n, 3)`` is in cells."""
     back = _linear_part(start)
+    sign = _sign_of(back)
     for n in range(points.shape[0]):
         t = (points[n, 0], points[n, 1], points[n, 2])
         guess = _guess(start, t)
-        found, q, f, _ = _solve(field, shape, linear, back, t, guess)
+        found, q, f, _ = _solve(field, shape, linear, back, sign, t, guess)
         if not found:
             again = _clipped(guess, bounds)
-            other = _solve(field, shape, linear, back, t, again)
+            other = _solve(field, shape, linear, back, sign, t, again)
             if other[0]:
                 found, q, f, _ = other
         flags[n] = _flag(found, q, bounds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import time
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -35,12 +36,21 @@ MOST_TASKS = 1_000
 MOST_SHORT_TASKS = 50
 
 
+#: Seconds between looks at what workers still run.
+LOOK = 0.1
+
+
 def has_workers() -> bool:
     """Return whether the active scheduler has workers; a new cluster may have none."""
+    client = _client()
+    return client is None or bool(client.nthreads())
+
+
+def _client() -> Any:
+    """Return the active client of a cluster; None if there is none to ask."""
     client = getattr(dask.base.get_scheduler(), "__self__", None)
-    if client is None or not hasattr(client, "nthreads") or client.asynchronous:
-        return True
-    return bool(client.nthreads())
+    asked = hasattr(client, "nthreads") and not client.asynchronous
+    return client if asked else None
 
 
 def map_over_blocks(
@@ -123,7 +133,12 @@ def _run(
         kwargs={"function": function},
         template=template,
     )
-    return np.asarray(mapped.values, np.float32)
+    try:
+        return np.asarray(mapped.values, np.float32)
+    except Exception as error:
+        if _killed_workers(error):
+            _wait_for_rest(mapped.data.name)
+        raise
 
 
 def _without_dims(node: Any) -> xr.DataArray:
@@ -157,6 +172,25 @@ def run_blocks(
 
 def _index(number: int, task: BlockTask) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(number), task.partition.counts))
+
+
+def _wait_for_rest(name: str) -> None:
+    """Wait until workers have ended the running blocks of a map that failed.
+
+    Dask forgets the tasks of the map, but those that have begun go on. One of them
+    could kill the worker on which another block is tried alone.
+    """
+    client = _client()
+    while client is not None and any(
+        client.run(_runs_blocks, name, on_error="ignore").values()
+    ):
+        time.sleep(LOOK)
+
+
+def _runs_blocks(name: str, dask_worker: Any) -> bool:
+    """Return whether a worker runs blocks of a map."""
+    running = list(dask_worker.state.executing)
+    return any(name in str(task.key) for task in running)
 
 
 def _killed_workers(error: Exception) -> bool:
