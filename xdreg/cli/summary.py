@@ -30,17 +30,18 @@ def field_summary(field: xr.Dataset) -> dict[str, Any]:
     from xdreg.fields.diagnostics import status_counts
     from xdreg.fields.provenance import last_metric, pose_of
 
-    similarity = {}
-    for when in ("before", "after"):
-        name = f"block_similarity_{when}"
+    def mean(name: str) -> float | None:
         values = field[name].values if name in field else np.array([np.nan])
-        known = bool(np.isfinite(values).any())
-        similarity[when] = float(np.nanmean(values)) if known else None
+        return float(np.nanmean(values)) if np.isfinite(values).any() else None
+
     return {
         "metric": field.attrs.get("metric") or last_metric(field),
         "pose": pose_of(field) or None,
         "blocks": status_counts(field),
-        "similarity": similarity,
+        "similarity": {
+            when: mean(f"block_similarity_{when}") for when in ("before", "after")
+        },
+        "missing_chunks": mean("block_missing_chunks"),
         "units": field["displacement"].attrs.get("units"),
     }
 
@@ -56,6 +57,9 @@ def summary_lines(summary: Mapping[str, Any]) -> dict[str, str]:
         lines["pose"] = pose_text(summary["pose"], summary["units"])
     if summary["blocks"]:
         lines["blocks"] = ", ".join(f"{n} {s}" for s, n in summary["blocks"].items())
+    if summary["missing_chunks"]:
+        share = summary["missing_chunks"]
+        lines["missing"] = f"{share:.2g} of the images' chunks, mean of the blocks"
     before, after = (summary["similarity"][when] for when in ("before", "after"))
     if before is not None and after is not None:
         lines["last stage"] = f"similarity of its blocks {before:.3f} → {after:.3f}"

@@ -20,6 +20,7 @@ from xdreg.registration.outcome import (
     forget_blocks,
     forget_unreadable,
     reject_outliers,
+    warn_of_missing,
     warn_of_unreadable,
 )
 from xdreg.registration.reductions import reduce_blocks
@@ -59,6 +60,7 @@ def run_blockwise(
         records = map_over_blocks(register_block, task, len(RECORD), give_up_block)
     name = f"stage {number} ({stage.options.name})"
     warn_of_unreadable(records, name, task)
+    warn_of_missing(records, name)
     difference = reject_outliers(records, task, folder / "agreement.json")
     check_any_succeeded(records, name, task, last=last)
     if stage.reduction is None:

@@ -29,6 +29,7 @@ RECORD = (
     "max_update",
     "attempts",
     "from_search",
+    "missing_chunks",
     "seconds",
 )
 

@@ -28,6 +28,7 @@ from xdreg.registration.state import State
 from xdreg.registration.whole import read_whole
 from xdreg.registration.workdir import read_json, write_json
 from xdreg.stages import OWN_METRICS
+from xdreg.stores.checked_arrays import counting_chunks
 from xdreg.stores.graphs import shared as shared_value
 
 if TYPE_CHECKING:
@@ -191,7 +192,9 @@ def register_linear(
     """
     began = time.perf_counter()
     record = dict.fromkeys(RECORD, float("nan"))
-    whole = read_whole(inputs, matrix)
+    with counting_chunks() as chunks:
+        whole = read_whole(inputs, matrix)
+    record["missing_chunks"] = chunks.share
     if isinstance(whole, BlockStatus):
         record["status"] = float(whole)
         return (

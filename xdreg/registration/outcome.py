@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from xdreg.partition import Partition
     from xdreg.registration.workdir import WorkDirectory
 
+#: A larger mean share of missing chunks causes a warning.
+MOST_MISSING = 0.5
+
 #: Longest message of a block that is shown, in bytes.
 MOST_BYTES_OF_MESSAGE = 100_000
 
@@ -87,6 +90,17 @@ def warn_of_unreadable(
     warn(
         f"{len(found)} of {status.size} blocks of {stage} could not be read: {listed}. "
         f"The first: {text}"
+    )
+
+
+def warn_of_missing(records: NDArray[np.float32], stage: str) -> None:
+    """Warn if most of the chunks that blocks read are missing in their stores."""
+    shares = records[..., RECORD.index("missing_chunks")]
+    if not np.isfinite(shares).any() or np.nanmean(shares) <= MOST_MISSING:
+        return
+    warn(
+        f"{np.nanmean(shares):.0%} of the chunks that {stage} read are missing in "
+        "their stores, and hold the fill value; are both images complete?"
     )
 
 

@@ -22,6 +22,7 @@ from xdreg.partition import MOVING_MARGIN, BlockStatus, Partition
 from xdreg.registration.block_array import BlockArray, Remembering
 from xdreg.registration.judge import RECORD, judge
 from xdreg.registration.window import Inputs, Window, read_window
+from xdreg.stores.checked_arrays import counting_chunks
 from xdreg.stores.files import replace_file
 
 if TYPE_CHECKING:
@@ -182,7 +183,9 @@ def _register(
     partition = task.partition
     record = dict.fromkeys(RECORD, np.nan)
     patch_grid = partition.field_grid.window(partition.patch(index))
-    window = _read_block(index, task)
+    with counting_chunks() as chunks:
+        window = _read_block(index, task)
+    record["missing_chunks"] = chunks.share
     padded = None
     if isinstance(window, BlockStatus):
         status = window

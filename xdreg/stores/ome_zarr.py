@@ -127,7 +127,24 @@ def zarr_array_of(array: xr.DataArray) -> zarr.Array[Any] | None:
     layer = data.dask.layers.get(key)
     source = layer.get(key) if layer is not None else None
     source = getattr(source, "value", source)
+    if not isinstance(source, zarr.Array):
+        source = _read_by_xarray(source)
     return checked(source) if isinstance(source, zarr.Array) else None
+
+
+def _read_by_xarray(source: Any) -> Any:
+    """Return the array that `xarray.open_zarr` reads, None if it decodes its values."""
+    wrappers = (
+        "ImplicitToExplicitIndexingAdapter",
+        "CopyOnWriteArray",
+        "LazilyIndexedArray",
+    )
+    for name in wrappers:
+        key = getattr(getattr(source, "key", None), "tuple", ())
+        if type(source).__name__ != name or any(part != slice(None) for part in key):
+            return None
+        source = source.array
+    return source.get_array() if type(source).__name__ == "ZarrArrayWrapper" else None
 
 
 def lazy_zarr(source: zarr.Array[Any]) -> dask.array.Array:

@@ -28,6 +28,7 @@ MEASURES = {
     "from_search": ("started from the search", "high"),
     "disagreement": ("disagreement with the blend", "high"),
     "neighbour_difference": ("difference from neighbours / voxels", "high"),
+    "missing_chunks": ("missing chunks of the images", "high"),
     "seconds": ("time / s", "high"),
 }
 

@@ -42,6 +42,9 @@ def summary_rows(field: xr.Dataset) -> dict[str, str]:
         means = mean_similarity(last)
         if means is not None:
             rows["similarity"] = "{:.3f} → {:.3f}, mean of the blocks".format(*means)
+        missing = missing_share(last)
+        if missing > 0:
+            rows["missing"] = f"{missing:.2g} of the images' chunks, mean of the blocks"
     return {name: printable(text) for name, text in rows.items()}
 
 
@@ -52,6 +55,13 @@ def mean_similarity(stage: StageRecord) -> tuple[float, float] | None:
     if len(known) < 2:
         return None
     return float(np.nanmean(known[0])), float(np.nanmean(known[1]))
+
+
+def missing_share(stage: StageRecord) -> float:
+    """Return the mean share of missing chunks of a stage's blocks, 0 if unknown."""
+    shares = stage.blocks.get("missing_chunks")
+    known = shares is not None and np.isfinite(shares).any()
+    return float(np.nanmean(shares)) if known else 0.0
 
 
 def image_text(grid: Grid) -> str:
