@@ -1,5 +1,6 @@
 """A web server with faults that tests choose."""
 
+import contextlib
 import functools
 import http.server
 import threading
@@ -11,8 +12,8 @@ class Faults:
     """Faults of requests, by a part of their path.
 
     ``answers`` maps the part to a list of faults, one per request, after which requests
-    are served as usual: a status code, ``"hang"``, ``"cut"`` or ``"garbage"``. A single
-    fault that is not in a list applies to all requests.
+    are served as usual: a status code, ``"hang"``, ``"drip"``, ``"cut"`` or
+    ``"garbage"``. A single fault that is not in a list applies to all requests.
     """
 
     def __init__(self):
@@ -46,6 +47,14 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         elif fault == "hang":
             time.sleep(2)
             self.close_connection = True
+        elif fault == "drip":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(100):  # at most five seconds
+                    self.wfile.write(b"?")
+                    time.sleep(0.05)
         elif fault in ("cut", "garbage"):
             length = 4096
             self.send_response(200)
@@ -57,13 +66,18 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             super().do_GET()
 
 
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    # With the default of 5, the system lets further clients wait for a second.
+    request_queue_size = 64
+
+
 @contextmanager
 def serving(folder):
     """Serve a folder; yield its URL and the faults to inject."""
     faults = Faults()
     handler = functools.partial(Handler, directory=str(folder), faults=faults)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
+    with Server(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}", faults

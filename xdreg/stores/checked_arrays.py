@@ -250,9 +250,10 @@ class _Chunk:
         found = await fetch(self._store, self.name, prototype, self._most, byte_range)
         if found is None:
             self._missing.add(self.name)
-        # Zarr takes a part of a shard that is beyond its end for a missing chunk.
-        elif wanted is not None and len(found) != wanted:
-            msg = f"it is cut off: {len(found)} bytes came of {wanted}"
+        # Zarr takes nothing, as beyond the end of a shard, for a missing chunk.
+        elif not len(found) or (wanted is not None and len(found) != wanted):
+            came = f"{len(found)} bytes" + (f" of {wanted}" if wanted else "")
+            msg = f"it is cut off: {came} came"
             raise ValueError(msg)
         return found
 

@@ -47,12 +47,12 @@ def read_deadline() -> float:
     stored = dask.config.get(DEADLINE, DEFAULT_SECONDS)
     try:
         seconds = float(parse_timedelta(stored))
-    except (TypeError, ValueError, KeyError):
+    except (AttributeError, TypeError, ValueError, KeyError):
         seconds = math.nan
     if not seconds > 0:
         msg = (
             f"{DEADLINE!r} in Dask's configuration is {stored!r}; expected a time "
-            "above zero, in seconds or as in '2 min'"
+            "above zero, in seconds or as in '2 minutes'"
         )
         raise InputError(msg)
     return seconds
@@ -103,7 +103,8 @@ async def persistently(
             raise
     msg = (
         f"{what} did not come within {seconds:g} s. If the storage is only slow, allow "
-        f"more, before the image is opened: dask.config.set({{{DEADLINE!r}: '5 min'}})"
+        "more before the image is opened, for example with "
+        f"dask.config.set({{{DEADLINE!r}: '5 minutes'}})"
     )
     raise UnreadableError(msg)
 

@@ -6,6 +6,7 @@ zarr-python the arrays, because its arrays pickle to a kilobyte.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import dask.array
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
 from xdreg.coordinates import coordinates
 from xdreg.errors import InputError, StoreError
@@ -127,24 +129,51 @@ def zarr_array_of(array: xr.DataArray) -> zarr.Array[Any] | None:
     layer = data.dask.layers.get(key)
     source = layer.get(key) if layer is not None else None
     source = getattr(source, "value", source)
-    if not isinstance(source, zarr.Array):
-        source = _read_by_xarray(source)
+    # Of xarray.open_zarr, unless it decodes the values.
+    for name in _WRAPPERS:
+        index = getattr(getattr(source, "key", None), "tuple", ())
+        if type(source).__name__ == name and set(map(str, index)) <= {_ALL}:
+            source = getattr(source, "array", getattr(source, "_array", None))
     return checked(source) if isinstance(source, zarr.Array) else None
 
 
-def _read_by_xarray(source: Any) -> Any:
-    """Return the array that `xarray.open_zarr` reads, None if it decodes its values."""
-    wrappers = (
-        "ImplicitToExplicitIndexingAdapter",
-        "CopyOnWriteArray",
-        "LazilyIndexedArray",
-    )
-    for name in wrappers:
-        key = getattr(getattr(source, "key", None), "tuple", ())
-        if type(source).__name__ != name or any(part != slice(None) for part in key):
-            return None
-        source = source.array
-    return source.get_array() if type(source).__name__ == "ZarrArrayWrapper" else None
+#: What xarray wraps a Zarr array in, from the outside.
+_WRAPPERS = (
+    "ImplicitToExplicitIndexingAdapter",
+    "CopyOnWriteArray",
+    "LazilyIndexedArray",
+    "ZarrArrayWrapper",
+)
+
+_ALL = str(slice(None))
+
+
+def with_checked_sources(array: dask.array.Array) -> dask.array.Array:
+    """Return a Dask array whose Zarr arrays are checked as they are read."""
+    layers = {}
+    for name, layer in array.dask.layers.items():
+        values = dict(layer) if name.startswith("original-") else {}
+        twins = {key: _checked_source(value) for key, value in values.items()}
+        layers[name] = MaterializedLayer(twins) if values else layer
+    graph = HighLevelGraph(layers, array.dask.dependencies)
+    return dask.array.Array(graph, array.name, array.chunks, meta=array)
+
+
+def _checked_source(source: Any) -> Any:
+    """Return a Zarr array, or what xarray wraps one in, with the array checked."""
+    import zarr
+
+    from xdreg.stores.checked_arrays import checked
+
+    if isinstance(source, zarr.Array):
+        return checked(source)
+    name = "_array" if type(source).__name__ == _WRAPPERS[-1] else "array"
+    inner = getattr(source, name, None)
+    if inner is None or not type(source).__module__.startswith("xarray."):
+        return source
+    twin = copy.copy(source)
+    setattr(twin, name, _checked_source(inner))
+    return twin
 
 
 def lazy_zarr(source: zarr.Array[Any]) -> dask.array.Array:

@@ -22,7 +22,7 @@ from xdreg.grid import Grid
 from xdreg.numerics import kernels
 from xdreg.stores.channels import ChannelMix, source_identity
 from xdreg.stores.checked_arrays import counting_chunks
-from xdreg.stores.ome_zarr import zarr_array_of
+from xdreg.stores.ome_zarr import with_checked_sources, zarr_array_of
 from xdreg.stores.retrying import retry_read
 
 if TYPE_CHECKING:
@@ -257,10 +257,10 @@ def source_of(array: xr.DataArray) -> Any:
     if stored is not None:
         return stored
     if array.chunks is not None:
-        return LazyArray(array.data)
+        return LazyArray(with_checked_sources(array.data))
     if array.variable._in_memory:  # the only way to find out without loading
         return array.to_numpy()
-    return LazyArray(array.chunk().data)
+    return LazyArray(with_checked_sources(array.chunk().data))
 
 
 def image_reader(

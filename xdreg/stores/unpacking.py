@@ -138,14 +138,14 @@ def _unpack_stream(new: Callable[[], Any], view: Any, most: int) -> bytes:
         try:
             part = stream.decompress(view, most + 1)
         except (OSError, zlib.error, lzma.LZMAError):
-            if parts:  # what follows is no stream, but padding
+            if parts:  # what follows is no stream
                 break
             raise
         _check_size(len(part), most)
         _check_whole(whole=stream.eof)
         parts.append(part)
         most -= len(part)
-        view = stream.unused_data
+        view = stream.unused_data.lstrip(b"\0")
         if not view:
             break
     return parts[0] if len(parts) == 1 else b"".join(parts)
