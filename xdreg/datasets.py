@@ -177,9 +177,10 @@ def write_phantom_pair(
     """
     from xdreg.stores.ome_writer import write_ome_zarr
     from xdreg.stores.outputs import check_target
+    from xdreg.stores.paths import as_address, local_path
 
     pair = phantom_pair(shape, **options)
-    target = Path(folder)
+    target = local_path(as_address(folder, "folder"))
     target.mkdir(parents=True, exist_ok=True)
     paths = target / "fixed.ome.zarr", target / "moving.ome.zarr"
     for path in paths:

@@ -100,3 +100,81 @@ def test_signs_of_life_are_given(tmp_path, monkeypatch):
         (own,) = set(threading.enumerate()) - before
     own.join(30)
     assert not own.is_alive()
+
+
+def make_link(file, precious):
+    file.symlink_to(precious)
+
+
+def make_hard_link(file, precious):
+    file.hardlink_to(precious)
+
+
+def make_pipe(file, precious):
+    os.mkfifo(file)
+
+
+def make_folder(file, precious):
+    file.mkdir()
+
+
+def make_dangling(file, precious):
+    file.symlink_to(precious.with_name("missing"))
+
+
+def make_others(file, precious):
+    file.touch()
+    os.chown(file, 65534, 65534)
+
+
+IN_THE_WAY = [make_link, make_hard_link, make_pipe, make_folder, make_dangling]
+IN_THE_WAY += [make_others] if os.geteuid() == 0 else []
+
+
+@pytest.mark.parametrize("make", IN_THE_WAY)
+def test_what_is_no_lock_is_not_opened(tmp_path, make):
+    precious = tmp_path / "precious.txt"
+    precious.write_text("years of work")
+    run = tmp_path / "run"
+    run.mkdir()
+    make(run / locks.LOCK, precious)
+    with pytest.raises(xdreg.StoreError, match="remove it") as caught, locks.Lock(run):
+        pass
+    assert str(run / locks.LOCK) in str(caught.value)
+    assert precious.read_text() == "years of work"
+    assert {path.name for path in tmp_path.iterdir()} == {"precious.txt", "run"}
+
+
+@pytest.mark.parametrize("left", [b"", b'{"ho', bytes(64), b'{"host": "a", "pid": '])
+def test_what_a_power_cut_leaves_of_a_lock_is_a_lock(tmp_path, left):
+    (tmp_path / locks.LOCK).write_bytes(left)
+    with locks.Lock(tmp_path):
+        assert json.loads((tmp_path / locks.LOCK).read_text())["pid"] == os.getpid()
+
+
+def test_only_this_users_own_directories_are_swept(tmp_path, monkeypatch):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.tex").write_text("years of work")
+    owner = {"host": socket.gethostname(), "pid": 2**22 + 1, "started": 0.0}
+    (precious / "lock").write_text(json.dumps(owner))
+    shared = tmp_path / "shared[ab]"
+    shared.mkdir()
+    monkeypatch.setattr(locks.tempfile, "tempdir", str(shared))
+    (shared / "xdreg-folder").symlink_to(precious)
+    (shared / "xdreg-file").symlink_to(precious / "thesis.tex")
+    for name in ("lock", "pipe", "other", "left"):
+        (shared / f"xdreg-{name}").mkdir()
+    (shared / "xdreg-lock" / "lock").symlink_to(precious / "thesis.tex")
+    os.mkfifo(shared / "xdreg-pipe" / "lock")
+    (shared / "xdreg-other" / "lock").write_text(json.dumps(owner))
+    (shared / "xdreg-left" / "lock").write_text(json.dumps(owner))
+    (shared / "xdreg-left" / "data").symlink_to(precious)
+    (shared / "xdreg-left" / "run").mkdir()
+    kept = {"folder", "file", "lock", "pipe"}
+    if os.geteuid() == 0:
+        os.chown(shared / "xdreg-other", 65534, 65534)
+        kept |= {"other"}
+    locks._sweep()
+    assert {path.name for path in shared.iterdir()} == {f"xdreg-{n}" for n in kept}
+    assert (precious / "thesis.tex").read_text() == "years of work"

@@ -1,10 +1,14 @@
 """Outputs appear whole or not at all, and replace nothing unless asked to."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
+import dask
 import numpy as np
 import pytest
 
@@ -13,7 +17,7 @@ from tests.helpers.disks import ROOT
 from tests.helpers.pairs import zero_field
 from tests.helpers.stores import sample
 from xdreg.cli.main import app
-from xdreg.stores.outputs import new_file
+from xdreg.stores.outputs import new_file, new_store
 
 SLOW = """
 import os, sys, time
@@ -145,7 +149,7 @@ def test_commands_overwrite_nothing_and_say_so_before_they_start(tmp_path):
         refused("register", *pair, "-o", out, match=f"{name} exists")
         (out / name).rmdir()
         assert list(out.iterdir()) == []
-    refused("warp", pair[0], pair[1], "-o", pair[1], match="exists")
+    refused("warp", pair[0], pair[1], "-o", out, match="exists")
     for name in ("fixed.ome.zarr", "field.ome.zarr", "before_after.png"):
         (out / name).write_text("mine")
         refused("demo", "-o", out, match=f"{name} exists")
@@ -176,11 +180,11 @@ def test_only_stores_are_overwritten(tmp_path):
     assert file.exists()
 
 
-def test_an_image_may_replace_the_store_it_is_read_from(tmp_path):
+def test_an_image_in_memory_may_replace_the_store_it_was_read_from(tmp_path):
     path = tmp_path / "image.zarr"
     xdreg.save(sample(2), path)
     before = xdreg.open_ome_zarr(path, level=0)
-    xdreg.save(before + 1, path, overwrite=True)
+    xdreg.save(before.compute() + 1, path, overwrite=True)
     after = xdreg.open_ome_zarr(path, level=0)
     np.testing.assert_array_equal(after, sample(2) + 1)
     assert after.data.name != before.data.name
@@ -191,3 +195,150 @@ def test_what_cannot_be_written_to_is_said(tmp_path):
         xdreg.save(sample(2), "unheard-of://image.zarr")
     with pytest.raises(xdreg.StoreError, match="folder"):
         xdreg.save(sample(2), tmp_path / "missing" / "image.zarr")
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    xdreg.save(sample(2), shelf / "image.zarr")
+    (shelf / "a.txt").write_text("old")
+    links = [tmp_path / "link.zarr", tmp_path / "a.txt", tmp_path / "shelf2"]
+    for link, to in zip(
+        links, ("shelf/image.zarr", "shelf/a.txt", "shelf"), strict=True
+    ):
+        link.symlink_to(to)
+    xdreg.save(sample(2) + 1, links[0], overwrite=True)
+    with new_file(links[1], overwrite=True) as file:
+        file.write_text("new")
+    xdreg.save(sample(2), links[2] / "second.zarr")
+    assert all(link.is_symlink() for link in links)
+    np.testing.assert_array_equal(values_of("image", links[0]), sample(2) + 1)
+    assert (shelf / "a.txt").read_text() == "new"
+    names = {"image.zarr", "a.txt", "second.zarr"}
+    assert {path.name for path in shelf.iterdir()} == names
+    assert set(tmp_path.iterdir()) == {shelf, *links}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_links_to_nothing_are_said(tmp_path, overwrite):
+    loop, dangling = tmp_path / "loop", tmp_path / "dangling"
+    loop.symlink_to(loop)
+    dangling.symlink_to(tmp_path / "missing")
+    for link in (loop, dangling):
+        with pytest.raises(xdreg.StoreError, match="does not exist; remove the link"):
+            xdreg.save(sample(2), link, overwrite=overwrite)
+        with (
+            pytest.raises(xdreg.StoreError, match="does not exist; remove the link"),
+            new_file(link, overwrite=overwrite),
+        ):
+            raise AssertionError
+    assert not (tmp_path / "missing").exists()
+
+
+def writers(folder):
+    """Return functions that write outputs of all kinds into a folder."""
+    from xdreg.fields.warp_to import warp_to
+
+    image = sample(2)[:20, :30]
+    field = xdreg.compose(np.eye(3), like=image)
+
+    def text(target):
+        with new_file(target, overwrite=True) as file:
+            file.write_text("whole")
+
+    return {
+        folder / "a.zarr": lambda target: xdreg.save(image, target, overwrite=True),
+        folder / "b.zarr": lambda target: warp_to(field, image, target, overwrite=True),
+        folder / "c.n5": lambda target: xdreg.write_transform(field, target),
+        folder / "d.csv": text,
+    }
+
+
+@pytest.mark.parametrize("name", [".{}.part", ".{}.old", ".{}.part/lock"])
+def test_nothing_is_written_through_links_that_lie_in_the_way(tmp_path, name):
+    precious = tmp_path / "home" / "precious"
+    precious.mkdir(parents=True)
+    (precious / "zarr.json").write_text("years of work")
+    to = precious / "zarr.json" if name.endswith("lock") else precious
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for target, write in writers(folder).items():
+        link = folder / name.format(target.name)
+        link.parent.mkdir(mode=0o700, exist_ok=True)
+        link.symlink_to(to)
+        with pytest.raises(xdreg.StoreError, match="link") as caught:
+            write(target)
+        assert str(link) in str(caught.value)
+        assert not target.exists()
+        assert [path.name for path in precious.iterdir()] == ["zarr.json"]
+        assert (precious / "zarr.json").read_text() == "years of work"
+        link.unlink()
+        write(target)
+    # Names of before are not used: links there do not matter.
+    (folder / ".part-d.csv").symlink_to(precious / "zarr.json")
+    writers(folder)[folder / "d.csv"](folder / "d.csv")
+    assert (precious / "zarr.json").read_text() == "years of work"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to make files of another user")
+def test_what_another_user_put_in_the_way_is_refused(tmp_path):
+    for target, write in writers(tmp_path).items():
+        part = tmp_path / f".{target.name}.part"
+        part.mkdir()
+        os.chown(part, 65534, 65534)
+        with pytest.raises(xdreg.StoreError, match="belongs to another user"):
+            write(target)
+        part.rmdir()
+
+
+def test_users_own_hidden_folders_are_kept(tmp_path):
+    for name in (".a.zarr.part", ".a.zarr.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.tex").write_text("years of work")
+        with pytest.raises(xdreg.StoreError, match=r"thesis\.tex"):
+            xdreg.save(sample(2), tmp_path / "a.zarr", overwrite=True)
+        assert (tmp_path / name / "thesis.tex").read_text() == "years of work"
+        (tmp_path / name).rename(tmp_path / f"kept{name}")
+
+
+def test_two_at_once_do_not_mix(tmp_path):
+    target = tmp_path / "a.zarr"
+    with new_store(target, overwrite=False) as output:
+        output.folder.mkdir()
+        with pytest.raises(xdreg.InputError, match="in use by process"):
+            xdreg.save(sample(2), target)
+        (output.folder / "zarr.json").write_text("{}")
+    assert [path.name for path in target.iterdir()] == ["zarr.json"]
+
+
+@pytest.mark.parametrize("kind", ["image", "field", "n5"])
+def test_tasks_that_outlive_the_first_error_leave_nothing(tmp_path, kind):
+    """The error ends the computation; other tasks of it are still at work."""
+    failed, ended = threading.Event(), threading.Event()
+    target = tmp_path / ("a.n5" if kind == "n5" else "a.zarr")
+
+    def fill(block, block_info=None):
+        if not block.size:
+            return block
+        if block_info[None]["chunk-location"][-1]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        failed.wait(30)
+        ended.set()
+        return block
+
+    image = sample(2)[:64, :64].astype("float32").chunk(y=64, x=32)
+    lazy = image.copy(data=image.data.map_blocks(fill, dtype=image.dtype))
+    field = xdreg.compose(np.eye(3), like=image).chunk(y=64, x=32)
+    made = field.displacement.data.map_blocks(fill, dtype=np.float32)
+    field["displacement"] = field.displacement.copy(data=made)
+    with dask.config.set(scheduler="threads", num_workers=2):
+        with pytest.raises(xdreg.StoreError, match="No space left"):
+            if kind == "image":
+                xdreg.save(lazy, target, chunks=32)
+            else:
+                xdreg.write_transform(field, target)
+        left = sorted(tmp_path.iterdir())
+        failed.set()
+        assert ended.wait(30)
+        time.sleep(0.2)
+    assert (left, sorted(tmp_path.iterdir())) == ([], [])

@@ -43,7 +43,11 @@ def _store(folder: Path, **options: Any) -> Any:
     tensorstore = needed("tensorstore", "xdreg[n5]", "N5")
     kvstore = {"driver": "file", "path": f"{folder}/"}
     spec = {"driver": "n5", "kvstore": kvstore} | options
-    return tensorstore.open(spec, create=bool(options)).result()
+    try:
+        return tensorstore.open(spec, create=bool(options)).result()
+    except ValueError as error:
+        msg = f"{folder} cannot be opened as N5: {error}; name it otherwise"
+        raise StoreError(msg) from error
 
 
 def write(

@@ -56,7 +56,9 @@ def write(
     holds their absolute path.
     """
     vectors = path.with_suffix(".mha")
-    check_file(vectors, overwrite=overwrite)
+    # Nobody has asked to overwrite vectors that are not those of the file.
+    own = path.exists() and f'"{vectors}"' in path.read_text("utf-8", "replace")
+    check_file(vectors, overwrite=overwrite and own)
     prepared = for_tool(field, units, MILLIMETRES, step)
     grid = field_grid(prepared)
     vector_images.write(

@@ -24,9 +24,10 @@ from xdreg.errors import InputError, StoreError
 from xdreg.fields.field import field_grid
 from xdreg.fields.store import open_field, save_field
 from xdreg.grid import normalise_units
+from xdreg.stores.apart import check_apart
 from xdreg.stores.named_files import why_not_a_file
 from xdreg.stores.outputs import check_file
-from xdreg.stores.paths import as_address, is_remote
+from xdreg.stores.paths import as_address, is_remote, local_path
 
 if TYPE_CHECKING:
     import os
@@ -117,6 +118,7 @@ def write_transform(
         )
         return
     target = _local(address)
+    check_apart(target, field, inverse)
     options: dict[str, Any] = {"step": step, "units": units, "overwrite": overwrite}
     if kind == "n5":
         bigwarp.write(field, target, inverse=inverse, affine=affine, **options)
@@ -231,4 +233,4 @@ def _local(address: str) -> Path:
     if is_remote(address):
         msg = f"{address} is a URL; only OME-Zarr is read and written there"
         raise InputError(msg)
-    return Path(address).absolute()
+    return local_path(address)

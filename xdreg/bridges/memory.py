@@ -8,8 +8,6 @@ own, like images in `xdreg.to_itk_image`. All hold the whole field in double pre
 from __future__ import annotations
 
 import dataclasses
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from xdreg.fields.field import make_field
 from xdreg.fields.targets import grid_like
 from xdreg.grid import Grid
 from xdreg.numerics.itk_transforms import displacement_from_itk
+from xdreg.stores.locks import scratch
 
 
 def to_itk_transform(field: xr.Dataset, *, affine: bool = False, step: int = 1) -> Any:
@@ -122,8 +121,8 @@ def from_simpleitk(
         msg = f"expected a SimpleITK.Transform, got {type(transform).__name__}"
         raise InputError(msg)
     # ITK and SimpleITK share transforms of every kind only as files.
-    with tempfile.TemporaryDirectory(prefix="xdreg-") as folder:
-        path = Path(folder) / "transform.h5"
+    with scratch() as folder:
+        path = folder / "transform.h5"
         sitk.WriteTransform(transform, str(path))
         return read(path, like=like, units=_units(units, like))
 

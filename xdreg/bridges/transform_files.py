@@ -17,6 +17,7 @@ from xdreg.fields.composition import as_one_field, split_affine
 from xdreg.numerics.itk_transforms import displacement_to_itk, matrix_to_itk
 from xdreg.stores.itk_images import is_aligned
 from xdreg.stores.outputs import new_file
+from xdreg.stores.paths import local_path
 
 if TYPE_CHECKING:
     import os
@@ -106,4 +107,4 @@ def read_transforms(path: str | os.PathLike[str]) -> list[Any]:
     import itk
 
     with itk_errors(f"read {path}"):
-        return list(itk.transformread(str(path)))
+        return list(itk.transformread(str(local_path(path))))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +18,7 @@ import typer
 from rich.console import Console
 
 from xdreg.errors import InputError, StoreError, printable
+from xdreg.stores.paths import as_address, is_remote, local_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -122,6 +122,22 @@ def on_cluster(address: str | None) -> Iterator[None]:
         yield
 
 
+def given_path(text: str | Path) -> Path:
+    """Return a path from the command line; raise if it is a URL.
+
+    As a path, ``s3://bucket`` would be a folder named ``s3:``.
+    """
+    address = as_address(text)
+    if is_remote(address):
+        msg = (
+            f"{address} must be a local folder or file; in Python, xdreg.save writes "
+            "to URLs"
+        )
+        raise StoreError(msg)
+    path = Path(address)
+    return local_path(path) if path.parts[:1] == ("~",) else path
+
+
 def open_path(path: str) -> Any:
     """Open an image, OME-Zarr or a file that ITK reads."""
     from xdreg.stores.itk_images import open_image
@@ -143,8 +159,10 @@ def open_path_or_field(path: str) -> Any:
 
 
 def _is_store(path: str) -> bool:
-    remote = "://" in path
-    return remote or Path(path).is_dir() or path.rstrip("/").endswith(".zarr")
+    address = as_address(path)
+    if is_remote(address) or address.rstrip("/").endswith(".zarr"):
+        return True
+    return local_path(address).is_dir()
 
 
 def open_transform(path: str) -> Any:
@@ -154,19 +172,20 @@ def open_transform(path: str) -> Any:
 
     if _is_store(path):
         return open_field(path)
-    if not Path(path).is_file():
+    place = local_path(as_address(path))
+    if not place.is_file():
         msg = f"{path} does not exist; check the path"
         raise StoreError(msg)
-    if path.endswith(".csv"):
-        return _read_matrix(path)
-    found = read_transforms(path)
+    if place.suffix == ".csv":
+        return _read_matrix(place)
+    found = read_transforms(place)
     if len(found) == 1:
         return found[0]
     msg = f"{path} holds {len(found)} transforms; expected one, or a composite of them"
     raise InputError(msg)
 
 
-def _read_matrix(path: str) -> Any:
+def _read_matrix(path: Path) -> Any:
     try:
         return np.loadtxt(path, delimiter=",", ndmin=2)
     except (ValueError, OSError) as error:
@@ -179,12 +198,6 @@ def _read_matrix(path: str) -> Any:
 
 def make_folder(path: Path) -> None:
     """Make a folder for outputs unless it exists."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
-        msg = (
-            f"the output {path} must be a local folder; in Python, xdreg.save writes "
-            "to URLs"
-        )
-        raise StoreError(msg)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,7 +14,7 @@ def convert(
         str, typer.Argument(metavar="FIELD", help="Transform file, or field.ome.zarr.")
     ],
     output: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="OUT", help="File to write; its suffix names the format."
         ),
@@ -53,7 +52,9 @@ def convert(
     Example: xdreg convert out/field.ome.zarr warp.nii.gz
     """
     from xdreg.bridges import open_transform, write_transform
+    from xdreg.stores.apart import check_apart
 
+    check_apart(output, source, like, inverse)
     field = open_transform(
         source,
         like=None if like is None else open_path_or_field(like),

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from xdreg.cli.common import AsJson, Overwrite, ShowProgress, answer, make_folder
+from xdreg.cli.common import (
+    AsJson,
+    Overwrite,
+    ShowProgress,
+    answer,
+    given_path,
+    make_folder,
+)
 from xdreg.cli.summary import agreement, outcome
 from xdreg.stores.progress import working
 
@@ -25,7 +32,13 @@ POINTS = 20_000
 def demo(
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", metavar="FOLDER", help="Folder to write to."),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FOLDER",
+            help="Folder to write to.",
+            parser=given_path,
+        ),
     ] = Path("xdreg-demo"),
     as_json: AsJson = False,
     progress: ShowProgress = True,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from xdreg.cli.common import FIXED, MOVING, open_path, open_transform
+from xdreg.cli.common import FIXED, MOVING, given_path, open_path, open_transform
 from xdreg.cli.options_file import read_options
 from xdreg.errors import InputError
 
@@ -29,6 +29,7 @@ OptionsFile = Annotated[
         metavar="FILE",
         help="TOML or YAML file with images, output, options and stages; the command "
         "line takes precedence.",
+        parser=given_path,
     ),
 ]
 SaveOptions = Annotated[
@@ -36,6 +37,7 @@ SaveOptions = Annotated[
     typer.Option(
         metavar="FILE",
         help="Write all images, options and stages as TOML or YAML, for --options.",
+        parser=given_path,
     ),
 ]
 MetricName = Annotated[
@@ -80,7 +82,10 @@ MovingChannelNames = Annotated[
     typer.Option(metavar="CHANNEL", help="Channel of MOVING, if different."),
 ]
 WorkDir = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Keep the run here, to resume it.")
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Keep the run here, to resume it.", parser=given_path
+    ),
 ]
 Retry = Annotated[
     list[str] | None,
@@ -163,6 +168,12 @@ def opened(given: dict[str, Any]) -> tuple[list[Any], list[Any], Any]:
     ]
     start = given["initial"]
     return images, masks, None if start is None else open_transform(start)
+
+
+def addresses(given: dict[str, Any]) -> list[str]:
+    """Return the paths and URLs of all that is read."""
+    names = ("fixed", "moving", "fixed_mask", "moving_mask", "initial")
+    return [given[name] for name in names if given.get(name) not in (None, "auto")]
 
 
 def planning(given: dict[str, Any], start: Any) -> dict[str, Any]:

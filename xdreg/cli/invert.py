@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,9 +19,12 @@ from xdreg.cli.common import (
 def invert(
     field: FieldPath,
     output: Annotated[
-        Path,
+        str,
         typer.Option(
-            "-o", "--output", metavar="STORE", help="Field to write, as OME-Zarr."
+            "-o",
+            "--output",
+            metavar="STORE",
+            help="Field to write, as OME-Zarr, path or URL.",
         ),
     ],
     like: Annotated[
@@ -50,9 +52,13 @@ def invert(
     from xdreg.fields.diagnostics import status_counts
     from xdreg.fields.inverse import inverse
     from xdreg.fields.store import open_field, save_field
+    from xdreg.stores.apart import check_apart
     from xdreg.stores.outputs import check_target
+    from xdreg.stores.paths import as_address, is_remote
 
-    check_target(output, overwrite=overwrite)
+    check_apart(output, field, like)
+    if not is_remote(as_address(output)):
+        check_target(output, overwrite=overwrite)
     image = None if like is None else open_path(like)
     made = inverse(open_field(field), image, step=step)
     save_field(made, output, overwrite=overwrite, progress=progress)

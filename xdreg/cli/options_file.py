@@ -33,7 +33,7 @@ from xdreg import stages
 from xdreg.errors import InputError, StoreError
 from xdreg.stages import Blockwise, Custom
 from xdreg.stores.outputs import check_file, new_file
-from xdreg.stores.paths import is_remote
+from xdreg.stores.paths import as_address, is_remote, local_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,8 +116,8 @@ def write_options(
     }
     for name in PATHS:
         if name in given and given[name] != _NO_PATH:
-            place = str(given[name])
-            given[name] = place if is_remote(place) else str(Path(place).absolute())
+            place = as_address(given[name])
+            given[name] = place if is_remote(place) else str(local_path(place))
     given["stages"] = [stage_table(stage) for stage in plan.stages]
     toml = path.suffix == ".toml"
     text = tomli_w.dumps(given) if toml else yaml.safe_dump(given, **_YAML)
@@ -190,7 +190,7 @@ def _absolute(value: Any, name: str, file: Path) -> str:
         raise InputError(msg)
     if is_remote(value) or (name.endswith("_mask") and value == _NO_PATH):
         return value
-    return str(file.absolute().parent / value)
+    return str(local_path(as_address(value, name), file.absolute().parent))
 
 
 def _stage(table: Any, where: str) -> Stage:

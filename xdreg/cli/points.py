@@ -8,7 +8,14 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from xdreg.cli.common import AsJson, FieldPath, Overwrite, ShowProgress, answer
+from xdreg.cli.common import (
+    AsJson,
+    FieldPath,
+    Overwrite,
+    ShowProgress,
+    answer,
+    given_path,
+)
 from xdreg.errors import InputError
 from xdreg.stores.progress import working
 
@@ -21,12 +28,17 @@ def points(
             metavar="POINTS",
             help="CSV or Parquet with columns z, y and x, or axis-0, axis-1 and so on; "
             "GeoJSON; or a mesh.",
+            parser=given_path,
         ),
     ],
     output: Annotated[
         Path,
         typer.Option(
-            "-o", "--output", metavar="FILE", help="File to write, in the same format."
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="File to write, in the same format.",
+            parser=given_path,
         ),
     ],
     inverse: Annotated[
@@ -46,9 +58,11 @@ def points(
     from xdreg.fields.field import field_grid
     from xdreg.fields.points import transform_points
     from xdreg.fields.store import open_field
+    from xdreg.stores.apart import check_apart
     from xdreg.stores.outputs import check_file, new_file
     from xdreg.stores.point_files import kind_of, read_points
 
+    check_apart(output, field, table)
     check_file(output, overwrite=overwrite)
     if kind_of(output) != kind_of(table):
         msg = f"{table} is {kind_of(table)} and {output} is not; write the same format"

@@ -15,6 +15,7 @@ from xdreg.cli.common import (
     ShowProgress,
     Stopped,
     answer,
+    given_path,
     make_folder,
     on_cluster,
     show,
@@ -33,7 +34,13 @@ def register(
     moving: inputs.Moving = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="FOLDER", help="Folder to write to."),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FOLDER",
+            help="Folder to write to.",
+            parser=given_path,
+        ),
     ] = None,
     metric: inputs.MetricName = "auto",
     block_shape: inputs.BlockShape = None,
@@ -85,6 +92,7 @@ def _run(
     from xdreg.fields.warp_to import warp_to
     from xdreg.registration.register import plan as make_plan
     from xdreg.registration.register import register as run
+    from xdreg.stores.apart import check_apart
     from xdreg.stores.outputs import check_target
     from xdreg.stores.pyramid import image_levels
 
@@ -92,6 +100,9 @@ def _run(
     targets = folder / "field.ome.zarr", folder / "moved.ome.zarr"
     with working("opening images", enabled=progress):
         images, masks, start = inputs.opened(given)
+        for target in (*targets, save_options):
+            if target is not None:
+                check_apart(target, *inputs.addresses(given))
         make_folder(folder)
         for target in targets:
             check_target(target, overwrite=overwrite)
@@ -147,9 +158,12 @@ def plan(
     Example: xdreg plan fixed.ome.zarr moving.ome.zarr --save-options run.toml
     """
     from xdreg.registration.register import plan as make_plan
+    from xdreg.stores.apart import check_apart
 
     given = inputs.merged(context, options)
     inputs.require(given, fixed="FIXED", moving="MOVING")
+    if save_options is not None:
+        check_apart(save_options, *inputs.addresses(given))
     check_options_file(save_options, overwrite=overwrite)
     images, _, start = inputs.opened(given | {"fixed_mask": None, "moving_mask": None})
     made = make_plan(*images, **inputs.planning(given, start))

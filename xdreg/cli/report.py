@@ -12,6 +12,7 @@ from xdreg.cli.common import (
     FixedPath,
     MovingPath,
     Overwrite,
+    given_path,
     open_path,
     show,
 )
@@ -29,7 +30,8 @@ def report(
     fixed: FixedPath,
     moving: MovingPath,
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="HTML file to write.")
+        Path,
+        typer.Option("-o", "--output", help="HTML file to write.", parser=given_path),
     ] = Path("qc.html"),
     landmarks: Annotated[
         tuple[Path, Path] | None,
@@ -58,9 +60,11 @@ def report(
     """
     from xdreg.fields.field import field_grid
     from xdreg.fields.store import open_field
+    from xdreg.stores.apart import check_apart
     from xdreg.stores.outputs import check_file
     from xdreg.views.report import report as write
 
+    check_apart(output, field, fixed, moving, *(landmarks or ()), *(labels or ()))
     check_file(output, overwrite=overwrite)
     opened = open_field(field)
     dims = field_grid(opened).dims

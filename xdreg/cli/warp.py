@@ -16,7 +16,7 @@ from xdreg.cli.common import (
     open_path,
 )
 from xdreg.errors import InputError
-from xdreg.stores.paths import is_remote
+from xdreg.stores.paths import as_address, is_remote
 
 if TYPE_CHECKING:
     from xdreg.numerics.interpolation import Order
@@ -84,9 +84,11 @@ def warp(
     """
     from xdreg.fields.store import open_field
     from xdreg.fields.warp_to import warp_to
+    from xdreg.stores.apart import check_apart
     from xdreg.stores.outputs import check_target
 
-    if not is_remote(output):
+    check_apart(output, field, moving, like)
+    if not is_remote(as_address(output)):
         check_target(output, overwrite=overwrite)
     if label_rule != "nearest" and not labels:
         msg = f"--label-rule {label_rule} needs labels; add --labels"

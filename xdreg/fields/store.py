@@ -17,6 +17,7 @@ import dask.array
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.storage import LocalStore
 
 from xdreg.errors import InputError, StoreError
 from xdreg.fields.composition import as_one_field, split_affine
@@ -33,6 +34,7 @@ from xdreg.fields.ome_scene_writer import FieldPart, write_field_metadata
 from xdreg.fields.ome_vectors import VectorStep
 from xdreg.fields.provenance import attrs_for
 from xdreg.grid import Grid, normalise_units
+from xdreg.stores.apart import check_apart
 from xdreg.stores.named_files import absolute
 from xdreg.stores.nodes import child_names, open_array, open_group, open_named
 from xdreg.stores.ome_writer import write_ome_zarr
@@ -65,6 +67,7 @@ def save_field(
         _prepared(one.assign_attrs(attrs_for(one, place)), field, back, affine=affine)
         for back, one in pairs
     ]
+    check_apart(path, field, inverse)
     with (
         working("writing", enabled=progress),
         new_store(path, overwrite=overwrite, storage_options=storage_options) as output,
@@ -78,9 +81,8 @@ def save_field(
         # Together: diagnostics of a lazy field come from the tasks that make it.
         _, extras = dask.compute(written, [part.extra for part in prepared])
         for (back, _), extra in zip(pairs, extras, strict=True):
-            extra.to_zarr(
-                output.folder, group=_EXTRA[back], mode="a", consolidated=False
-            )
+            made = LocalStore(output.folder)
+            extra.to_zarr(made, group=_EXTRA[back], mode="a", consolidated=False)
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,9 @@ def save(
     InputError
         If the inverse is no field, or has other dimensions or units.
     StoreError
-        If the path exists and ``overwrite`` is not given, or it cannot be written.
+        If the path exists and ``overwrite`` is not given, it holds anything but one
+        image or field, it is or holds what ``data`` is read from or lies in it, or it
+        cannot be written.
     """
     if isinstance(data, xr.Dataset):
         save_field(data, path, **options)

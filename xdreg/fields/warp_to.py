@@ -11,11 +11,9 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version as installed_version
-from pathlib import Path
 from typing import Any, Literal
 
 import dask.array
@@ -31,7 +29,9 @@ from xdreg.fields.targets import Region, Spacing, resampling_grid
 from xdreg.fields.warp import CHUNK, Interpolation, Warper, make_warper, warped_like
 from xdreg.grid import Grid
 from xdreg.numerics.interpolation import Labels, Order
+from xdreg.stores.apart import check_apart
 from xdreg.stores.graphs import shared
+from xdreg.stores.locks import scratch
 from xdreg.stores.ome_writer import Layout, Version, lay_out, level_path, make_layout
 from xdreg.stores.progress import working
 from xdreg.stores.pyramid import downsample, image_levels
@@ -102,7 +102,7 @@ def warp_to(
     InputError
         As in `warp`, or if another process is writing the same store.
     StoreError
-        If the path exists and ``overwrite`` is false, or it cannot be written.
+        As in `save`; ``like`` counts as read, too.
 
     Examples
     --------
@@ -133,6 +133,7 @@ def warp_to(
         for source, grid in zip(sources, layout.grids, strict=True)
     ]
     text = _description(layout, warpers)
+    check_apart(path, field, moving, like)
     with (
         working("warping", enabled=progress),
         resumable_store(
@@ -140,9 +141,9 @@ def warp_to(
         ) as (output, journal),
     ):
         # Laid out elsewhere, so that existing chunks are kept.
-        with tempfile.TemporaryDirectory(prefix="xdreg-") as scratch:
-            lay_out(Path(scratch) / "store", layout)
-            shutil.copytree(Path(scratch) / "store", output.folder, dirs_exist_ok=True)
+        with scratch() as folder:
+            lay_out(folder / "store", layout)
+            shutil.copytree(folder / "store", output.folder, dirs_exist_ok=True)
         stores = [output.array(level_path(number)) for number in range(len(warpers))]
         done = journal.entries()
         for number, (warper, store) in enumerate(zip(warpers, stores, strict=True)):

@@ -18,6 +18,7 @@ from xdreg.registration.manifest import run_manifest
 from xdreg.registration.planning import Plan, make_plan
 from xdreg.registration.run import Run
 from xdreg.registration.workdir import WorkDirectory
+from xdreg.stores.apart import check_apart
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,6 +110,8 @@ def register(
     ------
     InputError
         If an argument does not fit, before any block runs.
+    StoreError
+        If the work directory holds an image that is read, or lies in one.
     MethodError
         If every block of a stage fails.
 
@@ -133,6 +136,9 @@ def register(
     check_overlap(plan, start)
     pair = pair_images(plan, (channel, moving_channel), (fixed_mask, moving_mask))
     again = retried(retry, workdir)
+    if workdir is not None:
+        masks = (m for m in (fixed_mask, moving_mask) if not isinstance(m, str))
+        check_apart(workdir, fixed, moving, *masks, initial, what="workdir")
     # Made here and not where a delayed run ends up, so that it lasts as long as this
     # Python.
     directory = WorkDirectory(workdir)

@@ -39,7 +39,7 @@ import google_crc32c
 from xdreg.errors import InputError, StoreError, XdregError
 from xdreg.stores.files import read_file
 from xdreg.stores.locks import LOCK, Lock, temporary_directory
-from xdreg.stores.paths import as_address, is_remote
+from xdreg.stores.paths import as_address, is_remote, local_path
 from xdreg.stores.posix import sync_folder
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class WorkDirectory:
     Raises
     ------
     InputError
-        If the path is a URL.
+        If the path is empty or a URL.
     StoreError
         If the directory cannot be created.
     """
@@ -103,7 +103,10 @@ class WorkDirectory:
                 "the result to a URL with xdreg.save"
             )
             raise InputError(msg)
-        self.path = Path(address).expanduser().resolve()
+        if not address:
+            msg = "workdir is an empty path; name a directory, or leave it out"
+            raise InputError(msg)
+        self.path = local_path(address).resolve()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -206,7 +209,9 @@ def write_json(path: Path, value: Any) -> None:
     """Write a JSON file with a checksum, atomically, even in a power cut."""
     content = json.dumps(value, indent=1).encode()
     partial = path.with_suffix(_PARTIAL)
-    with partial.open("wb") as file:
+    # Made anew: what lies there may be a link.
+    partial.unlink(missing_ok=True)
+    with partial.open("xb") as file:
         file.write(_HEAD % _checksum(path, content) + content + _TAIL)
         file.flush()
         os.fsync(file.fileno())

@@ -7,7 +7,6 @@ Only this module and `xdreg.numerics.itk_transforms` convert between the axis or
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import InputError, StoreError
 from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
 from xdreg.stores.named_files import check_voxel_files, why_not_a_file
-from xdreg.stores.paths import as_address
+from xdreg.stores.paths import as_address, local_path
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -223,19 +222,20 @@ def read_image(path: str | os.PathLike[str]) -> Any:
     import itk
 
     address = as_address(path)
-    if not os.path.exists(address):  # noqa: PTH110 - may be any PathLike
+    place = local_path(address)
+    if not place.exists():
         msg = f"{address} does not exist; check the path"
         raise StoreError(msg)
-    if os.path.isdir(address):  # noqa: PTH112
+    if place.is_dir():
         msg = f"{address} is a directory; expected a file, or open it as OME-Zarr"
         raise StoreError(msg)
-    why = why_not_a_file(address)
+    why = why_not_a_file(str(place))
     if why is not None:
         msg = f"{address} is {why}; expected a file"
         raise StoreError(msg)
-    check_voxel_files(Path(address))
+    check_voxel_files(place)
     try:
-        return itk.imread(address)
+        return itk.imread(str(place))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         msg = f"ITK cannot read {address}, is it an image? It says: {reason}"

@@ -18,15 +18,30 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from xdreg.errors import InputError, StoreError
-from xdreg.stores.posix import try_lock
+from xdreg.stores.posix import (
+    belongs_to_user_or,
+    empty_folder,
+    open_regular,
+    own_folder,
+    try_lock,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: Name of the lock's file in its directory.
 LOCK = "lock"
+
+#: How names of directories of a process start, in the shared temporary directory.
+_PREFIX = "xdreg-"
+
+#: First bytes of the file while somebody holds the lock.
+_FIRST = b'{"host": '
 
 #: Seconds between touches of the file, and seconds without one after which an owner on
 #: another host counts as dead. Hosts' clocks may differ by less than that.
@@ -37,19 +52,16 @@ SILENCE = 120.0
 class Lock:
     """An exclusive lock on a directory.
 
-    Its file stays in the directory, empty when nobody holds the lock.
+    Its file stays in the directory, empty when nobody holds the lock. ``folder`` is the
+    descriptor of the directory, if it was opened by `own_folder`.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / LOCK
+    def __init__(self, directory: Path, folder: int | None = None) -> None:
+        self.path, self._folder = directory / LOCK, folder
         self._fd: int | None = None
 
     def __enter__(self) -> Lock:
-        try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            msg = f"{self.path.parent} cannot be locked: {error.strerror}"
-            raise StoreError(msg) from error
+        fd = _opened(self.path, self._folder)
         try:
             owner = _owner(fd)
             free = try_lock(fd)
@@ -86,6 +98,42 @@ class Lock:
         while not released.wait(BEAT):
             with contextlib.suppress(OSError):
                 os.utime(self.path)
+
+
+def _opened(path: Path, folder: int | None) -> int:
+    """Open a lock's file, made if it is missing; raise if it is anything else."""
+    try:
+        place = path if folder is None else Path(path.name)
+        fd = open_regular(place, os.O_RDWR | os.O_CREAT, folder=folder)
+    except OSError as error:
+        msg = f"{path.parent} cannot be locked: {LOCK}: {error.strerror}"
+        if not os.path.lexists(path) or (path.is_file() and not path.is_symlink()):
+            raise StoreError(msg) from error
+        msg = f"{path} is {_kind_of(path)}, not the file of a lock; remove it"
+        raise StoreError(msg) from error
+    if not _is_lock(fd) or not belongs_to_user_or(path.parent.stat(), os.fstat(fd)):
+        os.close(fd)
+        msg = (
+            f"{path} holds something else than a lock, or belongs to another user; "
+            "remove it, or use another directory"
+        )
+        raise StoreError(msg)
+    return fd
+
+
+def _kind_of(path: Path) -> str:
+    if path.is_symlink():
+        return "a symbolic link"
+    return "a folder" if path.is_dir() else "a pipe or a device"
+
+
+def _is_lock(fd: int) -> bool:
+    """Return whether a file may be written as a lock; a hard link may be any file.
+
+    What a power cut left is the start of an owner's name, or zeros.
+    """
+    text = os.read(fd, 4096).strip(b"\0")
+    return text.startswith(_FIRST) or _FIRST.startswith(text)
 
 
 def _owner(fd: int) -> dict[str, Any]:
@@ -130,13 +178,23 @@ def temporary_directory(prefix: str) -> Path:
     return Path(tempfile.mkdtemp(prefix=prefix, dir=_root()))
 
 
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """Make a temporary directory that is removed in the end."""
+    path = temporary_directory("scratch-")
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _root() -> Path:
     global _own
     with _making:
         # A fork inherits the variable but needs its own directory.
         if _own is None or _own[1] != os.getpid():
             _sweep()
-            path = Path(tempfile.mkdtemp(prefix="xdreg-"))
+            path = Path(tempfile.mkdtemp(prefix=_PREFIX))
             lock = Lock(path).__enter__()
             _own = path, os.getpid()
             atexit.register(_remove, lock, *_own)
@@ -144,15 +202,25 @@ def _root() -> Path:
 
 
 def _sweep() -> None:
-    """Remove the directories of processes that have ended."""
-    for path in Path(tempfile.gettempdir()).glob("xdreg-*"):
+    """Remove this user's directories of processes that have ended."""
+    with os.scandir(tempfile.gettempdir()) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(_PREFIX)]
+    for name in names:
         # Some belong to others, or another process is removing them.
         with contextlib.suppress(OSError, InputError, StoreError):
-            if (path / LOCK).stat().st_size and not path.is_symlink():
-                with Lock(path):
-                    shutil.rmtree(path, ignore_errors=True)
-                # Windows does not remove the file of a held lock.
-                shutil.rmtree(path, ignore_errors=True)
+            _sweep_one(Path(tempfile.gettempdir(), name))
+
+
+def _sweep_one(path: Path) -> None:
+    with own_folder(path) as folder:
+        place = path / LOCK if folder is None else LOCK
+        if not os.stat(place, dir_fd=folder, follow_symlinks=False).st_size:
+            return
+        with Lock(path, folder):
+            empty_folder(path, folder)
+    # Windows does not remove the file of a held lock.
+    (path / LOCK).unlink(missing_ok=True)
+    path.rmdir()
 
 
 def _remove(lock: Lock, path: Path, pid: int) -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from xdreg.errors import InputError, StoreError, XdregError
 from xdreg.stores import ome_checks
-from xdreg.stores.paths import is_remote
+from xdreg.stores.paths import is_remote, local_path
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -45,7 +44,7 @@ def open_group(address: str, storage_options: Mapping[str, Any] | None) -> zarr.
             f"{storage_options!r}"
         )
         raise InputError(msg)
-    if not is_remote(address) and not (address and Path(address).exists()):
+    if not is_remote(address) and not (address and local_path(address).exists()):
         msg = f"{address or 'an empty path'} does not exist; check the path"
         raise StoreError(msg)
     try:
@@ -165,8 +164,7 @@ def _store_at(address: str, storage_options: Mapping[str, Any] | None) -> Store:
             options = _with_time_limit(options)
         return FsspecStore.from_url(address, options, read_only=True)
     # A relative path may not exist in a worker.
-    # A relative path may not exist in a worker.
-    return LocalStore(Path(address).absolute(), read_only=True)
+    return LocalStore(local_path(address), read_only=True)
 
 
 def _with_time_limit(options: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import xarray as xr
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
 from xdreg.grid import UNIT_METRES, Grid, pyramid_factors, whole_per_axis
+from xdreg.stores.apart import check_apart
 from xdreg.stores.ome_zarr import lazy_zarr
 from xdreg.stores.outputs import new_store
 from xdreg.stores.progress import working
@@ -50,6 +51,7 @@ def write_ome_zarr(
     ``labels`` coarsens by picking voxels, not by means.
     """
     layout = make_layout(image, version, levels, chunks, name)
+    check_apart(path, image)
     with (
         working("writing", enabled=progress),
         new_store(path, overwrite=overwrite, storage_options=storage_options) as output,

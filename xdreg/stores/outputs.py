@@ -1,30 +1,46 @@
 """Outputs that appear whole or not at all, and overwrite nothing unless asked to.
 
-A local store is written under another name and renamed once it is finished. At a URL,
-where nothing can be renamed, the documents that make it a store are written last. An
-unfinished output is removed, or if its process was killed, by the next process.
+A local output is made in a folder next to it (`xdreg.stores.unfinished`) and renamed
+once it is finished. At a URL, where nothing can be renamed, the documents that make it
+a store are written last. An unfinished output is removed, or if its process was killed,
+by the next process. What is overwritten is one image or field, and nothing else
+(`xdreg.stores.ownership`). A link to an output stays, and what it leads to is replaced.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
-import shutil
-import tempfile
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zarr
 
 from xdreg.errors import StoreError, XdregError
-from xdreg.stores.paths import as_address, is_remote
-from xdreg.stores.posix import sync_disks
+from xdreg.stores.locks import scratch
+from xdreg.stores.ownership import (
+    ORPHANS,
+    UNFINISHED,
+    Owned,
+    first_foreign,
+    owned,
+)
+from xdreg.stores.paths import as_address, filesystem, is_remote, local_path
 from xdreg.stores.retrying import is_store_error
+from xdreg.stores.unfinished import (
+    UnfinishedStore,
+    claimed,
+    foreign_in,
+    previous_path,
+    publish,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Sequence
 
-    StorageOptions = Mapping[str, Any] | None
+    from xdreg.stores.paths import StorageOptions
 
 #: Documents that make a directory a Zarr store, in the order in which to write them.
 _ROOT = (".zattrs", ".zmetadata", ".zarray", ".zgroup", "zarr.json")
@@ -52,7 +68,7 @@ class Output:
     def array(self, path: str) -> zarr.Array[Any]:
         """Return an array that exists in ``folder``, to write its voxels."""
         if self._url is None:
-            return zarr.open_array(self.folder / path, mode="r+")
+            return zarr.open_array(UnfinishedStore(self.folder), path=path, mode="r+")
         self._send(root=False)
         place = f"{self._url}/{path}"
         options = self._options or None  # some stores refuse an empty dict
@@ -92,7 +108,7 @@ def new_store(
     if is_remote(address):
         store = _remote(address.rstrip("/"), overwrite, storage_options)
     else:
-        store = _local(Path(address).absolute(), overwrite)
+        store = _local(address, overwrite)
     with writing(address), store as output:
         yield output
 
@@ -120,95 +136,116 @@ def writing(
 
 
 @contextlib.contextmanager
-def _local(target: Path, overwrite: bool) -> Iterator[Output]:
-    partial = partial_path(target)
-    restore_previous(target)
-    check_target(target, overwrite=overwrite)
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        output = Output(partial)
-        yield output
-        publish(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def _local(address: str, overwrite: bool) -> Iterator[Output]:
+    with local_output(address, overwrite=overwrite) as (part, finish):
+        made = part / uuid.uuid4().hex[:16]
+        yield Output(made)
+        finish(made)
 
 
-def partial_path(target: Path) -> Path:
-    """Return the path of a local store until it is finished."""
-    return target.with_name(f".{target.name}.part")
+@contextlib.contextmanager
+def local_output(
+    address: str, *, overwrite: bool, keep: bool = False
+) -> Iterator[tuple[Path, Callable[[Path], None]]]:
+    """Claim a local output; yield the folder to make it in, and what publishes it."""
+    target = local_target(address)
+    if os.path.lexists(previous_path(target)):
+        with claimed(target):  # restores what was to be replaced
+            pass
+    check_target(address, overwrite=overwrite)
 
+    def finish(made: Path) -> None:
+        # Again: it may have changed in the meantime.
+        check_target(address, overwrite=overwrite)
+        publish(made, target, part)
 
-def _previous_path(target: Path) -> Path:
-    return target.with_name(f".{target.name}.old")
-
-
-def restore_previous(target: Path) -> None:
-    """Restore a store whose replacement was killed between its two renames."""
-    previous = _previous_path(target)
-    if previous.exists() and not target.exists():
-        previous.rename(target)
-
-
-def publish(partial: Path, target: Path) -> None:
-    """Rename a finished store, in place of an existing one."""
-    # A name may reach the disk before its content.
-    sync_disks()
-    previous = _previous_path(target)
-    shutil.rmtree(previous, ignore_errors=True)
-    # Two renames: the old store is whole until the new one is.
-    if target.exists():
-        target.rename(previous)
-    partial.rename(target)
-    shutil.rmtree(previous, ignore_errors=True)
+    with claimed(target, keep=keep) as part:
+        yield part, finish
 
 
 @contextlib.contextmanager
 def _remote(
     url: str, overwrite: bool, storage_options: StorageOptions
 ) -> Iterator[Output]:
-    files, place, names = remote_place(url, overwrite, storage_options)
-    with tempfile.TemporaryDirectory(prefix="xdreg-") as scratch:
-        output = Output(Path(scratch) / "store", url, storage_options)
+    files, place = remote_place(url, overwrite, storage_options)
+    with scratch() as folder:
+        output = Output(folder / "store", url, storage_options)
         try:
-            remove_store(files, place, names)
+            remove_store(files, place)
             files.pipe_file(f"{place}/{MARK}", b"")
             yield output
             output.finish()
             files.rm_file(f"{place}/{MARK}")
         except BaseException:
             with contextlib.suppress(Exception):
-                remove_store(files, place, {MARK})
+                remove_store(files, place, UNFINISHED)
             raise
 
 
 def remote_place(
     url: str, overwrite: bool, storage_options: StorageOptions
-) -> tuple[Any, str, set[str]]:
-    """Return the file system of a URL, the path in it, and the names found there."""
+) -> tuple[Any, str]:
+    """Return the file system of a URL and the path in it; raise if it is in use."""
     try:
         files, place = filesystem(url, storage_options)
         names = set(list_names(files, place))
     except (ImportError, ValueError) as error:
         msg = f"{url} cannot be written: {error}; pip install 'xdreg[remote]'"
         raise StoreError(msg) from error
+    if not names:
+        return files, place
+    found = _remote_names(files, place)
     # Marked ones are leftovers of a killed process.
-    if names and MARK not in names:
-        if not overwrite:
-            raise _exists(url)
-        if not names & set(_ROOT):
-            raise _no_store(url)
-    return files, place, names
+    left = MARK in names or first_foreign(found, ORPHANS) is None
+    if not left and not overwrite:
+        raise _exists(url)
+    foreign = first_foreign(found, _remote_own(files, place, found))
+    if foreign is not None:
+        raise _no_store(url, foreign)
+    return files, place
 
 
-def remove_store(files: Any, place: str, names: set[str]) -> None:
-    """Remove a store, first the documents that make it one."""
+def _remote_names(files: Any, place: str) -> list[str]:
+    """Return the paths of all files below a place."""
+    below = len(place.strip("/")) + 1
+    files.invalidate_cache()
+    found = sorted(str(name).strip("/")[below:] for name in files.find(place))
+    return [name for name in found if name]
+
+
+def _remote_own(files: Any, place: str, names: Sequence[str]) -> Owned | None:
+    left = any(name.partition("/")[0] == MARK for name in names)
+    if left or first_foreign(names, ORPHANS) is None:
+        return UNFINISHED
+
+    def read(name: str) -> bytes | None:
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            return bytes(files.cat_file(f"{place}/{name}"))
+        return None
+
+    return owned(read)
+
+
+def remove_store(files: Any, place: str, own: Owned | None = None) -> None:
+    """Remove the files of a store, first the documents that make it one.
+
+    ``own`` are its files; by default what its documents say.
+    """
+    names = _remote_names(files, place)
     if not names:
         return
+    own = own or _remote_own(files, place, names)
+    mine = [name for name in names if first_foreign([name], own) is None]
     for name in _ROOT[::-1]:
-        with contextlib.suppress(FileNotFoundError):
+        if name in mine:
             files.rm_file(f"{place}/{name}")
-    with contextlib.suppress(FileNotFoundError):
-        files.rm(place, recursive=True)
+    if len(mine) == len(names) and not glob.has_magic(place):
+        with contextlib.suppress(FileNotFoundError):
+            files.rm(place, recursive=True)
+    else:
+        for name in mine:
+            with contextlib.suppress(FileNotFoundError):
+                files.rm_file(f"{place}/{name}")
     files.invalidate_cache()
 
 
@@ -223,48 +260,63 @@ def list_names(files: Any, place: str) -> list[str]:
         return []
 
 
-def filesystem(url: str, options: StorageOptions) -> tuple[Any, str]:
-    """Return the file system of a URL or path, and the path in it."""
-    import fsspec
-
-    files, place = fsspec.core.url_to_fs(url, **(options or {}))
-    return files, str(place).rstrip("/")
-
-
 def check_target(target: str | os.PathLike[str], *, overwrite: bool) -> None:
     """Raise if a local output exists, or its folder does not.
 
-    Only a Zarr or N5 store, or an empty directory, is ever overwritten.
+    Only an image or field and its own files, or an empty folder, is ever overwritten.
     """
-    target = Path(target)
-    if target.exists() and not overwrite:
-        raise _exists(target)
-    if target.exists() and not _is_replaceable(target):
-        raise _no_store(target)
-    if not target.parent.exists():
-        raise _no_folder(target.parent)
+    address = as_address(target)
+    place = local_target(address)
+    exists = place.exists() or previous_path(place).exists()
+    if exists and not overwrite:
+        raise _exists(address)
+    if place.exists():
+        foreign = foreign_in(place) if place.is_dir() else ""
+        if foreign is not None:
+            raise _no_store(address, foreign)
+    elif not place.parent.is_dir():
+        raise _no_folder(place.parent)
 
 
-def check_file(target: Path, *, overwrite: bool) -> None:
+def check_file(target: str | os.PathLike[str], *, overwrite: bool) -> None:
     """Raise if a file exists, is not a file, or its folder does not exist."""
-    if target.exists() and not (overwrite and target.is_file()):
-        raise _exists(target)
-    if not target.parent.exists():
-        raise _no_folder(target.parent)
+    address = as_address(target)
+    place = local_target(address)
+    if place.exists() and not place.is_file():
+        msg = f"{address} exists and is no regular file; choose another name"
+        raise StoreError(msg)
+    if place.exists() and not overwrite:
+        raise _exists(address)
+    if not place.parent.is_dir():
+        raise _no_folder(place.parent)
 
 
 @contextlib.contextmanager
-def new_file(target: Path, *, overwrite: bool) -> Iterator[Path]:
+def new_file(target: str | os.PathLike[str], *, overwrite: bool) -> Iterator[Path]:
     """Write a file that appears when the body succeeds; yield the path to write."""
     check_file(target, overwrite=overwrite)
-    # Tools infer the format from all suffixes, as in ".nii.gz".
-    partial = target.with_name(f".part-{target.name}")
-    with writing(target):
-        try:
-            yield partial
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+    named, place = local_path(as_address(target)), local_target(as_address(target))
+    with writing(target), claimed(place) as part:
+        folder = part / "file"
+        folder.mkdir(exist_ok=True)
+        # Tools infer the format from all suffixes, as in ".nii.gz".
+        partial = folder / named.name
+        yield partial
+        check_file(target, overwrite=overwrite)
+        partial.replace(place)
+
+
+def local_target(address: str) -> Path:
+    """Return where a local output lies, which may be named by a link."""
+    target = local_path(address)
+    if not address or not target.name:
+        msg = f"{address or 'an empty path'} cannot be written; name a file or folder"
+        raise StoreError(msg)
+    real = Path(os.path.realpath(target))
+    if target.is_symlink() and not real.exists():
+        msg = f"{address} is a link to {real}, which does not exist; remove the link"
+        raise StoreError(msg)
+    return real
 
 
 def _exists(target: object) -> StoreError:
@@ -276,15 +328,12 @@ def _no_folder(folder: Path) -> StoreError:
     return StoreError(f"the folder {folder} does not exist; make it first")
 
 
-def _no_store(target: object) -> StoreError:
+def _no_store(target: object, foreign: str) -> StoreError:
+    what = f"holds {foreign!r}, which no image or field there accounts for"
+    if not foreign:
+        what = "is a file"
     msg = (
-        f"{target} is not a Zarr store, so it is not overwritten; choose another name, "
-        "or remove it yourself"
+        f"{target} is not a Zarr store of one image or field, so it is not "
+        f"overwritten: it {what}; choose another name, or remove it yourself"
     )
     return StoreError(msg)
-
-
-def _is_replaceable(target: Path) -> bool:
-    names = {path.name for path in target.iterdir()} if target.is_dir() else {""}
-    kinds = {"zarr.json", ".zgroup", ".zarray", "attributes.json"}
-    return not names or bool(names & kinds)

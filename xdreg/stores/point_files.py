@@ -165,7 +165,9 @@ def _read_parquet(path: Path, dims: tuple[str, ...]) -> PointFile:
         msg = f"{path} needs pyarrow; pip install 'xdreg[points]'"
         raise StoreError(msg) from error
     try:
-        table = pq.read_table(path)
+        # As a file, because pyarrow expands and parses names.
+        with path.open("rb") as file:
+            table = pq.read_table(file)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, "Parquet", error) from error
     names = _column_names(table.column_names, dims, path)
@@ -181,7 +183,8 @@ def _read_parquet(path: Path, dims: tuple[str, ...]) -> PointFile:
             column = pa.array(np.ascontiguousarray(values))
             place = changed.column_names.index(name)
             changed = changed.set_column(place, name, column)
-        pq.write_table(changed.replace_schema_metadata(table.schema.metadata), target)
+        with target.open("wb") as file:
+            pq.write_table(changed.replace_schema_metadata(table.schema.metadata), file)
 
     columns = [table.column(name).cast(pa.float64()).to_numpy() for name in names]
     return PointFile(np.stack(columns, axis=1), write)

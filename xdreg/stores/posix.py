@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import signal
+import stat
 import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 WINDOWS = os.name == "nt"
 
@@ -48,6 +50,63 @@ def try_lock(fd: int) -> bool | None:
     except OSError as error:
         return None if error.errno in _NO_LOCKS else False
     return True
+
+
+def open_regular(path: Path, flags: int, *, folder: int | None = None) -> int:
+    """Open a regular file, in ``folder`` if given; raise OSError if it is another kind.
+
+    A link is not followed, and a named pipe does not wait for its other end.
+    """
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    if WINDOWS and path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a symbolic link")
+    fd = os.open(path, flags, 0o666, dir_fd=folder)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return fd
+
+
+@contextlib.contextmanager
+def own_folder(path: Path) -> Iterator[int | None]:
+    """Open a folder of this user; raise OSError if it is a link or another user's.
+
+    Yield a file descriptor, with which `open_regular` opens files that nobody else can
+    have put in its place. Windows has none.
+    """
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a symbolic link")
+    if WINDOWS:
+        if not path.is_dir():
+            raise OSError(errno.ENOTDIR, "it is no folder")
+        yield None
+        return
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.fstat(folder).st_uid != os.geteuid():
+            raise OSError(errno.EPERM, "it belongs to another user")
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def empty_folder(path: Path, folder: int | None) -> None:
+    """Remove all in a folder that was opened by `own_folder`, as far as possible."""
+    with os.scandir(path if folder is None else folder) as found:
+        entries = list(found)
+    for entry in entries:
+        place = entry.path if folder is None else entry.name
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(place, ignore_errors=True, dir_fd=folder)
+        else:
+            with contextlib.suppress(OSError):
+                os.unlink(place, dir_fd=folder)
+
+
+def belongs_to_user_or(owner: os.stat_result, file: os.stat_result) -> bool:
+    """Return whether a file belongs to this user, or to who owns ``owner``."""
+    return WINDOWS or file.st_uid in (os.geteuid(), owner.st_uid)
 
 
 def sync_disks() -> None:

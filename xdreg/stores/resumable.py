@@ -10,37 +10,32 @@ says.
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
-from pathlib import Path
+import os
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 import numpy as np
 
-from xdreg.stores.locks import LOCK, Lock
+from xdreg.stores.locks import LOCK, scratch
 from xdreg.stores.outputs import (
     MARK,
     Output,
-    check_target,
-    filesystem,
     list_names,
-    partial_path,
-    publish,
+    local_output,
     remote_place,
     remove_store,
-    restore_previous,
     writing,
 )
-from xdreg.stores.paths import as_address, is_remote
+from xdreg.stores.paths import as_address, filesystem, is_remote
+from xdreg.stores.unfinished import discard
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from xdreg.stores.outputs import StorageOptions
+    from xdreg.stores.paths import StorageOptions
 
 _DESCRIPTION = "description"
 
@@ -109,7 +104,7 @@ def resumable_store(
     if is_remote(address):
         store = _remote(address.rstrip("/"), description, overwrite, storage_options)
     else:
-        store = _local(Path(address).absolute(), description, overwrite)
+        store = _local(address, description, overwrite)
     kept = "what is done is kept, run the same again to continue"
     with writing(address, kept), store as both:
         yield both
@@ -117,45 +112,34 @@ def resumable_store(
 
 @contextlib.contextmanager
 def _local(
-    target: Path, description: str, overwrite: bool
+    address: str, description: str, overwrite: bool
 ) -> Iterator[tuple[Output, Journal]]:
-    partial = partial_path(target)
-    restore_previous(target)
-    check_target(target, overwrite=overwrite)
-    folder = partial / MARK
-    folder.mkdir(parents=True, exist_ok=True)
-    with Lock(folder):
+    # Named by the description, so that what still writes another output cannot.
+    name = sha256(description.encode()).hexdigest()[:16]
+    with local_output(address, overwrite=overwrite, keep=True) as (part, finish):
+        made, folder = part / name, part / f"journal-{name}"
+        for entry in [*part.iterdir()]:
+            if entry.name not in (made.name, folder.name, LOCK):
+                discard(entry, part)
+        folder.mkdir(exist_ok=True)
         journal = Journal(str(folder))
         if journal.description() != description:
-            for entry in partial.iterdir():
-                if entry != folder:
-                    _remove(entry)
-            for entry in folder.iterdir():
-                if entry.name != LOCK:
-                    entry.unlink()
+            discard(made, part)
             journal.begin(description)
-        yield Output(partial), journal
-    shutil.rmtree(folder)
-    publish(partial, target)
-
-
-def _remove(entry: Path) -> None:
-    if entry.is_dir():
-        shutil.rmtree(entry)
-    else:
-        entry.unlink()
+        yield Output(made), journal
+        finish(made)
 
 
 @contextlib.contextmanager
 def _remote(
     url: str, description: str, overwrite: bool, storage_options: StorageOptions
 ) -> Iterator[tuple[Output, Journal]]:
-    files, place, names = remote_place(url, overwrite, storage_options)
+    files, place = remote_place(url, overwrite, storage_options)
     journal = Journal(f"{url}/{MARK}", storage_options)
-    with tempfile.TemporaryDirectory(prefix="xdreg-") as scratch:
-        output = Output(Path(scratch) / "store", url, storage_options)
+    with scratch() as folder:
+        output = Output(folder / "store", url, storage_options)
         if journal.description() != description:
-            remove_store(files, place, names)
+            remove_store(files, place)
             journal.begin(description)
         yield output, journal
         output.finish()

@@ -21,8 +21,9 @@ from xdreg.errors import InputError, printable
 from xdreg.fields.accuracy import label_overlaps, landmark_errors
 from xdreg.fields.field import field_grid
 from xdreg.fields.provenance import last_deformable, stages_of
+from xdreg.stores.apart import check_apart
 from xdreg.stores.outputs import check_file, new_file
-from xdreg.stores.paths import as_address, is_remote
+from xdreg.stores.paths import as_address, is_remote, local_path
 from xdreg.views import report_content as content
 from xdreg.views import report_figures as figures
 from xdreg.views.scene import make_scene
@@ -115,7 +116,8 @@ def report(
     if is_remote(address):
         msg = f"a report is a local file, got {address}; copy it there afterwards"
         raise InputError(msg)
-    target = Path(address)
+    target = local_path(address)
+    check_apart(target, field, fixed, moving, labels)
     check_file(target, overwrite=overwrite)
     if label_names is not None and not isinstance(label_names, Mapping):
         msg = f"label_names must map labels to names, got {label_names!r:.80}"
