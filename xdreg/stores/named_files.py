@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from xdreg.errors import StoreError, warn
+from xdreg.stores.paths import is_remote, local_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,8 +45,8 @@ def is_local(address: str) -> bool:
 
 
 def absolute(address: str) -> str:
-    """Return a local path as an absolute one; other addresses are unchanged."""
-    return os.path.normpath(Path(address).absolute()) if is_local(address) else address
+    """Return a local path of a user as an absolute one; URLs are unchanged."""
+    return address if is_remote(address) else os.path.normpath(local_path(address))
 
 
 def is_elsewhere(address: str, document: str) -> str | None:
