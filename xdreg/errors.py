@@ -70,6 +70,9 @@ class StoreError(XdregError, OSError):
 class UnreadableError(StoreError):
     """A part of an image that could not be read, however often it was tried."""
 
+    #: Store and key of the chunk to blame, if it is one.
+    chunk: str | None = None
+
 
 class UnavailableError(UnreadableError):
     """An image whose storage is gone, or does not answer."""

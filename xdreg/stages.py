@@ -420,6 +420,10 @@ class Custom(Blockwise):
         `xdreg.BlockResult` returns the update that comes before the field so far; see
         `xdreg.BlockReduction`. Or a kind such as ``"rigid"``: the linear transform on
         which most blocks agree, as in `Consensus`.
+    version
+        Stands for what your method uses and of which the content cannot be known, such
+        as a handle to a device: change it together with that. A work directory needs
+        it where there is such a thing. All else is found to have changed by itself.
     """
 
     method: RegistrationMethod
@@ -427,9 +431,13 @@ class Custom(Blockwise):
     isolated: bool = True
     memory_limit: int | str | None = None
     reduction: Kind | BlockReduction | None = None
+    version: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.version, str | None):
+            msg = f"version must be text, such as '2', got {self.version!r}"
+            raise InputError(msg)
         if self.reduction is not None and not callable(self.reduction):
             _check_choice(self.reduction, get_args(Kind), "reduction")
         if not callable(self.method):

@@ -26,6 +26,7 @@ from xdreg.errors import StoreError
 from xdreg.fields.composition import as_one_field, split_affine
 from xdreg.fields.field import field_grid, make_field, ordered_displacement
 from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
+from xdreg.stores.identity import folder_identity
 from xdreg.stores.outputs import new_store
 
 if TYPE_CHECKING:
@@ -144,12 +145,12 @@ def read(
     units = units or normalise_units(attributes.get("unit"))
     geometry = source.shape[:0:-1], tuple(spacing[::-1]), tuple(offset[::-1])
     grid = Grid(SPATIAL_DIMS[-ndim:], *geometry, units)
-    written = (folder / "attributes.json").stat().st_mtime_ns
+    written = folder_identity(folder, "attributes.json", lambda _: [], ndim + 1)
     block = source.chunk_layout.read_chunk.shape[:0:-1]
     data = dask.array.map_blocks(
         _read_block,
         chunks=((ndim,), *dask.array.core.normalize_chunks(block, grid.shape)),
-        name=f"n5-{tokenize(str(folder), written)}",
+        name=f"n5-{tokenize(str(folder.absolute()), written)}",
         dtype=np.float32,
         meta=np.empty((0,) * source.ndim, np.float32),
         source=source,

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from dask.base import tokenize
 
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError, MethodError
@@ -59,10 +58,6 @@ class BlockMethod:
         _check(method, "BlockPairRegistrationMethod")
         self._method, self._initial, self._options = method, initial, options
         self.__name__ = str(getattr(method, "__name__", type(method).__name__))
-
-    def __dask_tokenize__(self) -> object:
-        """Identify by the class and attributes of the method, and the options."""
-        return ("xdreg.BlockMethod", *_identity(self._method, self._options))
 
     def __call__(
         self, fixed: xr.DataArray, moving: xr.DataArray, **options: Any
@@ -117,11 +112,6 @@ class Reduction:
             msg = f"blocks must be one of {get_args(Blocks)}, got {blocks!r}"
             raise InputError(msg)
         self._method, self._blocks, self._options = method, blocks, options
-
-    def __dask_tokenize__(self) -> object:
-        """Identify by the class and attributes of the method, and the options."""
-        identity = _identity(self._method, self._options)
-        return ("xdreg.Reduction", self._blocks, *identity)
 
     def __call__(self, results: Iterator[BlockResult]) -> Any:
         """Reduce the results of all blocks; return an ``itk.Transform``."""
@@ -204,13 +194,6 @@ def _check(method: Any, kind: str) -> None:
             f"got {method!r}"
         )
         raise InputError(msg)
-
-
-def _identity(method: Any, options: dict[str, Any]) -> tuple[str, str]:
-    """Return the class of a method, and a token of its attributes and options."""
-    kind = method if hasattr(method, "__qualname__") else type(method)
-    state = getattr(method, "__dict__", {})
-    return f"{kind.__module__}.{kind.__qualname__}", tokenize(state, options)
 
 
 def _interface() -> Any:

@@ -95,6 +95,12 @@ Retry = Annotated[
         "Repeat it for several.",
     ),
 ]
+Fresh = Annotated[
+    bool,
+    typer.Option(
+        "--fresh", help="Remove the run that --workdir holds, and start anew."
+    ),
+]
 Scheduler = Annotated[
     str | None,
     typer.Option(

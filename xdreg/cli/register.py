@@ -52,6 +52,7 @@ def register(
     initial: inputs.Initial = None,
     workdir: inputs.WorkDir = None,
     retry: inputs.Retry = None,
+    fresh: inputs.Fresh = False,
     scheduler: inputs.Scheduler = None,
     options: inputs.OptionsFile = None,
     save_options: inputs.SaveOptions = None,
@@ -118,10 +119,18 @@ def _run(
         moving_channel=channels[1],
         workdir=given["workdir"],
         retry=given["retry"] or (),
+        fresh=given["fresh"],
         progress=progress,
     )
     save_field(field, targets[0], overwrite=overwrite, progress=progress)
-    warp_to(field, images[1], targets[1], overwrite=overwrite, progress=progress)
+    warp_to(
+        field,
+        images[1],
+        targets[1],
+        overwrite=overwrite,
+        fresh=given["fresh"],
+        progress=progress,
+    )
     with working("comparing", enabled=progress):
         found = agreement(
             field,

@@ -72,6 +72,9 @@ def warp(
     chunks: Annotated[
         int | None, typer.Option(help="Voxels of a chunk per axis.")
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Do not resume an earlier command.")
+    ] = False,
     as_json: AsJson = False,
     progress: ShowProgress = True,
     overwrite: Overwrite = False,
@@ -108,6 +111,7 @@ def warp(
         levels=levels,
         chunks=chunks,
         overwrite=overwrite,
+        fresh=fresh,
     )
     answer({"moved": output}, {"wrote": output}, as_json=as_json)
 

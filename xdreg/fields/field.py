@@ -15,11 +15,13 @@ import dask
 import dask.array
 import numpy as np
 import xarray as xr
+import zarr
 
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import InputError, StoreError
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid, normalise_units, unit_ratio
+from xdreg.stores.ome_zarr import lazy_zarr
 from xdreg.stores.readers import source_of
 
 COMPONENT = "component"
@@ -109,7 +111,9 @@ def displacement_array(source: Any, grid: Grid) -> xr.DataArray:
 
     Dask and Zarr arrays stay lazy; the latter get one Dask chunk per stored chunk.
     """
-    if not isinstance(source, np.ndarray | dask.array.Array):
+    if isinstance(source, zarr.Array):
+        source = lazy_zarr(source)
+    elif not isinstance(source, np.ndarray | dask.array.Array):
         source = dask.array.from_array(source, chunks=source.chunks, inline_array=False)
     array = xr.DataArray(source, dims=(COMPONENT, *grid.dims), coords=coordinates(grid))
     array = array.assign_coords({COMPONENT: list(grid.dims)})

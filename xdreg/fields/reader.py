@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from xdreg.grid import Grid
 from xdreg.numerics import kernels
-from xdreg.stores.ome_zarr import modification_time
+from xdreg.stores.identity import key_of
 
 #: Points per axis of the chunks of a field that is composed as it is read.
 PIECE = 64
@@ -22,13 +22,13 @@ class FieldReader:
 
     def __init__(self, source: Any, grid: Grid) -> None:
         self.source, self.grid = source, grid
+        self._key: object = None
 
     def __dask_tokenize__(self) -> object:
-        """Return a token of the source's content or address."""
-        source = self.source
-        if hasattr(source, "store"):
-            source = (str(source.store), source.path, modification_time(source))
-        return ("xdreg.FieldReader", normalize_token((source, self.grid)))
+        """Return a token of what the source is known by."""
+        if self._key is None:
+            self._key = key_of(self.source)
+        return ("xdreg.FieldReader", normalize_token((self._key, self.grid)))
 
     def read_around(
         self, target: Grid, reach: Sequence[float] | None = None

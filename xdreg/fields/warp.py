@@ -12,6 +12,7 @@ from typing import Any, get_args
 import dask.array
 import numpy as np
 import xarray as xr
+from dask.base import normalize_token
 from numpy.typing import NDArray
 
 from xdreg.coordinates import coordinates, grid_of, spatial_dims
@@ -183,6 +184,12 @@ class Warper:
     target: Grid
     how: Interpolation
     dtype: np.dtype[Any]
+
+    def __dask_tokenize__(self) -> object:
+        """Return a token in which the image, which all readers share, counts once."""
+        one, *_ = self.readers.values()
+        rest = self.displacement, self.target, self.how, self.dtype
+        return ("xdreg.Warper", normalize_token((one, list(self.readers), *rest)))
 
     def part(self, position: tuple[int, ...], window: Sequence[slice]) -> NDArray[Any]:
         """Return a window of the result for one time point and channel."""

@@ -67,6 +67,7 @@ def warp_to(
     version: Version = "0.5",
     name: str | None = None,
     overwrite: bool = False,
+    fresh: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> None:
@@ -96,6 +97,9 @@ def warp_to(
         are built as in `save`: by means, or for labels by taking one of each group.
     levels, chunks, version, name, overwrite, storage_options, progress
         As in `save`.
+    fresh
+        Do not continue an earlier call: for an image or a field that changed in a way
+        that cannot be seen. One that is seen to have changed starts anew by itself.
 
     Raises
     ------
@@ -137,7 +141,11 @@ def warp_to(
     with (
         working("warping", enabled=progress),
         resumable_store(
-            path, text, overwrite=overwrite, storage_options=storage_options
+            path,
+            text,
+            overwrite=overwrite,
+            fresh=fresh,
+            storage_options=storage_options,
         ) as (output, journal),
     ):
         # Laid out elsewhere, so that existing chunks are kept.

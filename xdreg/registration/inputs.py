@@ -87,6 +87,19 @@ def retried(retry: str | Sequence[str], workdir: object) -> list[BlockStatus]:
     return [known[name] for name in names]
 
 
+def check_fresh(fresh: object, retry: Sequence[BlockStatus], workdir: object) -> None:
+    """Raise if there is no earlier run to remove, or blocks of it are to run again."""
+    if not isinstance(fresh, bool):
+        msg = f"fresh must be True or False, got {fresh!r}"
+        raise InputError(msg)
+    if fresh and retry:
+        msg = "retry goes on with an earlier run, and fresh removes it; choose one"
+        raise InputError(msg)
+    if fresh and workdir is None:
+        msg = "fresh removes an earlier run; name its directory"
+        raise InputError(msg, workdir=...)
+
+
 def starting_point(initial: Any, grid: Grid) -> Any:
     """Return ``initial`` as a matrix, a field Dataset, an ITK transform or None.
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -14,10 +13,13 @@ import dask.array
 import numpy as np
 import xarray as xr
 
+from xdreg.errors import InputError
 from xdreg.fields.field import open_displacement
-from xdreg.registration.workdir import LIMITS
+from xdreg.registration.method_identity import what_is_known
+from xdreg.registration.workdir import LIMITS, VOXELS
+from xdreg.stores.identity import identity_of
 from xdreg.stores.pyramid import Pyramid
-from xdreg.stores.readers import ImageReader, source_of
+from xdreg.stores.readers import source_of
 
 if TYPE_CHECKING:
     from xdreg.grid import Grid
@@ -28,34 +30,28 @@ if TYPE_CHECKING:
 #: Options that decide when and how a block is stopped, and nothing else.
 LIMIT_OPTIONS = ("timeout", "memory_limit", "isolated")
 
+#: Key of what a stage's method uses and of which the content cannot be known.
+UNKNOWN = "unknown"
+
 #: Types that a manifest holds as they are.
 _PLAIN = (str, int, float, bool, type(None))
 
 
 def describe_source(pyramid: Pyramid) -> dict[str, Any]:
-    """Return the description of an image; a change of the image changes it."""
-    array, grid = pyramid.finest, pyramid.grids[0]
+    """Return the description of an image; a change of its voxels changes it."""
+    stored = zip(pyramid.arrays, pyramid.grids, strict=True)
+    levels = [(source_of(a), grid) for a, grid in stored if a is not None]
+    return _described(str(pyramid.finest.attrs.get("source", "")), levels)
+
+
+def _described(address: str, levels: Sequence[tuple[Any, Grid]]) -> dict[str, Any]:
+    """Return the description of sources on grids, finest first."""
     return {
-        "source": str(array.attrs.get("source", "")),
-        "token": dask.base.tokenize(ImageReader(source_of(array), grid, grid.dims)),
-        "dtype": str(array.dtype),
-        "grid": grid.to_dict(),
+        "source": address,
+        "dtype": str(levels[0][0].dtype),
+        "grids": [grid.to_dict() for _, grid in levels],
+        VOXELS: [identity_of(source) for source, _ in levels],
     }
-
-
-def _describe_function(function: Any) -> str:
-    """Return the name of a function, with a token of its source if that is known."""
-    if isinstance(function, functools.partial):
-        given = dask.base.tokenize(function.args, function.keywords)
-        return f"{_describe_function(function.func)} with {given}"
-    named = function if hasattr(function, "__qualname__") else type(function)
-    name = f"{named.__module__}.{named.__qualname__}"
-    if hasattr(function, "__dask_tokenize__"):
-        return f"{name} {dask.base.tokenize(function)}"
-    try:
-        return f"{name} {dask.base.tokenize(inspect.getsource(named))}"
-    except (OSError, TypeError):  # typed into a prompt, or compiled
-        return name
 
 
 def describe_limits(stage: PlannedStage) -> dict[str, Any]:
@@ -65,13 +61,18 @@ def describe_limits(stage: PlannedStage) -> dict[str, Any]:
 
 
 def describe_stage(stage: PlannedStage) -> dict[str, Any]:
-    """Return the description of a stage; a change of an option changes it."""
+    """Return the description of a stage; a change of an option changes it.
+
+    ``UNKNOWN`` lists what is used and cannot be known.
+    """
+    unknown: list[str] = []
     options = {
-        entry.name: _describe_option(getattr(stage.options, entry.name))
+        entry.name: _describe_option(getattr(stage.options, entry.name), unknown)
         for entry in fields(stage.options)
         if entry.name not in LIMIT_OPTIONS
     }
     return {
+        **({UNKNOWN: unknown} if unknown else {}),
         "name": stage.options.name,
         **options,
         "moving_level": stage.moving_level,
@@ -81,37 +82,72 @@ def describe_stage(stage: PlannedStage) -> dict[str, Any]:
     }
 
 
-def _describe_option(value: Any) -> Any:
+def _describe_option(value: Any, unknown: list[str]) -> Any:
     if callable(value):
-        return _describe_function(value)
+        return _describe_value(value, _name_of(value), unknown)
     if isinstance(value, Mapping):
         return {
-            key: entry if isinstance(entry, _PLAIN) else dask.base.tokenize(entry)
+            key: entry
+            if isinstance(entry, _PLAIN)
+            else _describe_value(entry, f"the option {key!r}", unknown)
             for key, entry in value.items()
         }
     return value
+
+
+def _describe_value(value: Any, name: str, unknown: list[str]) -> str:
+    """Return a name and a token; add what cannot be known to ``unknown``."""
+    known = what_is_known(value, name)
+    unknown += known.unknown
+    return f"{name} {known.token}"
+
+
+def _name_of(function: Any) -> str:
+    if isinstance(function, functools.partial):
+        return f"partial of {_name_of(function.func)}"
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def check_known(manifest: Mapping[str, Any]) -> None:
+    """Raise if a stage uses what cannot be known and has no version.
+
+    A later call could not find out whether that changed.
+    """
+    for stage in manifest["stages"]:
+        if UNKNOWN in stage and stage["version"] is None:
+            msg = (
+                f"the method of stage {stage['name']} uses "
+                f"{' and '.join(stage[UNKNOWN])}, of which the content cannot be known,"
+                " so that workdir could not tell when it changes. Give the stage, "
+                "xdreg.Custom, a text to be changed together with it"
+            )
+            raise InputError(msg, version=...)
 
 
 def run_manifest(
     plan: Plan, start: Any, fixed: PairImage, moving: PairImage
 ) -> dict[str, Any]:
     """Return the description of a run by which its work directory recognises it."""
-    if isinstance(start, np.ndarray):
-        begin: Any = start.tolist()
-    elif isinstance(start, xr.Dataset):
-        begin = dask.base.tokenize(open_displacement(start))
-    else:
-        begin = None if start is None else _token(start, plan.fixed.grids[-1])
+    return {
+        **describe_inputs(plan, start, fixed, moving),
+        "channels": [list(image.channels) for image in (fixed, moving)],
+        "stages": [describe_stage(stage) for stage in plan.stages],
+        "versions": versions(),
+        LIMITS: [describe_limits(stage) for stage in plan.stages],
+    }
+
+
+def describe_inputs(
+    plan: Plan, start: Any, fixed: PairImage, moving: PairImage
+) -> dict[str, Any]:
+    """Return the description of what a run reads, as it is now."""
     return {
         "fixed": describe_source(plan.fixed),
         "moving": describe_source(plan.moving),
         "fixed_mask": _describe_mask(fixed.mask),
         "moving_mask": _describe_mask(moving.mask),
-        "channels": [list(image.channels) for image in (fixed, moving)],
-        "initial": begin,
-        "stages": [describe_stage(stage) for stage in plan.stages],
-        "versions": versions(),
-        LIMITS: [describe_limits(stage) for stage in plan.stages],
+        "initial": _describe_start(start, plan),
     }
 
 
@@ -119,8 +155,20 @@ def _describe_mask(mask: Mask) -> Any:
     return describe_source(mask) if isinstance(mask, Pyramid) else mask
 
 
+def _describe_start(start: Any, plan: Plan) -> Any:
+    if start is None:
+        return None
+    if isinstance(start, np.ndarray):
+        return start.tolist()
+    if isinstance(start, xr.Dataset):
+        reader = open_displacement(start)
+        return _described("", [(reader.source, reader.grid)])
+    # As the run samples it.
+    return _token(start, plan.stages[0].partition.field_grid)
+
+
 def _token(transform: Any, grid: Grid) -> str:
-    """Return a token of an ITK transform: of its displacement on a coarse grid."""
+    """Return a token of an ITK transform: of its displacement on a grid."""
     from xdreg.numerics.itk_transforms import displacement_from_itk
 
     return str(dask.base.tokenize(displacement_from_itk(transform, grid)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -9,12 +10,13 @@ import xarray as xr
 
 from xdreg.errors import InputError
 from xdreg.registration.inputs import (
+    check_fresh,
     check_overlap,
     pair_images,
     retried,
     starting_point,
 )
-from xdreg.registration.manifest import run_manifest
+from xdreg.registration.manifest import check_known, run_manifest
 from xdreg.registration.planning import Plan, make_plan
 from xdreg.registration.run import Run
 from xdreg.registration.workdir import WorkDirectory
@@ -44,6 +46,7 @@ def register(
     moving_channel: Channels = None,
     workdir: str | Path | None = None,
     retry: str | Sequence[str] = (),
+    fresh: bool = False,
     progress: bool | Listener = True,
     compute: bool = True,
 ) -> xr.Dataset:
@@ -91,6 +94,9 @@ def register(
         Statuses of blocks that run again when a run is resumed, such as
         ``("crashed", "timeout")``; results that depend on them are made again. Only
         ``timeout`` and ``memory_limit`` may differ from the earlier call.
+    fresh
+        Remove the run that ``workdir`` holds, and start anew: for images that changed
+        in a way that cannot be seen, or a run that is not wanted any more.
     progress
         Show a line per stage, on a terminal and in a notebook. Or a function that is
         called with an `xdreg.Advance` during the run, from any thread. If it raises, no
@@ -109,7 +115,8 @@ def register(
     Raises
     ------
     InputError
-        If an argument does not fit, before any block runs.
+        If an argument does not fit, or ``workdir`` holds another registration, before
+        any block runs. If an image is written while it is registered, at the end.
     StoreError
         If the work directory holds an image that is read, or lies in one.
     MethodError
@@ -136,19 +143,24 @@ def register(
     check_overlap(plan, start)
     pair = pair_images(plan, (channel, moving_channel), (fixed_mask, moving_mask))
     again = retried(retry, workdir)
+    check_fresh(fresh, again, workdir)
     if workdir is not None:
         masks = (m for m in (fixed_mask, moving_mask) if not isinstance(m, str))
         check_apart(workdir, fixed, moving, *masks, initial, what="workdir")
     # Made here and not where a delayed run ends up, so that it lasts as long as this
     # Python.
     directory = WorkDirectory(workdir)
-    manifest = run_manifest(plan, start, *pair)
+    describe = functools.partial(run_manifest, plan, start, *pair)
+    manifest = describe()
+    if workdir is not None:
+        check_known(manifest)
     with directory.writing():
-        directory.claim(manifest)
+        directory.claim(manifest, describe, fresh=fresh)
     run = Run(plan, *pair, start, directory, manifest, tuple(again))
     if compute:
         return run(progress)
-    return dask.delayed(run, pure=False)(progress)  # type: ignore[no-any-return]
+    # The images may be written before it runs.
+    return dask.delayed(run, pure=False)(progress, check=True)  # type: ignore[no-any-return]
 
 
 def plan(fixed: Any, moving: Any, **options: Any) -> Plan:

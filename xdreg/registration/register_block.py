@@ -8,6 +8,7 @@ through the scheduler.
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import time
 import traceback
@@ -22,8 +23,10 @@ from xdreg.partition import MOVING_MARGIN, BlockStatus, Partition
 from xdreg.registration.block_array import BlockArray, Remembering
 from xdreg.registration.judge import RECORD, judge
 from xdreg.registration.window import Inputs, Window, read_window
+from xdreg.registration.workdir import DAMAGED
 from xdreg.stores.checked_arrays import counting_chunks
 from xdreg.stores.files import replace_file
+from xdreg.stores.identity import damaged_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,8 +95,10 @@ class BlockTask:
         return self.errors.parent / "stopped"
 
     def __dask_tokenize__(self) -> object:
-        """Identify by where results are stored: a work directory holds one run."""
-        return ("xdreg.BlockTask", str(self.patches.path))
+        """Identify by where results are stored, and since when."""
+        records = self.records.path
+        since = (records / "zarr.json").stat().st_mtime_ns
+        return ("xdreg.BlockTask", str(records), since)
 
     def remembering(self) -> BlockTask:
         """Return the task for steps that read each block with all its neighbours."""
@@ -216,6 +221,8 @@ def _read_block(index: tuple[int, ...], task: BlockTask) -> Window | BlockStatus
         return read_window(task.inputs, partition.window(index), margin)
     except UnreadableError as error:
         task.say(index, UNREADABLE, str(error))
+        if error.chunk is not None:
+            task.say(index, DAMAGED, json.dumps(damaged_chunk(error.chunk)))
         count = len(task.unreadable())
         if count > MOST_UNREADABLE * partition.size:
             msg = (

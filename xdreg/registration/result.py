@@ -10,7 +10,6 @@ import xarray as xr
 
 from xdreg.fields.diagnostics import block_variables
 from xdreg.fields.field import displacement_array
-from xdreg.registration.manifest import describe_stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,9 +56,10 @@ def _attrs(
         "moving_grid": json.dumps(plan.moving.grids[0].to_dict()),
     }
     # With its grid, a stage's blocks can be placed without the images.
+    decided = zip(manifest["stages"], plan.stages, strict=True)
     stages = [
-        describe_stage(stage) | {"grid": stage.partition.grid.to_dict()}
-        for stage in plan.stages
+        entry | {"metric": stage.options.metric, "grid": stage.partition.grid.to_dict()}
+        for entry, stage in decided
     ]
     described = {**manifest, "stages": stages}
     if choice is not None:

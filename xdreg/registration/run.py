@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from xdreg.engines import elastix_process, processes
 from xdreg.engines.isolated import Isolated
-from xdreg.errors import warn
+from xdreg.errors import InputError, warn
 from xdreg.registration.blockwise import run_blockwise
 from xdreg.registration.linear_stage import choose_metric, run_linear
+from xdreg.registration.manifest import describe_inputs
 from xdreg.registration.mapping import has_workers
 from xdreg.registration.progress import Listener, StageProgress
 from xdreg.registration.result import result_field
 from xdreg.registration.source import PairImage, Source
 from xdreg.registration.state import Shared, initial_state
+from xdreg.registration.workdir import differences
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -59,16 +61,34 @@ class Run:
     manifest: dict[str, Any]
     retry: tuple[BlockStatus, ...] = ()
 
-    def __call__(self, progress: bool | Listener = True) -> xr.Dataset:
-        """Run all stages and return the field."""
+    def __call__(
+        self, progress: bool | Listener = True, *, check: bool = False
+    ) -> xr.Dataset:
+        """Run all stages and return the field; ``check`` the images before, too."""
         lines = StageProgress(progress)
         with self.directory.lock(), self.directory.writing(), lines:
+            if check:
+                self._check_images()
             try:
-                return self._run(lines)
+                field = self._run(lines)
             except KeyboardInterrupt:
                 # Threads that wait for an engine would keep Python from ending.
                 processes.shutdown()
                 raise
+            self._check_images()
+            return field
+
+    def _check_images(self) -> None:
+        """Raise if an image is not what it was when `register` was called."""
+        now = describe_inputs(self.plan, self.start, self.fixed, self.moving)
+        changed = differences({name: self.manifest[name] for name in now}, now)
+        if changed:
+            msg = (
+                "an image was written after register was called, so that a result "
+                f"would mix old and new voxels. What differs: {changed}. Call again"
+            )
+            remedy = {} if self.directory.temporary else {"fresh": True}
+            raise InputError(msg, **remedy)
 
     def _run(self, lines: StageProgress) -> xr.Dataset:
         if not has_workers():

@@ -30,6 +30,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,12 +39,13 @@ import google_crc32c
 
 from xdreg.errors import InputError, StoreError, XdregError
 from xdreg.stores.files import read_file
+from xdreg.stores.identity import as_damaged, same_voxels
 from xdreg.stores.locks import LOCK, Lock, temporary_directory
 from xdreg.stores.paths import as_address, is_remote, local_path
 from xdreg.stores.posix import sync_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 _PARTIAL = ".part"
@@ -60,6 +62,17 @@ MOST_BYTES = 2**30
 #: Key of the manifest that may change between calls: limits decide which blocks are
 #: given up, and do not change the results of the others.
 LIMITS = "limits"
+
+#: Key of an image in the manifest: what its voxels are known by, for each level.
+VOXELS = "voxels"
+
+#: Suffix of the file of a block with a chunk that it could not read.
+DAMAGED = ".chunk"
+
+#: Names of what a run makes, next to ``run.json``.
+_OWN = re.compile(
+    r"stage_\d+|choice\.\w+|(fixed|moving)_(levels(_\d+)?|foreground(\.\w+)?)"
+)
 
 #: Error numbers of disks that are full, read-only or gone.
 _DISK_ERRORS = (
@@ -143,8 +156,23 @@ class WorkDirectory:
             msg += "what is done is kept: run the same again to go on from there"
             raise StoreError(msg) from error
 
-    def claim(self, manifest: dict[str, Any]) -> None:
+    def claim(
+        self,
+        manifest: dict[str, Any],
+        again: Callable[[], dict[str, Any]] | None = None,
+        *,
+        fresh: bool = False,
+    ) -> None:
         """Store the manifest of a run, or compare it with the stored one.
+
+        Parameters
+        ----------
+        manifest
+            The description of the run.
+        again
+            Describes it again, to see whether only damaged chunks were put right.
+        fresh
+            Remove an earlier run before that. Files that no run made stay.
 
         Raises
         ------
@@ -154,12 +182,20 @@ class WorkDirectory:
             If it cannot be written to, or its manifest is damaged.
         """
         with self.lock():
-            self._claim(manifest)
+            self._claim(manifest, again, fresh)
 
-    def _claim(self, manifest: dict[str, Any]) -> None:
+    def _claim(
+        self,
+        manifest: dict[str, Any],
+        again: Callable[[], dict[str, Any]] | None,
+        fresh: bool,
+    ) -> None:
         file = self.path / "run.json"
         # Through JSON and back, so that tuples and lists compare equal.
         manifest = json.loads(json.dumps(manifest))
+        # An empty manifest is what a removal left that was interrupted.
+        if file.exists() and (fresh or read_json(file) == {}):
+            self._remove_run(file)
         if not file.exists():
             known = {LOCK, file.with_suffix(_PARTIAL).name}
             if {entry.name for entry in self.path.iterdir()} - known:
@@ -170,19 +206,51 @@ class WorkDirectory:
         earlier = read_json(file)
         if earlier is None:
             msg = (
-                f"{file} is damaged, so the run in it is not known; remove the work "
-                "directory, or use another one"
+                f"{file} is damaged, so the run in it is not known; use another work "
+                "directory, or start anew in this one"
             )
-            raise StoreError(msg)
-        changed = _differences(earlier, manifest)
+            raise StoreError(msg, fresh=True)
+        changed = differences(earlier, manifest)
+        if changed and again is not None and self._repaired(earlier, again):
+            write_json(file, manifest)
+            return
         if changed:
             msg = (
-                f"workdir {self.path} holds another registration; use another "
-                f"directory or remove it. What differs: {changed}"
+                f"workdir {self.path} holds another registration. What differs: "
+                f"{changed}. Use another directory, or start anew in this one"
             )
-            raise InputError(msg)
-        if earlier != manifest:
-            write_json(file, manifest)
+            raise InputError(msg, fresh=True)
+        # What is known of the images stays as it was when the first block ran.
+        if earlier.get(LIMITS) != manifest.get(LIMITS):
+            write_json(file, earlier | {LIMITS: manifest[LIMITS]})
+
+    def _repaired(
+        self, earlier: dict[str, Any], again: Callable[[], dict[str, Any]]
+    ) -> bool:
+        """Return whether all that changed are chunks that could not be read before."""
+        files = list(self.path.glob(f"{_STAGE}*/errors/*{DAMAGED}"))
+        with contextlib.suppress(ValueError, TypeError):
+            stamps = dict(json.loads(read_file(file, MOST_BYTES)) for file in files)
+            with as_damaged(stamps):
+                now = json.loads(json.dumps(again()))
+            same = not differences(earlier, now)
+            if same:
+                for file in files:
+                    file.unlink()
+            return same
+        return False
+
+    def _remove_run(self, file: Path) -> None:
+        """Remove all that a run made, its manifest last."""
+        write_json(file, {})
+        for entry in self.path.iterdir():
+            if not _OWN.fullmatch(entry.name):
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        file.unlink()
 
     def stage(self, number: int) -> Path:
         """Return the directory of a stage."""
@@ -245,23 +313,29 @@ def _checksum(path: Path, content: bytes) -> int:
     return number
 
 
-def _differences(earlier: dict[str, Any], now: dict[str, Any]) -> str:
+def differences(earlier: dict[str, Any], now: dict[str, Any]) -> str:
     """Return the entries in which two manifests differ, as text."""
-    pairs = {
-        key: (earlier.get(key), now.get(key)) for key in earlier.keys() | now.keys()
-    }
+    names = sorted((earlier.keys() | now.keys()) - {LIMITS})
+    pairs = ((name, earlier.get(name), now.get(name)) for name in names)
     return "; ".join(
-        f"{key}: {_short(old)} before, {_short(new)} now"
-        for key, (old, new) in sorted(pairs.items())
-        if key != LIMITS and _without_address(old) != _without_address(new)
+        f"{name}: {_change(old, new)}"
+        for name, old, new in pairs
+        if not same_voxels(*map(_without_address, (old, new)))
     )
 
 
 def _without_address(entry: object) -> object:
-    """Return what identifies an image: its token, not how its address was written."""
-    if isinstance(entry, dict) and "token" in entry:
+    """Return what identifies an image: its voxels, not how its address was written."""
+    if isinstance(entry, dict) and "source" in entry:
         return {key: value for key, value in entry.items() if key != "source"}
     return entry
+
+
+def _change(old: Any, new: Any) -> str:
+    both = isinstance(old, dict) and isinstance(new, dict) and VOXELS in new
+    if both and all(old.get(k) == new[k] for k in new.keys() - {"source", VOXELS}):
+        return f"the voxels of {new['source'] or 'the array'} are not what they were"
+    return f"{_short(old)} before, {_short(new)} now"
 
 
 def _short(value: object, limit: int = 160) -> str:

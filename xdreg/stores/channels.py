@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from dask.base import normalize_token
 
 from xdreg.errors import InputError
-from xdreg.stores.ome_zarr import modification_time
+from xdreg.stores.identity import identity_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,17 +54,10 @@ class ChannelMix:
                 mixed += np.float32(weight) * channel.astype(np.float32)
         return mixed
 
-    def __dask_tokenize__(self) -> object:
-        identity = source_identity(self._source)
-        return ("xdreg.ChannelMix", identity, self._axis, self._weights)
-
-
-def source_identity(source: Any) -> object:
-    """Return a source's content or address, for tokens."""
-    if hasattr(source, "metadata"):
-        metadata = source.metadata.to_dict()
-        source = (str(source.store), source.path, metadata, modification_time(source))
-    return normalize_token(source)
+    def identity(self) -> dict[str, Any]:
+        """Return the axis and the weights, and what the channels are known by."""
+        mixed = {"axis": self._axis, "weights": list(self._weights)}
+        return mixed | {"of": identity_of(self._source)}
 
 
 def counterpart(channel: T, moving_channel: T, moving: xr.DataArray) -> T:

@@ -174,6 +174,7 @@ class CheckedPipeline(BatchedCodecPipeline):
         # Stores, codecs and clients do not document what they raise.
         except Exception as error:
             reason = self._reason(error, name)
+            reason.chunk = f"{self.place.store}/{name}"
             if count is not None:
                 count.failed[name] = reason
                 if self._remote and is_store_error(error):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import dask.array
@@ -21,6 +20,7 @@ from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from xdreg.coordinates import coordinates
 from xdreg.errors import InputError, StoreError
 from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
+from xdreg.stores.identity import key_of
 from xdreg.stores.nodes import open_group
 from xdreg.stores.ome_metadata import read_metadata
 from xdreg.stores.paths import as_address
@@ -177,24 +177,16 @@ def _checked_source(source: Any) -> Any:
 
 
 def lazy_zarr(source: zarr.Array[Any]) -> dask.array.Array:
-    """Return a Zarr array as a Dask array, one chunk per stored chunk or shard."""
+    """Return a Zarr array as a Dask array, one chunk per stored chunk or shard.
+
+    Its name changes with the voxels: a scheduler may keep results by name.
+    """
     from xdreg.stores.checked_arrays import checked
 
     source = checked(source)
     chunks = source.shards or source.chunks
-    name = f"zarr-{tokenize(source, modification_time(source))}"
+    name = f"zarr-{tokenize(key_of(source))}"
     return dask.array.from_array(source, chunks=chunks, inline_array=False, name=name)
-
-
-def modification_time(source: zarr.Array[Any]) -> int | None:
-    """Return when a local array was written, to notice that it was overwritten."""
-    from zarr.storage import LocalStore
-
-    if not isinstance(source.store, LocalStore):
-        return None
-    folder = Path(source.store.root) / source.path
-    document = folder / ("zarr.json" if source.metadata.zarr_format == 3 else ".zarray")
-    return document.stat().st_mtime_ns if document.exists() else None
 
 
 def _open_level(source: zarr.Array[Any], image: Any, address: str) -> xr.DataArray:

@@ -20,8 +20,9 @@ from xdreg.coordinates import grid_of, spatial_dims
 from xdreg.errors import InputError, UnavailableError, UnreadableError, warn
 from xdreg.grid import Grid
 from xdreg.numerics import kernels
-from xdreg.stores.channels import ChannelMix, source_identity
+from xdreg.stores.channels import ChannelMix
 from xdreg.stores.checked_arrays import counting_chunks
+from xdreg.stores.identity import identity_of, key_of, zarr_arrays_in
 from xdreg.stores.ome_zarr import with_checked_sources, zarr_array_of
 from xdreg.stores.retrying import retry_read
 
@@ -75,8 +76,10 @@ class LazyArray:
     def __getitem__(self, index: tuple[int | slice, ...]) -> NDArray[Any]:
         return np.asarray(self._array[index].compute(scheduler="synchronous"))
 
-    def __dask_tokenize__(self) -> object:
-        return ("xdreg.LazyArray", self._array.name)
+    def identity(self) -> dict[str, Any]:
+        """Return the name of the array, and the identities of what it is made of."""
+        arrays = zarr_arrays_in(self._array.dask)
+        return {"graph": self._array.name, "of": [identity_of(a) for a in arrays]}
 
 
 class ImageReader:
@@ -89,10 +92,12 @@ class ImageReader:
 
     def __init__(self, source: Any, grid: Grid, axes: tuple[str | int, ...]) -> None:
         self.source, self.grid, self.axes = source, grid, axes
+        self._key: object = None
 
     def __dask_tokenize__(self) -> object:
-        geometry = normalize_token((self.grid, self.axes))
-        return ("xdreg.ImageReader", source_identity(self.source), geometry)
+        if self._key is None:
+            self._key = key_of(self.source)
+        return ("xdreg.ImageReader", normalize_token((self._key, self.grid, self.axes)))
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -92,19 +92,21 @@ def resumable_store(
     description: str,
     *,
     overwrite: bool,
+    fresh: bool = False,
     storage_options: StorageOptions = None,
 ) -> Iterator[tuple[Output, Journal]]:
     """Write a Zarr store that appears when the body succeeds, in one call or several.
 
     ``description`` is everything that determines the bits of the result. The rest of an
-    earlier call is continued if its description was the same, otherwise removed.
-    Writing the output's metadata again keeps voxels that are there.
+    earlier call is continued if its description was the same, otherwise or with
+    ``fresh`` removed. Writing the output's metadata again keeps voxels that are there.
     """
     address = as_address(path)
     if is_remote(address):
-        store = _remote(address.rstrip("/"), description, overwrite, storage_options)
+        place = address.rstrip("/")
+        store = _remote(place, description, overwrite, fresh, storage_options)
     else:
-        store = _local(address, description, overwrite)
+        store = _local(address, description, overwrite, fresh)
     kept = "what is done is kept, run the same again to continue"
     with writing(address, kept), store as both:
         yield both
@@ -112,7 +114,7 @@ def resumable_store(
 
 @contextlib.contextmanager
 def _local(
-    address: str, description: str, overwrite: bool
+    address: str, description: str, overwrite: bool, fresh: bool
 ) -> Iterator[tuple[Output, Journal]]:
     # Named by the description, so that what still writes another output cannot.
     name = sha256(description.encode()).hexdigest()[:16]
@@ -123,8 +125,10 @@ def _local(
                 discard(entry, part)
         folder.mkdir(exist_ok=True)
         journal = Journal(str(folder))
-        if journal.description() != description:
+        if fresh or journal.description() != description:
             discard(made, part)
+            discard(folder, part)
+            folder.mkdir()
             journal.begin(description)
         yield Output(made), journal
         finish(made)
@@ -132,13 +136,17 @@ def _local(
 
 @contextlib.contextmanager
 def _remote(
-    url: str, description: str, overwrite: bool, storage_options: StorageOptions
+    url: str,
+    description: str,
+    overwrite: bool,
+    fresh: bool,
+    storage_options: StorageOptions,
 ) -> Iterator[tuple[Output, Journal]]:
     files, place = remote_place(url, overwrite, storage_options)
     journal = Journal(f"{url}/{MARK}", storage_options)
     with scratch() as folder:
         output = Output(folder / "store", url, storage_options)
-        if journal.description() != description:
+        if fresh or journal.description() != description:
             remove_store(files, place)
             journal.begin(description)
         yield output, journal
