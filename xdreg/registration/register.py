@@ -159,8 +159,9 @@ def register(
     run = Run(plan, *pair, start, directory, manifest, tuple(again))
     if compute:
         return run(progress)
-    # The images may be written before it runs.
-    return dask.delayed(run, pure=False)(progress, check=True)  # type: ignore[no-any-return]
+    # Dask would load the images that it finds inside. They may be written meanwhile.
+    later = dask.delayed(run, pure=False, traverse=False)
+    return later(progress, check=True)  # type: ignore[no-any-return]
 
 
 def plan(fixed: Any, moving: Any, **options: Any) -> Plan:

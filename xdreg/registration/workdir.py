@@ -196,6 +196,8 @@ class WorkDirectory:
         # An empty manifest is what a removal left that was interrupted.
         if file.exists() and (fresh or read_json(file) == {}):
             self._remove_run(file)
+            write_json(file, manifest)
+            return
         if not file.exists():
             known = {LOCK, file.with_suffix(_PARTIAL).name}
             if {entry.name for entry in self.path.iterdir()} - known:
@@ -241,7 +243,7 @@ class WorkDirectory:
         return False
 
     def _remove_run(self, file: Path) -> None:
-        """Remove all that a run made, its manifest last."""
+        """Remove all that a run made, and leave an empty manifest."""
         write_json(file, {})
         for entry in self.path.iterdir():
             if not _OWN.fullmatch(entry.name):
@@ -250,7 +252,6 @@ class WorkDirectory:
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
-        file.unlink()
 
     def stage(self, number: int) -> Path:
         """Return the directory of a stage."""

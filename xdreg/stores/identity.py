@@ -64,6 +64,9 @@ SAMPLE_BYTES = 2**16
 #: Seconds after which a server's silence about a chunk is taken as no answer.
 LOOK_SECONDS = 30
 
+#: Questions that a server is asked at once. A simple one lets more wait for a second.
+TOGETHER = 5
+
 #: A mark that a server did not give. It agrees with every other.
 UNKNOWN = "unknown"
 
@@ -363,11 +366,13 @@ async def _marks(
 ) -> dict[str, str]:
     """Return a mark for every key; `UNKNOWN` where there is no answer."""
     marks = dict.fromkeys(keys, UNKNOWN)
+    turns = asyncio.Semaphore(TOGETHER)
     damaged = {key for key in keys if f"{store}/{key}" in _DAMAGED.get()}
 
     async def ask(key: str) -> None:
         try:
-            marks[key] = await look(store, key)
+            async with turns:
+                marks[key] = await look(store, key)
         # Clients do not document what they raise. Some hide the cause.
         except Exception as error:
             cause = error.__cause__
