@@ -9,7 +9,7 @@ import itk
 import pytest
 
 import xdreg
-from tests.helpers.stores import axes, dataset, edited, multiscale, sample
+from tests.helpers.stores import Trap, axes, dataset, edited, multiscale, sample
 from xdreg.cli import common as cli_common
 from xdreg.cli import summary as cli_summary
 from xdreg.fields.diagnostics import status_counts
@@ -170,16 +170,6 @@ def test_absurd_arrays_are_refused_before_they_are_read(tmp_path, changes, text)
     array_document(tmp_path / "image.zarr", **changes)
     with pytest.raises(xdreg.StoreError, match=text):
         xdreg.open_ome_zarr(tmp_path / "image.zarr")
-
-
-class Trap:
-    """Runs code where it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
 
 
 @pytest.mark.parametrize("change", ["filter", "compressor", "dtype"])

@@ -88,10 +88,13 @@ def check_array(where: str, array: zarr.Array[Any]) -> None:
         )
         raise StoreError(msg)
     size = math.prod(chunks) * array.dtype.itemsize
-    if size > MOST_CHUNK_BYTES:
+    # The chunk of a small array may be larger than the array, but not by any factor.
+    most = min(MOST_CHUNK_BYTES, max(MOST_BYTES, 16 * array.nbytes))
+    if size > most:
         msg = (
-            f"{where} has chunks of {chunks}, {_readable(size)} bytes each; expected "
-            f"at most {MOST_CHUNK_BYTES:.3g}. Write it again in smaller chunks"
+            f"{where} has the shape {array.shape} and chunks of {chunks}, "
+            f"{_readable(size)} bytes each; expected at most {most:.3g}. Write it "
+            "again in smaller chunks"
         )
         raise StoreError(msg)
 
