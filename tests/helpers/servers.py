@@ -13,7 +13,8 @@ class Faults:
 
     ``answers`` maps the part to a list of faults, one per request, after which requests
     are served as usual: a status code, ``"hang"``, ``"drip"``, ``"cut"`` or
-    ``"garbage"``. A single fault that is not in a list applies to all requests.
+    ``"garbage"``, or the status and the code of an error of S3. A single fault that is
+    not in a list applies to all requests.
     """
 
     def __init__(self):
@@ -44,6 +45,14 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         fault = self.faults.next(self.path)
         if isinstance(fault, int):
             self.send_error(fault)
+        elif isinstance(fault, tuple):
+            status, code = fault
+            body = f"<Error><Code>{code}</Code><Message>busy</Message></Error>".encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/xml")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
         elif fault == "hang":
             time.sleep(2)
             self.close_connection = True

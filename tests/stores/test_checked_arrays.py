@@ -277,6 +277,28 @@ def test_a_server_that_drips_is_given_up_in_time(tmp_path):
         assert MOST_LOST < len(faults.asked) <= 16
 
 
+def test_a_busy_bucket_is_given_up_in_time(tmp_path):
+    """The client of S3 tries again by itself, and so do Zarr's callers."""
+    pytest.importorskip("s3fs")
+    image = xdreg.datasets.phantom_pair((40, 40)).fixed.compute()
+    xdreg.save(image, tmp_path / "bucket/image.zarr", chunks=10, levels=1)
+    busy = (503, "SlowDown"), (500, "InternalError"), (400, "RequestTimeout")
+    with (
+        serving(tmp_path) as (url, faults),
+        dask.config.set({"xdreg.read-deadline": "1 s"}),
+    ):
+        options = {"storage_options": {"endpoint_url": url, "anon": True}}
+        array = xdreg.open_ome_zarr("s3://bucket/image.zarr", level=0, **options)
+        np.testing.assert_array_equal(array, image)
+        for answer in busy:
+            faults.answers = {"/c/1/1": answer}
+            with pytest.raises(UnreadableError, match="c/1/1 did not come within 1 s"):
+                array[10:20, 10:20].load()
+        faults.answers = {"image.zarr": busy[0]}
+        with pytest.raises(xdreg.StoreError, match=r"zarr\.json did not come within"):
+            xdreg.open_ome_zarr("s3://bucket/image.zarr", **options)
+
+
 @pytest.mark.parametrize("limit", ["soon", 0, -1, "nan", None, [], "0 s"])
 def test_a_time_limit_is_a_time(tmp_path, limit):
     image = xdreg.datasets.phantom_pair((40, 40)).fixed.compute()
