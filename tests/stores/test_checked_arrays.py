@@ -281,6 +281,7 @@ def test_a_busy_bucket_is_given_up_in_time(tmp_path):
     """The client of S3 tries again by itself, and so do Zarr's callers."""
     pytest.importorskip("s3fs")
     image = xdreg.datasets.phantom_pair((40, 40)).fixed.compute()
+    (tmp_path / "bucket").mkdir()
     xdreg.save(image, tmp_path / "bucket/image.zarr", chunks=10, levels=1)
     busy = (503, "SlowDown"), (500, "InternalError"), (400, "RequestTimeout")
     with (
