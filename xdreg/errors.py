@@ -12,18 +12,36 @@ from types import FrameType
 #: What may be more than a character to read.
 _ODD = re.compile(r"[^ -~\n\t]")
 
+#: Characters of a message; the middle of a longer one is left out.
+LONGEST = 20_000
 
-def printable(text: str) -> str:
-    r"""Return text with control characters and other invisible ones as escapes.
 
-    Text of files may steer a terminal, or turn around what is shown. Letters of all
-    scripts, spaces, line ends and tabs stay.
+def printable(value: object, most: int | None = None) -> str:
+    r"""Return a text with control characters and other invisible ones as escapes.
+
+    Text of files may steer a terminal, or turn around what is shown. File names that
+    are not UTF-8 have characters that no encoding has. Letters of all scripts, spaces,
+    line ends and tabs stay.
+
+    Parameters
+    ----------
+    value
+        A text, or an exception. One that fails to give its text is named by its type.
+    most
+        Characters of the result; the middle of a longer text is left out.
 
     Examples
     --------
     >>> print(printable("red \x1b[31m, \u00b5m"))
-    red \x1b[31m, µm
+    red \x1b[31m, \u00b5m
     """
+    try:
+        text = str(value)
+    except Exception:
+        text = f"{type(value).__name__} without a text"
+    if most is not None and len(text) > most:
+        half = most // 2 - 20  # room for the number of those left out
+        text = f"{text[:half]} [… {len(text) - 2 * half} …] {text[-half:]}"
     return _ODD.sub(lambda found: _escaped(found[0]), text)
 
 
@@ -47,7 +65,7 @@ class XdregError(Exception):
     """
 
     def __init__(self, message: str = "", **remedy: object) -> None:
-        message = printable(message)
+        message = printable(message, LONGEST)
         super().__init__(message)
         self.message, self.remedy = message, remedy
 
@@ -99,7 +117,7 @@ def warn(message: str) -> None:
     depth, frame = 1, sys._getframe()
     while frame.f_back and _package_of(frame) == _package_of(sys._getframe()):
         depth, frame = depth + 1, frame.f_back
-    warnings.warn(printable(message), stacklevel=depth)
+    warnings.warn(printable(message, LONGEST), stacklevel=depth)
 
 
 def _package_of(frame: FrameType) -> str:

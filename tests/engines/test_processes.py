@@ -9,12 +9,20 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
-from xdreg.engines import processes
-from xdreg.errors import InputError, MethodCrash, MethodError, MethodTimeout
+from xdreg.engines import messages, processes
+from xdreg.errors import (
+    InputError,
+    MethodCrash,
+    MethodError,
+    MethodTimeout,
+    XdregError,
+)
 
 HERE = f"{__name__}:"
+HARM = "tests.helpers.harmful:"
 
 
 def identity(value):
@@ -226,3 +234,114 @@ def test_a_process_has_a_memory_limit():
     with pytest.raises(MethodCrash, match=r"memory limit of 286\.10 MiB"):
         processes.call(HERE + "hold", 600_000_000, memory_limit=300_000_000)
     assert processes.call(HERE + "identity", 1) == 1
+
+
+#: Functions that end in a reply, and what it is; None for whatever it may be.
+SURVIVED = {
+    "fork_that_raises": "forked",
+    "fork_that_returns": "forked",
+    "fork_in_c": "forked",
+    "many_forks": [1, 2],
+    "close_output": None,
+    "replace_output": None,
+    "shut_output": None,
+    "write_later": "promised",
+    "exit_later": "promised",
+    "alarm_later": "promised",
+    "dump_later": "promised",
+    "handlers": "set",
+    "leave_directory": "left",
+    "delete_directory": "gone",
+}
+
+#: Functions that end in an error, and its message.
+HARMED = {
+    "fork_that_stays": "exit code 5",
+    "daemonise": "exit code 0",
+    "write_to_all": "not a reply",
+    "exit_softly": "SystemExit: enough",
+    "broken_pipe": "BrokenPipeError",
+    "end_of_file": "EOFError",
+    "wordless": "Wordless: Wordless without a text",
+    "leaving": "exit code 4",
+    "needs_two": "1 2",
+    "runs_code": "own code",
+    "runs_code_in_remedy": "own code: option=",
+    "evil_number": "not posix._exit",
+    "does_not_pickle": "pickle",
+    "deep": "RecursionError",
+}
+
+posix_only = pytest.mark.skipif(os.name == "nt", reason="POSIX's own troubles")
+
+
+def check_that_others_are_right(count=3):
+    """Check that later calls get their own results, with all that they need."""
+    for number in range(count):
+        time.sleep(0.06)
+        assert processes.call(HARM + "echo", number) == number
+    assert processes.call(HARM + "chat") == "clean"
+    assert processes.call(HARM + "ignores_interrupts")
+    assert Path(processes.call(HARM + "working_directory")).name.startswith("engine-")
+
+
+@posix_only
+@pytest.mark.parametrize("function", SURVIVED)
+def test_what_a_method_does_to_its_process_is_put_right(function):
+    assert processes.call(HARM + "echo", "warm") == "warm"
+    assert processes.call(HARM + function) == SURVIVED[function]
+    check_that_others_are_right()
+
+
+@posix_only
+@pytest.mark.parametrize("function", HARMED)
+def test_what_a_method_breaks_costs_its_own_call(function):
+    started = time.monotonic()
+    with pytest.raises(XdregError, match=HARMED[function]):
+        processes.call(HARM + function, timeout=20)
+    check_that_others_are_right(1)
+    assert time.monotonic() - started < 15
+
+
+@posix_only
+def test_a_reply_is_not_written_into_a_file_of_the_method(tmp_path):
+    file = tmp_path / "own.bin"
+    file.write_bytes(b"own")
+    with pytest.raises(MethodCrash, match="closed descriptors"):
+        processes.call(HARM + "close_pipes_and_open", str(file))
+    assert file.read_bytes() == b"own"
+
+
+@posix_only
+def test_children_of_a_method_end_with_their_process():
+    child = processes.call(HARM + "leave_child")
+    os.kill(child, 0)
+    with pytest.raises(MethodTimeout):
+        processes.call(HERE + "nap", 30, timeout=0.1)
+    end = time.monotonic() + 10
+    while psutil.pid_exists(child):
+        assert time.monotonic() < end
+        if psutil.Process(child).status() == psutil.STATUS_ZOMBIE:
+            break
+
+
+def test_texts_that_no_file_takes_are_escaped_and_bounded():
+    with pytest.raises(MethodError) as info:
+        processes.call(HARM + "endless_text")
+    text = str(info.value)
+    assert len(text) < 21_000
+    assert "xx [… 29" in text
+    with pytest.raises(MethodError) as info:
+        processes.call(HARM + "undecodable")
+    assert "caf\\udce9.tif\\x00" in str(info.value)
+
+
+def test_a_reply_with_another_number_is_refused():
+    processes.shutdown()
+    processes.prepare(1, "json")
+    (process,) = processes._pool._all
+    # As if an earlier call had been given up without its reply.
+    process._send(messages.pack(("load", "csv")))
+    with pytest.raises(MethodCrash, match="reply to request"):
+        processes.call(HARM + "echo", 1)
+    assert processes.call(HARM + "echo", 2) == 2

@@ -89,17 +89,83 @@ def test_an_owner_on_another_host_counts_while_it_gives_signs(
         pass
 
 
+def check_beating(lock):
+    """Check that somebody touches a lock's file."""
+    os.utime(lock.path, (0, 0))
+    end = time.monotonic() + 30
+    while lock.path.stat().st_mtime == 0:
+        assert time.monotonic() < end
+
+
 def test_signs_of_life_are_given(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "BEAT", 0.01)
+    monkeypatch.setattr(locks, "_beating", locks._Heart())
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
     before = set(threading.enumerate())
-    with locks.Lock(tmp_path) as lock:
-        os.utime(lock.path, (0, 0))
-        end = time.monotonic() + 30
-        while lock.path.stat().st_mtime == 0:
-            assert time.monotonic() < end
+    with locks.Lock(folders[0]) as first:
+        with locks.Lock(folders[1]) as second:
+            check_beating(first)
+            check_beating(second)
+        check_beating(first)
         (own,) = set(threading.enumerate()) - before
     own.join(30)
     assert not own.is_alive()
+    with locks.Lock(folders[0]) as first:
+        check_beating(first)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_gives_signs_for_its_own_locks_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "BEAT", 0.01)
+    folders = [tmp_path / "parent", tmp_path / "child"]
+    for folder in folders:
+        folder.mkdir()
+    with locks.Lock(folders[0]) as held:
+        owner = held.path.read_bytes()
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                # As if the child left the parent's block.
+                held.__exit__()
+                with locks.Lock(folders[1]) as lock:
+                    check_beating(lock)
+                    with pytest.raises(xdreg.InputError, match="in use by process"):
+                        locks.Lock(folders[0]).__enter__()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert held.path.read_bytes() == owner
+        check_beating(held)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_lock_ends_with_its_owner_though_a_fork_lives_on(tmp_path):
+    code = """
+        import os, sys, time
+        from pathlib import Path
+        from xdreg.stores.locks import Lock
+        with Lock(Path(sys.argv[1])):
+            child = os.fork()
+            if child == 0:
+                time.sleep(60)
+            print(child, flush=True)
+            os._exit(0)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    child = int(process.stdout.readline())
+    try:
+        process.wait(30)
+        with locks.Lock(tmp_path):
+            pass
+    finally:
+        os.kill(child, 9)
+        process.stdout.close()
 
 
 def make_link(file, precious):

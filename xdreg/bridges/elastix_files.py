@@ -65,7 +65,10 @@ def write(
         prepared, vectors, units=grid.units if units else None, overwrite=overwrite
     )
     with new_file(path, overwrite=overwrite) as partial:
-        partial.write_text(_parameters(grid, vectors), encoding="utf-8")
+        # The bytes of a path that is not UTF-8, which transformix opens.
+        partial.write_text(
+            _parameters(grid, vectors), encoding="utf-8", errors="surrogateescape"
+        )
 
 
 def _parameters(grid: Grid, vectors: Path) -> str:

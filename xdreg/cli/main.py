@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -90,6 +91,10 @@ def _show_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> 
 def main() -> None:
     """Run the command and exit with its code."""
     warnings.showwarning = _show_warning  # type: ignore[assignment]
+    # Names of files that are not UTF-8 appear in answers. In JSON the escape is valid.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
     except XdregError as error:

@@ -1,105 +1,125 @@
-"""The inner side of an engine process, and the messages between both sides.
+"""The inner side of an engine process: its main loop, and how it survives its methods.
 
-A message consists of a count, the lengths of its parts, a pickle (protocol 5) and the
-pickle's buffers. Requests arrive on fd 0, replies leave by a pipe of their own. A third
+Requests arrive on fd 0, replies leave by a pipe of their own; see `messages`. A third
 pipe, the lifeline, carries nothing. It closes when the parent is gone.
+
+A method may do to this process what it likes. What it changed is put back before the
+next request, as far as that is possible without doubt. Otherwise the process ends, and
+the next request has another.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
-import io
 import os
-import pickle
 import shutil
-import struct
 import sys
-import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TextIO
 
-from xdreg.errors import MethodError, XdregError
+from xdreg.engines.messages import Malformed, describe, pack, read, unpack, write
 from xdreg.stores import posix
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+#: Exit code of a process that cannot reply, and of a fork that left its method.
+_UNUSABLE = 70
 
 
-def pack(message: object) -> list[Any]:
-    """Return the parts of a message, to be written in order."""
-    buffers: list[pickle.PickleBuffer] = []
-    body = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
-    parts = [body, *(buffer.raw() for buffer in buffers)]
-    lengths = [len(part) for part in parts]
-    return [struct.pack(f"<{len(parts) + 1}Q", len(parts), *lengths), *parts]
+class _Pipes:
+    """The pipes of this process, which a method may close and its forks inherit."""
+
+    def __init__(self, requests: int, replies: int) -> None:
+        self._pid = os.getpid()
+        self._requests, self._replies = requests, replies
+        self._known = {fd: _identity(fd) for fd in (0, 1, 2, requests, replies)}
+        posix.after_fork(self._leave_to_parent)
+
+    def receive(self) -> tuple[int, list[bytearray]]:
+        """Read a request."""
+        return read(self._requests)
+
+    def send(self, number: int, parts: list[Any]) -> None:
+        """Write a reply; end this process if it cannot, or if it is a fork."""
+        if os.getpid() != self._pid:
+            # The method forked, and the child came back from it.
+            os._exit(_UNUSABLE)
+        if not self._has(self._replies):
+            if self._has(2):
+                os.write(2, b"the method closed descriptors that are not its own")
+            os._exit(_UNUSABLE)
+        write(self._replies, number, parts)
+
+    @property
+    def intact(self) -> bool:
+        """Whether the pipes and the standard streams are open, and what they were."""
+        return all(map(self._has, self._known))
+
+    def _has(self, fd: int) -> bool:
+        # Its number may be that of a file of the method now.
+        return _identity(fd) == self._known[fd]
+
+    def _leave_to_parent(self) -> None:
+        """Close the pipes in a fork, so that the parent sees when this process ends."""
+        for fd in (self._requests, self._replies):
+            if self._has(fd):
+                os.close(fd)
 
 
-def write(fd: int, parts: Sequence[Any]) -> None:
-    """Write all parts of a message to a pipe."""
-    for part in parts:
-        rest = memoryview(part)
-        while rest:
-            rest = rest[os.write(fd, rest) :]
+def _identity(fd: int) -> tuple[int, int] | None:
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
-def read(fd: int) -> Any:
-    """Read one message from a pipe; raise EOFError if the other side is gone."""
-    (count,) = struct.unpack("<Q", _read_exactly(fd, 8))
-    lengths = struct.unpack(f"<{count}Q", _read_exactly(fd, 8 * count))
-    body, *buffers = [_read_exactly(fd, length) for length in lengths]
-    return pickle.loads(body, buffers=buffers)
+class _Surroundings:
+    """What methods change for all that follow in this process."""
 
+    def __init__(self) -> None:
+        self.directory = Path.cwd()
+        self._streams: list[TextIO] = [sys.stdin, sys.stdout, sys.stderr]
 
-def _read_exactly(fd: int, length: int) -> bytearray:
-    # Not bytes: an array on the memory of a bytearray is writable.
-    result = bytearray(length)
-    rest = memoryview(result)
-    with io.FileIO(fd, closefd=False) as pipe:
-        while rest:
-            received = pipe.readinto(rest)
-            if not received:
-                raise EOFError
-            rest = rest[received:]
-    return result
+    def restore(self) -> None:
+        """Put back the directory, the streams and the handling of signals."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        os.chdir(self.directory)
+        for fd, stream in enumerate(self._streams):
+            if stream.closed:
+                mode = "w" if fd else "r"
+                self._streams[fd] = open(  # noqa: SIM115
+                    fd, mode, closefd=False, errors="backslashreplace"
+                )
+        sys.stdin, sys.stdout, sys.stderr = self._streams
+        faulthandler.cancel_dump_traceback_later()
+        posix.leave_signals_to_parent()
 
 
 def serve(replies: int, parent: int, lifeline: int | None) -> None:
     """Answer requests on fd 0 until the parent closes it: the child's main loop."""
-    posix.leave_signals_to_parent()
     posix.end_with_parent(parent, lifeline)
     # This process costs one block, its parent the whole run.
     posix.die_before_parent()
     requests = os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    directory = Path.cwd()
+    pipes, surroundings = _Pipes(requests, replies), _Surroundings()
     loaded: set[str] = set()
     try:
-        while True:
-            reply = _answer(_receive(requests), replies, loaded)
-            write(replies, reply)
-    except (EOFError, BrokenPipeError):
+        while pipes.intact:
+            surroundings.restore()
+            number, parts = pipes.receive()
+            pipes.send(number, _answer(number, parts, pipes, loaded))
+    except (EOFError, BrokenPipeError, Malformed):
         # The parent is gone or closed the pipe.
-        shutil.rmtree(directory, ignore_errors=True)
-        os._exit(0)
-
-
-def _receive(requests: int) -> tuple[Any, ...] | Exception:
-    try:
-        request: tuple[Any, ...] = read(requests)
-    except (EOFError, OSError):
-        raise
-    except Exception as error:
-        # The request was read in full, so the next one can be read.
-        return error
-    return request
+        shutil.rmtree(surroundings.directory, ignore_errors=True)
+    os._exit(0)
 
 
 def _answer(
-    request: tuple[Any, ...] | Exception, replies: int, loaded: set[str]
+    number: int, parts: list[bytearray], pipes: _Pipes, loaded: set[str]
 ) -> list[Any]:
     try:
-        if isinstance(request, Exception):
-            raise request
+        request = unpack(parts)
         if request[0] == "load":
             _load(request[1], loaded)
             return pack(("result", None))
@@ -107,12 +127,13 @@ def _answer(
         module, name = function.split(":")
         _load(module, loaded)
         target = getattr(sys.modules[module], name)
-        write(replies, pack(("loaded", None)))
-        return pack(("result", target(*args, **kwargs)))
-    except BrokenPipeError:
-        raise
     except BaseException as error:
-        return pack(("error", (_portable(error), traceback.format_exc())))
+        return pack(("error", describe(error)))
+    pipes.send(number, pack(("loaded", None)))
+    try:
+        return pack(("result", target(*args, **kwargs)))
+    except BaseException as error:
+        return pack(("error", describe(error)))
 
 
 def _load(module: str, loaded: set[str]) -> None:
@@ -122,13 +143,3 @@ def _load(module: str, loaded: set[str]) -> None:
     if callable(load) and load.__module__ == module:
         load()
     loaded.add(module)
-
-
-def _portable(error: BaseException) -> XdregError:
-    if isinstance(error, XdregError):
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:  # an exception's own pickling may raise anything
-            return MethodError(str(error))
-        return error
-    return MethodError(f"{type(error).__name__}: {error}")

@@ -3,8 +3,10 @@
 `call` runs a function by its name in another process while the calling thread waits
 without the GIL. A process serves one call at a time, so there is one process per
 calling thread. A process that dies, or that is killed at its time or memory limit,
-costs its own call only. The next call starts another. Processes end with the process
-that started them, even if that one is killed.
+costs its own call only. The next call starts another. A process that served other calls
+before may die of what they left behind, for example a thread, so its call runs once
+more in a new process. Processes end with the process that started them, even if that
+one is killed, and with them the children of a method.
 
 A module may define ``load()``. It runs once per process, before the module's first call
 and outside the time limit.
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -30,8 +33,21 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from dask.utils import format_bytes
 
-from xdreg.engines.process_worker import pack, read, write
-from xdreg.errors import InputError, Interrupted, MethodCrash, MethodTimeout
+from xdreg.engines.messages import (
+    Malformed,
+    pack,
+    read,
+    restore,
+    unpack_reply,
+    write,
+)
+from xdreg.errors import (
+    InputError,
+    Interrupted,
+    MethodCrash,
+    MethodTimeout,
+    printable,
+)
 from xdreg.stores import posix
 from xdreg.stores.locks import temporary_directory
 
@@ -95,20 +111,21 @@ def call(
         msg = f"name the function as 'module:function', got {function!r}"
         raise InputError(msg)
     request = pack(("call", function, args, kwargs))
-    pool = _pool
-    process = pool.take()
-    try:
-        kind, value = process.run(request, function, timeout, memory_limit)
-    except BaseException:
-        # Also on KeyboardInterrupt: no later call may read the pending reply.
-        process.stop()
-        raise
-    finally:
-        pool.release(process)
+    pool, process = _pool, _pool.take()
+    while True:
+        try:
+            kind, value = process.run(request, function, timeout, memory_limit)
+            break
+        except BaseException as error:
+            # Also on KeyboardInterrupt: no later call may read the pending reply.
+            process.stop()
+            if not (process.perhaps_harmed and isinstance(error, MethodCrash)):
+                raise
+        finally:
+            pool.release(process)
+        process = pool.take(new=True)
     if kind == "error":
-        error, remote = value
-        error.add_note(f"in an engine process, {function}:\n{remote}")
-        raise error
+        raise restore(value, function)
     return value
 
 
@@ -140,11 +157,18 @@ class _Process:
             cwd=self.directory,
             env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": path},
             pass_fds=() if theirs is None else (theirs,),
+            **posix.IN_OWN_GROUP,
         )
         if theirs is not None:
             os.close(theirs)
+        posix.unblock(self.popen.stdin.fileno())
         self.loaded: set[str] = set()
-        self._unread = 0
+        #: Whether the process died by itself after it had served other calls.
+        self.perhaps_harmed = False
+        self._calls = 0
+        self._numbers = itertools.count(1)
+        # Requests whose replies were not read.
+        self._unread: list[int] = []
         # Why this side killed the process, if it did so.
         self._verdict: Exception | None = None
         self._tail = b""
@@ -154,7 +178,12 @@ class _Process:
     @property
     def alive(self) -> bool:
         """Whether the process can take another call."""
-        return self._verdict is None and self.popen.poll() is None
+        if self._verdict is not None or not self._runs():
+            return False
+        # Nothing may be in the pipe but replies that are expected.
+        return bool(self._unread) or not posix.wait_for_pipe(
+            self.popen.stdout.fileno(), 0
+        )
 
     def preload(self, module: str) -> None:
         """Request a module; the reply is read before that of the next call."""
@@ -162,9 +191,8 @@ class _Process:
             return
         # A dead process is replaced when it is taken.
         with contextlib.suppress(OSError):
-            write(self.popen.stdin.fileno(), pack(("load", module)))
+            self._unread.append(self._send(pack(("load", module))))
             self.loaded.add(module)
-            self._unread += 1
 
     def run(
         self,
@@ -174,33 +202,48 @@ class _Process:
         memory_limit: int | None,
     ) -> tuple[str, Any]:
         """Send a request and return the kind and value of its reply."""
-        replies = self.popen.stdout.fileno()
+        self._calls += 1
         try:
             with self._limits(function, LOAD_LIMIT, None):
-                write(self.popen.stdin.fileno(), request)
+                number = self._send(request)
                 while self._unread:
-                    read(replies)
-                    self._unread -= 1
-                kind, value = read(replies)
+                    self._receive(self._unread.pop(0))
+                kind, value = self._receive(number)
             if kind == "loaded":
                 self.loaded.add(function.split(":")[0])
                 with self._limits(function, timeout, memory_limit):
-                    kind, value = read(replies)
-        except (EOFError, OSError) as error:
-            raise self._failure(function) from error
+                    kind, value = self._receive(number)
+        except (EOFError, OSError, Malformed) as error:
+            raise self._failure(function, error) from error
         return kind, value
+
+    def _send(self, request: Sequence[Any]) -> int:
+        """Send a request and return its number."""
+        number = next(self._numbers)
+        write(self.popen.stdin.fileno(), number, request, self._runs)
+        return number
+
+    def _receive(self, number: int) -> tuple[str, Any]:
+        """Return the kind and value of the reply to a request."""
+        found, parts = read(self.popen.stdout.fileno(), self._runs)
+        if found != number:
+            msg = f"expected the reply to request {number}, got that to {found}"
+            raise Malformed(msg)
+        return unpack_reply(parts)
+
+    def _runs(self) -> bool:
+        return self.popen.poll() is None
 
     def interrupt(self) -> None:
         """Kill the process; a call in progress raises `Interrupted`."""
         self._verdict = Interrupted("the engine processes were shut down")
-        self.popen.kill()
+        self._kill()
         self.popen.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def stop(self) -> None:
         """Kill the process and remove its directory."""
-        with contextlib.suppress(OSError):
-            self.popen.kill()
+        self._kill()
         self.popen.wait()
         self._drain.join(timeout=_GRACE)
         self.close()
@@ -214,6 +257,11 @@ class _Process:
         if self._lifeline is not None:
             os.close(self._lifeline)
             self._lifeline = None
+
+    def _kill(self) -> None:
+        """Kill the process, and the children that methods left with it."""
+        if self._runs():
+            posix.kill_group(self.popen)
 
     def _keep_tail(self) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -265,7 +313,7 @@ class _Process:
                     left = _LOOK if left is None else min(_LOOK, left)
                 if ended.wait(left):
                     return
-        self.popen.kill()
+        self._kill()
 
     def _memory(self) -> int:
         try:
@@ -273,25 +321,35 @@ class _Process:
         except psutil.Error:  # It is gone, and the pipe closes.
             return 0
 
-    def _failure(self, function: str) -> Exception:
+    def _failure(self, function: str, error: Exception) -> Exception:
+        """Return why a call got no reply; end the process."""
+        cause = None
+        if isinstance(error, Malformed) and self._verdict is None:
+            cause = f"what it sent is not a reply: {error}"
+            self._kill()
         try:
             code = self.popen.wait(timeout=_GRACE)
         except subprocess.TimeoutExpired:
             # It closed its pipe but still runs.
-            self.popen.kill()
+            self._kill()
             code = self.popen.wait()
+        # Children that the method left.
+        posix.kill_group(self.popen)
         self._drain.join(timeout=_GRACE)
         if self._verdict is not None:
             return self._verdict
-        cause = posix.describe_exit(code)
-        if code == posix.KILLED:
-            # If this process is about to be killed too, it must not blame the block.
-            time.sleep(_GRACE)
-            cause += ", perhaps for lack of memory"
-        tail = self._tail.decode(errors="replace").strip() or "nothing"
+        self.perhaps_harmed = self._calls > 1 and (cause or code != posix.KILLED)
+        if cause is None:
+            cause = posix.describe_exit(code)
+            if code == posix.KILLED:
+                # If this process is about to be killed too, it must not blame the
+                # block.
+                time.sleep(_GRACE)
+                cause += ", perhaps for lack of memory"
+        tail = printable(self._tail.decode(errors="backslashreplace").strip())
         return MethodCrash(
             f"{function} took its process down ({cause}); the last that the "
-            f"process printed: {tail}"
+            f"process printed: {tail or 'nothing'}"
         )
 
 
@@ -303,13 +361,13 @@ class _Pool:
         self._all: set[_Process] = set()
         self._idle: list[_Process] = []
 
-    def take(self) -> _Process:
+    def take(self, *, new: bool = False) -> _Process:
         """Return an idle process, or a new one."""
         dead = []
         try:
             with self._lock:
                 # The process released last is the warmest.
-                while self._idle:
+                while self._idle and not new:
                     process = self._idle.pop()
                     if process.alive:
                         return process

@@ -16,6 +16,7 @@ import dask.array
 import numpy as np
 import xarray as xr
 
+from xdreg.registration.workers import active_client
 from xdreg.stores.graphs import shared
 
 if TYPE_CHECKING:
@@ -35,22 +36,8 @@ MOST_TASKS = 1_000
 #: The same where a block takes milliseconds, less than its task.
 MOST_SHORT_TASKS = 50
 
-
 #: Seconds between looks at what workers still run.
 LOOK = 0.1
-
-
-def has_workers() -> bool:
-    """Return whether the active scheduler has workers; a new cluster may have none."""
-    client = _client()
-    return client is None or bool(client.nthreads())
-
-
-def _client() -> Any:
-    """Return the active client of a cluster; None if there is none to ask."""
-    client = getattr(dask.base.get_scheduler(), "__self__", None)
-    asked = hasattr(client, "nthreads") and not client.asynchronous
-    return client if asked else None
 
 
 def map_over_blocks(
@@ -180,7 +167,7 @@ def _wait_for_rest(name: str) -> None:
     Dask forgets the tasks of the map, but those that have begun go on. One of them
     could kill the worker on which another block is tried alone.
     """
-    client = _client()
+    client = active_client()
     while client is not None and any(
         client.run(_runs_blocks, name, on_error="ignore").values()
     ):

@@ -264,13 +264,13 @@ def _run_method(
     try:
         result = MethodResult.of(task.method(fixed, moving, **options))
         update = as_displacement(result, window.grid)
-    except Interrupted:
+    except (Interrupted, KeyboardInterrupt):
         raise
     except MethodTimeout as error:
         status, text = BlockStatus.TIMEOUT, str(error)
-    except Exception as error:
-        error.add_note(f"block {index}")
-        status, text = BlockStatus.CRASHED, "".join(traceback.format_exception(error))
+    except BaseException as error:  # also SystemExit, of a method in this process
+        text = "".join([*traceback.format_exception(error), f"block {index}"])
+        status = BlockStatus.CRASHED
     else:
         return BlockStatus.SUCCESS, update, {"from_search": result.from_search}
     task.say(index, FAILED, text)

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from xdreg.engines import elastix_process, processes
 from xdreg.engines.isolated import Isolated
-from xdreg.errors import InputError, warn
+from xdreg.errors import InputError
 from xdreg.registration.blockwise import run_blockwise
 from xdreg.registration.linear_stage import choose_metric, run_linear
 from xdreg.registration.manifest import describe_inputs
-from xdreg.registration.mapping import has_workers
 from xdreg.registration.progress import Listener, StageProgress
 from xdreg.registration.result import result_field
 from xdreg.registration.source import PairImage, Source
 from xdreg.registration.state import Shared, initial_state
 from xdreg.registration.workdir import differences
+from xdreg.registration.workers import check_workers, watched_workers
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -70,7 +70,8 @@ class Run:
             if check:
                 self._check_images()
             try:
-                field = self._run(lines)
+                with watched_workers(self.plan):
+                    field = self._run(lines)
             except KeyboardInterrupt:
                 # Threads that wait for an engine would keep Python from ending.
                 processes.shutdown()
@@ -91,11 +92,7 @@ class Run:
             raise InputError(msg, **remedy)
 
     def _run(self, lines: StageProgress) -> xr.Dataset:
-        if not has_workers():
-            warn(
-                "the cluster has no workers yet, and the run waits for them; see "
-                "client.cluster, or close the client to run on this machine"
-            )
+        check_workers()
         shared = Shared(
             Source(self.fixed, self.directory.path),
             Source(self.moving, self.directory.path),

@@ -9,6 +9,8 @@ from typing import Any
 
 import dask
 
+from xdreg.stores import forks  # noqa: F401
+
 
 class _Opaque:
     """A value hidden from Dask, which would traverse dataclasses.

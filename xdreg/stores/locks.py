@@ -4,6 +4,8 @@ The kernel's lock on a file ends with the process that holds it, even by ``kill 
 Some shared file systems have no locks, or none between hosts. The file therefore also
 names its owner, which touches it at intervals. An owner on another host counts as dead
 if it has not done so for a while.
+
+A fork of a process owns none of its locks.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import psutil
 
 from xdreg.errors import InputError, StoreError
 from xdreg.stores.posix import (
+    after_fork,
     belongs_to_user_or,
     empty_folder,
     open_regular,
@@ -79,25 +82,66 @@ class Lock:
         except BaseException:
             os.close(fd)
             raise
-        self._fd, self._released = fd, threading.Event()
-        threading.Thread(
-            target=self._touch_until, args=(self._released,), daemon=True
-        ).start()
+        self._fd = fd
+        _beating.add(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._released.set()
+        _beating.discard(self)
         if self._fd is not None:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, 0)
+            self.leave_to_parent()
+
+    def touch(self) -> None:
+        """Show other hosts that the owner is alive."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path)
+
+    def leave_to_parent(self) -> None:
+        """Close the file, in a fork; the kernel's lock ends where the last one does."""
+        if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
-    def _touch_until(self, released: threading.Event) -> None:
-        """Show other hosts that the owner is alive."""
-        while not released.wait(BEAT):
-            with contextlib.suppress(OSError):
-                os.utime(self.path)
+
+class _Heart:
+    """The thread that gives signs of life for all locks of this process."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: list[Lock] = []
+        self._ended = threading.Event()
+        self._started = False
+
+    def add(self, lock: Lock) -> None:
+        """Touch a lock at intervals."""
+        with self._guard:
+            self._locks.append(lock)
+            if not self._started:
+                self._ended, self._started = threading.Event(), True
+                threading.Thread(
+                    target=self._beat, args=(self._ended,), daemon=True
+                ).start()
+
+    def discard(self, lock: Lock) -> None:
+        """Leave a lock alone; the thread ends with the last one."""
+        with self._guard:
+            if lock in self._locks:
+                self._locks.remove(lock)
+            if not self._locks:
+                self._ended.set()
+                self._started = False
+
+    def leave_to_parent(self) -> None:
+        """Give up all locks, in a fork."""
+        for lock in self._locks:
+            lock.leave_to_parent()
+
+    def _beat(self, ended: threading.Event) -> None:
+        while not ended.wait(BEAT):
+            for lock in tuple(self._locks):
+                lock.touch()
 
 
 def _opened(path: Path, folder: int | None) -> int:
@@ -229,5 +273,14 @@ def _remove(lock: Lock, path: Path, pid: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def _start_anew() -> None:
+    """Forget what a fork has from its parent: its thread is not there."""
+    global _beating, _making
+    _beating.leave_to_parent()
+    _beating, _making = _Heart(), threading.Lock()
+
+
 _making = threading.Lock()
 _own: tuple[Path, int] | None = None
+_beating = _Heart()
+after_fork(_start_anew)

@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import shutil
 import signal
 import stat
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator
 
 WINDOWS = os.name == "nt"
@@ -28,6 +30,9 @@ KILLED = -int(getattr(signal, "SIGKILL", 9))
 #: Windows locks bytes of a file, and nobody else can read them. These are past what a
 #: lock's file holds.
 _LOCKED_BYTE = 4096
+
+#: Options of `subprocess.Popen` for a process that `kill_group` ends with its children.
+IN_OWN_GROUP: dict[str, Any] = {} if WINDOWS else {"process_group": 0}
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
@@ -147,6 +152,37 @@ def after_fork(function: Callable[[], None]) -> None:
         os.register_at_fork(after_in_child=function)
 
 
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that was started `IN_OWN_GROUP`, and its children.
+
+    If the process itself has ended, call this at once: the number of a group without
+    members may be given to another.
+    """
+    with contextlib.suppress(OSError):
+        if WINDOWS:
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def unblock(fd: int) -> None:
+    """Have writes to a full pipe raise BlockingIOError; they still wait on Windows."""
+    if not WINDOWS:
+        os.set_blocking(fd, False)
+
+
+def wait_for_pipe(fd: int, seconds: float, *, write: bool = False) -> bool:
+    """Wait until a pipe can be read or written, or has no other end.
+
+    Return whether that happened in time. Windows does not know, and does not wait.
+    """
+    if WINDOWS:
+        return seconds > 0
+    pipe = select.poll()
+    pipe.register(fd, select.POLLOUT if write else select.POLLIN)
+    return bool(pipe.poll(1000 * seconds))
+
+
 def describe_exit(code: int) -> str:
     """Return in words how a process with this exit code ended."""
     if code >= 0:
@@ -170,13 +206,16 @@ def end_with_parent(parent: int, lifeline: int | None) -> None:
     """End this process when its parent ends, even in a call that never returns.
 
     On Linux the kernel ends it, by the signal SIGIO, because native code may hold the
-    GIL forever. On other systems a thread does. Without a lifeline, it watches the
-    process number ``parent``.
+    GIL forever, and the other processes of its group. On other systems a thread does.
+    Without a lifeline, it watches the process number ``parent``.
     """
+    if lifeline is not None:
+        os.set_inheritable(lifeline, False)
     if lifeline is not None and sys.platform == "linux":
         import fcntl
 
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        group = -os.getpid() if os.getpgrp() == os.getpid() else os.getpid()
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, group)
         flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
         fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC)
 
@@ -197,10 +236,14 @@ def leave_signals_to_parent() -> None:
     """Ignore Ctrl-C and SIGTERM, which a whole terminal or batch job receives.
 
     The parent decides what they mean. Otherwise a block would count as crashed because
-    its process heard of the end first.
+    its process heard of the end first. Timers that would send other signals are
+    stopped.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if not WINDOWS:
+        for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+            signal.setitimer(timer, 0)
 
 
 def die_before_parent() -> None:

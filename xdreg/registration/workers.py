@@ -1,0 +1,111 @@
+"""The workers of a cluster: whether there are any, and whether they may work.
+
+Dask gives a worker no task while its process takes more than a share of its memory
+(``distributed.worker.memory.pause``). A run whose workers are all paused waits, and
+nothing but the scheduler knows why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any
+
+import dask
+from dask.utils import format_bytes
+
+from xdreg.errors import InputError, warn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from xdreg.registration.planning import Plan
+
+#: Seconds between looks at the workers. Two in a row that find all of them paused are
+#: told to the user.
+LOOK = 8.0
+
+
+def active_client() -> Any:
+    """Return the client of the cluster on which blocks will run; None without one."""
+    try:
+        get = dask.base.get_scheduler()
+    except RuntimeError as error:  # asynchronous, and this is its own thread
+        msg = (
+            f"{error}. Call in another thread: await asyncio.to_thread(xdreg.register, "
+            "fixed, moving)"
+        )
+        raise InputError(msg) from error
+    client = getattr(get, "__self__", None)
+    return client if hasattr(client, "nthreads") else None
+
+
+def check_workers() -> None:
+    """Warn if the cluster has no workers; a new one may have none yet."""
+    client = active_client()
+    if client is not None and not client.nthreads():
+        warn(
+            "the cluster has no workers yet, and the run waits for them; see "
+            "client.cluster, or close the client to run on this machine"
+        )
+
+
+@contextlib.contextmanager
+def watched_workers(plan: Plan) -> Iterator[None]:
+    """Warn, while the body runs, if it waits because all workers are paused."""
+    client = active_client()
+    if client is None:
+        yield
+        return
+    ended = threading.Event()
+
+    def watch() -> None:
+        paused = 0
+        while not ended.wait(LOOK):
+            workers = _workers(client)
+            paused = paused + 1 if workers and all(map(_is_stuck, workers)) else 0
+            if paused == 2:
+                warn(_report(workers, plan))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        # A scheduler that does not answer must not hold up the run's own error.
+        thread.join(1)
+
+
+def _workers(client: Any) -> list[dict[str, Any]]:
+    """Return what the scheduler knows of its workers; nothing if it does not answer."""
+    # An asynchronous client's own methods would return coroutines here.
+    asked = asyncio.run_coroutine_threadsafe(
+        client.scheduler.identity(n_workers=-1), client.loop.asyncio_loop
+    )
+    try:
+        workers = asked.result(LOOK)["workers"]
+    except Exception:  # the run itself finds out what the matter is
+        return []
+    return [{"address": name, **worker} for name, worker in workers.items()]
+
+
+def _is_stuck(worker: dict[str, Any]) -> bool:
+    """Return whether a worker is paused and has finished what it had begun."""
+    running = worker["metrics"].get("task_counts", {}).get("executing", 0)
+    return worker["status"] == "paused" and not running
+
+
+def _report(workers: list[dict[str, Any]], plan: Plan) -> str:
+    first, others = workers[0], len(workers) - 1
+    needed = plan.worker_memory(first["nthreads"])
+    return (
+        f"the run waits: Dask has paused worker {first['address']}"
+        + (f" and the other {others}" if others else "")
+        + f", whose process takes {format_bytes(first['metrics']['memory'])} of its "
+        f"memory_limit of {format_bytes(first['memory_limit'])}. This plan asks for "
+        f"{format_bytes(needed)} a worker of {first['nthreads']} threads. Interrupt, "
+        "and call again with larger or fewer workers, or a smaller block_shape; with "
+        "a workdir, finished blocks are kept"
+    )
