@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xdreg.engines.result import MethodResult, as_displacement
-from xdreg.errors import Interrupted, MethodTimeout, StoreError, UnreadableError
+from xdreg.errors import (
+    LONGEST,
+    Interrupted,
+    MethodTimeout,
+    StoreError,
+    UnreadableError,
+    printable,
+)
 from xdreg.partition import MOVING_MARGIN, BlockStatus, Partition
 from xdreg.registration.block_array import BlockArray, Remembering
 from xdreg.registration.judge import RECORD, judge
@@ -114,7 +121,7 @@ class BlockTask:
 
     def say(self, index: tuple[int, ...], suffix: str, text: str) -> None:
         """Write a block's message."""
-        content = text.encode(errors="backslashreplace")
+        content = printable(text, LONGEST).encode()
         replace_file(self.message(index, suffix), content)
 
     def unreadable(self) -> list[tuple[int, ...]]:
