@@ -13,9 +13,9 @@ from xdreg.partition import BlockStatus
 from xdreg.registration import linear_stage, register_block
 from xdreg.registration.source import Source
 
-SHAPE, CHUNK = (120, 120), 24
+SHAPE, CHUNK = (96, 96), 24
 OPTIONS = {
-    "stages": [xdreg.LocalCorrelation(level=0, iterations=3, metric="lncc")],
+    "stages": [xdreg.LocalCorrelation(level=0, iterations=1, metric="lncc")],
     "block_shape": 24,
     "overlap": 4,
     "progress": False,
@@ -88,12 +88,7 @@ def mount_again(monkeypatch, disk):
 
 @pytest.mark.parametrize(
     ("name", "left"),
-    [
-        ("fixed", "nothing"),
-        ("moving", "empty"),
-        ("mask", "empty"),
-        ("start", "nothing"),
-    ],
+    [("moving", "empty"), ("mask", "nothing"), ("start", "nothing")],
 )
 def test_a_disk_that_goes_away_stops_the_run(disks, whole, monkeypatch, name, left):
     run = disks / "run"
@@ -102,7 +97,7 @@ def test_a_disk_that_goes_away_stops_the_run(disks, whole, monkeypatch, name, le
         register(disks, workdir=run)
     mount_again(monkeypatch, disks / name)
     field = register(disks, workdir=run)
-    assert (field.block_status == BlockStatus.SUCCESS).sum() > 15
+    assert (field.block_status == BlockStatus.SUCCESS).sum() > 8
     np.testing.assert_array_equal(field.displacement, whole.displacement)
     np.testing.assert_array_equal(field.block_status, whole.block_status)
 
@@ -174,14 +169,19 @@ def test_the_share_of_missing_chunks_is_reported(disks):
     fixed, moving = (
         xdreg.open_ome_zarr(disks / name / "it") for name in ("fixed", "moving")
     )
-    for row in "01":
-        shutil.rmtree(disks / "moving/it/scale0/image/c" / row)
+    shutil.rmtree(disks / "moving/it/scale0/image/c/0")
     field = xdreg.register(fixed, moving, **OPTIONS)
     missing = field.block_missing_chunks
-    assert (missing[0] > 0.3).all()
+    assert (missing[0] > 0.2).all()
     assert (missing[-1] == 0).all()
     assert "of the images' chunks" in str(field.dreg)
-    for name, row in ("moving", 2), ("fixed", 0), ("fixed", 1), ("fixed", 2):
+    for name, row in (
+        ("moving", 1),
+        ("moving", 2),
+        ("fixed", 0),
+        ("fixed", 1),
+        ("fixed", 2),
+    ):
         shutil.rmtree(disks / name / f"it/scale0/image/c/{row}")
     with pytest.warns(UserWarning, match=r"% of the chunks .* are missing .* complete"):
         xdreg.register(fixed, moving, **OPTIONS)
