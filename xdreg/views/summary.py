@@ -60,8 +60,9 @@ def mean_similarity(stage: StageRecord) -> tuple[float, float] | None:
 def missing_share(stage: StageRecord) -> float:
     """Return the mean share of missing chunks of a stage's blocks, 0 if unknown."""
     shares = stage.blocks.get("missing_chunks")
-    known = shares is not None and np.isfinite(shares).any()
-    return float(np.nanmean(shares)) if known else 0.0
+    if shares is None or not np.isfinite(shares).any():
+        return 0.0
+    return float(np.nanmean(shares))
 
 
 def image_text(grid: Grid) -> str:
