@@ -150,7 +150,7 @@ def damaged_chunk(chunk: str) -> tuple[str, str]:
     if not chunk.startswith(_LOCAL):
         return chunk, UNKNOWN
     path = Path(chunk.removeprefix(_LOCAL))
-    return os.path.realpath(path.parent) + "/" + path.name, _stamp(path)
+    return os.path.realpath(path.parent) + "/" + path.name, _stamp(str(path))
 
 
 def _damaged_in(folder: Path) -> dict[str, str]:
@@ -209,7 +209,7 @@ def folder_identity(
         digest = start.copy()
         files = itertools.islice(_files(str(folder), depth), MOST_FILES + 1)
         if _add_stamps(digest, str(folder), files, damaged) > MOST_FILES:
-            digest, few = start, (folder / key for key in keys(MANY))
+            digest, few = start, (f"{folder}/{key}" for key in keys(MANY))
             _add_stamps(digest, str(folder), few, damaged)
     except OSError as error:
         msg = f"{folder} cannot be read: {error}; see that it may be, and try again"
@@ -293,15 +293,21 @@ def _described(document: Path) -> bytes:
         return text
 
 
-def _files(folder: str, depth: int) -> Iterator[os.DirEntry[str]]:
+def _files(folder: str, depth: int) -> Iterator[str]:
     """Yield the chunks in a folder and below it, in the order of their names."""
+    names, folders = [], set()
     with os.scandir(folder) as found:
-        entries = sorted((e for e in found if _is_chunk(e.name)), key=lambda e: e.name)
-    for entry in entries:
-        if depth and entry.is_dir():
-            yield from _files(entry.path, depth - 1)
+        for entry in found:
+            if _is_chunk(entry.name):
+                names.append(entry.name)
+                if depth and entry.is_dir():
+                    folders.add(entry.name)
+    names.sort()
+    for name in names:
+        if name in folders:
+            yield from _files(f"{folder}/{name}", depth - 1)
         else:
-            yield entry
+            yield f"{folder}/{name}"
 
 
 def _is_chunk(name: str) -> bool:
@@ -310,7 +316,7 @@ def _is_chunk(name: str) -> bool:
 
 
 def _add_stamps(
-    digest: Any, root: str, files: Iterator[Any], damaged: Mapping[str, str]
+    digest: Any, root: str, files: Iterator[str], damaged: Mapping[str, str]
 ) -> int:
     """Add names, sizes and times of files to a digest; return how many there are."""
     count, slow = 0, False
@@ -318,17 +324,20 @@ def _add_stamps(
         while batch := list(itertools.islice(files, _BATCH)):
             began = time.perf_counter()
             stamps = pool.map(_stamp, batch) if slow else map(_stamp, batch)
-            for file, stamp in zip(batch, stamps, strict=True):
-                name = os.fspath(file)[len(root) :]
-                digest.update(f"{name} {damaged.get(name, stamp)}\n".encode())
+            names = (file[len(root) :] for file in batch)
+            lines = [
+                f"{name} {damaged.get(name, stamp)}\n"
+                for name, stamp in zip(names, stamps, strict=True)
+            ]
+            digest.update("".join(lines).encode())
             slow = slow or time.perf_counter() - began > _SLOW * len(batch)
             count += len(batch)
     return count
 
 
-def _stamp(file: Any) -> str:
+def _stamp(file: str) -> str:
     try:
-        found = file.stat()
+        found = os.stat(file)  # noqa: PTH116 - of a million, a Path costs as much
     except FileNotFoundError:  # a link without a target
         return _MISSING
     return f"{found.st_size} {found.st_mtime_ns}"
