@@ -267,6 +267,12 @@ def check_target(target: str | os.PathLike[str], *, overwrite: bool) -> None:
     """
     address = as_address(target)
     place = local_target(address)
+    if str(place).encode(errors="replace").decode() != str(place):
+        msg = (
+            f"{address} cannot be written: the writer of OME-Zarr takes no path that "
+            "is not UTF-8; rename the folder, or write elsewhere"
+        )
+        raise StoreError(msg)
     exists = place.exists() or previous_path(place).exists()
     if exists and not overwrite:
         raise _exists(address)
