@@ -10,6 +10,7 @@ import textwrap
 import threading
 import types
 
+import itk
 import numba
 import numpy as np
 import pytest
@@ -299,6 +300,19 @@ def test_installed_packages_are_not_walked(monkeypatch):
     before = token(scipy.gaussian_filter)
     monkeypatch.setattr(scipy, "gaussian_filter1d", None)
     assert token(scipy.gaussian_filter) == before
+
+
+def test_modules_that_load_lazily_and_those_that_are_absent():
+    def uses(fixed, moving):
+        try:
+            import no_such_package
+        except ImportError:
+            no_such_package = None
+        return itk.median_image_filter(fixed), no_such_package
+
+    before = token(uses)
+    itk.imread  # noqa: B018 - loads more of it
+    assert token(uses) == before
 
 
 def test_what_has_no_content_is_known():

@@ -12,6 +12,7 @@ import copyreg
 import dis
 import functools
 import hashlib
+import importlib.machinery
 import importlib.metadata
 import importlib.util
 import logging
@@ -105,7 +106,7 @@ class _Walk:
             return _hash(kind.__qualname__, *sorted(self._apart(value, where)))
         if kind is types.CodeType:
             return self._code(value, where)
-        if kind is types.ModuleType:
+        if isinstance(value, types.ModuleType):
             return self._module(value, (), where)
         if id(value) in self._places:
             return _hash("met", str(self._places[id(value)]))
@@ -170,7 +171,8 @@ class _Walk:
         if isinstance(value, functools.partial):
             content = value.func, value.args, value.keywords
             return _hash("partial", *self._each(content, where))
-        inner = getattr(value, "py_func", getattr(value, "__wrapped__", None))
+        own = getattr(value, "__dict__", {})
+        inner = own.get("py_func", own.get("__wrapped__"))
         if inner is not None and is_installed(type(value).__module__):
             # A compiled or remembering function: its own state changes in use.
             options = getattr(value, "targetoptions", None)
@@ -225,7 +227,9 @@ class _Walk:
         name = f"{module}.{getattr(value, '__qualname__', value)}"
         if is_installed(module):
             return _hash(name, installed_version(module))
-        return _hash(name, self._module(sys.modules.get(module), (), where))
+        if module not in sys.modules:
+            return self._unknown(value, where)
+        return _hash(name, self._module(sys.modules[module], (), where))
 
     def _function(self, function: types.FunctionType) -> str:
         code, name = function.__code__, function.__qualname__
@@ -261,13 +265,13 @@ class _Walk:
             found = _imported("." * level + module, parts, known.get("__package__"))
             if isinstance(found, str):
                 yield found
+            elif found is None:
+                self.unknown.append(where)
             else:
                 yield self._module(found, used.names, where)
 
     def _module(self, module: Any, names: Iterable[str], where: str) -> str:
         """Return a token of a module: of a user's module, of the names used."""
-        if module is None:
-            return self._unknown(module, where)
         if is_installed(module.__name__):
             return _hash(module.__name__, installed_version(module.__name__))
         key = id(module), frozenset(names)
@@ -338,11 +342,17 @@ class _Used:
 
 
 def _imported(name: str, parts: Sequence[str], package: Any) -> Any:
-    """Return a user's module that a function imports; of others, name and version."""
+    """Return a user's module that a function imports, of others a token.
+
+    None is a module that cannot be imported.
+    """
     with contextlib.suppress(Exception):
         whole = importlib.util.resolve_name(name, package)
         if is_installed(whole):
             return _hash(whole, installed_version(whole))
+        top = whole.partition(".")[0]
+        if top not in sys.modules and importlib.util.find_spec(top) is None:
+            return _hash(whole, "is absent")
         module = importlib.import_module(whole)
         for part in parts:
             if not hasattr(module, part):
@@ -359,12 +369,11 @@ def is_installed(module: str) -> bool:
         return False
     if top in sys.stdlib_module_names or top in ("builtins", "xdreg"):
         return True
-    found = sys.modules.get(top)
-    spec = None
-    with contextlib.suppress(ImportError, ValueError):
-        spec = importlib.util.find_spec(top)
-    places = [getattr(found, "__file__", None), getattr(spec, "origin", None)]
-    places += list(getattr(spec, "submodule_search_locations", None) or ())
+    places = [getattr(sys.modules.get(top), "__file__", None)]
+    # Modules that load lazily do not say where they are.
+    spec = importlib.machinery.PathFinder.find_spec(top)
+    if spec is not None:
+        places += [spec.origin, *(spec.submodule_search_locations or ())]
     parts = {part for place in places if place for part in Path(place).parts}
     return not parts.isdisjoint({"site-packages", "dist-packages"})
 
