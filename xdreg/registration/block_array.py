@@ -21,6 +21,7 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from xdreg.errors import StoreError
 from xdreg.stores.files import read_file, replace_file
 
 if TYPE_CHECKING:
@@ -78,6 +79,20 @@ def open_array(
     array = zarr.open_array(path, mode="r+", zarr_format=3)
     # A chunk that is not stored counts as lost.
     return array.with_config({"write_empty_chunks": True})
+
+
+def check_chunks(path: Path) -> None:
+    """Raise if something other than a file is in the place of an array's chunk.
+
+    Zarr would wait for a pipe.
+    """
+    for entry in os.scandir(path):
+        if entry.name[0].isdigit() and not entry.is_file():
+            msg = (
+                f"{entry.path} is not a file, and a chunk of an array is expected; "
+                "move it away, and run the same again"
+            )
+            raise StoreError(msg)
 
 
 def intact(array: zarr.Array[Any], index: tuple[Any, ...]) -> NDArray[Any] | None:

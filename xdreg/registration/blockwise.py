@@ -12,7 +12,7 @@ from xdreg.fields.reader import FieldReader
 from xdreg.numerics import kernels
 from xdreg.partition import BlockStatus
 from xdreg.registration.blend_block import blend_block
-from xdreg.registration.block_array import BlockArray, open_array
+from xdreg.registration.block_array import BlockArray, check_chunks, open_array
 from xdreg.registration.judge import RECORD
 from xdreg.registration.mapping import map_over_blocks
 from xdreg.registration.outcome import (
@@ -92,6 +92,13 @@ def _block_task(
     counts, ndim = partition.counts, partition.grid.ndim
     options = stage.block_options(shared.fixed, shared.moving)
     levels = stage.fixed_level, stage.moving_level
+    field = open_array(
+        folder / "field",
+        (ndim, *partition.field_grid.shape),
+        (ndim, *partition.field_chunks),
+        np.nan,
+    )
+    check_chunks(folder / "field")
     return BlockTask(
         inputs=shared.inputs(*levels, state, whole=False),
         partition=partition,
@@ -103,12 +110,7 @@ def _block_task(
             folder / "patches", counts, (ndim, *partition.patch_shape), 0
         ),
         records=BlockArray(folder / "records", counts, (len(RECORD),), np.nan),
-        field=open_array(
-            folder / "field",
-            (ndim, *partition.field_grid.shape),
-            (ndim, *partition.field_chunks),
-            np.nan,
-        ),
+        field=field,
         disagreement=BlockArray(folder / "disagreement", counts, (), np.inf),
         errors=folder / "errors",
     )

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import dask
 import numpy as np
 
-from xdreg.errors import StoreError, UnreadableError, warn
-from xdreg.registration.block_array import CHECKSUM_BYTES, is_whole, open_array
+from xdreg.errors import UnreadableError, warn
+from xdreg.registration.block_array import (
+    CHECKSUM_BYTES,
+    check_chunks,
+    is_whole,
+    open_array,
+)
 from xdreg.registration.workdir import read_json, write_json
 from xdreg.stores.files import read_file
 from xdreg.stores.graphs import shared
@@ -29,7 +34,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from xdreg.stores.readers import Lost
+    from xdreg.stores.readers import ImageReader, Lost
 
     #: Size and checksum of a chunk's file, by its name. None where a part of the image
     #: could not be read: it is made again by the next call.
@@ -39,20 +44,22 @@ if TYPE_CHECKING:
 _MOST_TASKS = 1_000
 
 
-class Maker(Protocol):
-    """Makes one chunk of an array."""
+@dataclass(frozen=True)
+class Maker:
+    """Makes the chunks of an array of an image."""
 
-    #: Voxels of the image that the whole array is made of.
-    size: int
+    image: ImageReader
 
-    #: Whether that image is itself made of voxels that could all be read.
-    whole: bool
+    @property
+    def whole(self) -> bool:
+        """Whether all voxels were readable that the image itself was made of."""
+        return getattr(self.image.source, "whole", True)
 
     def __call__(
         self, window: tuple[slice, ...], lost: list[Lost]
     ) -> NDArray[np.float32]:
         """Return a window; add parts of the image that cannot be read to ``lost``."""
-        ...
+        raise NotImplementedError
 
 
 class MadeArray:
@@ -88,6 +95,7 @@ class MadeArray:
         self.path, self.shape, self.chunks = path, tuple(shape), tuple(chunks)
         self.dtype = np.dtype(np.float32)
         self._array = open_array(path, shape, chunks, np.nan, compress=True)
+        check_chunks(path)
         self.whole = self._complete(make, what)
 
     def __dask_tokenize__(self) -> object:
@@ -115,7 +123,6 @@ class MadeArray:
         names = list(self._names())
         # Of another array, it would not name the same chunks.
         record: Record = stored if list(stored) == names else dict.fromkeys(names)
-        self._check_places()
         todo = [name for name in names if record[name] is None]
         known = [name for name in names if record[name] is not None]
         for damaged in _in_tasks(_damaged, (self, record), known, "check"):
@@ -126,7 +133,7 @@ class MadeArray:
         for marks, parts in _in_tasks(_make, (self, make), todo, "make"):
             record |= marks
             lost += parts
-        check_lost(lost, make.size)
+        check_lost(lost, make.image.grid.size)
         sync_disks()
         whole = make.whole and not lost
         if lost:
@@ -142,16 +149,6 @@ class MadeArray:
         axes = zip(self.shape, self.chunks, strict=True)
         places = itertools.product(*(range(-(-n // size)) for n, size in axes))
         return [".".join(map(str, place)) for place in places]
-
-    def _check_places(self) -> None:
-        """Raise if something other than a file is in the place of a chunk."""
-        for entry in os.scandir(self.path):
-            if entry.name[0].isdigit() and not entry.is_file():
-                msg = (
-                    f"{entry.path} is not a file, and a chunk of an array is expected; "
-                    "move it away, and run the same again"
-                )
-                raise StoreError(msg)
 
     def store(self, name: str, make: Maker, lost: list[Lost]) -> str | None:
         """Make and store a chunk; return its mark, None if some of it is lost."""

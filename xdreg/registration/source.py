@@ -15,7 +15,7 @@ import numpy as np
 from xdreg.engines.correlation import image_stiffness
 from xdreg.errors import InputError, warn
 from xdreg.numerics.foreground import foreground
-from xdreg.registration.made_array import MadeArray
+from xdreg.registration.made_array import MadeArray, Maker
 from xdreg.stores.pyramid import Pyramid, downsample
 from xdreg.stores.readers import ImageReader, image_reader
 
@@ -222,24 +222,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class _Made:
-    """Voxels that are made of an image."""
-
-    image: ImageReader
-
-    @property
-    def size(self) -> int:
-        """Number of voxels of the image."""
-        return self.image.grid.size
-
-    @property
-    def whole(self) -> bool:
-        """Whether all voxels were readable that the image itself was made of."""
-        return getattr(self.image.source, "whole", True)
-
-
-@dataclass(frozen=True)
-class _Means(_Made):
+class _Means(Maker):
     """Means over groups of an image's voxels, ``factors`` along its axes."""
 
     factors: tuple[int, ...]
@@ -255,7 +238,7 @@ class _Means(_Made):
         return np.asarray(means.compute(scheduler="synchronous"))
 
 
-class _Foreground(_Made):
+class _Foreground(Maker):
     """The mask of an image's foreground, one voxel wider than the image."""
 
     def __call__(
