@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 
 SPATIAL_DIMS = ("z", "y", "x")
 
+#: Least and largest spacing in any unit. The square of a displacement fits in float32.
+LENGTHS = (1e-18, 1e18)
+
+#: Most voxels between an image and zero. Positions are exact to a thousandth of one.
+MOST_VOXELS = 1e12
+
 _METRIC_PREFIXES = {
     "yocto": -24, "zepto": -21, "atto": -18, "femto": -15, "pico": -12, "nano": -9,
     "micro": -6, "milli": -3, "centi": -2, "deci": -1, "": 0, "deca": 1, "hecto": 2,
@@ -218,6 +224,21 @@ class Grid:
         if not all(is_finite(value) for value in self.origin):
             msg = f"origin must be finite, got {self.origin}"
             raise InputError(msg)
+        low, high = LENGTHS
+        if min(self.spacing) < low or max(self.spacing) > high:
+            msg = (
+                f"spacing must be between {low:g} and {high:g}, got {self.spacing}; is "
+                "its unit right? Lengths in single precision would overflow"
+            )
+            raise InputError(msg)
+        for start, step in zip(self.origin, self.spacing, strict=True):
+            if abs(start) > MOST_VOXELS * step:
+                msg = (
+                    f"origin {self.origin} is more than {MOST_VOXELS:g} voxels of "
+                    f"{self.spacing} from zero, so that adjacent voxels would have the "
+                    "same position; correct it, or move the image nearer to zero"
+                )
+                raise InputError(msg)
 
     @property
     def ndim(self) -> int:

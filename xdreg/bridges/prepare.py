@@ -6,6 +6,7 @@ are optional, and errors of ITK, are handled here, too.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import dataclasses
 import importlib
@@ -85,8 +86,11 @@ def _fitting_step(grid: Grid, step: int, free: float) -> int:
     shape = tuple((n - 1) * step + 1 for n in grid.shape)
     finest = dataclasses.replace(grid, shape=shape)
     larger = range(step + 1, max(step + 2, *shape))
-    fitting = (k for k in larger if _needed(finest.every((k,) * grid.ndim)) <= free)
-    return next(fitting, larger[-1])
+
+    def fits(step: int) -> bool:
+        return _needed(finest.every((step,) * grid.ndim)) <= free
+
+    return larger[min(bisect.bisect_left(larger, True, key=fits), len(larger) - 1)]
 
 
 def needed(module: str, install: str, what: str = "this") -> Any:

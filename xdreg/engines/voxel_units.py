@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from xdreg.engines.descent import Array
     from xdreg.grid import Grid
 
+#: Longest length that is smoothed or summed over, in extents of the axis, and number of
+#: voxels that is never too long. Where one axis is far finer than the others, lengths
+#: would be millions of its voxels.
+LONGEST = 2
+ANY = 64
+
 
 def masked_values(image: xr.DataArray, grid: Grid) -> Array:
     """Return the values of an image (z, y, x), NaN outside its mask."""
@@ -66,12 +72,17 @@ class VoxelUnits:
     def voxels(
         self, lengths: float | Sequence[float] | None, default: Mapping[int, float]
     ) -> tuple[float, ...]:
-        """Convert physical lengths to voxels; defaults by `ndim` are in mean voxels."""
+        """Convert physical lengths to voxels; defaults by `ndim` are in mean voxels.
+
+        Lengths far beyond an axis act as if they were `LONGEST` times as long as it.
+        """
         if lengths is None:
             lengths = default[self.ndim] * self._mean_spacing
         given = np.broadcast_to(np.asarray(lengths, float), (self.grid.ndim,))
         padded = np.concatenate([np.zeros(3 - self.grid.ndim), given])
-        return tuple(np.where(self._present, padded / self._spacing, 0.0).tolist())
+        most = np.maximum(LONGEST * np.array(self.shape), ANY)
+        voxels = np.minimum(padded / self._spacing, most)
+        return tuple(np.where(self._present, voxels, 0.0).tolist())
 
     def radius(
         self, lengths: float | Sequence[float] | None, default: Mapping[int, float]
