@@ -48,7 +48,12 @@ def field_grid(field: xr.Dataset) -> Grid:
             "fields come from register, xdreg.open_field or xdreg.from_itk_transform"
         )
         raise InputError(msg)
-    return grid_of(field["displacement"].isel({COMPONENT: 0}, drop=True), "field")
+    displacement = field["displacement"]
+    sizes = {d: n for d, n in displacement.sizes.items() if d != COMPONENT}
+    # Without the values: even to index a lazy array takes long if it has many chunks.
+    places = displacement.coords.to_dataset().drop_vars(COMPONENT, errors="ignore")
+    values = np.broadcast_to(np.float32(0), tuple(sizes.values()))
+    return grid_of(places.assign(values=(tuple(sizes), values))["values"], "field")
 
 
 def _outline(value: object) -> str:

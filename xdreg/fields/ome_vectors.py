@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,10 @@ from xdreg.stores.ome_metadata import (
     steps_of,
 )
 from xdreg.stores.ome_zarr import lazy_zarr
+
+#: Number of chunks from which they must have that many numbers: each takes a
+#: millisecond to read, and a graph of millions is not made in an hour.
+MANY_CHUNKS, LEAST_OF_MANY = 10_000, 1_000
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ def vectors(address: str, group: zarr.Group, kind: str, units: Any) -> VectorSte
             "others those of space"
         )
         raise StoreError(msg)
+    _check_chunks(address, array)
     axis = types.index(kind)
     space = [i for i in range(array.ndim) if i != axis]
     dims = tuple(names[i] for i in space)
@@ -92,3 +98,16 @@ def vectors(address: str, group: zarr.Group, kind: str, units: Any) -> VectorSte
         msg = f"{address}: the field has no usable geometry: {error}"
         raise StoreError(msg) from error
     return VectorStep(array, axis, kind, grid)
+
+
+def _check_chunks(address: str, array: zarr.Array[Any]) -> None:
+    """Raise if a field is cut into so many small chunks that nothing can be done."""
+    chunks = array.shards or array.chunks
+    count = math.prod(-(-n // k) for n, k in zip(array.shape, chunks, strict=True))
+    if count > MANY_CHUNKS and math.prod(chunks) < LEAST_OF_MANY:
+        msg = (
+            f"{address}: the field has {count:.3g} chunks of {chunks}; expected chunks "
+            f"of {LEAST_OF_MANY} numbers or more where there are over {MANY_CHUNKS}. "
+            "Write it again in larger chunks"
+        )
+        raise StoreError(msg)

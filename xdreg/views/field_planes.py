@@ -5,6 +5,7 @@ Only the plane is read of a field, and for gradients the points next to it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import dask
@@ -12,6 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xdreg.errors import InputError
 from xdreg.fields.field import field_grid, open_displacement, ordered_displacement
 from xdreg.fields.measures import jacobian_determinant
 from xdreg.fields.preimage import affine_part
@@ -20,6 +22,9 @@ from xdreg.views.planes import Plane, checked_cut, cut_at
 
 #: Most pixels of a field's picture along an axis.
 FIELD_PIXELS = 1024
+
+#: Most points of a field in a plane, all of which are read.
+MOST_POINTS = 10**10
 
 #: An affine part with a smaller determinant is not inverted.
 LEAST_DETERMINANT = 1e-6
@@ -58,6 +63,13 @@ def field_plane(
     """Read a field in the plane of `checked_cut` and `cut_at`."""
     grid = field_grid(field)
     plane = cut_at(grid, checked_cut(grid, cut), at)
+    if math.prod(plane.shape) > MOST_POINTS:
+        msg = (
+            f"the field has {math.prod(plane.shape):.3g} points in the plane to draw; "
+            f"expected at most {MOST_POINTS:.0e}. Sample it on a coarser grid first: "
+            "xdreg.compose(field, like=...)"
+        )
+        raise InputError(msg)
     step = max(1, -(-max(plane.shape) // FIELD_PIXELS))
     every = dict.fromkeys(plane.dims, step)
     slab, inner = ordered_displacement(field, grid), {}
