@@ -8,6 +8,7 @@ or damaged, to the same bits.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,9 +23,10 @@ from xdreg.registration.block_array import (
     is_whole,
     open_array,
 )
-from xdreg.registration.workdir import read_json, write_json
-from xdreg.stores.files import read_file
+from xdreg.registration.workdir import DAMAGED, read_json, write_json
+from xdreg.stores.files import read_file, replace_file
 from xdreg.stores.graphs import shared
+from xdreg.stores.identity import damaged_chunk
 from xdreg.stores.posix import sync_disks
 from xdreg.stores.readers import check_lost
 
@@ -133,6 +135,7 @@ class MadeArray:
         for marks, parts in _in_tasks(_make, (self, make), todo, "make"):
             record |= marks
             lost += parts
+        self._note_damaged({part.chunk for part in lost if part.chunk})
         check_lost(lost, make.image.grid.size)
         sync_disks()
         whole = make.whole and not lost
@@ -143,6 +146,12 @@ class MadeArray:
             )
         write_json(file, record if make.whole else dict.fromkeys(names))
         return whole
+
+    def _note_damaged(self, chunks: set[str]) -> None:
+        """Note chunks of the image, so that they may be put right: see `DAMAGED`."""
+        for number, chunk in enumerate(sorted(chunks)):
+            file = self.path.with_suffix(f".{number}{DAMAGED}")
+            replace_file(file, json.dumps(damaged_chunk(chunk)).encode())
 
     def _names(self) -> list[str]:
         """Return the names of all chunks."""

@@ -71,7 +71,7 @@ DAMAGED = ".chunk"
 
 #: Names of what a run makes, next to ``run.json``.
 _OWN = re.compile(
-    r"stage_\d+|choice\.\w+|(fixed|moving)_(levels(_\d+)?|foreground(\.\w+)?)"
+    r"stage_\d+|choice\.\w+|(fixed|moving)_(levels(_\d+)?|foreground(\.\w+)*)"
 )
 
 #: Error numbers of disks that are full, read-only or gone.
@@ -230,7 +230,8 @@ class WorkDirectory:
         self, earlier: dict[str, Any], again: Callable[[], dict[str, Any]]
     ) -> bool:
         """Return whether all that changed are chunks that could not be read before."""
-        files = list(self.path.glob(f"{_STAGE}*/errors/*{DAMAGED}"))
+        places = f"{_STAGE}*/errors/*", "*_levels*/*", "*"
+        files = [f for p in places for f in self.path.glob(f"{p}{DAMAGED}")]
         with contextlib.suppress(ValueError, TypeError):
             stamps = dict(json.loads(read_file(file, MOST_BYTES)) for file in files)
             with as_damaged(stamps):

@@ -45,10 +45,11 @@ MOST_LOST = 0.25
 
 @dataclass(frozen=True)
 class Lost:
-    """A part of an image that cannot be read: its voxels, and why."""
+    """A part of an image that cannot be read: its voxels, why, and the chunk."""
 
     voxels: int
     reason: str
+    chunk: str | None = None
 
 
 def check_lost(lost: Sequence[Lost], size: int) -> None:
@@ -160,7 +161,7 @@ class ImageReader:
                 warn(f"{error}; it is masked out")
                 shape = [part.stop - part.start for part in window]
                 if lost is not None:
-                    lost.append(Lost(math.prod(shape), str(error)))
+                    lost.append(Lost(math.prod(shape), str(error), error.chunk))
                 return np.full(shape, np.nan, np.float32)
         axis, border = cut
         halves = slice(window[axis].start, border), slice(border, window[axis].stop)
