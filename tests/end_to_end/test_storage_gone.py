@@ -48,7 +48,7 @@ def disks(sound, tmp_path):
     return tmp_path
 
 
-def register(disks, **options):
+def register(disks, *, compute=True, **options):
     fixed, moving, mask = (
         xdreg.open_ome_zarr(disks / name / "it") for name in ("fixed", "moving", "mask")
     )
@@ -56,7 +56,8 @@ def register(disks, **options):
     given = {"fixed_mask": mask, "initial": initial}
     with warnings.catch_warnings(), dask.config.set(scheduler="synchronous"):
         warnings.simplefilter("ignore")
-        return xdreg.register(fixed, moving, **OPTIONS | given | options).load()
+        field = xdreg.register(fixed, moving, **OPTIONS | given | options)
+        return field.load() if compute else field
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +164,29 @@ def test_fields_and_images_that_are_gone_are_not_read_as_zeros(disks):
                 look()
         (disks / "away").rename(disks / name)
     assert not (disks / "copy").exists()
+    # A field that was not saved lies in the work directory.
+    field = register(disks, workdir=disks / "run", compute=False)
+    (disks / "run").rename(disks / "away")
+    with pytest.raises(UnavailableError, match="chunks are missing"):
+        field.displacement.load()
+
+
+def test_n5_that_is_gone_or_damaged_is_not_read_as_zeros(disks):
+    pytest.importorskip("tensorstore")
+    field = xdreg.open_field(disks / "start/it")
+    path = disks / "field.n5"
+    xdreg.bridges.write_transform(field, path)
+    opened = xdreg.bridges.open_transform(path)
+    np.testing.assert_array_equal(opened.displacement, field.displacement)
+    block = next(p for p in (path / "dfield").rglob("0") if p.is_file())
+    whole = block.read_bytes()
+    block.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(xdreg.StoreError, match="cannot be read"):
+        opened.displacement.load()
+    block.write_bytes(whole)
+    path.rename(disks / "away.n5")
+    with pytest.raises(UnavailableError, match="is gone"):
+        opened.displacement.load()
 
 
 def test_the_share_of_missing_chunks_is_reported(disks):

@@ -22,7 +22,7 @@ import numpy as np
 from dask.base import tokenize
 
 from xdreg.bridges.prepare import for_tool, needed
-from xdreg.errors import StoreError
+from xdreg.errors import StoreError, UnavailableError, UnreadableError
 from xdreg.fields.composition import as_one_field, split_affine
 from xdreg.fields.field import field_grid, make_field, ordered_displacement
 from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
@@ -154,6 +154,7 @@ def read(
         dtype=np.float32,
         meta=np.empty((0,) * source.ndim, np.float32),
         source=source,
+        folder=folder.absolute(),
         # Stored numbers may be quantised.
         scale=float(attributes.get("quantization_multiplier", 1.0)),
     )
@@ -164,10 +165,21 @@ def read(
 
 
 def _read_block(
-    source: Any, scale: float, block_info: Any = None
+    source: Any, scale: float, folder: Path, block_info: Any = None
 ) -> NDArray[np.float32]:
     components, *window = (slice(*ends) for ends in block_info[None]["array-location"])
-    values = np.asarray(source[(components, *window[::-1])])
+    try:
+        values = np.asarray(source[(components, *window[::-1])])
+    except ValueError as error:  # as tensorstore raises for all that fails
+        msg = f"a block of {folder} cannot be read: {error}"
+        raise UnreadableError(msg) from error
+    # tensorstore returns zeros where there is no file.
+    if not (folder / "attributes.json").is_file():
+        msg = (
+            f"{folder} is gone. Was a disk unmounted, or does this machine not see it? "
+            "Run the same again once it is there"
+        )
+        raise UnavailableError(msg)
     return np.asarray(_reversed(values) * scale, np.float32)
 
 

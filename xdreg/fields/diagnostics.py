@@ -19,7 +19,7 @@ DIAGNOSTICS = {
     "max_update": "largest displacement of the block's update",
     "attempts": "times that the method was tried, the second time with safer options",
     "from_search": "whether what began at the discrete search's result was kept",
-    "missing_chunks": "share of the chunks read for it that its images do not store",
+    "missing_chunks": "share of the chunks read for the block that are missing",
     "disagreement": "RMS difference of the block's patch from the blend",
     "neighbour_difference": "median difference from its neighbours' patches, in voxels",
     "seconds": "time the block took",

@@ -30,6 +30,7 @@ from xdreg.registration.register_block import (
     register_block,
 )
 from xdreg.registration.state import State
+from xdreg.stores.checked_arrays import checked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +68,9 @@ def run_blockwise(
         disagreement = map_over_blocks(blend_block, task.remembering(), 1, short=True)[
             ..., 0
         ]
-        state = State(FieldReader(task.field, stage.partition.field_grid), None)
+        state = State(
+            FieldReader(checked(task.field), stage.partition.field_grid), None
+        )
     else:
         try:
             state, records, disagreement = _reduce(
@@ -149,4 +152,4 @@ def _reduce(
     reach = np.abs(found.update).reshape(grid.ndim, -1).max(axis=1)
     before = state.reader.read_around(grid, reach)
     task.field[:] = kernels.compose_displacements(found.update, grid, *before)
-    return State(FieldReader(task.field, grid), None), records, found.residual
+    return State(FieldReader(checked(task.field), grid), None), records, found.residual
