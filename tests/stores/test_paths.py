@@ -63,8 +63,8 @@ def test_work_directories_and_pyramids_too(here, name):
     np.testing.assert_array_equal(xdreg.open_ome_zarr(f"{name}.zarr", level=0), image)
     xdreg.write_transform(field, f"{name}.n5")
     xdreg.open_transform(f"{name}.n5").load()
-    stage = xdreg.Translation(level=0)
-    options = {"stages": [stage], "metric": "ncc", "progress": False}
+    stage = xdreg.LocalCorrelation(level=0, iterations=1, metric="lncc")
+    options = {"stages": [stage], "progress": False}
     xdreg.register(image, image, workdir=name, **options)
     made = {path.name for path in here.iterdir()}
     assert made == {name, f"{name}.zarr", f"{name}.n5"}
@@ -100,13 +100,13 @@ def test_the_command_takes_them_as_they_are(here, home, xdreg_command):
         ("plan", fixed, moving, "--save-options", "[ab].toml", "--metric", "lncc"),
         ("plan", "--options", "[ab].toml"),
         ("convert", "~/field.ome.zarr", "~/a.n5"),
-        ("convert", "~/a.n5", "s3:.h5"),
-        ("register", fixed, moving, "-o", "~", "--initial", "s3:.h5"),
+        ("convert", "~/a.n5", "s3:.ome.zarr"),
+        ("register", fixed, moving, "-o", "~", "--initial", "s3:.ome.zarr"),
     ):
         code, _, err = xdreg_command(*command)
         assert code == (command[0] == "register"), err
     assert f"{home}/field.ome.zarr exists" in err
-    assert names_in(here) == {"a#b", "[ab].toml", "s3:.h5"}
+    assert names_in(here) == {"a#b", "[ab].toml", "s3:.ome.zarr"}
     assert names_in(home) == {"field.ome.zarr", "a.n5"}
     for command in (
         ("convert", "~/field.ome.zarr", "s3://bucket/a.h5"),

@@ -125,6 +125,8 @@ def _parts(value: Any) -> Iterator[Any]:
         yield from getattr(graph, "layers", graph).values()
     elif isinstance(value, dask.highlevelgraph.MaterializedLayer):
         yield from islice(value.mapping.values(), _TASKS)
+    elif isinstance(value, dask.highlevelgraph.Layer):
+        yield from _attributes(value)  # its tasks would be made for their values
     elif isinstance(value, Mapping):
         yield from islice(value.values(), _TASKS)
     elif isinstance(value, list | tuple | set | frozenset):
