@@ -155,7 +155,7 @@ def worker(file, *arguments):
     """Start a worker."""
     return command(
         "worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard",
-        "--death-timeout", "30", *arguments,
+        "--death-timeout", "120", *arguments,
     )  # fmt: skip
 
 
@@ -175,7 +175,7 @@ def test_separate_processes_that_come_go_and_die(tmp_path, expected):
             "scheduler", "--scheduler-file", str(file), "--port", "0",
             "--dashboard-address", ":0",
         )  # fmt: skip
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not file.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         return started, file
@@ -188,17 +188,17 @@ def test_separate_processes_that_come_go_and_die(tmp_path, expected):
         processes.append(leaver)
         joiner = None
         with Client(scheduler_file=str(file)) as client:
-            client.wait_for_workers(1, timeout=60)
+            client.wait_for_workers(1, timeout=300)
             done = _in_thread(run, "nap", tmp_path / "run", share=1, **places)
             _until(lambda: len(list((tmp_path / "log").iterdir())) >= 2)
             joiner = worker(file, "--memory-limit", "1GB")
             processes.append(joiner)
-            client.wait_for_workers(2, timeout=60)
+            client.wait_for_workers(2, timeout=300)
             leaver.terminate()
             _until(lambda: len(list((tmp_path / "log").iterdir())) >= 5)
             first.kill()
             with pytest.raises(Exception, match="") as info:
-                done.result(timeout=60)
+                done.result(timeout=300)
             assert not isinstance(info.value, AssertionError)
         _until(lambda: not _locked(tmp_path / "run"))
         second, file = scheduler("second.json")
@@ -227,7 +227,7 @@ def _in_thread(function, *arguments, **options):
     return future
 
 
-def _until(condition, limit=60):
+def _until(condition, limit=300):
     deadline = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < deadline
