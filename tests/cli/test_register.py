@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 
 import xdreg
 from xdreg.cli.options_file import read_options
@@ -54,6 +55,22 @@ def test_luminance_is_an_option(xdreg_command, tmp_path):
         assert word in out
     moved = xdreg.open_ome_zarr(folder / "moved.ome.zarr", level=0)
     assert moved.sizes["c"] == 3
+
+
+def test_an_image_written_anew_is_registered_with_fresh(xdreg_command, tmp_path):
+    paths = xdreg.datasets.write_phantom_pair(tmp_path, (64, 80), amplitude=1.0)
+    stages = "stages: [{kind: LocalCorrelation, level: 0, metric: lncc, iterations: 2}]"
+    (tmp_path / "one.yaml").write_text(stages)
+    options = ["-o", tmp_path / "out", "--workdir", tmp_path / "run", "--overwrite"]
+    options += ["--options", tmp_path / "one.yaml"]
+    assert xdreg_command("register", *paths, *options)[0] == 0
+    array = zarr.open_group(paths[1], mode="r+")["scale0/image"]
+    array[:] = array[:][::-1]
+    code, _, err = xdreg_command("register", *paths, *options)
+    assert code == 1
+    assert "differs: moving" in err
+    assert "--fresh" in err
+    assert xdreg_command("register", *paths, *options, "--fresh")[0] == 0
 
 
 @pytest.mark.parametrize("suffix", ["toml", "yaml"])
