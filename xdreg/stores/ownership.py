@@ -36,7 +36,7 @@ _EXTRA = rf"xdreg(?:_inverse)?/(?:zarr\.json|[^/]+/(?:{_ARRAY}|{_CHUNK}|{_HALF})
 _N5 = r"attributes\.json|(?:inv)?dfield/(?:attributes\.json|\d+(?:/\d+)*)"
 
 #: Files that systems put into any folder.
-_LITTER = re.compile(r"\.DS_Store|Thumbs\.db|desktop\.ini|\.nfs[0-9a-f]+")
+LITTER = re.compile(r"\.DS_Store|Thumbs\.db|desktop\.ini|\.nfs[0-9a-f]+")
 
 #: Most groups that lead from a scene to an array.
 _DEPTH = 4
@@ -90,7 +90,7 @@ def first_foreign(names: Iterable[str], own: Owned | None) -> str | None:
 
 def _is_own(name: str, own: Owned | None) -> bool:
     last = name.rpartition("/")[2]
-    if _LITTER.fullmatch(last):
+    if LITTER.fullmatch(last):
         return True
     if own is None:
         return False

@@ -24,7 +24,13 @@ from zarr.storage import LocalStore
 
 from xdreg.errors import StoreError
 from xdreg.stores.locks import LOCK, Lock
-from xdreg.stores.ownership import first_foreign, local_names, local_reader, owned
+from xdreg.stores.ownership import (
+    LITTER,
+    first_foreign,
+    local_names,
+    local_reader,
+    owned,
+)
 from xdreg.stores.posix import own_folder, sync_disks
 
 if TYPE_CHECKING:
@@ -39,7 +45,7 @@ _REMOVED = "removed"
 _KNOWN = re.compile(
     rf"{LOCK}|{_REMOVED}|file|(?:journal-)?[0-9a-f]{{16}}|\.xdreg-unfinished"
     r"|zarr\.json|\.z(?:group|attrs|metadata)|scale\d+|coordinateTransformations"
-    r"|xdreg(?:_inverse)?|attributes\.json|(?:inv)?dfield"
+    rf"|xdreg(?:_inverse)?|attributes\.json|(?:inv)?dfield|{LITTER.pattern}"
 )
 
 
