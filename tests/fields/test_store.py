@@ -77,3 +77,15 @@ def test_a_field_in_memory_is_stored_in_chunks(tmp_path):
     found = xdreg.open_field(tmp_path / "field.zarr").displacement
     assert found.data.chunksize == (2, 512, 40)
     np.testing.assert_array_equal(found, values)
+
+
+def test_a_lost_chunk_of_a_field_is_not_a_displacement_of_zero(tmp_path):
+    field, _ = wavy(2)
+    path = tmp_path / "field.zarr"
+    xdreg.save(field.chunk(x=5), path)
+    chunks = sorted(path.rglob("c/0/0/*"))
+    assert len(chunks) > 1
+    chunks[1].unlink()
+    values = xdreg.open_field(path).displacement.values
+    assert np.isnan(values[..., 5:10]).all()
+    np.testing.assert_array_equal(values[..., :5], field.displacement.values[..., :5])

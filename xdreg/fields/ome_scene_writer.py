@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,4 +123,9 @@ def _lay_out_field(path: Path, part: FieldPart) -> str:
     )
     group = zarr.open_group((path / part.location).absolute(), mode="r+")
     metadata: Any = group.attrs["ome"]
-    return f"{part.location}/{metadata['multiscales'][0]['datasets'][0]['path']}"
+    place = f"{part.location}/{metadata['multiscales'][0]['datasets'][0]['path']}"
+    # A chunk that is lost later is then not read as a displacement of zero.
+    document = path / place / "zarr.json"
+    content = json.loads(document.read_text()) | {"fill_value": "NaN"}
+    document.write_text(json.dumps(content, indent=2))
+    return place

@@ -119,9 +119,10 @@ class WorkDirectory:
         if not address:
             msg = "workdir is an empty path; name a directory, or leave it out"
             raise InputError(msg)
-        self.path = local_path(address).resolve()
+        self.path = local_path(address)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self.path = self.path.resolve(strict=True)
         except OSError as error:
             msg = f"workdir {self.path} cannot be made: {error.strerror}"
             raise StoreError(msg) from error

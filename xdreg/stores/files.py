@@ -45,8 +45,8 @@ def read_file(path: str | Path, most: int) -> bytes:
         raise
     except OSError as error:
         msg = (
-            f"{path} cannot be read: {error.strerror}; make sure that the disk is "
-            "there and that you may read it, and run the same again"
+            f"{path} cannot be read: {error.strerror}; mend that, or move what is "
+            "there away, and run the same again"
         )
         raise StoreError(msg) from error
 

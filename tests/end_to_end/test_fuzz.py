@@ -1,0 +1,29 @@
+"""Random damage to work directories, images and fields.
+
+Each case is the right result, or an error of xdreg's own: never another exception, an
+endless wait, or another field.
+"""
+
+import pytest
+
+from tests.helpers.fuzzing import KINDS
+
+#: Seeds that are tried in every run of the tests.
+SEEDS = {"workdir": range(24), "image": range(12), "field": range(8)}
+
+#: Seeds that failed once.
+FAILED = {"workdir": [], "image": [], "field": []}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def cases(request, tmp_path_factory):
+    """Return the cases of a kind, and the seeds to try."""
+    kind = request.param
+    made = KINDS[kind](tmp_path_factory.mktemp(kind))
+    return made, [*SEEDS[kind], *FAILED[kind]]
+
+
+def test_damage_is_mended_or_refused(cases):
+    made, seeds = cases
+    found = {seed: fault for seed in seeds if (fault := made.fault(seed))}
+    assert not found
