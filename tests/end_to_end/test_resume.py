@@ -90,6 +90,17 @@ def test_damaged_files_are_made_again(cut, tmp_path, undisturbed):
     assert np.isfinite(patches[:]).all()
 
 
+@pytest.mark.parametrize("name", ["patches", "records", "field", "disagreement"])
+@pytest.mark.parametrize("stages", [("stage_02", "stage_02"), ("stage_01", "stage_02")])
+def test_files_in_each_others_place_are_made_again(name, stages, tmp_path, undisturbed):
+    where = tmp_path / "run"
+    shutil.copytree(undisturbed[0], where)
+    first, second = (sorted((where / s / name).glob("[0-9]*")) for s in stages)
+    # Of another block, or of this block in another stage.
+    shutil.copy(first[-1 if stages[0] == stages[1] else 0], second[0])
+    assert bits(register(where)) == undisturbed[1]
+
+
 def test_a_damaged_manifest_is_said(tmp_path, undisturbed):
     where = tmp_path / "run"
     where.mkdir()

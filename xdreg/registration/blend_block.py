@@ -9,7 +9,7 @@ import numpy as np
 from xdreg.errors import StoreError
 from xdreg.numerics import kernels
 from xdreg.partition import BlockStatus, shared_part
-from xdreg.registration.block_array import intact, store_window
+from xdreg.registration.block_array import checksum_halves, intact, store_window
 from xdreg.registration.register_block import BlockTask, check_directory, read_patch
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def blend_block(index: tuple[int, ...], task: BlockTask) -> float:
     if own is not None and mixed.any():
         squares = ((own - update) ** 2).sum(axis=0)[mixed]
         result = float(np.sqrt(squares.mean()))
-    task.disagreement[index] = result
+    task.disagreement[index] = (result, *checksum_halves(total))
     return result
 
 
@@ -56,8 +56,9 @@ def _stored(
         return None
     field = intact(task.field, (slice(None), *core))
     # At the end of an axis a core has two chunks; either may be missing.
-    whole = field is not None and np.isfinite(field).all()
-    return float(done) if whole else None
+    if field is None or checksum_halves(field) != tuple(done[1:].tolist()):
+        return None
+    return float(done[0])
 
 
 def _blended(

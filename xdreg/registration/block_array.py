@@ -22,7 +22,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from xdreg.errors import StoreError
-from xdreg.stores.files import read_file, replace_file
+from xdreg.stores.files import read_end, read_file, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -113,6 +113,17 @@ def _checksum(values: bytes) -> bytes:
     return number.to_bytes(CHECKSUM_BYTES, "little")
 
 
+def checksum_halves(values: bytes | NDArray[np.float32]) -> tuple[float, float]:
+    """Return the CRC-32C of some values as two numbers that float32 holds exactly."""
+    content = values if isinstance(values, bytes) else values.tobytes()
+    return _halves(_checksum(content))
+
+
+def _halves(checksum: bytes) -> tuple[float, float]:
+    number = int.from_bytes(checksum, "little")
+    return float(number >> 16), float(number & 0xFFFF)
+
+
 def is_whole(stored: bytes) -> bool:
     """Return whether the content of a chunk's file has the checksum at its end."""
     return _checksum(stored[:-CHECKSUM_BYTES]) == stored[-CHECKSUM_BYTES:]
@@ -187,6 +198,11 @@ class BlockArray:
         if len(stored) != self._bytes or not is_whole(stored):
             return None
         return np.frombuffer(stored[:-CHECKSUM_BYTES], "<f4").reshape(self.shape)
+
+    def mark(self, index: Sequence[int]) -> tuple[float, float] | None:
+        """Return the stored `checksum_halves` of a block's array; None without any."""
+        stored = read_end(self._file(index), CHECKSUM_BYTES)
+        return None if stored is None else _halves(stored)
 
     def __getitem__(self, index: Sequence[int]) -> NDArray[np.float32]:
         """Return a block's array, filled with the fill value where there is none."""

@@ -114,7 +114,7 @@ def _block_task(
         ),
         records=BlockArray(folder / "records", counts, (len(RECORD),), np.nan),
         field=field,
-        disagreement=BlockArray(folder / "disagreement", counts, (), np.inf),
+        disagreement=BlockArray(folder / "disagreement", counts, (3,), np.inf),
         errors=folder / "errors",
     )
 

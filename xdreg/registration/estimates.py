@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _FLOAT = 4
 
 #: Bytes of a block's record and disagreement, with their checksums.
-_DIAGNOSTICS = 64
+_DIAGNOSTICS = 72
 
 #: Bytes of a process before any block runs: Python, libraries, kernels. Compiling the
 #: kernels takes up to 80 MB more.

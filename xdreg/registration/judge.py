@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from xdreg.registration.window import Channel, Window
 
 
+#: At the end of a record: a number of the block and stage, and the halves of the
+#: checksum of its patch, by which files in each other's place are noticed.
+SEALS = ("place", "patch_high", "patch_low")
+
 #: Diagnostics of a block, in the order in which its record stores them.
 RECORD = (
     "status",
@@ -31,6 +35,7 @@ RECORD = (
     "from_search",
     "missing_chunks",
     "seconds",
+    *SEALS,
 )
 
 #: Share of the voxels that counted before an update which must still lie on the moving

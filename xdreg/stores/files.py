@@ -51,6 +51,23 @@ def read_file(path: str | Path, most: int) -> bytes:
         raise StoreError(msg) from error
 
 
+def read_end(path: str | Path, count: int) -> bytes | None:
+    """Return the last bytes of a file; None if it is missing or shorter."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _AT_ONCE)
+    except FileNotFoundError:
+        return None
+    try:
+        size = os.fstat(descriptor).st_size
+        os.lseek(descriptor, max(size - count, 0), os.SEEK_SET)
+        stored = os.read(descriptor, count)
+    except OSError:  # a folder or a pipe
+        return None
+    finally:
+        os.close(descriptor)
+    return stored if len(stored) == count else None
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file atomically, from any number of processes and threads."""
     partial = path.parent / f".{path.name}.{os.getpid()}.{threading.get_ident()}"
