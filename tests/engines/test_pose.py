@@ -28,6 +28,27 @@ def test_a_pose_far_away_is_found(grid, degrees):
     assert corner_error(start, truth, grid) < 4
 
 
+@pytest.mark.parametrize("seed", [0, 2])
+def test_any_turn_of_a_volume_is_found(seed):
+    turn, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((3, 3)))
+    turn *= np.sign(np.linalg.det(turn))
+    truth = about_centre(SOLID, turn, [3.0, -2.0, 4.0])
+    fixed = body(SOLID)
+    found = find_pose(fixed, moved(fixed, truth))
+    assert corner_error(found.matrix, truth, SOLID) < 4
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_an_upside_down_volume_is_found(axis):
+    turn = -np.eye(3)
+    turn[axis, axis] = 1
+    truth = about_centre(SOLID, turn, [3.0, -2.0, 4.0])
+    fixed = body(SOLID)
+    found = find_pose(fixed, moved(fixed, truth), kind="rigid")
+    assert corner_error(found.matrix, truth, SOLID) < 4
+    assert found.turn == pytest.approx(180, abs=5)
+
+
 def test_where_images_lie_already_wins_over_equals():
     rng = np.random.default_rng(0)
     tile = rng.standard_normal((30, 22))

@@ -29,13 +29,21 @@ if TYPE_CHECKING:
     from xdreg.grid import Grid
     from xdreg.stages import Kind, OwnMetric
 
-#: Rotations to try, in degrees: in a plane all, in a volume about 13 axes.
-TURNS = {2: tuple(range(-165, 181, 15)), 3: (22.5, 45.0)}
+#: Rotations to try in a plane, in degrees.
+TURNS = tuple(range(-165, 181, 15))
+
+#: Step of the rotations tried, in degrees.
+STEP = {2: 15.0, 3: 22.5}
 
 #: Scales to try with the best rotations, if the kind of transform allows, and how many
 #: rotations these are.
 SCALES = (SMALLEST_SCALE, 1.0, 1.25)
 SCALED = 16
+
+#: Voxels along the longest axis of a first look at all rotations of a volume, and
+#: number of best ones that are looked at again.
+LOOK_VOXELS = 10
+LOOKED = 24
 
 #: Number of best poses around which rotations of half the step are tried.
 REFINED = 4
@@ -237,8 +245,14 @@ def _searched(
     ndim = images[0].grid.ndim
     search = ShiftSearch(*images, edges=METRICS[metric].matches_edges)
     turns = [np.eye(ndim)]
-    if kind != "translation":
-        turns += _turns(ndim)
+    if kind != "translation" and ndim == 2:
+        turns += [_plane_rotation(np.radians(turn)) for turn in TURNS if turn]
+    elif kind != "translation":
+        look = ShiftSearch(
+            *images, edges=METRICS[metric].matches_edges, voxels=LOOK_VOXELS
+        )
+        seen = sorted(pool.map(look.best_shift, _all_turns()), key=lambda p: -p.score)
+        turns += [pose.matrix[:-1, :-1] for pose in seen[:LOOKED]]
     found = list(pool.map(search.best_shift, turns))
     if kind in ("similarity", "affine"):
         found.sort(key=lambda pose: -pose.score)
@@ -269,20 +283,28 @@ def _searched(
     return [pose.matrix for pose in chosen + far[:RIVALS]]
 
 
-def _turns(ndim: int) -> list[Matrix]:
-    """Return the rotation matrices of `TURNS`, in dims order."""
-    if ndim == 2:
-        return [_plane_rotation(np.radians(turn)) for turn in TURNS[2] if turn]
-    axes = [axis for axis in itertools.product((-1, 0, 1), repeat=3) if any(axis)]
-    return [_rotation(axis, np.radians(turn)) for turn in TURNS[3] for axis in axes]
+def _all_turns() -> list[Matrix]:
+    """Return rotations of a volume, to 28° of one of which every rotation comes.
+
+    These are the 24 that map axes to axes, each followed by further turns.
+    """
+    axes = [
+        np.array([np.eye(3)[i] * s for i, s in zip(order, signs, strict=True)])
+        for order in itertools.permutations(range(3))
+        for signs in itertools.product((-1, 1), repeat=3)
+    ]
+    local = [np.eye(3)]
+    local += [_rotation(axis, np.radians(45.0)) for axis in np.eye(3)]
+    diagonals = itertools.product((-1, 1), repeat=3)
+    local += [_rotation(axis, np.radians(40.0)) for axis in diagonals]
+    return [a @ b for a in axes if np.linalg.det(a) > 0 for b in local]
 
 
 def _small_turns(ndim: int) -> list[Matrix]:
-    """Return rotations by half the step of `TURNS`, in all directions."""
+    """Return rotations by half a step, in all directions."""
+    half = np.radians(STEP[ndim]) / 2
     if ndim == 2:
-        half = np.radians(TURNS[2][1] - TURNS[2][0]) / 2
         return [_plane_rotation(-half), _plane_rotation(half)]
-    half = np.radians(TURNS[3][0]) / 2
     return [_rotation(axis, half) for axis in (*np.eye(3), *-np.eye(3))]
 
 

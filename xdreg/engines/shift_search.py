@@ -51,10 +51,14 @@ class Shift:
 class ShiftSearch:
     """Correlation of two coarse images at all shifts, for one linear map at a time."""
 
-    def __init__(self, fixed: Volume, moving: Volume, *, edges: bool) -> None:
+    def __init__(
+        self, fixed: Volume, moving: Volume, *, edges: bool, voxels: int | None = None
+    ) -> None:
         ndim = fixed.grid.ndim
         extents = [np.subtract(*image.grid.bounds[::-1]) for image in (fixed, moving)]
-        self._step = float(max(e.max() for e in extents)) / SEARCH_VOXELS[ndim]
+        self._step = float(max(e.max() for e in extents)) / (
+            voxels or SEARCH_VOXELS[ndim]
+        )
         spacing = (self._step,) * ndim
         self._moving = _searchable(moving.with_spacing(spacing), edges)
         coarse = _searchable(fixed.with_spacing(spacing), edges)
