@@ -57,10 +57,9 @@ class Whole:
             values, mask = values.squeeze(self._flat), mask.squeeze(self._flat)
             grid = Grid(
                 grid.dims[1:],
-                *(
-                    tuple(part[axis] for axis in self._kept)
-                    for part in (grid.shape, grid.spacing, grid.origin)
-                ),
+                tuple(grid.shape[axis] for axis in self._kept),
+                tuple(grid.spacing[axis] for axis in self._kept),
+                tuple(grid.origin[axis] for axis in self._kept),
                 grid.units,
             )
         return masked_image(values, mask, grid)

@@ -228,7 +228,7 @@ class CheckedPipeline(BatchedCodecPipeline):
     @cached_property
     def _most_stored(self) -> int:
         """The most bytes that a chunk or shard may have in the store."""
-        inner = math.prod(self._outer) // max(math.prod(self.metadata.chunks), 1)
+        inner: int = math.prod(self._outer) // max(math.prod(self.metadata.chunks), 1)
         return _most(self._chunk_bytes) + inner * _most(0)
 
 
