@@ -57,6 +57,10 @@ def test_units_that_do_not_convert_are_refused(pair):
         ({"shape": (3, 0)}, "at least one voxel"),
         ({"spacing": (1.0, -1.0)}, "spacing must be positive"),
         ({"origin": (0.0, np.inf)}, "origin must be finite"),
+        ({"spacing": (1.0, 1e-320)}, "between 1e-18 and 1e"),
+        ({"spacing": (1e300, 1.0)}, "between 1e-18 and 1e"),
+        ({"origin": (0.0, -1e300)}, "voxels of .* from zero"),
+        ({"origin": (1e9, 0.0), "spacing": (1e-4, 1.0)}, "voxels of .* from zero"),
     ],
 )
 def test_an_invalid_geometry_is_refused(values, text):

@@ -5,8 +5,10 @@ import pytest
 
 import xdreg
 from tests.helpers.fields import Known, difference
+from xdreg.bridges.prepare import _fitting_step, _needed
 from xdreg.fields.composition import compose
 from xdreg.fields.field import field_grid, fixed_grid, in_units
+from xdreg.grid import Grid
 
 
 def test_a_step_coarsens(tmp_path):
@@ -52,3 +54,11 @@ def test_a_change_of_unit_carries_all_geometry():
     assert fixed_grid(changed).spacing == tuple(s / 1e3 for s in known.fixed.spacing)
     back = in_units(changed, "micrometer")
     np.testing.assert_allclose(back.displacement, known.field.displacement, rtol=1e-6)
+
+
+def test_a_step_for_an_absurd_shape_is_found_at_once():
+    """It was looked for one by one, up to the length of the axis."""
+    grid = Grid(("y", "x"), (2, 10**12), (1.0, 1.0), (0.0, 0.0))
+    step = _fitting_step(grid, 1, 1e6)
+    assert _needed(grid.every((step,) * 2)) <= 1e6
+    assert _needed(grid.every((step - 1,) * 2)) > 1e6

@@ -1,9 +1,13 @@
 """Layout of the field Dataset."""
 
+import time
+
+import dask.array
 import numpy as np
 
 import xdreg
 from xdreg.fields.field import (
+    field_grid,
     make_field,
 )
 from xdreg.grid import Grid
@@ -19,3 +23,21 @@ def test_components_are_known_by_name(tmp_path):
     turned.dreg.to_ome_zarr(tmp_path / "field.ome.zarr")
     again = xdreg.open_field(tmp_path / "field.ome.zarr")
     np.testing.assert_array_equal(again.displacement, field.displacement)
+
+
+def test_geometry_is_known_without_the_values():
+    """Even to index a lazy array takes seconds if it has a hundred thousand chunks."""
+    grid = Grid(("y", "x"), (10**6, 10**6), (2.0, 0.5), (3.0, -4.0), "meter")
+    chunks = ((2,), (1000,) * 1000, (1000,) * 1000)
+    data = dask.array.map_blocks(
+        _refuse, chunks=chunks, dtype=np.float32, meta=np.empty((0, 0, 0), np.float32)
+    )
+    field = make_field(data, grid)
+    began = time.perf_counter()
+    assert field_grid(field) == grid
+    assert "1000000 × 1000000" in repr(field.dreg)
+    assert time.perf_counter() - began < 1
+
+
+def _refuse():
+    raise AssertionError

@@ -1,5 +1,7 @@
 """Multiscales of vectors: axes, components, displacements and coordinates."""
 
+import json
+
 import ngff_zarr as nz
 import numpy as np
 import pytest
@@ -82,3 +84,24 @@ def test_other_components_are_refused(tmp_path):
         vectors("f", group, "displacement", None)
     with pytest.raises(xdreg.StoreError, match="one axis of type 'coordinate'"):
         vectors("f", group, "coordinate", None)
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunks"),
+    [
+        ((2, 400, 400), (1, 1, 1)),
+        ((2, 1, 10**7), (2, 1, 100)),
+        ((2, 9**9, 7), (2, 400, 1)),
+    ],
+)
+def test_many_small_chunks_are_refused(shape, chunks, tmp_path):
+    stored(tmp_path / "f.zarr", ngff_field())
+    contents = {p: json.loads(p.read_text()) for p in tmp_path.rglob("zarr.json")}
+    ((document, content),) = (
+        both for both in contents.items() if both[1]["node_type"] == "array"
+    )
+    content["shape"] = shape
+    content["chunk_grid"]["configuration"]["chunk_shape"] = chunks
+    document.write_text(json.dumps(content))
+    with pytest.raises(xdreg.StoreError, match="chunks of"):
+        xdreg.open_field(tmp_path / "f.zarr")

@@ -2,7 +2,9 @@
 
 import dask.array
 import numpy as np
+import pytest
 
+import xdreg
 from tests.helpers.fields import Known
 from xdreg.fields.field import make_field
 from xdreg.fields.measures import jacobian_determinant
@@ -50,3 +52,10 @@ def test_a_fold_does_not_fall_between_two_pixels():
     assert found.plane.shape == (1000, 8)
     folds = np.unique(np.nonzero(found.jacobian <= 0)[0])
     np.testing.assert_array_equal(folds, [600])
+
+
+def test_a_plane_of_absurdly_many_points_is_refused():
+    grid = Grid(("y", "x"), (36, 10**9), (1.0, 1.0), (0.0, 0.0))
+    data = dask.array.zeros((2, *grid.shape), dtype=np.float32, chunks=(2, 36, 10**6))
+    with pytest.raises(xdreg.InputError, match="points in the plane to draw"):
+        field_plane(make_field(data, grid))
