@@ -86,3 +86,24 @@ def test_an_overlap_past_the_middle_of_a_block_is_refused():
 def test_per_axis_names_what_it_refuses(value):
     with pytest.raises(InputError, match="block_shape must be"):
         whole_per_axis(value, 2, "block_shape", minimum=1)
+
+
+@pytest.mark.parametrize("shape", [(10**9, 10**9), (1, 10**12), (10**5, 10**6, 10**6)])
+def test_absurdly_many_blocks_are_refused_at_once(shape):
+    grid = Grid(
+        ("z", "y", "x")[-len(shape) :], shape, (1.0,) * len(shape), (0.0,) * len(shape)
+    )
+    with pytest.raises(InputError, match="is its shape right"):
+        Partition.balanced(grid, block_shape=64, overlap=8, field_step=2)
+
+
+def test_the_largest_patch_is_found_without_a_look_at_all():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        step = int(rng.integers(1, 4))
+        block, length = step * int(rng.integers(1, 40)), int(rng.integers(1, 400))
+        overlap = min(int(rng.integers(0, block // 2 + 1)), length)
+        grid = Grid(("y", "x"), (length, 3), (1.0, 1.0), (0.0, 0.0))
+        parts = Partition(grid, (block, 3), (overlap, 0), (step, 1))
+        patches = (parts.patch((i, 0))[0] for i in range(parts.counts[0]))
+        assert parts.patch_shape[0] == max(p.stop - p.start for p in patches)

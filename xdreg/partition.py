@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 #: overlaps. An update may point out of the window.
 MOVING_MARGIN = 1
 
+#: Most blocks of a stage.
+MOST_BLOCKS = 10**8
+
 
 class BlockStatus(IntEnum):
     """The outcome of a block; all but ``SUCCESS`` contribute a zero update."""
@@ -126,7 +129,8 @@ class Partition:
         Raises
         ------
         InputError
-            If the overlap reaches beyond the neighbouring block's middle.
+            If the overlap reaches beyond the neighbouring block's middle, or there are
+            too many blocks.
         """
         ndim = grid.ndim
         most = whole_per_axis(block_shape, ndim, "block_shape", minimum=1)
@@ -152,7 +156,15 @@ class Partition:
                     "or larger blocks"
                 )
                 raise InputError(msg)
-        return cls(grid, tuple(shape), margins, steps)
+        partition = cls(grid, tuple(shape), margins, steps)
+        if partition.size > MOST_BLOCKS:
+            msg = (
+                f"the image of {grid.shape} voxels would be cut into "
+                f"{partition.size:.3g} blocks, more than {MOST_BLOCKS:.0e}; is its "
+                f"shape right? Else use larger blocks than {tuple(shape)}"
+            )
+            raise InputError(msg, block_shape=...)
+        return partition
 
     @functools.cached_property
     def counts(self) -> tuple[int, ...]:
@@ -191,13 +203,13 @@ class Partition:
     @property
     def patch_shape(self) -> tuple[int, ...]:
         """The largest patch; every patch is stored padded to it."""
-        return tuple(
-            max(part.stop - part.start for part in parts)
-            for parts in (
-                [self._patch_axis(axis, i) for i in range(count)]
-                for axis, count in enumerate(self.counts)
-            )
-        )
+        shape = []
+        for axis, count in enumerate(self.counts):
+            # All but the first and the last are as long as the middle one.
+            some = {0, min(1, count - 1), count // 2, max(count - 2, 0), count - 1}
+            parts = [self._patch_axis(axis, i) for i in some]
+            shape.append(max(part.stop - part.start for part in parts))
+        return tuple(shape)
 
     def __iter__(self) -> Iterator[tuple[int, ...]]:
         """Iterate over the block indices in C order."""

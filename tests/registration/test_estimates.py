@@ -11,6 +11,7 @@ import xarray as xr
 import xdreg
 from xdreg.coordinates import coordinates
 from xdreg.grid import Grid
+from xdreg.registration.estimates import _along
 from xdreg.stores.readers import ImageReader
 
 
@@ -69,3 +70,17 @@ def test_memory_is_what_the_plan_says():
     )
     peak, expected = map(int, done.stdout.split())
     assert 0.8 < peak / expected < 1.2
+
+
+def test_the_voxels_of_many_blocks_are_counted_at_once():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        size, block, margin = (
+            int(rng.integers(*r)) for r in ((1, 300), (1, 99), (0, 150))
+        )
+        windows = (
+            min(start + block + margin, size) - max(start - margin, 0)
+            for start in range(0, size, block)
+        )
+        assert _along(size, block, margin) == sum(windows)
+    assert _along(10**12, 64, 8) > 10**12

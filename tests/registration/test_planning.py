@@ -1,6 +1,7 @@
 """What a plan derives from images and options."""
 
 import numpy as np
+import pytest
 import xarray as xr
 
 import xdreg
@@ -30,3 +31,12 @@ def test_a_b_spline_has_smaller_blocks():
         planned = image.dreg.plan(image, stages=stages, block_shape=given).stages
         found = [stage.partition.counts for stage in planned]
         assert found == [(count,) * 3 for count in counts]
+
+
+@pytest.mark.parametrize("stage", [xdreg.BSpline(level=0), xdreg.Affine(metric="mi")])
+def test_absurd_ratios_of_spacings_are_refused_for_elastix_alone(stage):
+    grid = Grid(("y", "x"), (40, 50), (1e4, 1.0), (0.0, 0.0))
+    image = xr.DataArray(np.zeros(grid.shape), coordinates(grid), grid.dims)
+    with pytest.raises(xdreg.InputError, match="elastix takes ratios up to 1000"):
+        image.dreg.plan(image, stages=[stage])
+    assert image.dreg.plan(image, stages=[xdreg.Affine(), xdreg.LocalCorrelation()])

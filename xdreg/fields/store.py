@@ -34,6 +34,7 @@ from xdreg.fields.ome_scene_writer import FieldPart, write_field_metadata
 from xdreg.fields.ome_vectors import VectorStep
 from xdreg.fields.provenance import attrs_for
 from xdreg.grid import Grid, normalise_units
+from xdreg.partition import MOST_BLOCKS
 from xdreg.stores.apart import check_apart
 from xdreg.stores.named_files import absolute
 from xdreg.stores.nodes import child_names, open_array, open_group, open_named
@@ -45,9 +46,6 @@ from xdreg.stores.progress import working
 #: Groups for diagnostics and provenance, and names of the fields, by ``inverse``.
 _EXTRA = {False: "xdreg", True: "xdreg_inverse"}
 _NAMES = {False: "displacement", True: "inverse"}
-
-#: Most blocks whose diagnostics are read; no run has more.
-MOST_BLOCKS = 10**8
 
 
 def save_field(

@@ -95,13 +95,16 @@ def field_bytes(partition: Partition) -> int:
 def _voxels(partition: Partition, overlaps: int) -> int:
     """Return the number of voxels of all blocks, with some overlaps on every side."""
     axes = zip(
-        partition.block_shape, partition.overlap, partition.grid.shape, strict=True
+        partition.grid.shape, partition.block_shape, partition.overlap, strict=True
     )
-    return math.prod(
-        sum(
-            min(start + block + overlaps * overlap, size)
-            - max(start - overlaps * overlap, 0)
-            for start in range(0, size, block)
-        )
-        for block, overlap, size in axes
+    return math.prod(_along(size, block, overlaps * o) for size, block, o in axes)
+
+
+def _along(size: int, block: int, margin: int) -> int:
+    """Return the summed length of all blocks with margins, clipped to an axis."""
+    before = sum(margin - start for start in range(0, min(margin, size), block))
+    last = max(size - block - margin, 0) // block * block
+    after = sum(
+        max(start + block + margin - size, 0) for start in range(last, size, block)
     )
+    return -(-size // block) * (block + 2 * margin) - before - after

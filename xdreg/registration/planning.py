@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 #: Largest level that is registered linearly, whole, in voxels.
 LINEAR_VOXELS = {2: 512**2, 3: 400_000}
 
+#: Largest ratio of spacings that elastix takes.
+MOST_RATIO = 1e3
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -210,7 +213,21 @@ def make_plan(
                 finest,
             )
         )
+        _check_ratio(planned[-1])
     return Plan(tuple(planned), fixed_pyramid, moving_pyramid)
+
+
+def _check_ratio(stage: PlannedStage) -> None:
+    """Raise if elastix, which ends in an error of its own, cannot take the image."""
+    grid = stage.partition.grid
+    steps = [s for s, n in zip(grid.spacing, grid.shape, strict=True) if n > 1] or [1.0]
+    if stage.by_elastix and max(steps) > MOST_RATIO * min(steps):
+        msg = (
+            f"the spacing of fixed is {grid.spacing}; elastix takes ratios up to "
+            f"{MOST_RATIO:g}. Is its unit right? Else use xdreg.LocalCorrelation and "
+            "the metric 'lncc' or 'mind', or resample the images"
+        )
+        raise InputError(msg)
 
 
 def _pyramids(fixed: Any, moving: Any) -> tuple[Pyramid, Pyramid]:
