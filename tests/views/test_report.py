@@ -105,7 +105,9 @@ def test_a_file_that_exists_is_kept(registered, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["qc.html"]
 
 
-@pytest.mark.parametrize("odd", [5, "x", object(), [], {}, np.zeros(3)], ids=repr)
+@pytest.mark.parametrize(
+    "odd", [5, "x", object(), [], {}, np.zeros(3)], ids=lambda odd: type(odd).__name__
+)
 def test_odd_arguments_end_in_one_clear_error(odd, registered, tmp_path):
     pair, moving, field = registered
     points = {"landmarks": (pair.fixed_points, pair.moving_points)}
