@@ -23,12 +23,15 @@ _FLOAT = 4
 #: Bytes of a block's record and disagreement, with their checksums.
 _DIAGNOSTICS = 72
 
-#: Bytes of a process before any block runs: Python, libraries, kernels. Compiling the
-#: kernels takes up to 80 MB more.
+#: Bytes of a worker of Dask between blocks: Python, libraries, kernels, and what it
+#: remembers of its tasks. A new one holds 310 MB after its first block.
 PROCESS_BYTES = 350_000_000
 
+#: Additional bytes where kernels are to be compiled: the compiler stays.
+COMPILER_BYTES = 100_000_000
+
 #: Bytes of a block per voxel of its window, both images and engine included.
-VOXEL_BYTES = 95
+VOXEL_BYTES = 86
 
 #: Additional bytes per voxel for self-similarity descriptors.
 DESCRIPTOR_BYTES = 90
@@ -36,11 +39,30 @@ DESCRIPTOR_BYTES = 90
 #: Factor where several threads run blocks: each keeps part of the memory it freed.
 THREADED = 1.2
 
-#: Bytes of the process in which elastix registers one block.
-ENGINE_PROCESS_BYTES = 900_000_000
+#: Bytes of the process in which elastix registers one block, without the images.
+ENGINE_PROCESS_BYTES = 940_000_000
 
 #: Bytes of the process in which a user's method runs, without the method's imports.
 METHOD_PROCESS_BYTES = 200_000_000
+
+#: Dask starts no task in a worker above the first share of its memory, and restarts a
+#: worker above 0.95. The second leaves room for an estimate that is a little low.
+PAUSED, MOST = 0.8, 0.9
+
+
+def window_memory(partition: Partition, metric: str, *, elastix: bool) -> int:
+    """Return the peak memory of one block in its worker, in bytes."""
+    own = metric in ("mind", "auto") and not elastix
+    per_voxel = VOXEL_BYTES + (DESCRIPTOR_BYTES if own else 0)
+    return math.prod(partition.window_shape) * per_voxel
+
+
+def own_process_memory(partition: Partition, *, elastix: bool, isolated: bool) -> int:
+    """Return the peak memory of a block's own process, in bytes; 0 if it has none."""
+    images = math.prod(partition.window_shape) * VOXEL_BYTES
+    if elastix:
+        return ENGINE_PROCESS_BYTES + images
+    return METHOD_PROCESS_BYTES + images if isolated else 0
 
 
 def block_memory(
@@ -51,11 +73,20 @@ def block_memory(
     ``elastix`` and ``isolated`` state whether the engine is elastix, and whether the
     block has a process of its own.
     """
-    voxels = math.prod(partition.window_shape)
-    own = metric in ("mind", "auto") and not elastix
-    per_voxel = VOXEL_BYTES + (DESCRIPTOR_BYTES if own else 0)
-    process = ENGINE_PROCESS_BYTES if elastix else METHOD_PROCESS_BYTES
-    return voxels * per_voxel + (process if isolated else 0)
+    window = window_memory(partition, metric, elastix=elastix)
+    return window + own_process_memory(partition, elastix=elastix, isolated=isolated)
+
+
+def worker_memory(blocks: float, *, compiles: bool) -> int:
+    """Return the memory that a worker of Dask needs to finish, in bytes.
+
+    ``blocks`` is the peak memory in it of the blocks that it runs at once. ``compiles``
+    states whether kernels are to be compiled. Between blocks the worker must be below
+    the share at which Dask gives it no more, and at its peak below that at which Dask
+    restarts it.
+    """
+    idle = PROCESS_BYTES + COMPILER_BYTES * compiles
+    return round(max(idle / PAUSED, (idle + blocks) / MOST))
 
 
 def bytes_read(

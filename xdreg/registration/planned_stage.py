@@ -20,7 +20,7 @@ from xdreg.engines.isolated import Isolated
 from xdreg.engines.linear import linear, linear_displacement
 from xdreg.engines.local_correlation import by_level, local_correlation, safer
 from xdreg.partition import Partition
-from xdreg.registration.estimates import block_memory
+from xdreg.registration.estimates import own_process_memory, window_memory
 from xdreg.stages import (
     OWN_METRICS,
     Affine,
@@ -139,14 +139,21 @@ class PlannedStage:
         return self.by_elastix
 
     @property
+    def window_memory(self) -> int:
+        """The peak memory of one block in its worker, in bytes."""
+        return window_memory(self.partition, self.metric, elastix=self.by_elastix)
+
+    @property
+    def own_process_memory(self) -> int:
+        """The peak memory of a block's own process, in bytes; 0 if it has none."""
+        return own_process_memory(
+            self.partition, elastix=self.by_elastix, isolated=self.isolated
+        )
+
+    @property
     def memory(self) -> int:
         """The peak memory of one block, in bytes."""
-        return block_memory(
-            self.partition,
-            self.metric,
-            elastix=self.by_elastix,
-            isolated=self.isolated,
-        )
+        return self.window_memory + self.own_process_memory
 
     @property
     def memory_limit(self) -> int | None:
@@ -227,9 +234,9 @@ class PlannedLocalCorrelation(PlannedStage):
         )
 
     @property
-    def memory(self) -> int:
-        """The peak memory of one block, in bytes."""
-        return super().memory + (SEARCH_BYTES if self.searches else 0)
+    def window_memory(self) -> int:
+        """The peak memory of one block in its worker, in bytes."""
+        return super().window_memory + (SEARCH_BYTES if self.searches else 0)
 
     @property
     def smoothing(self) -> list[Any]:

@@ -10,12 +10,13 @@ from dask.utils import format_bytes
 
 from xdreg.coordinates import spatial_dims
 from xdreg.errors import InputError
+from xdreg.numerics.compiled import are_stored
 from xdreg.registration.estimates import (
-    PROCESS_BYTES,
     THREADED,
     bytes_read,
     field_bytes,
     patch_bytes,
+    worker_memory,
 )
 from xdreg.registration.planned_stage import PlannedStage, planned_kind
 from xdreg.stages import (
@@ -85,16 +86,24 @@ class Plan:
         )
 
     def worker_memory(self, threads: int = 1) -> int:
-        """Return the peak memory of a worker process, in bytes.
+        """Return the memory that a worker needs to finish, in bytes.
+
+        It leaves room for the limits of Dask, which gives no block to a worker above
+        80 % of its memory, and restarts one above 95 %. Processes of blocks are
+        included: they count towards the memory of a job, not towards Dask's limits.
 
         Parameters
         ----------
         threads
             Blocks that it runs at once.
         """
-        largest = max(stage.memory for stage in self.stages)
         kept = THREADED if threads > 1 else 1
-        return PROCESS_BYTES + round(threads * kept * largest)
+        compiles = not are_stored({stage.metric for stage in self.stages})
+        return max(
+            worker_memory(threads * kept * stage.window_memory, compiles=compiles)
+            + threads * stage.own_process_memory
+            for stage in self.stages
+        )
 
     def workdir_bytes(self, *, kept: bool = True) -> int:
         """Return the largest size of the work directory, in bytes.
