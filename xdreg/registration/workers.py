@@ -105,7 +105,7 @@ def _report(workers: list[dict[str, Any]], plan: Plan) -> str:
         + (f" and the other {others}" if others else "")
         + f", whose process takes {format_bytes(first['metrics']['memory'])} of its "
         f"memory_limit of {format_bytes(first['memory_limit'])}. This plan asks for "
-        f"{format_bytes(needed)} a worker of {first['nthreads']} threads. Interrupt, "
-        "and call again with larger or fewer workers, or a smaller block_shape; with "
-        "a workdir, finished blocks are kept"
+        f"{format_bytes(needed)} for its {first['nthreads']} threads. Interrupt, and "
+        "call again with workers of more memory or fewer threads, or a smaller "
+        "block_shape; with a workdir, finished blocks are kept"
     )
