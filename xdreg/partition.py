@@ -159,9 +159,8 @@ class Partition:
         partition = cls(grid, tuple(shape), margins, steps)
         if partition.size > MOST_BLOCKS:
             msg = (
-                f"the image of {grid.shape} voxels would be cut into "
-                f"{partition.size:.3g} blocks, more than {MOST_BLOCKS:.0e}; is its "
-                f"shape right? Else use larger blocks than {tuple(shape)}"
+                f"{partition.size:.3g} blocks of an image of {grid.shape} are too many; "
+                "is its shape right? Else use larger blocks"
             )
             raise InputError(msg, block_shape=...)
         return partition

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 Metric = Literal["ncc", "mi", "msd"]
 
+#: Largest ratio of spacings. Beyond it elastix ends in errors of its own.
+MOST_RATIO = 1e3
+
 #: Fewest voxels per axis of a linear or B-spline registration.
 MINIMUM_VOXELS = {"linear": 4, "bspline": 8}
 
@@ -279,3 +282,15 @@ def _local_grid(grid: Grid, zero: NDArray[np.float64], scale: float) -> Grid:
 def _rounded(length: float) -> float:
     # Elastix rounds the number of control points up: the last bit must not decide.
     return float(f"{length:.12g}")
+
+
+def check_spacing(grid: Grid) -> None:
+    """Raise if an image's spacings differ by more than `MOST_RATIO`."""
+    steps = [s for s, n in zip(grid.spacing, grid.shape, strict=True) if n > 1] or [1.0]
+    if max(steps) > MOST_RATIO * min(steps):
+        msg = (
+            f"the spacing of fixed is {grid.spacing}; elastix takes ratios up to "
+            f"{MOST_RATIO:g}. Is its unit right? Else use xdreg.LocalCorrelation and "
+            "the metric 'lncc' or 'mind', or resample the images"
+        )
+        raise InputError(msg)

@@ -9,6 +9,7 @@ import numpy as np
 from xdreg.engines.own_metrics import local_similarity
 from xdreg.numerics import folding, kernels, metrics
 from xdreg.partition import BlockStatus
+from xdreg.registration.seals import SEALS
 from xdreg.stages import OWN_METRICS
 
 if TYPE_CHECKING:
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from xdreg.grid import Grid
     from xdreg.registration.window import Channel, Window
 
-
-#: At the end of a record: a number of the block and stage, and the halves of the
-#: checksum of its patch, by which files in each other's place are noticed.
-SEALS = ("place", "patch_high", "patch_low")
 
 #: Diagnostics of a block, in the order in which its record stores them.
 RECORD = (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dask.utils import format_bytes
 
 from xdreg.coordinates import spatial_dims
+from xdreg.engines.elastix import check_spacing
 from xdreg.errors import InputError
 from xdreg.numerics.compiled import are_stored
 from xdreg.registration.estimates import (
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 
 #: Largest level that is registered linearly, whole, in voxels.
 LINEAR_VOXELS = {2: 512**2, 3: 400_000}
-
-#: Largest ratio of spacings that elastix takes.
-MOST_RATIO = 1e3
 
 
 @dataclass(frozen=True)
@@ -222,21 +220,9 @@ def make_plan(
                 finest,
             )
         )
-        _check_ratio(planned[-1])
+        if planned[-1].by_elastix:
+            check_spacing(grid)
     return Plan(tuple(planned), fixed_pyramid, moving_pyramid)
-
-
-def _check_ratio(stage: PlannedStage) -> None:
-    """Raise if elastix, which ends in an error of its own, cannot take the image."""
-    grid = stage.partition.grid
-    steps = [s for s, n in zip(grid.spacing, grid.shape, strict=True) if n > 1] or [1.0]
-    if stage.by_elastix and max(steps) > MOST_RATIO * min(steps):
-        msg = (
-            f"the spacing of fixed is {grid.spacing}; elastix takes ratios up to "
-            f"{MOST_RATIO:g}. Is its unit right? Else use xdreg.LocalCorrelation and "
-            "the metric 'lncc' or 'mind', or resample the images"
-        )
-        raise InputError(msg)
 
 
 def _pyramids(fixed: Any, moving: Any) -> tuple[Pyramid, Pyramid]:

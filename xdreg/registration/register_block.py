@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import socket
 import time
 import traceback
@@ -28,8 +27,9 @@ from xdreg.errors import (
     printable,
 )
 from xdreg.partition import MOVING_MARGIN, BlockStatus, Partition
-from xdreg.registration.block_array import BlockArray, Remembering, checksum_halves
-from xdreg.registration.judge import RECORD, SEALS, judge
+from xdreg.registration.block_array import BlockArray, Remembering
+from xdreg.registration.judge import RECORD, judge
+from xdreg.registration.seals import belongs, seals_of
 from xdreg.registration.window import Inputs, Window, read_window
 from xdreg.registration.workdir import DAMAGED
 from xdreg.stores.checked_arrays import counting_chunks
@@ -98,6 +98,11 @@ class BlockTask:
     errors: Path
 
     @property
+    def stage(self) -> str:
+        """Name of the stage's folder."""
+        return self.errors.parent.name
+
+    @property
     def stopped(self) -> Path:
         """A file that exists when no further block is to start."""
         return self.errors.parent / "stopped"
@@ -145,7 +150,7 @@ def register_block(index: tuple[int, ...], task: BlockTask) -> NDArray[np.float3
         msg = "the run was stopped; run the same again with the same workdir"
         raise Interrupted(msg)
     stored = task.records.read(index)
-    if stored is None or not _belongs(stored, index, task):
+    if stored is None or not belongs(stored, task.stage, index, task.patches):
         return _register(index, task)[0]
     return stored
 
@@ -180,35 +185,14 @@ def check_directory(task: BlockTask) -> None:
         raise StoreError(msg, workdir=...)
 
 
-def _belongs(
-    record: NDArray[np.float32], index: tuple[int, ...], task: BlockTask
-) -> bool:
-    """Return whether a record and the patch, if it is there, are those of a block.
-
-    Files with sound checksums may lie in each other's place.
-    """
-    place, *mark = record[-len(SEALS) :].tolist()
-    stored = task.patches.mark(index)
-    return place == _place(index, task) and (
-        stored is None or math.isnan(mark[0]) or stored == tuple(mark)
-    )
-
-
-def _place(index: tuple[int, ...], task: BlockTask) -> float:
-    """Return a number of a block and its stage, for its record."""
-    text = f"{task.errors.parent.name} {index}"
-    return checksum_halves(text.encode())[1]
-
-
 def give_up_block(index: tuple[int, ...], task: BlockTask, text: str) -> None:
     """Record a block as crashed, with a message, unless it has a record."""
     if task.records.read(index) is not None:
         return
     task.say(index, FAILED, text)
-    record = np.full(len(RECORD), np.nan, np.float32)
-    record[RECORD.index("status")] = BlockStatus.CRASHED
-    record[RECORD.index("place")] = _place(index, task)
-    task.records[index] = record
+    record = dict.fromkeys(RECORD, np.nan) | seals_of(task.stage, index, None)
+    record["status"] = float(BlockStatus.CRASHED)
+    task.records[index] = [record[name] for name in RECORD]
 
 
 def _register(
@@ -232,8 +216,7 @@ def _register(
             padded = np.zeros(task.patches.shape, np.float32)
             padded[(slice(None), *(slice(0, n) for n in patch_grid.shape))] = patch
             task.patches[index] = padded
-            record["patch_high"], record["patch_low"] = checksum_halves(padded)
-    record["place"] = _place(index, task)
+    record |= seals_of(task.stage, index, padded)
     record["status"] = float(status)
     record["seconds"] = time.perf_counter() - began
     values = np.array([record[name] for name in RECORD], np.float32)
