@@ -159,8 +159,8 @@ class Partition:
         partition = cls(grid, tuple(shape), margins, steps)
         if partition.size > MOST_BLOCKS:
             msg = (
-                f"{partition.size:.3g} blocks of an image of {grid.shape} are too many; "
-                "is its shape right? Else use larger blocks"
+                f"{partition.size:.3g} blocks of an image of {grid.shape} voxels are "
+                "too many; is its shape right? Else use larger blocks"
             )
             raise InputError(msg, block_shape=...)
         return partition
