@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from xdreg.engines.messages import Malformed, describe, pack, read, unpack, write
 from xdreg.stores import posix
@@ -78,7 +78,7 @@ class _Surroundings:
 
     def __init__(self) -> None:
         self.directory = Path.cwd()
-        self._streams: list[TextIO] = [sys.stdin, sys.stdout, sys.stderr]
+        self._streams: list[Any] = [sys.stdin, sys.stdout, sys.stderr]
 
     def restore(self) -> None:
         """Put back the directory, the streams and the handling of signals."""

@@ -161,7 +161,8 @@ class _Process:
         )
         if theirs is not None:
             os.close(theirs)
-        posix.unblock(self.popen.stdin.fileno())
+        requests: Any = self.popen.stdin
+        posix.unblock(requests.fileno())
         self.loaded: set[str] = set()
         #: Whether the process died by itself after it had served other calls.
         self.perhaps_harmed = False
@@ -338,7 +339,8 @@ class _Process:
         self._drain.join(timeout=_GRACE)
         if self._verdict is not None:
             return self._verdict
-        self.perhaps_harmed = self._calls > 1 and (cause or code != posix.KILLED)
+        by_itself = cause is not None or code != posix.KILLED
+        self.perhaps_harmed = self._calls > 1 and by_itself
         if cause is None:
             cause = posix.describe_exit(code)
             if code == posix.KILLED:
