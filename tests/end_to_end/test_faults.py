@@ -98,6 +98,38 @@ def test_functions_of_a_script_and_itk_transforms_travel():
     np.testing.assert_allclose(found.sel(component=1), 2.0)
 
 
+def raises(fixed, moving):
+    msg = "my own message"
+    raise ValueError(msg)
+
+
+class Holder:
+    """A method that holds what cannot be sent to a process."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def __call__(self, fixed, moving):
+        return xr.zeros_like(fixed).expand_dims(component=2)
+
+
+def test_a_run_in_which_all_blocks_fail_says_why():
+    fixed, moving = shifted_pair()
+    stage = xdreg.Custom(method=raises, level=0)
+    with pytest.raises(xdreg.MethodError, match="said: ValueError: my own message"):
+        fixed.dreg.register(moving, stages=[stage], progress=False)
+
+
+def test_a_method_that_does_not_pickle_is_refused_with_a_remedy_that_works():
+    fixed, moving = shifted_pair()
+    stage = xdreg.Custom(method=Holder(), level=0)
+    with pytest.raises(xdreg.InputError, match=r"Holder.*isolated=False"):
+        fixed.dreg.register(moving, stages=[stage], progress=False)
+    threads = xdreg.Custom(method=Holder(), level=0, isolated=False)
+    field = fixed.dreg.register(moving, stages=[threads], progress=False)
+    assert not field.displacement.values.any()
+
+
 def test_a_method_in_threads_sees_what_it_changes():
     seen = []
 

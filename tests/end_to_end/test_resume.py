@@ -255,13 +255,13 @@ def test_a_changed_method_or_option_is_refused(tmp_path):
     start(one, np.arange(5000))
     changed = np.arange(5000)
     changed[2500] = 7
-    with pytest.raises(xdreg.InputError, match="What differs: stages"):
+    with pytest.raises(xdreg.InputError, match="What differs: stage 0"):
         start(one, changed)
 
     def one(fixed, moving, value):
         return shift(fixed, moving, voxels=1.0)
 
-    with pytest.raises(xdreg.InputError, match="What differs: stages"):
+    with pytest.raises(xdreg.InputError, match="What differs: stage 0"):
         start(one, np.arange(5000))
 
 

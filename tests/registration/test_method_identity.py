@@ -377,7 +377,7 @@ def test_a_work_directory_asks_for_a_version(tmp_path):
         run(tmp_path)
     run(tmp_path, version="1")
     run(tmp_path, version="1")
-    with pytest.raises(xdreg.InputError, match="What differs: stages"):
+    with pytest.raises(xdreg.InputError, match="What differs: stage 0"):
         run(tmp_path, version="2")
     with pytest.raises(xdreg.InputError, match="version must be text"):
         run(version=2)

@@ -27,8 +27,20 @@ def test_the_same_manifest_is_accepted_again(tmp_path):
 def test_another_manifest_is_refused_and_what_differs_is_named(tmp_path):
     WorkDirectory(tmp_path).claim(MANIFEST)
     changed = MANIFEST | {"metric": "mi", "fixed": {"source": "a.zarr", "token": "2"}}
-    with pytest.raises(xdreg.InputError, match=r"What differs: fixed: .*; metric: "):
+    with pytest.raises(xdreg.InputError, match=r"What differs: fixed: .*; metric was "):
         WorkDirectory(tmp_path).claim(changed)
+
+
+def test_the_option_that_differs_is_named(tmp_path):
+    stages = [{"name": "affine"}, {"name": "bspline", "level": 0, "step": [4, 4]}]
+    WorkDirectory(tmp_path).claim(MANIFEST | {"stages": stages})
+    other = [stages[0], stages[1] | {"step": [8, 8]}]
+    for changed, text in (
+        (other, r"differs: stage 1 \(bspline\): step was \[4, 4\], now \[8, 8\]\."),
+        (stages[:1], r"differs: the stages were affine, bspline, now affine\."),
+    ):
+        with pytest.raises(xdreg.InputError, match=text):
+            WorkDirectory(tmp_path).claim(MANIFEST | {"stages": changed})
 
 
 def test_a_directory_that_holds_something_else_is_refused(tmp_path):

@@ -18,6 +18,7 @@ import xarray as xr
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.engines import processes
 from xdreg.engines.result import as_displacement
+from xdreg.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,9 +68,24 @@ class Isolated:
     def of(
         cls, method: Callable[..., Any], timeout: float | None, memory_limit: int | None
     ) -> Isolated:
-        """Pack a method."""
+        """Pack a method.
+
+        Raises
+        ------
+        InputError
+            If it does not pickle.
+        """
         stream = io.BytesIO()
-        _Pickler(stream, protocol=5).dump(method)
+        try:
+            _Pickler(stream, protocol=5).dump(method)
+        # What a method holds may raise anything.
+        except Exception as error:
+            name = getattr(method, "__qualname__", type(method).__qualname__)
+            msg = (
+                f"the method {name} cannot be sent to a process: {error}. Open files, "
+                "locks and devices inside the method, or run it in the worker's threads"
+            )
+            raise InputError(msg, isolated=False) from error
         return cls(stream.getvalue(), timeout, memory_limit)
 
     def __call__(

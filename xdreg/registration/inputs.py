@@ -190,6 +190,13 @@ def check_joint(plan: Plan, select: Sequence[Sequence[object]]) -> None:
         raise InputError(msg)
 
 
+def check_methods(plan: Plan) -> None:
+    """Raise if a method cannot be sent to a process."""
+    for stage in plan.stages:
+        if not stage.options.linear:
+            stage.isolated_method  # noqa: B018
+
+
 def check_overlap(plan: Plan, start: Any) -> None:
     """Raise if the fixed image, mapped by the start, does not overlap the moving."""
     fixed, moving = plan.fixed.grids[0], plan.moving.grids[0]

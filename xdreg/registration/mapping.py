@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import time
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -16,7 +15,7 @@ import dask.array
 import numpy as np
 import xarray as xr
 
-from xdreg.registration.workers import active_client
+from xdreg.registration.workers import wait_for_rest
 from xdreg.stores.graphs import shared
 
 if TYPE_CHECKING:
@@ -35,9 +34,6 @@ MOST_TASKS = 1_000
 
 #: The same where a block takes milliseconds, less than its task.
 MOST_SHORT_TASKS = 50
-
-#: Seconds between looks at what workers still run.
-LOOK = 0.1
 
 
 def map_over_blocks(
@@ -124,7 +120,7 @@ def _run(
         return np.asarray(mapped.values, np.float32)
     except Exception as error:
         if _killed_workers(error):
-            _wait_for_rest(mapped.data.name)
+            wait_for_rest(mapped.data.name)
         raise
 
 
@@ -159,25 +155,6 @@ def run_blocks(
 
 def _index(number: int, task: BlockTask) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(number), task.partition.counts))
-
-
-def _wait_for_rest(name: str) -> None:
-    """Wait until workers have ended the running blocks of a map that failed.
-
-    Dask forgets the tasks of the map, but those that have begun go on. One of them
-    could kill the worker on which another block is tried alone.
-    """
-    client = active_client()
-    while client is not None and any(
-        client.run(_runs_blocks, name, on_error="ignore").values()
-    ):
-        time.sleep(LOOK)
-
-
-def _runs_blocks(name: str, dask_worker: Any) -> bool:
-    """Return whether a worker runs blocks of a map."""
-    running = list(dask_worker.state.executing)
-    return any(name in str(task.key) for task in running)
 
 
 def _killed_workers(error: Exception) -> bool:

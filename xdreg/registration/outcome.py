@@ -182,7 +182,9 @@ def check_any_succeeded(
         first = min(task.errors.glob(f"*{FAILED}"), default=None)
         text = _message(first)
         # The last line but notes states the error.
-        lines = [v for v in text.splitlines() if v and not v.startswith("block ")]
+        lines = [
+            v for v in text.splitlines() if v.strip() and not v.startswith("block ")
+        ]
         reason = lines[-1] if lines else text
         msg = (
             f"all {int(failed.sum())} blocks of {stage} failed; the first said: "

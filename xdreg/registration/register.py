@@ -11,6 +11,7 @@ import xarray as xr
 from xdreg.errors import InputError
 from xdreg.registration.inputs import (
     check_fresh,
+    check_methods,
     check_overlap,
     pair_images,
     retried,
@@ -139,6 +140,7 @@ def register(
         overlap=overlap,
         initial_is_field=_is_field_like(initial),
     )
+    check_methods(plan)
     start = starting_point(initial, plan.fixed.grids[0])
     check_overlap(plan, start)
     pair = pair_images(plan, (channel, moving_channel), (fixed_mask, moving_mask))

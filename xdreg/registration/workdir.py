@@ -59,6 +59,9 @@ _HEAD, _TAIL = b'{"checksum": "%08x", "content":\n', b"\n}\n"
 #: Most bytes of a JSON file; an outlier report of a million blocks has 30 million.
 MOST_BYTES = 2**30
 
+#: Most differences between two runs that a message names.
+MOST_CHANGES = 6
+
 #: Key of the manifest that may change between calls: limits decide which blocks are
 #: given up, and do not change the results of the others.
 LIMITS = "limits"
@@ -317,14 +320,38 @@ def _checksum(path: Path, content: bytes) -> int:
 
 
 def differences(earlier: dict[str, Any], now: dict[str, Any]) -> str:
-    """Return the entries in which two manifests differ, as text."""
+    """Return what differs between two manifests, as text."""
     names = sorted((earlier.keys() | now.keys()) - {LIMITS})
-    pairs = ((name, earlier.get(name), now.get(name)) for name in names)
-    return "; ".join(
-        f"{name}: {_change(old, new)}"
-        for name, old, new in pairs
-        if not same_voxels(*map(_without_address, (old, new)))
-    )
+    changes = [
+        change
+        for name in names
+        for change in _changes(name, earlier.get(name), now.get(name))
+    ]
+    more = len(changes) - MOST_CHANGES
+    return "; ".join(changes[:MOST_CHANGES]) + (f"; and {more} more" * (more > 0))
+
+
+def _changes(name: str, old: Any, new: Any) -> Iterator[str]:
+    """Yield what differs between two entries, down to single values."""
+    if same_voxels(*map(_without_address, (old, new))):
+        return
+    dicts = isinstance(old, dict) and isinstance(new, dict)
+    if dicts and VOXELS not in new:
+        for key in sorted(old.keys() | new.keys()):
+            yield from _changes(f"{name}: {key}", old.get(key), new.get(key))
+    elif name == "stages" and len(old or []) == len(new):
+        for number, pair in enumerate(zip(old, new, strict=True)):
+            yield from _changes(f"stage {number} ({pair[1].get('name')})", *pair)
+    elif name == "stages":
+        were, are = (
+            ", ".join(str(stage.get("name")) for stage in stages or [])
+            for stages in (old, new)
+        )
+        yield f"the stages were {were or 'none'}, now {are}"
+    elif dicts:
+        yield f"{name}: {_change(old, new)}"
+    else:
+        yield f"{name} was {_short(old)}, now {_short(new)}"
 
 
 def _without_address(entry: object) -> object:

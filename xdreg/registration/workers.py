@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 #: Seconds between looks at the workers. Two in a row that find all of them paused are
 #: told to the user.
 LOOK = 8.0
+
+#: Seconds between looks at what they still run.
+_GLANCE = 0.1
 
 
 def active_client() -> Any:
@@ -109,3 +113,22 @@ def _report(workers: list[dict[str, Any]], plan: Plan) -> str:
         "call again with workers of more memory or fewer threads, or a smaller "
         "block_shape; with a workdir, finished blocks are kept"
     )
+
+
+def wait_for_rest(name: str) -> None:
+    """Wait until workers have ended the running blocks of a map that failed.
+
+    Dask forgets the tasks of the map, but those that have begun go on. One of them
+    could kill the worker on which another block is tried alone.
+    """
+    client = active_client()
+    if client is None or client.asynchronous:
+        return
+    while any(client.run(_runs, name, on_error="ignore").values()):
+        time.sleep(_GLANCE)
+
+
+def _runs(name: str, dask_worker: Any) -> bool:
+    """Return whether a worker runs tasks of a map."""
+    running = list(dask_worker.state.executing)
+    return any(name in str(task.key) for task in running)
