@@ -122,10 +122,9 @@ def spoil_bytes(path, rng):
     return how
 
 
-def replace_entry(path, rng, files, endless):
+def replace_entry(path, rng, files):
     """Put something else in the place of a file or folder."""
-    ways = ["gone", "folder", "pipe", "loop", "dangling", "other", "device"]
-    how = pick(rng, ways if endless else ways[:-1])
+    how = pick(rng, ["gone", "folder", "pipe", "loop", "dangling", "other", "device"])
     other = pick(rng, files)
     content = other.read_bytes() if how == "other" else b""
     if path.is_dir():
@@ -148,7 +147,7 @@ def replace_entry(path, rng, files, endless):
     return how
 
 
-def damage(folder, rng, *, endless=True):
+def damage(folder, rng):
     """Damage one entry of a folder; return what was done."""
     entries = sorted(folder.rglob("*"))
     files = [p for p in entries if p.is_file()]
@@ -156,7 +155,7 @@ def damage(folder, rng, *, endless=True):
     how = pick(rng, ["bytes", "document", "document", "document", "entry"])
     if how == "entry":
         path = pick(rng, entries)
-        done = replace_entry(path, rng, files, endless)
+        done = replace_entry(path, rng, files)
     elif how == "document":
         path = pick(rng, documents)
         text = path.read_text(errors="replace")
@@ -186,8 +185,8 @@ class Cases:
         where the result is wrong.
     """
 
-    def __init__(self, sound, use, *, endless=True):
-        self.sound, self.use, self.endless = sound, use, endless
+    def __init__(self, sound, use):
+        self.sound, self.use = sound, use
 
     def fault(self, seed):
         """Return what went wrong with a seed, and what was damaged; None if nothing."""
@@ -195,10 +194,10 @@ class Cases:
         with tempfile.TemporaryDirectory(prefix="fuzz-") as place:
             folder = Path(place) / self.sound.name
             shutil.copytree(self.sound, folder)
-            done = damage(folder, rng, endless=self.endless)
+            done = damage(folder, rng)
             if rng.random() < 0.2:
                 with contextlib.suppress(OSError):
-                    done += f"; {damage(folder, rng, endless=self.endless)}"
+                    done += f"; {damage(folder, rng)}"
             try:
                 with deadline(), warnings.catch_warnings():
                     warnings.simplefilter("ignore")
@@ -267,7 +266,7 @@ def images(folder):
             with contextlib.suppress(xdreg.XdregError):
                 _read_image(where / version, kept, rng)
 
-    return Cases(folder / "images", use, endless=False)
+    return Cases(folder / "images", use)
 
 
 def _read_image(path, kept, rng):
@@ -341,7 +340,7 @@ def fields(folder):
                     with contextlib.suppress(xdreg.XdregError):
                         operation(opened, where.parent)
 
-    return Cases(path, use, endless=False)
+    return Cases(path, use)
 
 
 def _summary(field):
