@@ -95,11 +95,10 @@ def _run(
     attempt: int,
 ) -> NDArray[np.float32]:
     """Call a function for some blocks, ``per_task`` in each Dask task."""
-    # The name is what a dashboard shows.
     blocks = xr.DataArray(
         dask.array.from_array(numbers, chunks=per_task),
         dims="block",
-        name=function.__name__,
+        name=function.__name__,  # shown on a dashboard
     )
     template = xr.DataArray(
         dask.array.empty(

@@ -149,8 +149,7 @@ def register(
     if workdir is not None:
         masks = (m for m in (fixed_mask, moving_mask) if not isinstance(m, str))
         check_apart(workdir, fixed, moving, *masks, initial, what="workdir")
-    # Made here and not where a delayed run ends up, so that it lasts as long as this
-    # Python.
+    # Made here, so that a temporary one lasts as long as this Python.
     directory = WorkDirectory(workdir)
     describe = functools.partial(run_manifest, plan, start, *pair)
     manifest = describe()
