@@ -229,15 +229,19 @@ def test_only_this_users_own_directories_are_swept(tmp_path, monkeypatch):
     monkeypatch.setattr(locks.tempfile, "tempdir", str(shared))
     (shared / "xdreg-folder").symlink_to(precious)
     (shared / "xdreg-file").symlink_to(precious / "thesis.tex")
-    for name in ("lock", "pipe", "other", "left"):
+    for name in ("lock", "pipe", "other", "left", "brain"):
         (shared / f"xdreg-{name}").mkdir()
+        # A work directory has the lock, and not this.
+        if name != "brain":
+            (shared / f"xdreg-{name}" / locks.TEMPORARY).touch()
+    (shared / "xdreg-brain" / "lock").write_text(json.dumps(owner))
     (shared / "xdreg-lock" / "lock").symlink_to(precious / "thesis.tex")
     os.mkfifo(shared / "xdreg-pipe" / "lock")
     (shared / "xdreg-other" / "lock").write_text(json.dumps(owner))
     (shared / "xdreg-left" / "lock").write_text(json.dumps(owner))
     (shared / "xdreg-left" / "data").symlink_to(precious)
     (shared / "xdreg-left" / "run").mkdir()
-    kept = {"folder", "file", "lock", "pipe"}
+    kept = {"folder", "file", "lock", "pipe", "brain"}
     if os.geteuid() == 0:
         os.chown(shared / "xdreg-other", 65534, 65534)
         kept |= {"other"}

@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import tempfile
 import threading
 import time
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 
 #: Name of the lock's file in its directory.
 LOCK = "lock"
+
+#: Name of a file that only directories hold that are to be removed with their process.
+#: A work directory may have any name, also in the shared temporary directory.
+TEMPORARY = "temporary"
 
 #: How names of directories of a process start, in the shared temporary directory.
 _PREFIX = "xdreg-"
@@ -239,6 +244,7 @@ def _root() -> Path:
         if _own is None or _own[1] != os.getpid():
             _sweep()
             path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            (path / TEMPORARY).touch()
             lock = Lock(path).__enter__()
             _own = path, os.getpid()
             atexit.register(_remove, lock, *_own)
@@ -257,8 +263,15 @@ def _sweep() -> None:
 
 def _sweep_one(path: Path) -> None:
     with own_folder(path) as folder:
-        place = path / LOCK if folder is None else LOCK
-        if not os.stat(place, dir_fd=folder, follow_symlinks=False).st_size:
+        lock, mark = (
+            os.stat(
+                path / name if folder is None else name,
+                dir_fd=folder,
+                follow_symlinks=False,
+            )
+            for name in (LOCK, TEMPORARY)
+        )
+        if not (lock.st_size and stat.S_ISREG(mark.st_mode)):
             return
         with Lock(path, folder):
             empty_folder(path, folder)
