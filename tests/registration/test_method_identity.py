@@ -2,6 +2,7 @@
 
 import enum
 import functools
+import importlib
 import logging
 import os
 import subprocess
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.pairs import shifted_pair
-from xdreg.registration.method_identity import what_is_known
+from xdreg.registration.method_identity import is_installed, what_is_known
 
 #: A user's package: three modules, of which each uses the next.
 PACKAGE = {
@@ -121,7 +122,7 @@ NOT_FAR = {"constant", "static", "slots", "recursion"}
 PRINT = """
     import json, sys
     from mine.methods import ALL
-    from xdreg.registration.method_identity import what_is_known
+    from xdreg.registration.method_identity import is_installed, what_is_known
     found = {name: what_is_known(method, name) for name, method in ALL.items()}
     assert not [known.unknown for known in found.values() if known.unknown], found
     print(json.dumps({name: known.token for name, known in found.items()}))
@@ -381,3 +382,26 @@ def test_a_work_directory_asks_for_a_version(tmp_path):
         run(tmp_path, version="2")
     with pytest.raises(xdreg.InputError, match="version must be text"):
         run(version=2)
+
+
+def test_the_order_of_steps_counts():
+    one, other = {"add": 1, "times": 2}, {"times": 2, "add": 1}
+    tokens = {what_is_known(closure(value), "it").token for value in (one, other)}
+    assert len(tokens) == 2
+    attributes = types.SimpleNamespace(a=1, b=2), types.SimpleNamespace(b=2, a=1)
+    assert len({what_is_known(value, "it").token for value in attributes}) == 1
+
+
+@pytest.mark.parametrize("name", ["settings_of_mine", "chunk"])
+def test_a_module_that_is_handed_on_counts_whole(name, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    is_installed.cache_clear()
+    (tmp_path / f"{name}.py").write_text("SCALE = 2.0\n")
+    module = importlib.import_module(name)
+    before = what_is_known(closure(module), "it").token
+    assert what_is_known(closure(module), "it").token == before
+    module.SCALE = 1.9
+    assert what_is_known(closure(module), "it").token != before
+    monkeypatch.delitem(sys.modules, name)
+    is_installed.cache_clear()

@@ -31,6 +31,16 @@ def test_another_manifest_is_refused_and_what_differs_is_named(tmp_path):
         WorkDirectory(tmp_path).claim(changed)
 
 
+def test_a_folder_that_is_no_run_is_not_made_anew(tmp_path):
+    (tmp_path / "run.json").write_text('{"experiment": 7}')
+    (tmp_path / "stage_1").mkdir()
+    (tmp_path / "stage_1" / "weights.pt").touch()
+    for fresh in (False, True):
+        with pytest.raises(xdreg.StoreError, match="not of a run"):
+            WorkDirectory(tmp_path).claim(MANIFEST, fresh=fresh)
+    assert (tmp_path / "stage_1" / "weights.pt").exists()
+
+
 def test_the_option_that_differs_is_named(tmp_path):
     stages = [{"name": "affine"}, {"name": "bspline", "level": 0, "step": [4, 4]}]
     WorkDirectory(tmp_path).claim(MANIFEST | {"stages": stages})

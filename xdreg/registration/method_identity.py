@@ -17,6 +17,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import sys
+import sysconfig
 import threading
 import types
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ class _Walk:
         if kind is types.CodeType:
             return self._code(value, where)
         if isinstance(value, types.ModuleType):
-            return self._module(value, (), where)
+            return self._module(value, None, where)
         if id(value) in self._places:
             return _hash("met", str(self._places[id(value)]))
         self._meet(id(value))
@@ -154,10 +155,16 @@ class _Walk:
         if type(value) is list:
             return _hash("list", *self._each(value, where))
         if type(value) in (dict, types.MappingProxyType):
-            return _hash("dict", *self._items(value, where))
+            return _hash("dict", *self._ordered(value, where))
         return self._object(value, where)
 
+    def _ordered(self, value: Any, where: str) -> Iterator[str]:
+        for key in value:
+            yield self.of(key, where)
+            yield self.of(value[key], f"{key!r} in {where}")
+
     def _items(self, value: Any, where: str) -> list[str]:
+        """Return tokens of entries whose order does not matter."""
         keys = {self.of(k, where): k for k in value if type(k) in _ATOMS}
         parts = []
         for token in sorted(keys):
@@ -270,11 +277,17 @@ class _Walk:
             else:
                 yield self._module(found, used.names, where)
 
-    def _module(self, module: Any, names: Iterable[str], where: str) -> str:
-        """Return a token of a module: of a user's module, of the names used."""
+    def _module(self, module: Any, names: Iterable[str] | None, where: str) -> str:
+        """Return a token of a module: of a user's module, of the names used.
+
+        All names count if they are None, or if none of them is one of the module's: it
+        is then handed on as a value.
+        """
         if is_installed(module.__name__):
             return _hash(module.__name__, installed_version(module.__name__))
-        key = id(module), frozenset(names)
+        own = {name for name in vars(module) if not name.startswith("__")}
+        used = own & set(names or ())
+        key = id(module), frozenset(used)
         if key in self._places:
             return _hash("met", str(self._places[key]))
         self._meet(key)
@@ -282,10 +295,10 @@ class _Walk:
         if file and not file.endswith((".py", ".pyc")):
             return _hash(module.__name__, Path(file).read_bytes())
         parts = []
-        for name in sorted(vars(module).keys() & set(names)):
+        for name in sorted(used or own):
             value, place = vars(module)[name], f"{module.__name__}.{name}"
             if isinstance(value, types.ModuleType):
-                parts += [name, self._module(value, names, place)]
+                parts += [name, self._module(value, used and names, place)]
             else:
                 parts += [name, self.of(value, place)]
         return _hash(module.__name__, *parts)
@@ -367,9 +380,13 @@ def is_installed(module: str) -> bool:
     top = module.partition(".")[0]
     if top == "__main__" or not top:
         return False
-    if top in sys.stdlib_module_names or top in ("builtins", "xdreg"):
+    if top in ("builtins", "xdreg"):
         return True
     places = [getattr(sys.modules.get(top), "__file__", None)]
+    if top in sys.stdlib_module_names:
+        # A user's module may have the same name. Built-in ones have no file.
+        folder = sysconfig.get_path("stdlib")
+        return places[0] is None or Path(places[0]).is_relative_to(folder)
     # Modules that load lazily do not say where they are.
     spec = importlib.machinery.PathFinder.find_spec(top)
     if spec is not None:
@@ -382,7 +399,7 @@ def is_installed(module: str) -> bool:
 def installed_version(module: str) -> str:
     """Return the version of the package that a module belongs to."""
     top = module.partition(".")[0]
-    if top in sys.stdlib_module_names:
+    if top in sys.stdlib_module_names and is_installed(module):
         return "{}.{}".format(*sys.version_info)
     found = getattr(sys.modules.get(top), "__version__", None)
     if found is None:

@@ -197,6 +197,12 @@ class WorkDirectory:
         file = self.path / "run.json"
         # Through JSON and back, so that tuples and lists compare equal.
         manifest = json.loads(json.dumps(manifest))
+        if file.exists() and not read_file(file, MOST_BYTES).startswith(_HEAD[:13]):
+            msg = (
+                f"{file} is damaged, or not of a run; use another work directory, or "
+                "remove this one yourself"
+            )
+            raise StoreError(msg)
         # An empty manifest is what a removal left that was interrupted.
         if file.exists() and (fresh or read_json(file) == {}):
             self._remove_run(file)
@@ -364,7 +370,10 @@ def _without_address(entry: object) -> object:
 def _change(old: Any, new: Any) -> str:
     both = isinstance(old, dict) and isinstance(new, dict) and VOXELS in new
     if both and all(old.get(k) == new[k] for k in new.keys() - {"source", VOXELS}):
-        return f"the voxels of {new['source'] or 'the array'} are not what they were"
+        return (
+            f"{new['source'] or 'the array'} has other voxels, or its files other "
+            "times (a copy keeps them by cp -a)"
+        )
     return f"{_short(old)} before, {_short(new)} now"
 
 

@@ -35,7 +35,7 @@ def check_apart(
 
     Inputs are paths, URLs, images, fields, or several of these; None is no input.
     """
-    address = as_address(output)
+    address = as_address(output, "path" if what == "output" else what)
     for place in {place for given in inputs for place in _places(given)}:
         relation = _relation(address, place)
         if relation:

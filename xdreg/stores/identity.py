@@ -7,7 +7,7 @@ local Zarr store        the document of the array; name, size and modification t
                         every chunk or shard; the content of `FEW` of them
 beyond `MOST_FILES`     the same, of `MANY` chunks in place of all
 URL                     size and ETag or modification time, as the server tells them,
-                        of the document and of `SAMPLE` chunks
+                        of the document and of `SAMPLE` chunks; without them the content
 zip file                names, sizes and CRC-32 of its entries
 Zarr store in memory    the content
 any other Zarr store    the content of the document and of `FEW` chunks
@@ -83,7 +83,8 @@ _DAMAGED: ContextVar[Mapping[str, str]] = ContextVar(
 #: Entries of fsspec's description of a file that change with its content.
 _MARKS = (
     *("size", "ETag", "etag", "Last-Modified", "LastModified", "last_modified"),
-    *("mtime", "updated", "generation", "Content-MD5"),
+    *("mtime", "updated", "generation", "Content-MD5", "created"),
+    *("CRC", "date_time", "modify", "modified", "sha"),
 )
 
 #: Files that are looked at together. Beyond this many seconds for each, the disk is
@@ -412,7 +413,7 @@ async def _description(store: Any, key: str) -> str:
     info = await store.fs._info(f"{store.path}/{key}")
     marks = [f"{name}={info[name]}" for name in _MARKS if info.get(name) is not None]
     if len(marks) < 2:
-        marks.append(str(info.get("created")))
+        marks.append(await _content(store, key))
     return _short(" ".join(marks).encode())
 
 
