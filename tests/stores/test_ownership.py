@@ -70,6 +70,16 @@ def second_image_in_a_field(folder):
     xdreg.save(sample(2), folder / "xdreg" / "images" / "scan", levels=1)
 
 
+def names_of_another_image(folder):
+    """Make a group whose metadata name the arrays of an image in it."""
+    folder.mkdir()
+    xdreg.save(sample(2), folder / "raw", levels=1)
+    document = json.loads((folder / "raw" / "zarr.json").read_text())
+    for dataset in document["attributes"]["ome"]["multiscales"][0]["datasets"]:
+        dataset["path"] = f"raw/{dataset['path']}"
+    write(folder / "zarr.json", json.dumps(document))
+
+
 def dataset_next_to_a_field(folder):
     """Make an N5 container that holds BigWarp's field and a volume."""
     xdreg.write_transform(zero_field((20, 30)), folder)
@@ -87,6 +97,7 @@ FOREIGN = [
     (empty_folder_in_an_image, ".git/refs"),
     (table_of_xarray, ""),
     (bare_array, ""),
+    (names_of_another_image, ""),
     (second_image_in_a_field, "xdreg/images/scan"),
     (dataset_next_to_a_field, "volume/attributes.json"),
 ]

@@ -68,9 +68,13 @@ def owned(read: Read) -> Owned | None:
     is_scene = _collect(read, "", arrays, groups, _DEPTH)
     if not arrays or "" in arrays:
         return None
-    for path in (*arrays, *groups):
-        parts = path.split("/")
-        groups |= {"/".join(parts[:n]) for n in range(1, len(parts))}
+    between = {above for path in (*arrays, *groups) for above in _above(path)} - groups
+    # An image in a folder of its own is one, whoever else names its arrays.
+    others = {path for path in between if _is_image(read, path)}
+    arrays = {path for path in arrays if others.isdisjoint(_above(path))}
+    groups |= between - others
+    if not arrays:
+        return None
     folders = "|".join(re.escape(path) for path in sorted(groups - arrays - {""}))
     places = "|".join(re.escape(path) for path in sorted(arrays))
     return re.compile(
@@ -126,6 +130,18 @@ def _collect(
             for place in _below(path, name):
                 _collect(read, place, arrays, groups, depth - 1)
     return any("scene" in part for part in metadata)
+
+
+def _above(path: str) -> list[str]:
+    """Return the paths of all groups above a path, but for the root."""
+    parts = path.split("/")
+    return ["/".join(parts[:n]) for n in range(1, len(parts))]
+
+
+def _is_image(read: Read, path: str) -> bool:
+    """Return whether the documents of a group name images or fields of its own."""
+    new, old = (_parsed(read(_join(path, n))) for n in ("zarr.json", ".zattrs"))
+    return any('"multiscales"' in json.dumps(part) for part in (new, old))
 
 
 def _transformation_paths(value: Any) -> Iterator[Any]:
