@@ -15,6 +15,7 @@ from xdreg.coordinates import grid_of
 from xdreg.fields.field import field_grid, fixed_grid, moving_grid
 from xdreg.fields.provenance import last_deformable
 from xdreg.grid import Grid
+from xdreg.registration.workdir import read_json
 
 #: Holds ``image_VERSION.ome.zarr``, ``field.ome.zarr`` with an inverse, ``run.toml``.
 ARCHIVE = Path(__file__).with_name("data") / "written_by_0.1.0.dev315.tar.xz"
@@ -97,10 +98,10 @@ def test_a_work_directory_of_another_version_is_refused(tmp_path):
 
     register()
     file = tmp_path / "run.json"
-    manifest = json.loads(file.read_text())
+    manifest = read_json(file)
     now = manifest["versions"]["xdreg"]
     manifest["versions"]["xdreg"] = "0.0.1"
     file.write_text(json.dumps(manifest))
-    match = rf'versions: {{"xdreg": "0.0.1", .* before, {{"xdreg": "{now}", .* now'
+    match = rf'versions: xdreg was "0.0.1", now "{now}".*fresh=True'
     with pytest.raises(xdreg.InputError, match=match):
         register()

@@ -197,14 +197,15 @@ class WorkDirectory:
         file = self.path / "run.json"
         # Through JSON and back, so that tuples and lists compare equal.
         manifest = json.loads(json.dumps(manifest))
-        if file.exists() and not read_file(file, MOST_BYTES).startswith(_HEAD[:13]):
+        earlier = _read_manifest(file) if file.exists() else None
+        if earlier is None and file.exists() and not _is_framed(file):
             msg = (
                 f"{file} is damaged, or not of a run; use another work directory, or "
                 "remove this one yourself"
             )
             raise StoreError(msg)
         # An empty manifest is what a removal left that was interrupted.
-        if file.exists() and (fresh or read_json(file) == {}):
+        if file.exists() and (fresh or earlier == {}):
             self._remove_run(file)
             write_json(file, manifest)
             return
@@ -215,7 +216,6 @@ class WorkDirectory:
                 raise InputError(msg)
             write_json(file, manifest)
             return
-        earlier = read_json(file)
         if earlier is None:
             msg = (
                 f"{file} is damaged, so the run in it is not known; use another work "
@@ -316,6 +316,22 @@ def read_json(path: Path) -> Any:
     if stored != _HEAD % _checksum(path, content) + content + _TAIL:
         return None
     return json.loads(content)
+
+
+def _is_framed(path: Path) -> bool:
+    """Return whether a file begins as the JSON files of a run do."""
+    return read_file(path, MOST_BYTES).startswith(_HEAD[:13])
+
+
+def _read_manifest(path: Path) -> Any:
+    """Return a run's manifest, also that of an earlier version; None if damaged."""
+    stored = read_json(path)
+    if stored is None and not _is_framed(path):
+        with contextlib.suppress(ValueError, RecursionError):
+            plain = json.loads(read_file(path, MOST_BYTES))
+            if isinstance(plain, dict) and {"stages", "versions"} <= plain.keys():
+                return plain
+    return stored
 
 
 def _checksum(path: Path, content: bytes) -> int:
