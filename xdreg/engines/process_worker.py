@@ -59,7 +59,11 @@ class _Pipes:
         return _identity(fd) == self._known[fd]
 
     def _leave_to_parent(self) -> None:
-        """Close the pipes in a fork, so that the parent sees when this process ends."""
+        """Close the pipes in a fork, so that the parent sees when this process ends.
+
+        The fork ends at a signal, as that of any other process.
+        """
+        posix.heed_signals()
         for fd in (self._requests, self._replies):
             if self._has(fd):
                 os.close(fd)

@@ -232,6 +232,12 @@ def end_with_parent(parent: int, lifeline: int | None) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def heed_signals() -> None:
+    """Undo `leave_signals_to_parent`, in a fork: a pool ends its workers by SIGTERM."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def leave_signals_to_parent() -> None:
     """Ignore Ctrl-C and SIGTERM, which a whole terminal or batch job receives.
 
