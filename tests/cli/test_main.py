@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import typer
@@ -152,6 +153,32 @@ def test_a_users_mistake_is_one_clear_line(tmp_path):
     assert "does not exist" in done.stderr
     assert "Traceback" not in done.stderr
     assert run("register", "only-one").returncode == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_an_output_that_is_full_is_one_line(places, as_json):
+    code = "from xdreg.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "info", places / "fixed.zarr", *as_json]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "cannot be written: No space left" in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders in use stay there")
+def test_a_folder_that_is_gone_is_one_line(tmp_path, monkeypatch, xdreg_command):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for arguments in (["info", "f.zarr"], ["convert", "f.zarr", "g.zarr"]):
+        code, _, err = xdreg_command(*arguments)
+        assert code in (1, 2)
+        assert len(err.splitlines()) == 1, err
+    assert "current folder was removed" in err
 
 
 def test_import_is_light():

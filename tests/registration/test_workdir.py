@@ -63,6 +63,76 @@ def test_a_directory_that_holds_something_else_is_refused(tmp_path):
         WorkDirectory("s3://bucket/run")
 
 
+def made_run(folder):
+    """Make a run of two stages, with what killed writers left."""
+    WorkDirectory(folder).claim(MANIFEST)
+    for name in (
+        "stage_00/records/0.0.0", "stage_00/records/.0.1.0.12.345", "choice.json",
+        "stage_00/field/zarr.json", "stage_00/errors/0.1.txt", "stage_00/stopped",
+        "stage_00/agreement.part", "stage_01/linear.json", "fixed_levels/1.zarr/0.0",
+        f"moving_levels_1/2.zarr/0.{'0f' * 16}.partial", "fixed_levels/1.0.chunk",
+        "fixed_foreground.json", "fixed_foreground.zarr/zarr.json",
+        "stage_01/disagreement/0.0", "stage_100/.DS_Store",
+    ):  # fmt: skip
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (folder / "stage_02" / "errors").mkdir(parents=True)
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "lock"
+    }
+
+
+def test_a_run_is_removed_and_what_lies_next_to_it_stays(tmp_path):
+    made_run(tmp_path)
+    names = ["notes.txt", "choice.txt", "stage_1/a.pt", "stage_000/b", "stage_xx/c"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    WorkDirectory(tmp_path).claim(MANIFEST | {"metric": "mi"}, fresh=True)
+    assert contents(tmp_path).keys() == {"run.json", *names}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "stage_00/notes.txt", "stage_00/errors/why.txt", "stage_00/records/r.txt",
+        "stage_42/fig.pdf", "fixed_levels/n.txt", "fixed_levels/raw.tif",
+        "moving_levels_1/2.zarr/a/b", "fixed_foreground.zarr/0.0/x", "stage_01/0.0",
+    ],
+)  # fmt: skip
+def test_users_files_in_a_run_are_named_and_nothing_is_removed(name, tmp_path):
+    made_run(tmp_path)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(xdreg.InputError, match=f"holds '{name}', which no run made"):
+        WorkDirectory(tmp_path).claim(MANIFEST | {"metric": "mi"}, fresh=True)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["stage_01/notes.txt", "stage_00/field/n", "stage_100/1"]
+)
+def test_blocks_are_not_forgotten_with_users_files(name, tmp_path):
+    made_run(tmp_path)
+    (tmp_path / name).write_text("mine")
+    (tmp_path / "stage_000").mkdir()
+    (tmp_path / "stage_000" / "mine").touch()
+    before = contents(tmp_path)
+    with pytest.raises(xdreg.InputError, match=f"holds '{name}'"):
+        WorkDirectory(tmp_path).forget_after(0)
+    assert contents(tmp_path) == before
+    (tmp_path / name).unlink()
+    WorkDirectory(tmp_path).forget_after(0)
+    assert (tmp_path / "stage_000" / "mine").exists()
+    assert not any((tmp_path / f"stage_{n}").exists() for n in ("01", "02", "100"))
+
+
 @pytest.mark.parametrize(
     ("path", "remedy"), [(None, "choose a directory"), ("run", "go on from there")]
 )

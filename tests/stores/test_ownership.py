@@ -86,6 +86,32 @@ def dataset_next_to_a_field(folder):
     write(folder / "volume" / "attributes.json", json.dumps({"dimensions": [4, 4]}))
 
 
+def numbered(make, name):
+    """Make a store, with a file whose name looks like a chunk's."""
+
+    def both(folder):
+        make(folder)
+        write(folder / name)
+
+    return both
+
+
+def image(folder):
+    xdreg.save(sample(2), folder, levels=1)
+
+
+def image_of_version_2(folder):
+    xdreg.save(sample(2), folder, levels=1, version="0.4")
+
+
+def field(folder):
+    xdreg.save(zero_field((20, 30)), folder)
+
+
+def bigwarp(folder):
+    xdreg.write_transform(zero_field((20, 30)), folder)
+
+
 FOREIGN = [
     (settings("attributes.json", '{"theme": "dark"}'), ""),
     (settings("zarr.json", '{"zarr_format": 3, "node_type": "group"}'), ""),
@@ -100,12 +126,22 @@ FOREIGN = [
     (names_of_another_image, ""),
     (second_image_in_a_field, "xdreg/images/scan"),
     (dataset_next_to_a_field, "volume/attributes.json"),
+    (numbered(image, "scale0/image/c/2024/15"), "scale0/image/c/2024/15"),
+    (numbered(image, "scale0/image/c/0/0.1"), "scale0/image/c/0/0.1"),
+    (numbered(image, "scale0/image/c/0/9"), "scale0/image/c/0/9"),
+    (numbered(image, "scale0/image/c/0/00"), "scale0/image/c/0/00"),
+    (numbered(image, "scale0/image/c/0.0"), "scale0/image/c/0.0"),
+    (numbered(image, "scale0/image/2024"), "scale0/image/2024"),
+    (numbered(image_of_version_2, "scale0/image/20/2"), "scale0/image/20/2"),
+    (numbered(field, "xdreg/block_status/c/20/2"), "xdreg/block_status/c/20/2"),
+    (numbered(bigwarp, "dfield/2024/5/1"), "dfield/2024/5/1"),
 ]
+N5 = dataset_next_to_a_field, FOREIGN[-1][0]
 
 
 @pytest.mark.parametrize(("make", "name"), FOREIGN)
 def test_a_folder_that_holds_anything_else_is_refused(tmp_path, make, name):
-    target = tmp_path / ("out.n5" if make is dataset_next_to_a_field else "out.zarr")
+    target = tmp_path / ("out.n5" if make in N5 else "out.zarr")
     make(target)
     before, folders = everything(target), sorted(target.rglob("*"))
     with pytest.raises(xdreg.StoreError, match="not overwritten: it holds") as caught:

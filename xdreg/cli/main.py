@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import os
 import sys
@@ -42,6 +44,9 @@ app = typer.Typer(
 _COMMANDS = register, plan, warp, points, invert, convert, info, report, view, demo
 for _command in _COMMANDS:
     app.command()(_command)
+
+#: Error numbers of an output that takes no more.
+_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO
 
 #: Exit code of an interrupted command, as shells have it.
 _INTERRUPTED = 130
@@ -97,6 +102,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except XdregError as error:
         note(describe(error), "red")
         code = 1
@@ -106,6 +112,12 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         note("stopped", "yellow")
         _leave(_INTERRUPTED)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        note(f"the output cannot be written: {error.strerror}", "red")
+        # Python would fail again to write what is left.
+        _leave(1)
     except Exception as error:
         # Usage errors of click print themselves. Anything else is a bug.
         if not (hasattr(error, "show") and hasattr(error, "exit_code")):
@@ -117,6 +129,7 @@ def main() -> None:
 
 def _leave(code: int) -> None:
     """Exit at once; Python would wait minutes for blocks that run in threads."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
     os._exit(code)

@@ -20,7 +20,7 @@ from xdreg.registration.register_block import (
     BlockTask,
     read_patch,
 )
-from xdreg.registration.workdir import read_json, write_json
+from xdreg.registration.workdir import DAMAGED, read_json, write_json
 from xdreg.stores.files import read_file
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def forget_blocks(
     directory.forget_after(number)
     for index in chosen:
         name = ".".join(map(str, index))
-        for message in (folder / "errors").glob(f"{name}.*"):
-            message.unlink()
+        for suffix in (FAILED, UNREADABLE, DAMAGED):
+            (folder / "errors" / f"{name}{suffix}").unlink(missing_ok=True)
         records.forget(index)
 
 

@@ -30,7 +30,6 @@ import contextlib
 import errno
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +37,7 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 
 from xdreg.errors import InputError, StoreError, XdregError
+from xdreg.registration.run_files import check_no_foreign, made_in, stages_after
 from xdreg.stores.files import read_file
 from xdreg.stores.identity import as_damaged, same_voxels
 from xdreg.stores.locks import LOCK, Lock, temporary_directory
@@ -71,11 +71,6 @@ VOXELS = "voxels"
 
 #: Suffix of the file of a block with a chunk that it could not read.
 DAMAGED = ".chunk"
-
-#: Names of what a run makes, next to ``run.json``.
-_OWN = re.compile(
-    r"stage_\d+|choice\.\w+|(fixed|moving)_(levels(_\d+)?|foreground(\.\w+)*)"
-)
 
 #: Error numbers of disks that are full, read-only or gone.
 _DISK_ERRORS = (
@@ -176,7 +171,8 @@ class WorkDirectory:
         again
             Describes it again, to see whether only damaged chunks were put right.
         fresh
-            Remove an earlier run before that. Files that no run made stay.
+            Remove an earlier run before that. Files that no run made stay next to it;
+            in its folders they are an error, before anything is removed.
 
         Raises
         ------
@@ -255,10 +251,10 @@ class WorkDirectory:
 
     def _remove_run(self, file: Path) -> None:
         """Remove all that a run made, and leave an empty manifest."""
+        entries = made_in(self.path)
+        check_no_foreign(self.path, entries)
         write_json(file, {})
-        for entry in self.path.iterdir():
-            if not _OWN.fullmatch(entry.name):
-                continue
+        for entry in entries:
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:
@@ -269,11 +265,18 @@ class WorkDirectory:
         return self.path / f"{_STAGE}{number:02d}"
 
     def forget_after(self, number: int) -> None:
-        """Remove all that depends on the blocks of a stage, later stages included."""
-        folder = self.stage(number)
-        for later in self.path.glob(f"{_STAGE}*"):
-            if later.name > folder.name:
-                shutil.rmtree(later)
+        """Remove all that depends on the blocks of a stage, later stages included.
+
+        Raises
+        ------
+        InputError
+            If there are files that no run made.
+        """
+        folder, later = self.stage(number), stages_after(self.path, number)
+        arrays = [folder / name for name in ("field", "disagreement")]
+        check_no_foreign(self.path, [*later, *arrays])
+        for stage in later:
+            shutil.rmtree(stage)
         for name in ("field", "disagreement"):
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in ("agreement.json", "consensus.json"):

@@ -3,14 +3,18 @@
 An OME-Zarr image owns the arrays that its metadata names, a field also the group
 ``xdreg``, and BigWarp's N5 the datasets ``dfield`` and ``invdfield``. Images below an
 image, such as labels, are others' and foreign, as is any other file. A group that names
-no array of its own is a container and owns nothing.
+no array of its own is a container and owns nothing; neither does one that names arrays
+of an image below it. Files are chunks if they lie in the grid of their array.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 import os
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from xdreg.stores.ome_checks import MOST_BYTES
@@ -30,10 +34,13 @@ _CHUNK = r"(?:c|(?:c[/.])?\d+(?:[/.]\d+)*)"
 #: What a writer of Zarr leaves if it is killed.
 _HALF = r"(?:[^/]*\.[0-9a-f]{32}\.partial)"
 
-#: Diagnostics and provenance of a field.
-_EXTRA = rf"xdreg(?:_inverse)?/(?:zarr\.json|[^/]+/(?:{_ARRAY}|{_CHUNK}|{_HALF}))"
+#: Groups of the diagnostics and the provenance of a field.
+_EXTRA = r"xdreg(?:_inverse)?"
 
-_N5 = r"attributes\.json|(?:inv)?dfield/(?:attributes\.json|\d+(?:/\d+)*)"
+_N5 = re.compile(
+    r"attributes\.json"
+    r"|(?P<array>(?:inv)?dfield)/(?:attributes\.json|(?P<chunk>\d+(?:/\d+)*))"
+)
 
 #: Files that systems put into any folder.
 LITTER = re.compile(r"\.DS_Store|Thumbs\.db|desktop\.ini|\.nfs[0-9a-f]+")
@@ -46,11 +53,66 @@ ORPHANS = re.compile(
     rf"(?:scale\d+/image|coordinateTransformations/[^/]+(?:/[^/]+){{1,2}})/{_CHUNK}"
 )
 
-Owned = re.Pattern[str]
+
+@dataclass(frozen=True)
+class _OfDocuments:
+    """Names by a pattern; those in its group ``chunk`` are chunks of ``array``."""
+
+    pattern: re.Pattern[str]
+    counts: Callable[[str], tuple[int, ...]]
+
+    def fullmatch(self, name: str) -> re.Match[str] | None:
+        """Match a name, of a chunk only if it lies in the grid of its array."""
+        found = self.pattern.fullmatch(name)
+        if found is None or found["chunk"] is None:
+            return found
+        chunk, counts = found["chunk"], self.counts(found["array"])
+        place = re.findall(r"\d+", chunk)
+        # Version 2 stores an array without axes in a chunk 0.
+        counts = counts if counts or chunk == "c" else (1,)
+        is_in = len(place) == len(counts) and all(
+            map(operator.lt, map(int, place), counts)
+        )
+        keys = {sep.join([*c, *place]) for sep in "/." for c in ("", "c")}
+        is_plain = all(part == str(int(part)) for part in place)
+        return found if is_in and is_plain and chunk in keys else None
+
+
+def _counts(read: Read, array: str) -> tuple[int, ...]:
+    """Return how many chunks an array has along each axis, (-1,) if nothing says so."""
+    for name in ("zarr.json", ".zarray", "attributes.json"):
+        found = _parsed(read(_join(array, name)))
+        shape = _sizes(found.get("shape", found.get("dimensions")))
+        if shape is None:
+            continue
+        grid = found.get("chunk_grid")
+        inner = grid.get("configuration") if isinstance(grid, dict) else None
+        new = inner.get("chunk_shape") if isinstance(inner, dict) else None
+        sizes = _sizes(new or found.get("chunks") or found.get("blockSize"))
+        if sizes is None or len(sizes) != len(shape) or not all(sizes):
+            # In a grid of another kind, chunks are of one voxel or more.
+            sizes = [1] * len(shape)
+        return tuple(-(-n // size) for n, size in zip(shape, sizes, strict=True))
+    return (-1,)
+
+
+def _sizes(value: Any) -> list[int] | None:
+    """Return a list of sizes; None if it is something else."""
+    is_list = isinstance(value, list)
+    return (
+        value if is_list and all(isinstance(n, int) and n >= 0 for n in value) else None
+    )
+
+
+#: More axes than arrays of images and fields have.
+_MOST_AXES = 8
+
+Owned = re.Pattern[str] | _OfDocuments
 
 #: An unfinished output of xdreg, which has no document at its root yet.
 UNFINISHED: Owned = re.compile(
-    rf"\.xdreg-unfinished(?:/.*)?|{_EXTRA}"
+    rf"\.xdreg-unfinished(?:/.*)?"
+    rf"|{_EXTRA}/(?:zarr\.json|[^/]+/(?:{_ARRAY}|{_CHUNK}|{_HALF}))"
     rf"|(?:(?:scale\d+|coordinateTransformations(?:/[^/]+)?)/)?{_GROUP}"
     rf"|(?:scale\d+/image|coordinateTransformations/[^/]+(?:/[^/]+){{1,2}})"
     rf"/(?:{_ARRAY}|{_CHUNK}|{_HALF})"
@@ -62,8 +124,9 @@ def owned(read: Read) -> Owned | None:
 
     None if they describe neither.
     """
+    counts = functools.cache(functools.partial(_counts, read))
     if isinstance(_parsed(read("attributes.json")).get("n5"), str):
-        return re.compile(_N5)
+        return _OfDocuments(_N5, counts)
     arrays, groups = set[str](), set[str]()
     is_scene = _collect(read, "", arrays, groups, _DEPTH)
     if not arrays or "" in arrays:
@@ -77,11 +140,14 @@ def owned(read: Read) -> Owned | None:
         return None
     folders = "|".join(re.escape(path) for path in sorted(groups - arrays - {""}))
     places = "|".join(re.escape(path) for path in sorted(arrays))
-    return re.compile(
+    if is_scene:
+        folders, places = f"{folders}|{_EXTRA}", f"{places}|{_EXTRA}/[^/]+"
+    pattern = re.compile(
         rf"(?:(?:{folders})/)?(?:{_GROUP}|{_HALF})"
-        rf"|(?:{places})/(?:{_ARRAY}|{_CHUNK}|(?:[\d./c]*/)?{_HALF})"
-        + (f"|{_EXTRA}" if is_scene else "")
+        rf"|(?P<array>{places})"
+        rf"/(?:{_ARRAY}|(?P<chunk>{_CHUNK})|(?:[\d./c]*/)?{_HALF})"
     )
+    return _OfDocuments(pattern, counts)
 
 
 def first_foreign(names: Iterable[str], own: Owned | None) -> str | None:
@@ -99,7 +165,9 @@ def _is_own(name: str, own: Owned | None) -> bool:
     if own is None:
         return False
     if name.endswith("/"):
-        return bool(own.fullmatch(f"{name}zarr.json") or own.fullmatch(f"{name}0"))
+        # A folder of chunks may lack more than one part of their names.
+        inside = ["", "zarr.json", *("/".join("0" * n) for n in range(1, _MOST_AXES))]
+        return any(own.fullmatch(name + end) for end in inside)
     if last.startswith("._"):  # macOS keeps attributes of a file so, on other disks
         name = name[: -len(last)] + last[2:]
     return own.fullmatch(name) is not None

@@ -54,11 +54,23 @@ def local_path(address: str | os.PathLike[str], folder: Path = Path()) -> Path:
 
     ``~`` at the start is the home folder, unless the folder has an entry of that name.
     ``~name`` is a name like others.
+
+    Raises
+    ------
+    InputError
+        If it is relative to the current folder, and that was removed.
     """
     path = Path(address)
     if path.parts[:1] == ("~",) and not os.path.lexists(folder / "~"):
         path = path.expanduser()
-    return (folder / path).absolute()
+    try:
+        return (folder / path).absolute()
+    except FileNotFoundError as error:
+        msg = (
+            f"{path} is a relative path, and the current folder was removed; go to "
+            "another folder, or give an absolute path"
+        )
+        raise InputError(msg) from error
 
 
 def filesystem(address: str, options: StorageOptions = None) -> tuple[Any, str]:
