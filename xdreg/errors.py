@@ -32,8 +32,8 @@ def printable(value: object, most: int | None = None) -> str:
 
     Examples
     --------
-    >>> print(printable("red \x1b[31m, \u00b5m"))
-    red \x1b[31m, \u00b5m
+    >>> print(printable("red \x1b[31m, µm"))
+    red \x1b[31m, µm
     """
     try:
         text = str(value)
