@@ -1,5 +1,6 @@
 """What a user's method is known by: its code and all that the code uses."""
 
+import dataclasses
 import enum
 import functools
 import importlib
@@ -11,10 +12,16 @@ import textwrap
 import threading
 import types
 
+import dask.array
 import itk
 import numba
 import numpy as np
 import pytest
+import scipy.special
+import tensorstore
+import xarray as xr
+import zarr
+from zarr.storage import LocalStore
 
 from tests.helpers.pairs import shifted_pair
 from xdreg.registration.method_identity import is_installed, what_is_known
@@ -260,6 +267,8 @@ VALUES = [
     (np.random.default_rng(1), np.random.default_rng(2)),
     (np.ma.masked_array([1, 2], [0, 1]), np.ma.masked_array([1, 2], [1, 0])),
     (lambda a: a + 1, lambda a: a + 2),
+    (np.add, np.subtract),
+    (scipy.special.expit, scipy.special.erf),
 ]
 
 
@@ -351,6 +360,12 @@ def nested(depth):
         (Holder({"net": Handle()}), "'net' in 'value' in"),
         ((number for number in range(3)), "generator"),
         (nested(10**4), "nested too deeply"),
+        (np.frompyfunc(lambda a: a + 1, 1, 1), "(ufunc)"),
+        (np.frompyfunc(np.add, 2, 1), "(ufunc)"),
+        (threading.local(), "(_local)"),
+        (type("Own", (threading.local,), {})(), "(Own)"),
+        (LocalStore("somewhere"), "(LocalStore)"),
+        (tensorstore.array([1, 2]), "(TensorStore)"),
     ],
 )
 def test_what_cannot_be_known_is_named(value, named):
@@ -405,3 +420,41 @@ def test_a_module_that_is_handed_on_counts_whole(name, tmp_path, monkeypatch):
     assert what_is_known(closure(module), "it").token != before
     monkeypatch.delitem(sys.modules, name)
     is_installed.cache_clear()
+
+
+STORED = [
+    lambda folder: zarr.open_array(folder / "a", mode="r"),
+    lambda folder: zarr.open_group(folder, mode="r"),
+    lambda folder: dask.array.from_zarr(folder / "a"),
+    lambda folder: dask.array.from_zarr(folder / "a") + 1,
+    lambda folder: xr.DataArray(dask.array.from_zarr(folder / "a"), dims=("y", "x")),
+    lambda folder: xr.open_zarr(folder, consolidated=False, chunks={}),
+    lambda folder: xr.open_zarr(folder, consolidated=False, chunks=None)["a"],
+]
+
+
+@pytest.mark.parametrize("way", STORED)
+def test_voxels_of_stores_count(way, tmp_path):
+    folder = tmp_path / "store.zarr"
+    group = zarr.create_group(folder)
+    data = np.arange(12.0).reshape(3, 4)
+    array = group.create_array("a", data=data, dimension_names=("y", "x"))
+
+    def now():
+        return token(closure(way(folder)))
+
+    before = now()
+    assert now() == before
+    array[0, 0] = 7
+    assert now() != before
+
+
+def test_metadata_of_a_dataclass_count():
+    def made(limit):
+        @dataclasses.dataclass
+        class Options:
+            step: float = dataclasses.field(default=1.0, metadata={"limit": limit})
+
+        return Options()
+
+    assert token(made(1)) == token(made(1)) != token(made(2))

@@ -26,6 +26,10 @@ from typing import TYPE_CHECKING, Any
 
 import dask
 import numpy as np
+import zarr
+from zarr.abc.store import Store
+
+from xdreg.stores.identity import UNKNOWN, identity_of, zarr_arrays_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -34,8 +38,8 @@ _ATOMS = (type(None), bool, int, float, complex, str, bytes, type(...))
 
 #: Types without a content.
 _STATELESS = (
-    *(type(threading.Lock()), type(threading.RLock()), threading.local),
-    *(threading.Event, threading.Condition, threading.Semaphore, threading.Barrier),
+    *(type(threading.Lock()), type(threading.RLock()), threading.Event),
+    *(threading.Condition, threading.Semaphore, threading.Barrier),
 )
 
 #: Functions and descriptors of compiled code.
@@ -184,6 +188,10 @@ class _Walk:
             # A compiled or remembering function: its own state changes in use.
             options = getattr(value, "targetoptions", None)
             return _hash(*self._each((type(value), inner, options), where))
+        if isinstance(value, zarr.Array | zarr.Group):
+            return self._stored(value, where)
+        if isinstance(value, Store) or type(value).__module__ == "tensorstore":
+            return self._unknown(value, where)  # what lies there may be rewritten
         plain = type(value) is np.ndarray and value.dtype != object
         if plain or hasattr(value, "__dask_tokenize__"):
             return self._stated(value, where)
@@ -200,7 +208,7 @@ class _Walk:
         except Exception:
             return self._unknown(value, where)
         if isinstance(parts, str):
-            return self._named(value, where)
+            return self._global(value, parts, where)
         make, given, state, *items = parts
         kind = list(self._each((make, given), where))
         kind.append(self._state(state, where))
@@ -221,11 +229,41 @@ class _Walk:
                 token = dask.base.tokenize(value)
             except Exception:
                 return self._unknown(value, where)
-        return _hash(type(value).__qualname__, token)
+        # Names of Dask arrays tell where the voxels lie.
+        is_lazy = dask.is_dask_collection(value)
+        arrays = zarr_arrays_in(value.__dask_graph__()) if is_lazy else ()
+        stored = (self._stored(array, where) for array in arrays)
+        return _hash(type(value).__qualname__, token, *stored)
+
+    def _stored(self, node: zarr.Array[Any] | zarr.Group, where: str) -> str:
+        """Return a token of the voxels of an array, or of all arrays in a group."""
+        if isinstance(node, zarr.Array):
+            known = str(identity_of(node))
+            if UNKNOWN in known:
+                return self._unknown(node, where)
+            return _hash("array", node.path, known, repr(dict(node.attrs)))
+        found = sorted(node.members(max_depth=None))
+        inner = [
+            self._stored(member, where)
+            for _, member in found
+            if isinstance(member, zarr.Array)
+        ]
+        return _hash("group", repr(dict(node.attrs)), *inner)
 
     def _unknown(self, value: Any, where: str) -> str:
         self.unknown.append(f"{where} ({type(value).__qualname__})")
         return "unknown"
+
+    def _global(self, value: Any, name: str, where: str) -> str:
+        """Return a token of what pickles by its name, where that leads to it."""
+        module = getattr(value, "__module__", None)
+        if module is not None:
+            return self._named(value, where)
+        # A ufunc does not say where it is; one of a user's function is nowhere.
+        homes = (k for k, m in [*sys.modules.items()] if _holds(m, name, value))
+        for home in filter(is_installed, homes):
+            return _hash(home.partition(".")[0], name, installed_version(home))
+        return self._unknown(value, where)
 
     def _named(self, value: Any, where: str) -> str:
         """Return a token of what is compiled: its name, and where that comes from."""
@@ -308,6 +346,9 @@ class _Walk:
         if is_installed(kind.__module__):
             return _hash(name, installed_version(kind.__module__))
         parts = list(self._each((type(kind), *kind.__bases__), name))
+        fields = vars(kind).get("__dataclass_fields__", {})
+        about = {key: field.metadata for key, field in fields.items() if field.metadata}
+        parts.append(self.of(about, f"the metadata of {kind.__qualname__}"))
         for member, value in sorted(vars(kind).items()):
             if member not in _NO_MEMBERS and not isinstance(value, _SLOTS):
                 parts += [member, self.of(value, f"{kind.__qualname__}.{member}")]
@@ -406,6 +447,10 @@ def installed_version(module: str) -> str:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found = importlib.metadata.version(top)
     return str(found)
+
+
+def _holds(module: Any, name: str, value: Any) -> bool:
+    return getattr(module, "__dict__", {}).get(name) is value
 
 
 def _listed(reduced: tuple[Any, ...]) -> list[Any]:
