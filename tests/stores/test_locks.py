@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -229,19 +230,25 @@ def test_only_this_users_own_directories_are_swept(tmp_path, monkeypatch):
     monkeypatch.setattr(locks.tempfile, "tempdir", str(shared))
     (shared / "xdreg-folder").symlink_to(precious)
     (shared / "xdreg-file").symlink_to(precious / "thesis.tex")
-    for name in ("lock", "pipe", "other", "left", "brain"):
+    for name in ("lock", "pipe", "other", "left", "brain", "linked", "empty"):
         (shared / f"xdreg-{name}").mkdir()
         # A work directory has the lock, and not this.
-        if name != "brain":
-            (shared / f"xdreg-{name}" / locks.TEMPORARY).touch()
-    (shared / "xdreg-brain" / "lock").write_text(json.dumps(owner))
+        if name not in ("brain", "linked", "empty"):
+            locks.mark_temporary(shared / f"xdreg-{name}")
+    (shared / "xdreg-empty" / locks.TEMPORARY).touch()
+    (shared / "xdreg-linked" / locks.TEMPORARY).symlink_to(
+        shared / "xdreg-left" / locks.TEMPORARY
+    )
+    for name in ("brain", "linked", "empty"):
+        (shared / f"xdreg-{name}" / "lock").write_text(json.dumps(owner))
     (shared / "xdreg-lock" / "lock").symlink_to(precious / "thesis.tex")
     os.mkfifo(shared / "xdreg-pipe" / "lock")
     (shared / "xdreg-other" / "lock").write_text(json.dumps(owner))
     (shared / "xdreg-left" / "lock").write_text(json.dumps(owner))
     (shared / "xdreg-left" / "data").symlink_to(precious)
     (shared / "xdreg-left" / "run").mkdir()
-    kept = {"folder", "file", "lock", "pipe", "brain"}
+    shutil.copytree(shared / "xdreg-left", shared / "xdreg-copy", symlinks=True)
+    kept = {"folder", "file", "lock", "pipe", "brain", "linked", "empty", "copy"}
     if os.geteuid() == 0:
         os.chown(shared / "xdreg-other", 65534, 65534)
         kept |= {"other"}

@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 import socket
-import stat
 import tempfile
 import threading
 import time
@@ -41,8 +40,8 @@ if TYPE_CHECKING:
 #: Name of the lock's file in its directory.
 LOCK = "lock"
 
-#: Name of a file that only directories hold that are to be removed with their process.
-#: A work directory may have any name, also in the shared temporary directory.
+#: Name of a file that only directories hold that are to be removed with their process,
+#: with the directory's path. A copy may be meant to stay.
 TEMPORARY = "temporary"
 
 #: How names of directories of a process start, in the shared temporary directory.
@@ -244,11 +243,23 @@ def _root() -> Path:
         if _own is None or _own[1] != os.getpid():
             _sweep()
             path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-            (path / TEMPORARY).touch()
+            mark_temporary(path)
             lock = Lock(path).__enter__()
             _own = path, os.getpid()
             atexit.register(_remove, lock, *_own)
         return _own[0]
+
+
+def mark_temporary(path: Path) -> None:
+    """Mark a directory as one that is to be removed with its process."""
+    (path / TEMPORARY).write_bytes(os.fsencode(os.path.realpath(path)))
+
+
+def _is_marked(path: Path, folder: int | None) -> bool:
+    mark = path / TEMPORARY if folder is None else Path(TEMPORARY)
+    fd = open_regular(mark, os.O_RDONLY, folder=folder)
+    with os.fdopen(fd, "rb") as file:
+        return file.read(4096) == os.fsencode(os.path.realpath(path))
 
 
 def _sweep() -> None:
@@ -263,15 +274,9 @@ def _sweep() -> None:
 
 def _sweep_one(path: Path) -> None:
     with own_folder(path) as folder:
-        lock, mark = (
-            os.stat(
-                path / name if folder is None else name,
-                dir_fd=folder,
-                follow_symlinks=False,
-            )
-            for name in (LOCK, TEMPORARY)
-        )
-        if not (lock.st_size and stat.S_ISREG(mark.st_mode)):
+        lock = path / LOCK if folder is None else LOCK
+        used = os.stat(lock, dir_fd=folder, follow_symlinks=False).st_size
+        if not (used and _is_marked(path, folder)):
             return
         with Lock(path, folder):
             empty_folder(path, folder)
