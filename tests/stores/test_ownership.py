@@ -80,6 +80,23 @@ def names_of_another_image(folder):
     write(folder / "zarr.json", json.dumps(document))
 
 
+def arrays_in(attributes):
+    """Return a maker of a group that names an array below a node of its own."""
+
+    def make(folder):
+        names_of_another_image(folder)
+        raw = zarr.open_group(folder / "raw", mode="r+")
+        raw.attrs.put(attributes)
+
+    return make
+
+
+def array_next_to_diagnostics(folder):
+    xdreg.save(zero_field((20, 30)), folder)
+    group = zarr.open_group(folder / "xdreg", mode="r+")
+    group.create_array("traced", data=np.ones((4, 4)))
+
+
 def dataset_next_to_a_field(folder):
     """Make an N5 container that holds BigWarp's field and a volume."""
     xdreg.write_transform(zero_field((20, 30)), folder)
@@ -124,6 +141,11 @@ FOREIGN = [
     (table_of_xarray, ""),
     (bare_array, ""),
     (names_of_another_image, ""),
+    (arrays_in({"ome": {"version": "0.5", "plate": {}}}), ""),
+    (arrays_in({"ome": {"version": "0.5", "well": {"images": []}}}), ""),
+    (arrays_in({"labels": ["cells"]}), ""),
+    (arrays_in({"bioformats2raw.layout": 3}), ""),
+    (array_next_to_diagnostics, "xdreg/traced/"),
     (second_image_in_a_field, "xdreg/images/scan"),
     (dataset_next_to_a_field, "volume/attributes.json"),
     (numbered(image, "scale0/image/c/2024/15"), "scale0/image/c/2024/15"),
@@ -167,7 +189,16 @@ def littered(folder):
     write(folder / f"scale0/image/c/0/0.{'0f' * 16}.partial")
 
 
+def with_a_variable(folder):
+    """Write a field with a variable of the user's own."""
+    field = zero_field((20, 30))
+    field["my notes"] = ("about", np.arange(3.0))
+    xdreg.save(field, folder)
+    assert xdreg.open_field(folder).attrs.keys().isdisjoint({"arrays"})
+
+
 WHOLE = [
+    with_a_variable,
     lambda path: flat(path, "0.4"),
     lambda path: flat(path, "0.5"),
     littered,

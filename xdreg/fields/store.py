@@ -40,6 +40,7 @@ from xdreg.stores.named_files import absolute
 from xdreg.stores.nodes import child_names, open_array, open_group, open_named
 from xdreg.stores.ome_writer import write_ome_zarr
 from xdreg.stores.outputs import new_store
+from xdreg.stores.ownership import ARRAYS
 from xdreg.stores.paths import as_address
 from xdreg.stores.progress import working
 
@@ -103,6 +104,7 @@ def _prepared(
     displacement = ordered_displacement(one, grid)
     extra = one.drop_vars(["displacement", COMPONENT, *grid.dims], errors="ignore")
     extra = extra.assign_attrs(displacement_attrs=json.dumps(displacement.attrs))
+    extra.attrs[ARRAYS] = [str(name) for name in extra.variables]
     matrix = None
     if affine:
         matrix, rest = split_affine(one)
@@ -198,7 +200,7 @@ def open_field(
     group = open_group(address, storage_options)
     steps = read_steps(address, group, inverse=inverse, name=name)
     extra = _read_extra(address, group, _EXTRA[inverse])
-    attrs = dict(extra.attrs)
+    attrs = {k: v for k, v in extra.attrs.items() if k != ARRAYS}
     stored = _parsed(address, "displacement_attrs", attrs.pop("displacement_attrs", {}))
     fixed = _parsed(address, "fixed_grid", attrs.get("fixed_grid", "{}"))
     try:

@@ -34,8 +34,15 @@ _CHUNK = r"(?:c|(?:c[/.])?\d+(?:[/.]\d+)*)"
 #: What a writer of Zarr leaves if it is killed.
 _HALF = r"(?:[^/]*\.[0-9a-f]{32}\.partial)"
 
-#: Groups of the diagnostics and the provenance of a field.
+#: Groups of the diagnostics and the provenance of a field, and diagnostics in them.
 _EXTRA = r"xdreg(?:_inverse)?"
+_DIAGNOSTIC = r"(?:stage\d+_)?block_[a-z_]+"
+
+#: Attribute of such a group: the names of its arrays.
+ARRAYS = "arrays"
+
+#: What the metadata of a group hold that is a node of its own for readers.
+_OF_NODES = {"multiscales", "plate", "well", "labels", "bioformats2raw.layout", "ome"}
 
 _N5 = re.compile(
     r"attributes\.json"
@@ -133,7 +140,7 @@ def owned(read: Read) -> Owned | None:
         return None
     between = {above for path in (*arrays, *groups) for above in _above(path)} - groups
     # An image in a folder of its own is one, whoever else names its arrays.
-    others = {path for path in between if _is_image(read, path)}
+    others = {path for path in between if _is_node(read, path)}
     arrays = {path for path in arrays if others.isdisjoint(_above(path))}
     groups |= between - others
     if not arrays:
@@ -141,7 +148,8 @@ def owned(read: Read) -> Owned | None:
     folders = "|".join(re.escape(path) for path in sorted(groups - arrays - {""}))
     places = "|".join(re.escape(path) for path in sorted(arrays))
     if is_scene:
-        folders, places = f"{folders}|{_EXTRA}", f"{places}|{_EXTRA}/[^/]+"
+        extra = "|".join(_extra_arrays(read))
+        folders, places = f"{folders}|{_EXTRA}", f"{places}|{extra}"
     pattern = re.compile(
         rf"(?:(?:{folders})/)?(?:{_GROUP}|{_HALF})"
         rf"|(?P<array>{places})"
@@ -206,10 +214,22 @@ def _above(path: str) -> list[str]:
     return ["/".join(parts[:n]) for n in range(1, len(parts))]
 
 
-def _is_image(read: Read, path: str) -> bool:
-    """Return whether the documents of a group name images or fields of its own."""
+def _is_node(read: Read, path: str) -> bool:
+    """Return whether a group is an image, a plate, a well or the like by itself."""
     new, old = (_parsed(read(_join(path, n))) for n in ("zarr.json", ".zattrs"))
-    return any('"multiscales"' in json.dumps(part) for part in (new, old))
+    attributes = new.get("attributes")
+    own = attributes if isinstance(attributes, dict) else {}
+    return not _OF_NODES.isdisjoint({*own, *old})
+
+
+def _extra_arrays(read: Read) -> Iterator[str]:
+    """Yield patterns of the arrays in the groups next to a field."""
+    yield f"{_EXTRA}/{_DIAGNOSTIC}"
+    for group in ("xdreg", "xdreg_inverse"):
+        attributes = _parsed(read(f"{group}/zarr.json")).get("attributes")
+        names = attributes.get(ARRAYS) if isinstance(attributes, dict) else None
+        for name in names if isinstance(names, list) else ():
+            yield from map(re.escape, _below(group, name))
 
 
 def _transformation_paths(value: Any) -> Iterator[Any]:
