@@ -46,7 +46,7 @@ def wing_of(module):
 def imports_of(path):
     """Return the modules that a file imports: at its top, in functions, for types."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -75,7 +75,7 @@ def test_no_circle_of_files():
 
 def test_numerics_know_neither_dask_nor_zarr():
     for path in (FOLDER / "numerics").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names]
                 names.append(getattr(node, "module", None) or "")

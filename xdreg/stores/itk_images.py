@@ -15,8 +15,9 @@ import xarray as xr
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import InputError, StoreError
 from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
-from xdreg.stores.named_files import check_voxel_files, why_not_a_file
+from xdreg.stores.named_files import why_not_a_file
 from xdreg.stores.paths import as_address, local_path
+from xdreg.stores.voxel_files import check_voxels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -233,7 +234,7 @@ def read_image(path: str | os.PathLike[str]) -> Any:
     if why is not None:
         msg = f"{address} is {why}; expected a file"
         raise StoreError(msg)
-    check_voxel_files(place)
+    check_voxels(place)
     try:
         return itk.imread(str(place))
     except RuntimeError as error:

@@ -30,14 +30,6 @@ _MOUNTED_ON_USE = ("net", "afs", "Network")
 #: Folders of files that the system makes when they are read.
 _NOT_STORED = ("proc", "sys")
 
-#: How headers of MetaImage and NRRD name the files of their voxels.
-_VOXELS = re.compile(
-    rb"(?:^|[\r\n])[ \t]*(?:ElementDataFile|data ?file)[ \t]*[=:]([^\r\n]*)", re.I
-)
-
-#: Most bytes of a header.
-_MOST_HEADER = 2**20
-
 
 def is_local(address: str) -> bool:
     """Return whether an address is the path of a local file or folder."""
@@ -106,14 +98,6 @@ def companion(name: str, document: Path) -> Path:
     raise StoreError(msg)
 
 
-def check_voxel_files(header: Path) -> None:
-    """Raise if a MetaImage or NRRD header names voxels outside its folder.
-
-    ITK would read any file as voxels, and wait at a pipe.
-    """
-    check_names(header, _voxel_files(header), "its voxels")
-
-
 def check_names(document: Path, names: Iterable[str], what: str) -> None:
     """Raise if a document names a file outside its folder, or what is no stored file.
 
@@ -131,32 +115,6 @@ def check_names(document: Path, names: Iterable[str], what: str) -> None:
                 "put both in one folder"
             )
             raise StoreError(msg)
-
-
-def _voxel_files(header: Path) -> list[str]:
-    """Return the files that a header names for its voxels; none if they follow it."""
-    try:
-        with header.open("rb") as file:
-            text = file.read(_MOST_HEADER)
-    except OSError:  # ITK will say so
-        return []
-    nrrd = text.startswith(b"NRRD")
-    if not nrrd and header.suffix.lower() not in (".mhd", ".mha"):
-        return []
-    matches = list(_VOXELS.finditer(text))
-    ended = re.search(rb"\r?\n\r?\n", text) if nrrd else matches
-    if len(text) == _MOST_HEADER and not ended:
-        msg = f"{header} has a header of over {_MOST_HEADER} bytes; it is not read"
-        raise StoreError(msg)
-    found = []
-    for match in matches:
-        value = os.fsdecode(match[1]).strip()
-        if re.fullmatch(r"LIST(\s+\d+)?", value, re.I):
-            found += os.fsdecode(text[match.end() :]).splitlines()
-        elif value.upper() != "LOCAL":
-            # A pattern such as slice%03d.raw is followed by numbers.
-            found.append(value.split()[0] if "%" in value else value)
-    return [name.strip() for name in found if name.strip()]
 
 
 def _kind_of(address: str) -> str | None:
