@@ -94,9 +94,6 @@ def layer(data, **options):
         "axis_labels": DIMS[-ndim:],
         "scale": np.ones(ndim),
         "translate": np.zeros(ndim),
-        "rotate": np.eye(ndim),
-        "shear": np.zeros(ndim),
-        "affine": types.SimpleNamespace(affine_matrix=np.eye(ndim + 1)),
         "units": ("micrometer",) * ndim,
         "multiscale": isinstance(data, list),
         "metadata": {},
@@ -125,9 +122,6 @@ def test_layer_image():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rotate": np.eye(3)[::-1]}, "rotated, sheared"),
-        ({"shear": np.ones(3)}, "rotated, sheared"),
-        ({"affine": types.SimpleNamespace(affine_matrix=2 * np.eye(4))}, "rotated"),
         ({"axis_labels": ("t", "y", "x")}, "per time point"),
         ({"units": ("second", "pixel", "pixel")}, "different units"),
     ],

@@ -13,12 +13,11 @@ pytest.importorskip("qtpy.QtWidgets", exc_type=ImportError)
 open_display()
 
 import napari
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QFileDialog
 
 import xdreg
 from xdreg.coordinates import grid_of
 from xdreg.views.napari_images import placement
-from xdreg.views.napari_widget import PRESETS, RegisterWidget
 
 DEFAULT = "affine, then local correlation"
 
@@ -38,21 +37,33 @@ def wait_for(condition, seconds=60):
         time.sleep(0.02)
 
 
-def widget_with_pair(viewer):
-    pair = xdreg.datasets.phantom_pair((64, 64), amplitude=2.0)
+def add_pair(viewer, shape=(64, 64)):
+    pair = xdreg.datasets.phantom_pair(shape, amplitude=2.0, units="micrometer")
     for name in ("fixed", "moving"):
         image = getattr(pair, name)
-        options = placement(grid_of(image)) | {"name": name}
-        viewer.add_image(image.values, **options)
-    widget = RegisterWidget(viewer)
-    viewer.window.add_dock_widget(widget, name="Register")
-    widget.fixed.value = viewer.layers["fixed"]
-    widget.moving.value = viewer.layers["moving"]
+        viewer.add_image(image.values, name=name, **placement(grid_of(image)))
+    return pair
+
+
+def from_menu(viewer):
+    """Open the widget as napari's menu of plugins does."""
+    _, widget = viewer.window.add_plugin_dock_widget("xdreg", "Register")
+    return widget
+
+
+def widget_with_pair(viewer):
+    add_pair(viewer)
+    widget = from_menu(viewer)
     widget.metric.value = "lncc"
     return widget
 
 
-def test_widget_registers(viewer):
+def run(widget):
+    widget.run_button.clicked.emit(True)
+    wait_for(lambda: widget.run_button.enabled)
+
+
+def test_widget_registers(viewer, tmp_path, monkeypatch):
     widget = widget_with_pair(viewer)
     mask = np.ones(viewer.layers["fixed"].data.shape, np.uint8)
     mask[:10] = 0
@@ -62,11 +73,14 @@ def test_widget_registers(viewer):
     )
     widget.fixed_mask.value = viewer.layers["mask"]
     widget.preset.value = DEFAULT
+    widget.workdir.value = tmp_path / "run"
     widget.run_button.clicked.emit(True)
     assert not widget.run_button.enabled
     assert widget.cancel_button.enabled
+    assert not widget.save_button.enabled
     wait_for(lambda: widget.run_button.enabled)
-    assert widget.status.value == "done"
+    assert widget.status.value.startswith("done")
+    assert (tmp_path / "run").is_dir()
     assert "field blocks" in viewer.layers
     layer = viewer.layers["field magnitude"]
     field = layer.metadata["field"]
@@ -75,6 +89,87 @@ def test_widget_registers(viewer):
     assert (viewer.layers["field blocks"].scale > 20).all()
     assert widget._advance.done == widget._advance.total
     assert widget._advance.stage.startswith("1 local_correlation")
+    assert widget._advance.stages == 2
+    shown = [layer for layer in viewer.layers if layer.visible]
+    looks = {la.name: la.colormap.name for la in shown if hasattr(la, "colormap")}
+    assert looks["fixed"] == "magenta"
+    assert looks["warped"] == "green"
+    assert viewer.layers["fixed"].blending == "additive"
+    assert not viewer.layers["moving"].visible
+    target = str(tmp_path / "field.ome.zarr")
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (target, ""))
+    widget.save_button.clicked.emit(True)
+    wait_for(lambda: "saved" in widget.status.value)
+    np.testing.assert_array_equal(
+        xdreg.open_field(target).displacement, field.displacement
+    )
+
+
+def test_two_different_layers_whatever_comes_first(viewer):
+    widget = from_menu(viewer)
+    assert widget.fixed.value is None
+    add_pair(viewer)
+    assert widget.fixed.value is viewer.layers["fixed"]
+    assert widget.moving.value is viewer.layers["moving"]
+    widget.fixed.value, widget.moving.value = widget.moving.value, widget.fixed.value
+    viewer.add_image(np.zeros((9, 9)), name="third")
+    assert widget.fixed.value is viewer.layers["moving"]
+    viewer.layers.remove("fixed")
+    assert widget.moving.value is not widget.fixed.value
+    for item in (widget.fixed, widget.block, widget.workdir, widget.run_button):
+        assert item.tooltip
+
+
+def test_a_layer_placed_by_hand_is_the_start(viewer):
+    pair = add_pair(viewer)
+    turn = np.deg2rad(100)
+    matrix = np.eye(3)
+    matrix[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    matrix[:2, 2] = [30, -400]
+    viewer.layers["moving"].affine = matrix
+    viewer.layers["fixed"].affine = matrix
+    viewer.layers["fixed"].rotate = 0.5  # degrees
+    widget = from_menu(viewer)
+    widget.preset.value = "affine"
+    widget.metric.value = "lncc"
+    run(widget)
+    field = widget.field
+    assert "pose" not in field.attrs
+    found = field.dreg.transform_points(pair.fixed_points)
+    assert np.abs(found - pair.moving_points).mean() < 1.5
+    warped, fixed = viewer.layers["warped"], viewer.layers["fixed"]
+    for corner in ((0, 0), (63, 0), (63, 63)):
+        np.testing.assert_allclose(
+            warped.data_to_world(corner), fixed.data_to_world(corner), atol=1e-6
+        )
+    widget.begin.value = "search the pose"
+    run(widget)
+    assert "pose" in widget.field.attrs
+
+
+def test_units_of_layers_placed_by_hand(viewer):
+    add_pair(viewer)
+    widget = from_menu(viewer)
+    moving = viewer.layers["moving"]
+    moving.units = ("nanometer",) * 2
+    moving.scale, moving.translate = moving.scale * 1000, moving.translate * 1000
+    moving.affine = [[1, 0, 5000], [0, 1, -2000], [0, 0, 1]]
+    initial = widget._chosen()[1]["initial"]
+    np.testing.assert_allclose(initial[:2, 2], [-5, 2])
+
+
+def test_level_and_block_size(viewer):
+    add_pair(viewer, (160, 160))
+    widget = from_menu(viewer)
+    assert widget.level.max >= 1
+    widget.level.value, widget.block.value = 1, 32
+    options = widget._chosen()[1]
+    assert [s.level for s in options["stages"]] == [None, 1]
+    assert options["block_shape"] == 32
+    widget.preset.value = "affine, then B-splines (elastix)"
+    assert [s.level for s in widget._chosen()[1]["stages"]] == [None, 1]
+    widget.preset.value = "rigid"
+    assert not widget.level.enabled
 
 
 def test_widget_cancels(viewer):
@@ -89,10 +184,10 @@ def test_widget_cancels(viewer):
 
 
 def test_widget_says_what_is_wrong(viewer):
-    widget = RegisterWidget(viewer)
+    widget = from_menu(viewer)
     widget.start()
     assert "choose a fixed" in widget.status.value
-    widget = widget_with_pair(viewer)
+    add_pair(viewer)
     widget.moving.value = viewer.layers["fixed"]
     widget.start()
     assert "the same layer" in widget.status.value
@@ -101,13 +196,8 @@ def test_widget_says_what_is_wrong(viewer):
     widget.start()
     wait_for(lambda: widget.run_button.enabled)
     assert "do not convert" in widget.status.value
-
-
-def test_presets():
-    image = xdreg.datasets.phantom_pair((72, 88, 104)).fixed
-    assert PRESETS[DEFAULT](image) is None
-    made = [stages(image) for name, stages in PRESETS.items() if name != DEFAULT]
-    names = [[stage.name for stage in stages] for stages in made]
-    assert names[0][0] == "affine"
-    assert set(names[0][1:]) == {"local_correlation"}
-    assert names[1:] == [["affine", "bspline"], ["affine"], ["rigid"]]
+    viewer.layers["moving"].units = ("micrometer",) * 2
+    mask = viewer.add_labels(np.ones((64, 64), int), affine=2 * np.eye(3))
+    widget.moving_mask.value = mask
+    widget.start()
+    assert "give both the same affine" in widget.status.value

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -46,12 +46,15 @@ class Advance:
         Numbers of blocks; a linear stage counts as one.
     failures
         Number of finished blocks that do not contribute.
+    stages
+        Number of stages of the run.
     """
 
     stage: str
     done: int
     total: int
     failures: int = 0
+    stages: int = 1
 
 
 #: A function that is called with the progress of a run.
@@ -66,9 +69,12 @@ class StageProgress:
     shown
         True shows lines on a terminal and in a notebook, False nothing. A function is
         called instead, from any thread, several times a second.
+    stages
+        Number of stages of the run.
     """
 
-    def __init__(self, shown: bool | Listener) -> None:
+    def __init__(self, shown: bool | Listener, stages: int = 1) -> None:
+        self._stages = stages
         self._listener = shown if callable(shown) else None
         enabled = shown is True
         console = Console(stderr=True)
@@ -145,7 +151,7 @@ class StageProgress:
 
     def _call_listener(self, advance: Advance) -> None:
         if self._listener is not None:
-            self._listener(advance)
+            self._listener(replace(advance, stages=self._stages))
 
 
 @contextlib.contextmanager

@@ -65,7 +65,7 @@ class Run:
         self, progress: bool | Listener = True, *, check: bool = False
     ) -> xr.Dataset:
         """Run all stages and return the field; ``check`` the images before, too."""
-        lines = StageProgress(progress)
+        lines = StageProgress(progress, len(self.plan.stages))
         with self.directory.lock(), self.directory.writing(), lines:
             if check:
                 self._check_images()

@@ -24,6 +24,8 @@ from xdreg.views.lazy_readers import WindowArray
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from xdreg.views.lazy_readers import Reader
     from xdreg.views.scene import Scene
 
@@ -158,9 +160,9 @@ def _readers_layer(
 def layer_image(layer: Any, name: str) -> xr.DataArray | xr.DataTree:
     """Return a napari Image or Labels layer as an image that `xdreg.register` takes.
 
-    Its scale, translation and units are the geometry; pixels are no unit. Levels are
-    kept where their geometry is known, as for layers made here; else the finest is
-    taken.
+    Its scale, translation and units are the geometry; pixels are no unit. Rotation,
+    shear and affine are left to `layer_matrix`. Levels are kept where their geometry is
+    known, as for layers made here; else the finest is taken.
     """
     ndim = layer.ndim
     dims = SPATIAL_DIMS[-ndim:]
@@ -169,13 +171,6 @@ def layer_image(layer: Any, name: str) -> xr.DataArray | xr.DataTree:
         msg = (
             f"{name}, the layer {layer.name!r}, has {ndim} axes, {labels}; split it "
             "into one layer per time point"
-        )
-        raise InputError(msg)
-    unmoved = np.array_equal(layer.rotate, np.eye(ndim)) and not np.any(layer.shear)
-    if not unmoved or not np.array_equal(layer.affine.affine_matrix, np.eye(ndim + 1)):
-        msg = (
-            f"{name}, the layer {layer.name!r}, is rotated, sheared or moved by "
-            "an affine transform; xdreg takes scale and translation only. Reset it"
         )
         raise InputError(msg)
     units = {str(unit) for unit in layer.units}
@@ -200,6 +195,22 @@ def layer_image(layer: Any, name: str) -> xr.DataArray | xr.DataTree:
     return xr.DataTree.from_dict(
         {f"scale{i}": xr.Dataset({"image": array}) for i, array in enumerate(arrays)}
     )
+
+
+def layer_matrix(layer: Any) -> NDArray[np.float64]:
+    """Return where a napari layer lies: the matrix from its image to napari's world.
+
+    The image is that of `layer_image`. The identity, unless the layer is rotated,
+    sheared or moved by an affine transform.
+    """
+    corners = np.vstack([np.zeros(layer.ndim), np.eye(layer.ndim)])
+    scale, translate = np.asarray(layer.scale), np.asarray(layer.translate)
+    world = np.array([layer.data_to_world(corner) for corner in corners])
+    matrix = np.eye(layer.ndim + 1)
+    if np.abs(world - corners * scale - translate).max() > 1e-9 * np.abs(world).max():
+        matrix[:-1, :-1] = (world[1:] - world[0]).T / scale
+        matrix[:-1, -1] = world[0] - matrix[:-1, :-1] @ translate
+    return matrix
 
 
 def _array_of(values: Any, grid: Grid) -> xr.DataArray:

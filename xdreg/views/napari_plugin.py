@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from xdreg.views.scene import Scene
 
 #: Colours of two images that are opened together: grey where they agree.
-_PAIR = ("magenta", "green")
+PAIR_COLOURS = ("magenta", "green")
 
 
 def get_reader(path: str | list[str]) -> Callable[..., list[LayerData]] | None:
@@ -48,7 +48,7 @@ def read(path: str | list[str]) -> list[LayerData]:
     paths = [path] if isinstance(path, str) else list(path)
     layers: list[LayerData] = []
     images = [p for p in paths if _kind(p) == "image"]
-    colours = _PAIR if len(images) == 2 else (None,) * len(images)
+    colours = PAIR_COLOURS if len(images) == 2 else (None,) * len(images)
     for p, colour in zip(images, colours, strict=True):
         name = Path(p.rstrip("/")).name.removesuffix(".zarr").removesuffix(".ome")
         layers += image_layers(open_ome_zarr(p), name, colour)
@@ -134,8 +134,8 @@ def phantom() -> list[LayerData]:
 
     pair = phantom_pair((72, 88, 104), amplitude=5.0)
     return [
-        *image_layers(pair.fixed, "fixed", _PAIR[0]),
-        *image_layers(pair.moving, "moving", _PAIR[1]),
+        *image_layers(pair.fixed, "fixed", PAIR_COLOURS[0]),
+        *image_layers(pair.moving, "moving", PAIR_COLOURS[1]),
     ]
 
 
