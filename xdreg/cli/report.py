@@ -18,6 +18,7 @@ from xdreg.cli.common import (
 )
 from xdreg.cli.inputs import shown_channel
 from xdreg.errors import InputError, XdregError
+from xdreg.numerics.point_tables import paired_names
 from xdreg.stores.point_files import point_names, read_points
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def report(
     points, names = None, None
     if landmarks is not None:
         points = _landmarks(landmarks[0], dims), _landmarks(landmarks[1], dims)
-        names = point_names(landmarks[0]) or point_names(landmarks[1])
+        names = paired_names(*map(point_names, landmarks))
     try:
         write(
             opened,

@@ -11,7 +11,7 @@ import dask
 import dask.array
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
@@ -19,6 +19,7 @@ from xdreg.fields.field import field_grid, identity
 from xdreg.fields.points import transform_points
 from xdreg.fields.warp import warp
 from xdreg.numerics.metrics import target_registration_error
+from xdreg.numerics.point_tables import paired_names, read_table
 from xdreg.stores.pyramid import image_levels
 
 #: Most voxels of the level on which labels are compared.
@@ -79,8 +80,8 @@ class LandmarkErrors:
 
 def landmark_errors(
     field: xr.Dataset,
-    fixed: ArrayLike,
-    moving: ArrayLike,
+    fixed: Any,
+    moving: Any,
     names: Sequence[object] | None = None,
 ) -> LandmarkErrors:
     """Return the target registration error of pairs of landmarks.
@@ -90,9 +91,11 @@ def landmark_errors(
     field : Dataset
         A displacement field.
     fixed, moving : (n, ndim), physical units
-        Corresponding points, in dims order and in the field's units.
+        Corresponding points, in the field's units: arrays in dims order, or tables as
+        `transform_points` takes them.
     names
-        Names of the landmarks; by default their numbers, from 1.
+        Names of the landmarks; by default the column ``name``, ``label`` or ``id`` of a
+        table, else their numbers, from 1.
 
     Returns
     -------
@@ -114,19 +117,18 @@ def landmark_errors(
     >>> bool(errors.after.max() < 0.05 * errors.before.max())
     True
     """
-    ndim = field_grid(field).ndim
-    try:
-        pair = [np.asarray(points, np.float64) for points in (fixed, moving)]
-    except (TypeError, ValueError) as error:
-        msg = f"landmarks must be two arrays of numbers (n, {ndim}): {error}"
-        raise InputError(msg) from error
-    shapes = [points.shape for points in pair]
-    if shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][1] != ndim:
+    dims = field_grid(field).dims
+    given = ((fixed, "fixed landmarks"), (moving, "moving landmarks"))
+    tables = [read_table(points, dims, name) for points, name in given]
+    pair = [table.values for table in tables]
+    if len(pair[0]) != len(pair[1]):
         msg = (
-            f"landmarks must be two arrays of one shape (n, {ndim}), row i of fixed "
-            f"belonging to row i of moving; got {shapes[0]} and {shapes[1]}"
+            "landmarks must be two arrays of one shape, row i of fixed belonging to "
+            f"row i of moving; got {pair[0].shape} and {pair[1].shape}"
         )
         raise InputError(msg)
+    if names is None:
+        names = paired_names(*(table.names for table in tables))
     count = len(pair[0])
     called = _names(range(1, count + 1) if names is None else names, count)
     mapped = transform_points(field, pair[0])

@@ -13,28 +13,29 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from xdreg.errors import InputError
 from xdreg.fields.field import fixed_grid, open_displacement
 from xdreg.fields.preimage import Preimage, affine_part
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid
 from xdreg.numerics import kernels, newton
+from xdreg.numerics.point_tables import read_table
 
 #: Side, in cells of the field, of the cubes whose points are transformed together.
 TOGETHER = 64
 
 
-def transform_points(
-    field: xr.Dataset, points: ArrayLike | xr.DataArray, *, inverse: bool = False
-) -> Any:
+def transform_points(field: xr.Dataset, points: Any, *, inverse: bool = False) -> Any:
     """Map points of the fixed image into the moving one, or back.
 
     Parameters
     ----------
     field : Dataset
         A displacement field, fixed → moving.
-    points : (n, ndim) array or DataArray, physical units
-        In the order of the dims, ``z, y, x``.
+    points : (n, ndim) array, DataArray or table, physical units
+        An array in the order of the dims, ``z, y, x``. A pandas DataFrame by the names
+        of its columns, ``z``, ``y``, ``x``, or napari's ``axis-0`` and so on; a
+        GeoDataFrame of points by its geometry; so too a structured array and a
+        DataArray with named columns.
     inverse
         Map points of the moving image into the fixed one. No inverse field is needed:
         Newton's method solves for every point, to within 1e-4 cells of the field.
@@ -42,14 +43,15 @@ def transform_points(
     Returns
     -------
     (n, ndim)
-        Array or DataArray, like the input. NaN for points outside the fixed image,
-        where the field is unknown. With ``inverse``, NaN for points that come from
-        outside it, and for those without a unique inverse, because the field folds.
+        Of the type of the input; other columns of a table are kept. NaN for points
+        outside the fixed image, where the field is unknown. With ``inverse``, NaN for
+        points that come from outside it, and for those without a unique inverse,
+        because the field folds.
 
     Raises
     ------
     InputError
-        If the points have another number of dimensions.
+        If the points have another number of dimensions, or columns are missing.
 
     Warns
     -----
@@ -72,22 +74,9 @@ def transform_points(
     """
     reader = open_displacement(field)
     grid = reader.grid
-    try:
-        given = np.asarray(points)
-        values = given.astype(np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        msg = f"points must be an array of numbers, got {points!r}"
-        raise InputError(msg) from error
-    if values.ndim != 2 or values.shape[1] != grid.ndim:
-        msg = (
-            f"points must be of shape (n, {grid.ndim}) in the order {grid.dims}, got "
-            f"{values.shape}"
-        )
-        raise InputError(msg)
+    table = read_table(points, grid.dims)
     move = _back if inverse else _forth
-    rounding = np.finfo(given.dtype if given.dtype.kind == "f" else float).eps
-    result = move(reader, fixed_grid(field), values, float(rounding))
-    return points.copy(data=result) if isinstance(points, xr.DataArray) else result
+    return table.replaced(move(reader, fixed_grid(field), table.values, table.rounding))
 
 
 def _forth(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xdreg.errors import InputError
+from xdreg.numerics.point_tables import paired_names, read_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,14 +56,15 @@ def mutual_information(
 
 
 def target_registration_error(
-    fixed: ArrayLike, moving: ArrayLike, spacing: Sequence[float] | None = None
+    fixed: Any, moving: Any, spacing: Sequence[float] | None = None
 ) -> NDArray[np.float64]:
     """Return the distance of each pair of corresponding points.
 
     Parameters
     ----------
     fixed : (n, ndim)
-        Fixed landmarks *after* mapping into the moving space.
+        Fixed landmarks *after* mapping into the moving space: an array in dims order,
+        or a table as `xdreg.transform_points` takes it.
     moving : (n, ndim)
         Their counterparts.
     spacing : (ndim,), optional
@@ -77,13 +79,15 @@ def target_registration_error(
     >>> target_registration_error([[0, 0], [3, 4]], [[0, 0], [0, 0]])
     array([0., 5.])
     """
-    a, b = np.asarray(fixed, float), np.asarray(moving, float)
-    if a.shape != b.shape or a.ndim != 2:
+    first, second = (read_table(points, None) for points in (fixed, moving))
+    a, b = first.values, second.values
+    if a.shape != b.shape:
         msg = (
             "corresponding points must be two arrays of the same shape (n, ndim), got "
             f"{a.shape} and {b.shape}"
         )
         raise InputError(msg)
+    paired_names(first.names, second.names)
     scale = np.ones(a.shape[1]) if spacing is None else np.asarray(spacing, float)
     return np.asarray(np.linalg.norm((a - b) / scale, axis=1))
 

@@ -23,6 +23,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from xdreg.errors import InputError, StoreError
+from xdreg.numerics.point_tables import NAME_COLUMNS, column_names
 from xdreg.stores.named_files import check_names
 
 if TYPE_CHECKING:
@@ -40,9 +41,6 @@ _KINDS = {
     ".parquet": "Parquet",
     ".pq": "Parquet",
 }
-
-#: Columns that may name a point.
-NAME_COLUMNS = ("name", "label", "id")
 
 #: How a mesh of Abaqus names another.
 _INCLUDE = re.compile(rb"^\s*\*\s*include", re.I | re.M)
@@ -121,7 +119,7 @@ def _unreadable(path: Path, kind: str, error: Exception) -> StoreError:
 
 def _read_csv(path: Path, dims: tuple[str, ...]) -> PointFile:
     header, rows = _read_table(path)
-    columns = [header.index(name) for name in _column_names(header, dims, path)]
+    columns = [header.index(name) for name in column_names(header, dims, str(path))]
     points = np.empty((len(rows), len(dims)))
     for number, row in enumerate(rows):
         try:
@@ -140,23 +138,6 @@ def _read_csv(path: Path, dims: tuple[str, ...]) -> PointFile:
     return PointFile(points, write)
 
 
-def _column_names(
-    header: Sequence[str], dims: tuple[str, ...], path: Path
-) -> tuple[str, ...]:
-    """Return the names of the columns that hold the dims."""
-    axes = [name for name in header if name.startswith("axis-")]
-    if len(axes) >= len(dims) and not set(dims) & set(header):
-        return tuple(f"axis-{len(axes) - len(dims) + i}" for i in range(len(dims)))
-    missing = [dim for dim in dims if list(header).count(dim) != 1]
-    if missing:
-        msg = (
-            f"{path} has columns {list(header)}; expected one named {missing[0]!r}, "
-            f"for the field has dimensions {dims}"
-        )
-        raise InputError(msg)
-    return dims
-
-
 def _read_parquet(path: Path, dims: tuple[str, ...]) -> PointFile:
     try:
         import pyarrow as pa
@@ -170,7 +151,7 @@ def _read_parquet(path: Path, dims: tuple[str, ...]) -> PointFile:
             table = pq.read_table(file)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, "Parquet", error) from error
-    names = _column_names(table.column_names, dims, path)
+    names = column_names(table.column_names, dims, str(path))
     for name in names:
         kind = table.schema.field(name).type
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import xarray as xr
-    from numpy.typing import ArrayLike
 
     from xdreg.fields.provenance import StageRecord
     from xdreg.views.scene import Scene
@@ -49,7 +48,7 @@ def report(
     fixed: Any,
     moving: Any,
     *,
-    landmarks: tuple[ArrayLike, ArrayLike] | None = None,
+    landmarks: tuple[Any, Any] | None = None,
     landmark_names: Sequence[object] | None = None,
     labels: tuple[Any, Any] | None = None,
     label_names: Mapping[int, object] | None = None,
@@ -72,9 +71,10 @@ def report(
     fixed, moving : DataTree, DataArray or itk.Image ([c], [z], y, x)
         The pair.
     landmarks : pair of (n, ndim), optional
-        Corresponding points of both images, in dims order and physical units.
+        Corresponding points of both images and their names, as in
+        `xdreg.landmark_errors`.
     landmark_names
-        Names of the landmarks; by default their numbers, from 1.
+        Names of the landmarks.
     labels : pair of DataTree, DataArray or itk.Image, optional
         Label images of both; zero is background.
     label_names
