@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from xdreg import accessor as _accessor
 from xdreg.errors import (
@@ -35,13 +35,25 @@ from xdreg.stages import (
 )
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
     from xdreg import bridges, datasets, itk_dreg, plot
-    from xdreg.bridges import from_itk_transform, open_transform, write_transform
+    from xdreg.bridges import (
+        from_itk_transform as _from_itk_transform,
+    )
+    from xdreg.bridges import (
+        open_transform as _open_transform,
+    )
+    from xdreg.bridges import (
+        write_transform,
+    )
     from xdreg.fields.accuracy import LandmarkErrors, label_overlaps, landmark_errors
-    from xdreg.fields.composition import compose
+    from xdreg.fields.composition import compose as _compose
     from xdreg.fields.diagnostics import status_counts
-    from xdreg.fields.field import identity, make_field
-    from xdreg.fields.inverse import inverse
+    from xdreg.fields.field import identity as _identity
+    from xdreg.fields.field import make_field as _make_field
+    from xdreg.fields.inverse import inverse as _inverse
     from xdreg.fields.measures import (
         consistency,
         folded_share,
@@ -49,8 +61,9 @@ if TYPE_CHECKING:
         statistics,
     )
     from xdreg.fields.points import transform_points
-    from xdreg.fields.store import open_field, save
-    from xdreg.fields.warp import warp
+    from xdreg.fields.store import open_field as _open_field
+    from xdreg.fields.store import save
+    from xdreg.fields.warp import warp as _warp
     from xdreg.fields.warp_to import warp_to
     from xdreg.numerics.metrics import dice, target_registration_error
     from xdreg.partition import Partition
@@ -59,14 +72,51 @@ if TYPE_CHECKING:
     from xdreg.registration.planning import Plan
     from xdreg.registration.progress import Advance
     from xdreg.registration.reductions import BlockResult
-    from xdreg.registration.register import plan, register
-    from xdreg.stores.itk_images import from_itk_image, open_image, to_itk_image
-    from xdreg.stores.ome_zarr import open_ome_zarr
+    from xdreg.registration.register import plan
+    from xdreg.registration.register import register as _register
+    from xdreg.stores.itk_images import (
+        from_itk_image as _from_itk_image,
+    )
+    from xdreg.stores.itk_images import (
+        open_image as _open_image,
+    )
+    from xdreg.stores.itk_images import (
+        to_itk_image,
+    )
     from xdreg.stores.pyramid import image_levels
     from xdreg.views.napari_plugin import open_viewer
     from xdreg.views.napari_transform import transform_layer
     from xdreg.views.report import report
     from xdreg.views.scene import make_scene
+
+    # Results that have `dreg`, so that its methods are checked.
+    compose = _accessor.to_field(_compose)
+    from_itk_image = _accessor.to_image(_from_itk_image)
+    from_itk_transform = _accessor.to_field(_from_itk_transform)
+    identity = _accessor.to_field(_identity)
+    inverse = _accessor.to_field(_inverse)
+    make_field = _accessor.to_field(_make_field)
+    open_field = _accessor.to_field(_open_field)
+    open_image = _accessor.to_image(_open_image)
+    open_transform = _accessor.to_field(_open_transform)
+    register = _accessor.to_field(_register)
+    warp = _accessor.to_image(_warp)
+
+    @overload
+    def open_ome_zarr(
+        store: str | os.PathLike[str],
+        *,
+        level: None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> _accessor.ImageTree: ...
+    @overload
+    def open_ome_zarr(
+        store: str | os.PathLike[str],
+        *,
+        level: int,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> _accessor.Image: ...
+    def open_ome_zarr(*_: Any, **__: Any) -> Any: ...  # noqa: D103
 
     __version__: str
 

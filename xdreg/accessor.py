@@ -1,165 +1,205 @@
 """The ``.dreg`` accessors of xarray objects: each method calls a public function.
 
-Images are DataTrees and DataArrays, fields are Datasets.
+Images are DataTrees and DataArrays, fields are Datasets. A method has the parameters,
+types and docstring of its function, without the first argument.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+import importlib
+import inspect
+from collections.abc import Callable
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import xarray as xr
 
-if TYPE_CHECKING:
-    import os
-    from pathlib import Path
+P = ParamSpec("P")
+R = TypeVar("R")
 
-    from xdreg.registration.planning import Plan
+
+class _Lazy:
+    """A module of the package, imported when it is first used."""
+
+    def __init__(self, name: str) -> None:
+        self._name = f"xdreg.{name}"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self._name), name)
+
+
+if TYPE_CHECKING:
+    from xdreg import bridges as _bridges
+    from xdreg.fields import composition as _composition
+    from xdreg.fields import inverse as _inverse
+    from xdreg.fields import measures as _measures
+    from xdreg.fields import points as _points
+    from xdreg.fields import store as _store
+    from xdreg.fields import warp as _warp
+    from xdreg.fields import warp_to as _warp_to
+    from xdreg.registration import register as _register
+    from xdreg.stores import itk_images as _itk_images
+    from xdreg.stores import ome_writer as _ome_writer
+    from xdreg.stores import pyramid as _pyramid
+    from xdreg.views import napari_transform as _napari_transform
+    from xdreg.views import plot as _plot
+    from xdreg.views import report as _report
+    from xdreg.views import summary as _summary
+
+    class Field(xr.Dataset):  # type: ignore[no-untyped-call]
+        """A displacement field, as type checkers see it."""
+
+        dreg: FieldAccessor
+
+    class Image(xr.DataArray):  # type: ignore[no-untyped-call]
+        """An image, as type checkers see it."""
+
+        dreg: ImageAccessor
+
+    class ImageTree(xr.DataTree):  # type: ignore[no-untyped-call]
+        """An image with its levels, as type checkers see it."""
+
+        dreg: ImageAccessor
+
+else:
+    _bridges = _Lazy("bridges")
+    _composition = _Lazy("fields.composition")
+    _inverse = _Lazy("fields.inverse")
+    _measures = _Lazy("fields.measures")
+    _points = _Lazy("fields.points")
+    _store = _Lazy("fields.store")
+    _warp = _Lazy("fields.warp")
+    _warp_to = _Lazy("fields.warp_to")
+    _register = _Lazy("registration.register")
+    _itk_images = _Lazy("stores.itk_images")
+    _ome_writer = _Lazy("stores.ome_writer")
+    _pyramid = _Lazy("stores.pyramid")
+    _napari_transform = _Lazy("views.napari_transform")
+    _plot = _Lazy("views.plot")
+    _report = _Lazy("views.report")
+    _summary = _Lazy("views.summary")
+
+
+def to_field(function: Callable[P, xr.Dataset]) -> Callable[P, Field]:
+    """Return a function as one whose result has `FieldAccessor`, for type checkers."""
+    return function  # type: ignore[return-value]
+
+
+def to_image(function: Callable[P, xr.DataArray]) -> Callable[P, Image]:
+    """Return a function as one whose result has `ImageAccessor`, for type checkers."""
+    return function  # type: ignore[return-value]
+
+
+def to_tree(function: Callable[P, xr.DataTree]) -> Callable[P, ImageTree]:
+    """Return a function as one whose result has `ImageAccessor`, for type checkers."""
+    return function  # type: ignore[return-value]
+
+
+class _Method(Generic[P, R]):
+    """A method that passes the object of its accessor to a function, as the first.
+
+    Parameters
+    ----------
+    load
+        Returns the function, so that it is imported on the first use.
+    of
+        Attribute of the accessor that is passed.
+    """
+
+    def __init__(
+        self, load: Callable[[], Callable[Concatenate[Any, P], R]], of: str = "_data"
+    ) -> None:
+        self._load, self._of = load, of
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Callable[P, R]:
+        function = self._load()
+
+        @functools.wraps(function)
+        def method(accessor: Any, *args: P.args, **options: P.kwargs) -> R:
+            return function(getattr(accessor, self._of), *args, **options)
+
+        signature = inspect.signature(function)
+        first, *others = signature.parameters.values()
+        if first.kind is first.VAR_POSITIONAL:  # of which the object is one
+            others = [first, *others]
+        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+        known: Any = method
+        known.__signature__ = signature.replace(parameters=[own, *others])
+        return known if instance is None else MethodType(known, instance)  # type: ignore[return-value]
 
 
 class ImageAccessor:
     """Methods of an image, as ``image.dreg``."""
 
     def __init__(self, image: xr.DataArray | xr.DataTree) -> None:
-        self._image = image
+        self._data = image
 
-    def register(self, moving: Any, **options: Any) -> xr.Dataset:
-        """Register this fixed image to a moving one; see `xdreg.register`."""
-        from xdreg.registration.register import register
+    register = _Method(lambda: to_field(_register.register))
+    plan = _Method(lambda: _register.plan)
+    to_itk_image = _Method(lambda: _itk_images.to_itk_image, of="_finest")
+    to_ome_zarr = _Method(lambda: _ome_writer.write_ome_zarr, of="_finest")
 
-        return register(self._image, moving, **options)
+    @property
+    def _finest(self) -> xr.DataArray:
+        return _pyramid.image_levels(self._data, "image")[0]
 
-    def plan(self, moving: Any, **options: Any) -> Plan:
-        """Return the plan of a registration; see `xdreg.plan`."""
-        from xdreg.registration.register import plan
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(_missing(name, self, FieldAccessor, "displacement fields"))
 
-        return plan(self._image, moving, **options)
-
-    def to_itk_image(self) -> Any:
-        """Return the image, or a tree's finest level, as an ITK image in memory."""
-        from xdreg.stores.itk_images import to_itk_image
-        from xdreg.stores.pyramid import image_levels
-
-        return to_itk_image(image_levels(self._image, "image")[0])
-
-    def to_ome_zarr(self, path: str | os.PathLike[str], **options: Any) -> None:
-        """Write the image with its pyramid; see `xdreg.save`."""
-        from xdreg.fields.store import save
-        from xdreg.stores.pyramid import image_levels
-
-        save(image_levels(self._image, "image")[0], path, **options)
+    def __repr__(self) -> str:
+        """Return a summary of the image as text."""
+        return _summary.image_summary(self._data)
 
 
 class FieldAccessor:
-    """Methods of a displacement field, as ``field.dreg``."""
+    """Methods and properties of a displacement field, as ``field.dreg``."""
 
     def __init__(self, field: xr.Dataset) -> None:
-        self._field = field
+        self._data = field
 
-    def warp(self, moving: Any, **options: Any) -> xr.DataArray:
-        """Resample the moving image onto the fixed grid, lazily; see `xdreg.warp`."""
-        from xdreg.fields.warp import warp
+    warp = _Method(lambda: to_image(_warp.warp))
+    warp_to = _Method(lambda: _warp_to.warp_to)
+    transform_points = _Method(lambda: _points.transform_points)
+    transform_layer = _Method(lambda: _napari_transform.transform_layer)
+    inverse = _Method(lambda: to_field(_inverse.inverse))
+    compose = _Method(lambda: to_field(_composition.compose))
+    jacobian_determinant = _Method(lambda: _measures.jacobian_determinant)
+    folded_share = _Method(lambda: _measures.folded_share)
+    statistics = _Method(lambda: _measures.statistics)
+    consistency = _Method(lambda: _measures.consistency)
+    to_itk_transform = _Method(lambda: _bridges.to_itk_transform)
+    to_file = _Method(lambda: _bridges.write_transform)
+    to_ome_zarr = _Method(lambda: _store.save_field)
+    plot = _Method(lambda: _plot.overview)
+    report = _Method(lambda: _report.report)
 
-        return warp(self._field, moving, **options)
-
-    def warp_to(
-        self, moving: Any, path: str | os.PathLike[str], **options: Any
-    ) -> None:
-        """Resample the moving image into an OME-Zarr; see `xdreg.warp_to`."""
-        from xdreg.fields.warp_to import warp_to
-
-        warp_to(self._field, moving, path, **options)
-
-    def transform_points(self, points: Any, *, inverse: bool = False) -> Any:
-        """Map fixed points into the moving image; see `xdreg.transform_points`."""
-        from xdreg.fields.points import transform_points
-
-        return transform_points(self._field, points, inverse=inverse)
-
-    def transform_layer(self, layer: Any, *, inverse: bool = False) -> Any:
-        """Map a layer of napari; see `xdreg.transform_layer`."""
-        from xdreg.views.napari_transform import transform_layer
-
-        return transform_layer(self._field, layer, inverse=inverse)
-
-    def inverse(self, like: Any = None, **options: Any) -> xr.Dataset:
-        """Return the field moving → fixed, lazily; see `xdreg.inverse`."""
-        from xdreg.fields.inverse import inverse
-
-        return inverse(self._field, like, **options)
-
-    def compose(self, *others: Any, **options: Any) -> xr.Dataset:
-        """Return the field followed by others, lazily; see `xdreg.compose`."""
-        from xdreg.fields.composition import compose
-
-        return compose(self._field, *others, **options)
-
-    def jacobian_determinant(self) -> xr.DataArray:
-        """Return the field's Jacobian determinant; see `xdreg.jacobian_determinant`."""
-        from xdreg.fields.measures import jacobian_determinant
-
-        return jacobian_determinant(self._field)
-
-    def folded_share(self) -> xr.DataArray:
-        """Return the share of points that fold; see `xdreg.folded_share`."""
-        from xdreg.fields.measures import folded_share
-
-        return folded_share(self._field)
-
-    def statistics(self, **options: Any) -> xr.Dataset:
-        """Return measures per block, lazily; see `xdreg.statistics`."""
-        from xdreg.fields.measures import statistics
-
-        return statistics(self._field, **options)
-
-    def consistency(self, inverse: xr.Dataset) -> xr.DataArray:
-        """Return the error of mapping there and back; see `xdreg.consistency`."""
-        from xdreg.fields.measures import consistency
-
-        return consistency(self._field, inverse)
-
-    def to_itk_transform(self, **options: Any) -> Any:
-        """Return the field as an ITK transform; see `xdreg.bridges`."""
-        from xdreg.bridges import to_itk_transform
-
-        return to_itk_transform(self._field, **options)
-
-    def to_file(self, path: str | os.PathLike[str], **options: Any) -> None:
-        """Write the field for another tool; see `xdreg.write_transform`."""
-        from xdreg.bridges import write_transform
-
-        write_transform(self._field, path, **options)
-
-    def to_ome_zarr(self, path: str | os.PathLike[str], **options: Any) -> None:
-        """Write the field as OME-Zarr 0.6; see `xdreg.save`."""
-        from xdreg.fields.store import save
-
-        save(self._field, path, **options)
-
-    def plot(self, fixed: Any = None, moving: Any = None, **options: Any) -> Any:
-        """Draw the pair, the field and its blocks; see `xdreg.plot.overview`."""
-        from xdreg.views.plot import overview
-
-        return overview(self._field, fixed, moving, **options)
-
-    def report(
-        self, path: str | os.PathLike[str], fixed: Any, moving: Any, **options: Any
-    ) -> Path:
-        """Write a report on the registration as a web page; see `xdreg.report`."""
-        from xdreg.views.report import report
-
-        return report(self._field, path, fixed, moving, **options)
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(_missing(name, self, ImageAccessor, "images"))
 
     def __repr__(self) -> str:
         """Return a summary of the field as text."""
-        from xdreg.views.summary import summary_text
-
-        return summary_text(self._field)
+        return _summary.summary_text(self._data)
 
     def _repr_html_(self) -> str:
         """Return a summary of the field for a notebook."""
-        from xdreg.views.summary import summary_html
+        return _summary.summary_html(self._data)
 
-        return summary_html(self._field)
+
+def _missing(name: str, accessor: Any, other: type, kind: str) -> str:
+    """Return what to say of a name that an accessor lacks, but the other may have."""
+    data = accessor._data
+    if name.startswith("_") or name not in vars(other):
+        return f"{type(accessor).__name__} has no attribute {name!r}"
+    text = f"{name} is a method of {kind}, and this is a {type(data).__name__}"
+    if not isinstance(data, xr.Dataset):
+        return f"{text}; fields come from image.dreg.register or xdreg.open_field"
+    names = [str(n) for n, v in data.data_vars.items() if {"y", "x"} <= set(v.dims)]
+    if "displacement" in names and "component" in data["displacement"].dims:
+        return f"{text} with a displacement field; take the fixed image"
+    text += f" with the variables {list(map(str, data.data_vars))}"
+    image = names[0] if names else "name"
+    return f"{text}; take one that is an image: dataset[{image!r}].dreg.{name}(…)"
 
 
 def install() -> None:

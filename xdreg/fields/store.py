@@ -59,7 +59,33 @@ def save_field(
     storage_options: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> None:
-    """Write a field; see `save`."""
+    """Write a field as OME-Zarr 0.6, as `xdreg.save` does.
+
+    Parameters
+    ----------
+    field : Dataset
+        A displacement field.
+    path
+        Directory or URL to write; it appears whole or not at all.
+    inverse
+        The field moving → fixed, see `xdreg.inverse`. It makes the transformation a
+        ``bijection``, so that readers need no inversion.
+    affine
+        Write a ``sequence`` of displacements and the field's affine part, for readers
+        that continue it beyond the field's grid. This rounds to single precision;
+        without it, values stay the same to the bit.
+    overwrite
+        Replace a field or image.
+    storage_options
+        For a URL, passed to fsspec.
+    progress
+        Show progress, on a terminal and in a notebook.
+
+    Raises
+    ------
+    InputError, StoreError
+        As in `xdreg.save`.
+    """
     pairs = [(False, field)] if inverse is None else [(False, field), (True, inverse)]
     place = as_address(path)
     prepared = [
@@ -133,13 +159,11 @@ def save(
     path
         Directory or URL to write; it appears whole or not at all.
     **options
-        ``overwrite``, ``progress`` and, for a URL, ``storage_options``, passed to
-        fsspec; for images ``version``, ``levels``, ``chunks``, ``labels``, ``name``.
-        For fields, ``inverse`` is the field moving → fixed, see `xdreg.inverse`; it
-        makes the transformation a ``bijection``, so that readers need no inversion.
-        ``affine=True`` writes a ``sequence`` of displacements and the field's affine
-        part, for readers that continue it beyond the field's grid. This rounds to
-        single precision; without it, values stay the same to the bit.
+        ``overwrite``, ``progress`` and, for a URL, ``storage_options``; for images
+        ``version``, ``levels``, ``chunks``, ``labels``, ``name``; for fields
+        ``inverse`` and ``affine``. They are explained at ``to_ome_zarr`` of
+        `ImageAccessor <xdreg.accessor.ImageAccessor>` and of `FieldAccessor
+        <xdreg.accessor.FieldAccessor>`.
 
     Raises
     ------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from html import escape
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from dask.utils import format_bytes
@@ -39,6 +41,10 @@ if TYPE_CHECKING:
 
 #: Largest level that is registered linearly, whole, in voxels.
 LINEAR_VOXELS = {2: 512**2, 3: 400_000}
+
+
+#: Width of a table on a terminal.
+COLUMNS = 80
 
 
 @dataclass(frozen=True)
@@ -143,17 +149,10 @@ class Plan:
             for number, stage in enumerate(self.stages)
         ]
 
-    def __str__(self) -> str:
-        """Return the table in columns, and notes below it."""
-        rows = self.table()
-        names = {name: name for name in rows[0]}
-        widths = {n: max(len(row[n]) for row in [names, *rows]) for n in names}
-        lines = [
-            "  ".join(row[n].ljust(widths[n]) for n in names).rstrip()
-            for row in [names, *rows]
-        ]
+    def notes(self) -> list[str]:
+        """Return what the table does not say, in sentences."""
         units = self.fixed.grids[0].units or "the units of the coordinates"
-        lines += [
+        notes = [
             f"smoothing in {units}: of an update / of the total, or the distance of "
             "control points",
             "memory is that of one block; a worker that runs one at a time needs "
@@ -162,10 +161,50 @@ class Plan:
             f"temporary one {format_bytes(self.workdir_bytes(kept=False))}",
         ]
         if self.undecided:
-            lines.append("auto: lncc or mind, chosen when the run starts")
+            notes.append("auto: lncc or mind, chosen when the run starts")
+        return notes
+
+    def __str__(self) -> str:
+        """Return the table, in as many parts as fit a terminal, and notes below it."""
+        rows = self.table()
+        first, *others = columns = [
+            [name, *(row[name] for row in rows)] for name in rows[0]
+        ]
+        widths = {column[0]: max(map(len, column)) for column in columns}
+        parts = [[first]]
+        for column in others:
+            used = sum(widths[c[0]] + len("  ") for c in parts[-1])
+            if used + widths[column[0]] > COLUMNS and len(parts[-1]) > 1:
+                parts.append([first])
+            parts[-1].append(column)
+        lines: list[str] = []
+        for part in parts:
+            for cells in zip(*part, strict=True):
+                padded = (
+                    cell.ljust(widths[column[0]])
+                    for cell, column in zip(cells, part, strict=True)
+                )
+                lines.append("  ".join(padded).rstrip())
+            lines.append("")
+        for note in self.notes():
+            lines += wrap(note, COLUMNS, subsequent_indent="  ")
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """Return the table and the notes for a notebook."""
+        rows = self.table()
+        head = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(v)}</td>" for v in row.values()) + "</tr>"
+            for row in rows
+        )
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes())
+        return (
+            f"<div><b>xdreg plan</b><table><thead><tr>{head}</tr></thead>"
+            f"<tbody>{body}</tbody></table><ul>{notes}</ul></div>"
+        )
 
 
 def _times(numbers: Iterable[object]) -> str:

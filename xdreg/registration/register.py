@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import dask
 import xarray as xr
 
-from xdreg.errors import InputError
 from xdreg.registration.inputs import (
     check_fresh,
     check_methods,
@@ -27,8 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from xdreg.partition import BlockStatus
     from xdreg.registration.inputs import Channels
     from xdreg.registration.progress import Listener
+    from xdreg.registration.source import PairImage
     from xdreg.stages import MetricOrAuto
 
 
@@ -72,9 +73,12 @@ def register(
         is chosen on a coarse level; the field's attribute ``metric`` states which and
         why.
     block_shape
-        Size of a block in voxels of the stage's level; one number or one per dim.
+        Size of a block in voxels of the stage's level; one number or one per dim. By
+        default 192 in 3-D and 1024 in 2-D, for `BSpline` 64 and 1024, or the whole
+        level if that is smaller. Linear stages have one block, the image.
     overlap
-        Voxels by which a block's window exceeds it on every side.
+        Voxels by which a block's window exceeds it on every side. By default 8
+        in 3-D and 32 in 2-D, for `BSpline` 16, and at most half a block.
     fixed_mask, moving_mask : DataArray, DataTree or "auto", optional
         Voxels that count are not zero. On the grid of any level of its image.
         ``"auto"`` leaves out a uniform background around the content, except in linear
@@ -131,24 +135,20 @@ def register(
     >>> field.displacement.dims
     ('component', 'y', 'x')
     """
-    plan = make_plan(
+    plan, start, pair, again = _checked(
         fixed,
         moving,
+        (channel, moving_channel),
+        (fixed_mask, moving_mask),
+        initial,
+        workdir,
+        retry,
+        fresh=fresh,
         stages=stages,
         metric=metric,
         block_shape=block_shape,
         overlap=overlap,
-        initial_is_field=_is_field_like(initial),
     )
-    check_methods(plan)
-    start = starting_point(initial, plan.fixed.grids[0])
-    check_overlap(plan, start)
-    pair = pair_images(plan, (channel, moving_channel), (fixed_mask, moving_mask))
-    again = retried(retry, workdir)
-    check_fresh(fresh, again, workdir)
-    if workdir is not None:
-        masks = (m for m in (fixed_mask, moving_mask) if not isinstance(m, str))
-        check_apart(workdir, fixed, moving, *masks, initial, what="workdir")
     # Made here, so that a temporary one lasts as long as this Python.
     directory = WorkDirectory(workdir)
     describe = functools.partial(run_manifest, plan, start, *pair)
@@ -165,42 +165,89 @@ def register(
     return later(progress, check=True)  # type: ignore[no-any-return]
 
 
-def plan(fixed: Any, moving: Any, **options: Any) -> Plan:
+def plan(
+    fixed: Any,
+    moving: Any,
+    *,
+    stages: Any = None,
+    metric: MetricOrAuto = "auto",
+    block_shape: int | Sequence[int] | None = None,
+    overlap: int | Sequence[int] | None = None,
+    fixed_mask: Any = None,
+    moving_mask: Any = None,
+    initial: Any = None,
+    channel: Channels = None,
+    moving_channel: Channels = None,
+    workdir: str | Path | None = None,
+    retry: str | Sequence[str] = (),
+    fresh: bool = False,
+    progress: bool | Listener = True,
+    compute: bool = True,
+) -> Plan:
     """Return the plan of `register` with the same arguments; nothing runs.
 
     Parameters
     ----------
     fixed, moving : DataTree, DataArray or itk.Image
         The pair.
-    **options
-        ``stages``, ``metric``, ``block_shape``, ``overlap``, ``initial`` as in
-        `register`.
+    stages, metric, block_shape, overlap
+        As in `register`.
+    fixed_mask, moving_mask, initial, channel, moving_channel, workdir, retry, fresh
+        As in `register`, which would refuse what is refused here.
+    progress, compute
+        Without a meaning here, so that the arguments of `register` can be passed on.
 
     Returns
     -------
     Plan
         Printing it shows a table of stages. The metric ``"auto"`` is not chosen yet:
         that would read the images.
+
+    Raises
+    ------
+    InputError, StoreError
+        As in `register`, apart from those about what ``workdir`` holds.
     """
-    initial = options.pop("initial", None)
-    defaults: dict[str, Any] = {
-        "stages": None,
-        "metric": "auto",
-        "block_shape": None,
-        "overlap": None,
-    }
-    unknown = options.keys() - defaults.keys()
-    if unknown:
-        msg = f"plan does not take {sorted(unknown)}; it takes {sorted(defaults)}"
-        raise InputError(msg)
-    result = make_plan(
+    return _checked(
         fixed,
         moving,
-        **(defaults | options),
-        initial_is_field=_is_field_like(initial),
-    )
-    starting_point(initial, result.fixed.grids[0])
-    return result
+        (channel, moving_channel),
+        (fixed_mask, moving_mask),
+        initial,
+        workdir,
+        retry,
+        fresh=fresh,
+        stages=stages,
+        metric=metric,
+        block_shape=block_shape,
+        overlap=overlap,
+    )[0]
+
+
+def _checked(
+    fixed: Any,
+    moving: Any,
+    channels: tuple[Channels, Channels],
+    masks: tuple[Any, Any],
+    initial: Any,
+    workdir: str | Path | None,
+    retry: str | Sequence[str],
+    *,
+    fresh: bool,
+    **planned: Any,
+) -> tuple[Plan, Any, tuple[PairImage, PairImage], list[BlockStatus]]:
+    """Return the plan, the start, the pair, and statuses of blocks to run again."""
+    made = make_plan(fixed, moving, **planned, initial_is_field=_is_field_like(initial))
+    check_methods(made)
+    start = starting_point(initial, made.fixed.grids[0])
+    check_overlap(made, start)
+    pair = pair_images(made, channels, masks)
+    again = retried(retry, workdir)
+    check_fresh(fresh, again, workdir)
+    if workdir is not None:
+        stored = (m for m in masks if not isinstance(m, str))
+        check_apart(workdir, fixed, moving, *stored, initial, what="workdir")
+    return made, start, pair, again
 
 
 def _is_field_like(initial: Any) -> bool:

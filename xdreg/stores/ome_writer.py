@@ -44,11 +44,36 @@ def write_ome_zarr(
     storage_options: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> None:
-    """Write an image ``([t], [c], [z], y, x)`` as OME-Zarr, chunk by chunk.
+    """Write an image with its pyramid as OME-Zarr, chunk by chunk.
 
-    ``levels`` are fewer if one has a single voxel. By default they are added until the
-    longest axis has at most 64 voxels. ``chunks`` are voxels along the spatial axes.
-    ``labels`` coarsens by picking voxels, not by means.
+    Parameters
+    ----------
+    image : DataArray ([t], [c], [z], y, x)
+        The image, of a tree its finest level.
+    path
+        Directory or URL to write; it appears whole or not at all.
+    version
+        Version of OME-Zarr.
+    levels
+        Number of levels; fewer if one has a single voxel. By default they are added
+        until the longest axis has at most 64 voxels.
+    chunks
+        Voxels of a chunk along the spatial axes.
+    labels
+        Coarsen by picking voxels, not by means.
+    overwrite
+        Replace an image or field.
+    name
+        Name in the metadata.
+    storage_options
+        For a URL, passed to fsspec.
+    progress
+        Show progress, on a terminal and in a notebook.
+
+    Raises
+    ------
+    InputError, StoreError
+        As in `xdreg.save`.
     """
     layout = make_layout(image, version, levels, chunks, name)
     check_apart(path, image)

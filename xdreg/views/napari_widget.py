@@ -266,8 +266,10 @@ class RegisterWidget(Container):  # type: ignore[misc]
         if len(place) != len(other):
             return place  # refused with the images
         # All of a registration is in the unit of the fixed image.
-        grids = [grid_of(image_levels(i, "image")[0]) for i in (moving, fixed)]
-        other[:-1, -1] *= unit_ratio(*(grid.units for grid in grids), "moving")
+        own, target = (
+            grid_of(image_levels(i, "image")[0]).units for i in (moving, fixed)
+        )
+        other[:-1, -1] *= unit_ratio(own, target, "moving")
         return np.asarray(np.linalg.inv(other) @ place)
 
     def _watch(self, advance: Advance) -> None:

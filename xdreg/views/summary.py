@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from html import escape
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from dask.utils import format_bytes
 
+from xdreg.coordinates import grid_of
 from xdreg.errors import XdregError, printable
 from xdreg.fields.field import field_grid, fixed_grid, moving_grid
 from xdreg.fields.provenance import StageRecord, last_deformable, stages_of
 from xdreg.grid import Grid
+from xdreg.stores.pyramid import image_levels
 from xdreg.views.status_colours import status_colour
 
 
@@ -80,6 +83,26 @@ def summary_text(field: xr.Dataset) -> str:
     width = max(len(name) for name in rows)
     lines = [f"  {name.ljust(width)}  {text}" for name, text in rows.items()]
     return "\n".join(["xdreg displacement field", *lines])
+
+
+def image_summary(image: Any) -> str:
+    """Return an image's geometry and levels in lines."""
+    try:
+        levels = image_levels(image, "image")
+        grids = [grid_of(level, "image") for level in levels]
+    except XdregError as error:
+        return f"xdreg: {error}"
+    others = {d: n for d, n in levels[0].sizes.items() if d not in grids[0].dims}
+    rows = {
+        "size": image_text(grids[0]),
+        "axes": ", ".join(map(str, levels[0].dims)),
+        "type": f"{levels[0].dtype}, {format_bytes(levels[0].nbytes)}"
+        + ("" if levels[0].chunks is None else ", lazy"),
+        "levels": ", ".join(_times(grid.shape) for grid in grids),
+    }
+    rows |= {str(dim): str(count) for dim, count in others.items()}
+    lines = [f"  {name:<6}  {printable(text)}" for name, text in rows.items()]
+    return "\n".join(["xdreg image", *lines])
 
 
 def summary_html(field: xr.Dataset) -> str:
