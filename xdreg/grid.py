@@ -137,9 +137,23 @@ def whole_per_axis(
     return tuple(int(v) for v in values)
 
 
+def real_array(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    """Return numbers as float64; raise if they are complex."""
+    found = np.asarray(values)
+    check_real(found.dtype, name)
+    return found.astype(np.float64)
+
+
+def check_real(dtype: Any, name: str) -> None:
+    """Raise if a dtype is complex: numpy would drop the imaginary parts."""
+    if getattr(dtype, "kind", "") == "c":
+        msg = f"{name} has dtype {dtype}; expected real numbers"
+        raise InputError(msg)
+
+
 def checked_matrix(matrix: ArrayLike, ndim: int, name: str) -> NDArray[np.float64]:
     """Return an invertible homogeneous matrix as an array, or raise if it is none."""
-    values = np.asarray(matrix, np.float64)
+    values = real_array(matrix, name)
     shape, last = (ndim + 1, ndim + 1), [0.0] * ndim + [1.0]
     if (
         values.shape == shape

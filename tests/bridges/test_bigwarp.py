@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import xdreg
 from tests.helpers.fields import Known, difference, moving_like
 from tests.helpers.matrices import TURN
+from tests.helpers.pairs import zero_field
 from xdreg.fields.composition import compose
 from xdreg.fields.field import field_grid, make_field
 from xdreg.grid import Grid
@@ -90,3 +92,24 @@ def test_a_quantised_field_of_bigwarp_with_its_affine(tmp_path):
         tmp_path / "q.n5", units="micrometer", inverse=True, like=grid
     )
     assert difference(back, compose(np.linalg.inv(TURN), bent, like=grid)) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dimensions": [2, 10**9, 10**9]}, "chunks; expected at most"),
+        ({"dimensions": [2, 10**18, 10**18]}, "chunks; expected at most"),
+        ({"dimensions": [2, 10**7, 30], "blockSize": [2, 1, 1]}, "chunks; expected"),
+        ({"dimensions": [2, -5, 30]}, "cannot be opened as N5"),
+        ({"quantization_multiplier": "x"}, "quantization_multiplier is"),
+    ],
+)
+def test_absurd_numbers_are_refused(change, message, tmp_path):
+    pytest.importorskip("tensorstore")
+    xdreg.write_transform(zero_field((20, 30)), tmp_path / "a.n5")
+    document = tmp_path / "a.n5" / "dfield" / "attributes.json"
+    document.write_text(json.dumps(json.loads(document.read_text()) | change))
+    began = time.monotonic()
+    with pytest.raises(xdreg.StoreError, match=message):
+        xdreg.open_transform(tmp_path / "a.n5")
+    assert time.monotonic() - began < 5

@@ -114,8 +114,10 @@ def test_nothing_is_replaced_unless_asked_for(tmp_path):
     assert (tmp_path / "a.nrrd").read_bytes() == before
     compose(field, TURN).dreg.to_file(tmp_path / "a.nrrd", overwrite=True)
     assert (tmp_path / "a.nrrd").read_bytes() != before
-    with pytest.raises(xdreg.StoreError, match="make it first"):
-        field.dreg.to_file(tmp_path / "none" / "a.nrrd")
+    field.dreg.to_file(tmp_path / "none" / "yet" / "a.nrrd")
+    assert [path.name for path in (tmp_path / "none" / "yet").iterdir()] == ["a.nrrd"]
+    with pytest.raises(xdreg.StoreError, match=r"a\.nrrd is no folder"):
+        field.dreg.to_file(tmp_path / "a.nrrd" / "b" / "c.nrrd")
 
 
 @pytest.mark.parametrize("suffix", ["txt", "h5", "nii.gz", "nrrd", "mat"])

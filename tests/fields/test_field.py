@@ -4,6 +4,7 @@ import time
 
 import dask.array
 import numpy as np
+import pytest
 
 import xdreg
 from xdreg.fields.field import (
@@ -37,6 +38,42 @@ def test_geometry_is_known_without_the_values():
     assert field_grid(field) == grid
     assert "1000000 × 1000000" in repr(field.dreg)
     assert time.perf_counter() - began < 1
+
+
+USES = [
+    lambda field, path: xdreg.save(field, path),
+    lambda field, path: xdreg.write_transform(field, path.with_suffix(".nrrd")),
+    lambda field, path: field.dreg.transform_points([[1.0, 1.0]]),
+    lambda field, path: field.dreg.statistics(),
+    lambda field, path: xdreg.compose(field, field),
+]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_complex_displacements_are_refused(use, tmp_path):
+    grid = Grid(("y", "x"), (3, 4), (1.0, 1.0), (0.0, 0.0))
+    field = make_field(np.zeros((2, 3, 4), np.float32), grid)
+    field = field.assign(displacement=field.displacement + 1j)
+    with pytest.raises(xdreg.InputError, match="dtype complex"):
+        use(field, tmp_path / "a.zarr")
+    assert not list(tmp_path.iterdir())
+
+
+def test_complex_numbers_are_refused_for_real_ones():
+    grid = Grid(("y", "x"), (3, 4), (1.0, 1.0), (0.0, 0.0))
+    values = np.zeros((2, 3, 4), np.float32)
+    for displacement in (values + 1j, dask.array.zeros((2, 3, 4), dtype="c8")):
+        with pytest.raises(xdreg.InputError, match="dtype complex"):
+            make_field(displacement, grid)
+    field, points = make_field(values, grid), np.ones((3, 2)) * (1 + 1j)
+    with pytest.raises(xdreg.InputError, match="complex128; expected real numbers|array of real numbers"):
+        field.dreg.transform_points(points)
+    with pytest.raises(xdreg.InputError, match="real numbers"):
+        xdreg.landmark_errors(field, points, points)
+    with pytest.raises(xdreg.InputError, match="real numbers"):
+        xdreg.target_registration_error(points, points)
+    with pytest.raises(xdreg.InputError, match="real numbers"):
+        xdreg.compose(field, np.eye(3) + 1j)
 
 
 def _refuse():

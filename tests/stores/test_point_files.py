@@ -217,3 +217,17 @@ def test_a_mesh_names_files_of_its_own_folder_only(tmp_path, monkeypatch):
     deck.write_text("*NODE\n1, 0., 0., 0.\n *Include, input=/dev/zero\n")
     with pytest.raises(StoreError, match="includes other files"):
         read_points(deck, ("z", "y", "x"))
+
+
+@pytest.mark.parametrize(
+    "row", ["1,5,2,5,3", "1,2,3,note", '"1","2","3",0', "1,2,3,,,x"]
+)
+def test_a_row_of_more_values_than_the_header_is_refused(row, tmp_path):
+    path = tmp_path / "points.csv"
+    path.write_text(f"z,y,x\n1,2,3\n{row}\n")
+    with pytest.raises(xdreg.InputError, match=r"row 2 has .* header 3; are there"):
+        read_points(path, DIMS)
+    path.write_text("z,y,x\n1,2,3,\n4,5,6,,\n")
+    np.testing.assert_array_equal(
+        read_points(path, DIMS).points, [[1, 2, 3], [4, 5, 6]]
+    )

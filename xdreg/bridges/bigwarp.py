@@ -27,6 +27,7 @@ from xdreg.fields.composition import as_one_field, split_affine
 from xdreg.fields.field import field_grid, make_field, ordered_displacement
 from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
 from xdreg.stores.identity import folder_identity
+from xdreg.stores.ome_checks import check_shape
 from xdreg.stores.outputs import new_store
 
 if TYPE_CHECKING:
@@ -140,23 +141,26 @@ def read(
             "vector of 2 or 3 components first, and as many axes after it"
         )
         raise StoreError(msg)
+    block = source.chunk_layout.read_chunk.shape
+    check_shape(f"the dataset {folder}", source.shape, block, 8)
     spacing = _listed(folder, attributes, "spacing", ndim, [1.0] * ndim)
     offset = _listed(folder, attributes, "offset", ndim, [0.0] * ndim)
     units = units or normalise_units(attributes.get("unit"))
     geometry = source.shape[:0:-1], tuple(spacing[::-1]), tuple(offset[::-1])
     grid = Grid(SPATIAL_DIMS[-ndim:], *geometry, units)
     written = folder_identity(folder, "attributes.json", lambda _: [], ndim + 1)
-    block = source.chunk_layout.read_chunk.shape[:0:-1]
+    key = "quantization_multiplier"
+    scales = {key: [attributes.get(key, 1.0)]}
     data = dask.array.map_blocks(
         _read_block,
-        chunks=((ndim,), *dask.array.core.normalize_chunks(block, grid.shape)),
+        chunks=((ndim,), *dask.array.core.normalize_chunks(block[:0:-1], grid.shape)),
         name=f"n5-{tokenize(str(folder.absolute()), written)}",
         dtype=np.float32,
         meta=np.empty((0,) * source.ndim, np.float32),
         source=source,
         folder=folder.absolute(),
         # Stored numbers may be quantised.
-        scale=float(attributes.get("quantization_multiplier", 1.0)),
+        scale=_listed(folder, scales, key, 1)[0],
     )
     moves: list[Any] = [make_field(data, grid)]
     if "affine" in attributes:

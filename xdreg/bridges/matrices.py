@@ -24,7 +24,7 @@ from xdreg.fields.field import (
 )
 from xdreg.fields.preimage import affine_part
 from xdreg.fields.targets import grid_like
-from xdreg.grid import Grid, checked_matrix
+from xdreg.grid import Grid, checked_matrix, real_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -213,5 +213,5 @@ def _target(like: Any) -> Grid:
 def _matrix(field: Any, tolerance: float) -> Matrix:
     if isinstance(field, xr.Dataset):
         return to_matrix(field, tolerance=tolerance)
-    values = np.asarray(field, np.float64)
+    values = real_array(field, "the matrix")
     return checked_matrix(values, len(values) - 1, "the matrix")

@@ -10,6 +10,7 @@ import xarray as xr
 
 from xdreg.coordinates import grid_of
 from xdreg.errors import MethodError
+from xdreg.grid import check_real
 from xdreg.numerics import kernels
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def as_displacement(result: object, grid: Grid) -> NDArray[np.float32]:
         raise MethodError(msg)
     result = result.transpose(*expected)
     bare = not any(dim in result.coords for dim in grid.dims)
+    check_real(result.dtype, "the method's result")
     values = np.asarray(result.values, np.float32)
     if not np.isfinite(values).all():
         msg = "the method returned NaN or infinity"

@@ -32,7 +32,7 @@ from xdreg.fields.field import (
 from xdreg.fields.preimage import affine_part
 from xdreg.fields.reader import FieldReader
 from xdreg.fields.targets import grid_like
-from xdreg.grid import Grid, checked_matrix, unit_ratio
+from xdreg.grid import Grid, checked_matrix, real_array, unit_ratio
 from xdreg.numerics import kernels
 from xdreg.numerics.inversion import LEAST_VOLUME
 from xdreg.stores.graphs import shared
@@ -205,7 +205,9 @@ def _move(transform: Any, grid: Grid, name: str) -> Move:
         matrix = matrix_from_itk(transform)
         return ItkMove(transform) if matrix is None else MatrixMove(matrix)
     try:
-        values = np.asarray(transform, np.float64)
+        values = real_array(transform, name)
+    except InputError:
+        raise
     except (TypeError, ValueError) as error:
         msg = (
             f"{name} is a {type(transform).__name__}; expected a field, an ITK "

@@ -20,7 +20,7 @@ import zarr
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import InputError, StoreError
 from xdreg.fields.reader import FieldReader
-from xdreg.grid import Grid, normalise_units, unit_ratio
+from xdreg.grid import Grid, check_real, normalise_units, unit_ratio
 from xdreg.stores.ome_zarr import lazy_zarr
 from xdreg.stores.readers import source_of
 
@@ -49,6 +49,7 @@ def field_grid(field: xr.Dataset) -> Grid:
         )
         raise InputError(msg)
     displacement = field["displacement"]
+    check_real(displacement.dtype, "the displacement")
     sizes = {d: n for d, n in displacement.sizes.items() if d != COMPONENT}
     # Without the values: even to index a lazy array takes long if it has many chunks.
     places = displacement.coords.to_dataset().drop_vars(COMPONENT, errors="ignore")
@@ -116,6 +117,7 @@ def displacement_array(source: Any, grid: Grid) -> xr.DataArray:
 
     Dask and Zarr arrays stay lazy; the latter get one Dask chunk per stored chunk.
     """
+    check_real(source.dtype, "the displacement")
     if isinstance(source, zarr.Array):
         source = lazy_zarr(source)
     elif not isinstance(source, np.ndarray | dask.array.Array):

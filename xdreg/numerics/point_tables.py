@@ -16,7 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xdreg.errors import InputError
-from xdreg.grid import SPATIAL_DIMS
+from xdreg.grid import SPATIAL_DIMS, check_real, real_array
 
 #: Columns that may name a point.
 NAME_COLUMNS = ("name", "label", "id")
@@ -127,9 +127,10 @@ def paired_names(
 def _of_array(points: Any, dims: Sequence[str] | None, name: str) -> PointTable:
     try:
         given = np.asarray(points)
+        check_real(given.dtype, name)
         values = given.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        msg = f"{name} must be an array of numbers, got {points!r:.300}"
+        msg = f"{name} must be an array of real numbers, got {points!r:.300}"
         raise InputError(msg) from error
     ndim = values.shape[-1] if values.ndim and dims is None else len(dims or ())
     if values.ndim != 2 or values.shape[1] != ndim:
@@ -151,6 +152,7 @@ def _of_frame(
     names = list(column_names(columns, dims or _dims_of(columns), name))
     parts = []
     for column in names:
+        check_real(points[column].dtype, f"column {column!r} of {name}")
         try:
             parts.append(points[column].to_numpy(np.float64, na_value=np.nan))
         except (TypeError, ValueError) as error:
@@ -217,7 +219,7 @@ def _of_columns(
     columns = _columns(points) or []
     names = column_names(columns, dims or _dims_of(columns), name)
     places = [columns.index(column) for column in names]
-    whole = np.array(points.values, np.float64)
+    whole = real_array(points.values, name)
 
     def replaced(moved: NDArray[np.float64]) -> Any:
         whole[:, places] = moved

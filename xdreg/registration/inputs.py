@@ -16,7 +16,7 @@ import xarray as xr
 from xdreg.errors import InputError
 from xdreg.fields.field import field_grid, is_field
 from xdreg.fields.points import transform_points
-from xdreg.grid import checked_matrix, unit_ratio
+from xdreg.grid import checked_matrix, real_array, unit_ratio
 from xdreg.partition import BlockStatus
 from xdreg.registration.source import AUTO, Mask, PairImage
 from xdreg.stores.channels import channel_selection, counterpart, has_channel
@@ -119,7 +119,7 @@ def starting_point(initial: Any, grid: Grid) -> Any:
         matrix = matrix_from_itk(initial)
         return initial if matrix is None else matrix
     try:
-        matrix = np.asarray(initial, np.float64)
+        matrix = real_array(initial, "initial")
     except (TypeError, ValueError, OverflowError):
         matrix = np.empty(0)
     if matrix.ndim != 2 or not np.isfinite(matrix).all():

@@ -178,6 +178,14 @@ class Source:
         values = self._reader(level, channel).read_most()
         finite = np.isfinite(values)
         if not finite.any() or values[finite].min() == values[finite].max():
+            stored = self._reader(level, channel).read()
+            if (known := stored[np.isfinite(stored)]).size and np.ptp(known):
+                msg = (
+                    f"{self.name} holds values from {known.min():.6g} to "
+                    f"{known.max():.6g}, which single precision cannot tell apart; "
+                    f"scale them, for example {self.name} - {self.name}.min()"
+                )
+                raise InputError(msg)
             what = "no finite value" if not finite.any() else "one and the same value"
             msg = (
                 f"{self.name} holds {what} everywhere; is it the right image or "

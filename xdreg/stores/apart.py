@@ -39,8 +39,9 @@ def check_apart(
     for place in {place for given in inputs for place in _places(given)}:
         relation = _relation(address, place)
         if relation:
+            other = "an input" if address == place else place
             msg = (
-                f"the {what} {address} {relation} {place}, which is read; choose "
+                f"the {what} {address} {relation} {other}, which is read; choose "
                 "another place"
             )
             raise StoreError(msg)

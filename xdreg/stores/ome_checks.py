@@ -69,17 +69,7 @@ def check_array(where: str, array: zarr.Array[Any]) -> None:
         msg = f"{where} has the data type {array.dtype}; expected numbers"
         raise StoreError(msg)
     chunks = array.shards or array.chunks
-    if min(chunks, default=1) < 1 or min(array.shape, default=1) < 0:
-        msg = f"{where} has the shape {array.shape} and chunks of {chunks}"
-        raise StoreError(msg)
-    counts = [-(-n // size) for n, size in zip(array.shape, chunks, strict=True)]
-    if max(counts, default=1) > MOST_CHUNKS_PER_AXIS or math.prod(counts) > MOST_CHUNKS:
-        msg = (
-            f"{where} has the shape {array.shape} and chunks of {chunks}, that is "
-            f"{_readable(math.prod(counts))} chunks; expected at most "
-            f"{MOST_CHUNKS_PER_AXIS:.0e} along an axis and {MOST_CHUNKS:.0e} in all"
-        )
-        raise StoreError(msg)
+    check_shape(where, array.shape, chunks, array.dtype.itemsize)
     inner = math.prod(chunks) // max(math.prod(array.chunks), 1)
     if inner > MOST_IN_SHARD:
         msg = (
@@ -87,12 +77,29 @@ def check_array(where: str, array: zarr.Array[Any]) -> None:
             f"expected at most {MOST_IN_SHARD:.0e}"
         )
         raise StoreError(msg)
-    size = math.prod(chunks) * array.dtype.itemsize
+
+
+def check_shape(
+    where: str, shape: Sequence[int], chunks: Sequence[int], itemsize: int
+) -> None:
+    """Raise if an array has more or larger chunks than any image."""
+    if min(chunks, default=1) < 1 or min(shape, default=1) < 0:
+        msg = f"{where} has the shape {shape} and chunks of {chunks}"
+        raise StoreError(msg)
+    counts = [-(-n // size) for n, size in zip(shape, chunks, strict=True)]
+    if max(counts, default=1) > MOST_CHUNKS_PER_AXIS or math.prod(counts) > MOST_CHUNKS:
+        msg = (
+            f"{where} has the shape {shape} and chunks of {chunks}, that is "
+            f"{_readable(math.prod(counts))} chunks; expected at most "
+            f"{MOST_CHUNKS_PER_AXIS:.0e} along an axis and {MOST_CHUNKS:.0e} in all"
+        )
+        raise StoreError(msg)
+    size = math.prod(chunks) * itemsize
     # The chunk of a small array may be larger than the array, but not by any factor.
-    most = min(MOST_CHUNK_BYTES, max(MOST_BYTES, 16 * array.nbytes))
+    most = min(MOST_CHUNK_BYTES, max(MOST_BYTES, 16 * math.prod(shape) * itemsize))
     if size > most:
         msg = (
-            f"{where} has the shape {array.shape} and chunks of {chunks}, "
+            f"{where} has the shape {shape} and chunks of {chunks}, "
             f"{_readable(size)} bytes each; expected at most {most:.3g}. Write it "
             "again in smaller chunks"
         )

@@ -261,7 +261,7 @@ def list_names(files: Any, place: str) -> list[str]:
 
 
 def check_target(target: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Raise if a local output exists, or its folder does not.
+    """Raise if a local output exists, or its folder cannot be made.
 
     Only an image or field and its own files, or an empty folder, is ever overwritten.
     """
@@ -280,12 +280,12 @@ def check_target(target: str | os.PathLike[str], *, overwrite: bool) -> None:
         foreign = foreign_in(place) if place.is_dir() else ""
         if foreign is not None:
             raise _no_store(address, foreign)
-    elif not place.parent.is_dir():
-        raise _no_folder(place.parent)
+    else:
+        _check_parents(place)
 
 
 def check_file(target: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Raise if a file exists, is not a file, or its folder does not exist."""
+    """Raise if a file exists, is not a file, or its folder cannot be made."""
     address = as_address(target)
     place = local_target(address)
     if place.exists() and not place.is_file():
@@ -293,8 +293,7 @@ def check_file(target: str | os.PathLike[str], *, overwrite: bool) -> None:
         raise StoreError(msg)
     if place.exists() and not overwrite:
         raise _exists(address)
-    if not place.parent.is_dir():
-        raise _no_folder(place.parent)
+    _check_parents(place)
 
 
 @contextlib.contextmanager
@@ -330,8 +329,12 @@ def _exists(target: object) -> StoreError:
     return StoreError(msg, overwrite=True)
 
 
-def _no_folder(folder: Path) -> StoreError:
-    return StoreError(f"the folder {folder} does not exist; make it first")
+def _check_parents(place: Path) -> None:
+    """Raise if the folder of an output, which is made with it, is something else."""
+    found = next(folder for folder in place.parents if os.path.lexists(folder))
+    if not found.is_dir():
+        msg = f"{place} cannot be written: {found} is no folder; choose another place"
+        raise StoreError(msg)
 
 
 def _no_store(target: object, foreign: str) -> StoreError:

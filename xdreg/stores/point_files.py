@@ -6,8 +6,7 @@ column per dim, named ``z``, ``y`` and ``x``, or as napari names them ``axis-0``
 positions as x, y, z. Everything else in a file is kept.
 
 The files are edited rather than converted, so that nothing is lost: shapely drops a
-geometry's other members and a fourth coordinate, and pandas the schema of Parquet and
-the place of an additional value in a row of CSV.
+geometry's other members and a fourth coordinate, and pandas the schema of Parquet.
 """
 
 from __future__ import annotations
@@ -110,6 +109,13 @@ def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     if not rows:
         msg = f"{path} is empty; expected a header, for example z,y,x"
         raise InputError(msg)
+    for number, row in enumerate(rows[1:], 1):
+        if any(row[len(rows[0]) :]):
+            msg = (
+                f"{path}: row {number} has {len(row)} values, {row}, and the header "
+                f"{len(rows[0])}; are there commas in the numbers?"
+            )
+            raise InputError(msg)
     return [name.strip() for name in rows[0]], rows[1:]
 
 

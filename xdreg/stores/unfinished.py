@@ -111,6 +111,7 @@ def claimed(target: Path, *, keep: bool = False) -> Iterator[Path]:
     It is removed in the end, with ``keep`` only once the body succeeds.
     """
     part = partial_path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         part.mkdir(mode=0o700)
     _check_left(part)
