@@ -66,7 +66,7 @@ def test_complex_numbers_are_refused_for_real_ones():
         with pytest.raises(xdreg.InputError, match="dtype complex"):
             make_field(displacement, grid)
     field, points = make_field(values, grid), np.ones((3, 2)) * (1 + 1j)
-    with pytest.raises(xdreg.InputError, match="complex128; expected real numbers|array of real numbers"):
+    with pytest.raises(xdreg.InputError, match="real numbers"):
         field.dreg.transform_points(points)
     with pytest.raises(xdreg.InputError, match="real numbers"):
         xdreg.landmark_errors(field, points, points)
