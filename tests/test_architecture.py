@@ -24,7 +24,7 @@ BELOW = {
 BELOW["cli"] = list(BELOW)
 
 #: Doors import all wings, and no wing imports them.
-DOORS = {"__init__", "accessor", "itk_dreg", "plot"}
+DOORS = {"__init__", "__main__", "accessor", "itk_dreg", "plot"}
 
 
 def module_of(path):

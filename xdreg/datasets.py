@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from xdreg.stores.ome_writer import Version
 
+__all__ = ["Phantom", "phantom_pair", "write_phantom_pair"]
+
 #: Pitch in voxels and weight of each random lattice of the texture.
 _OCTAVES = ((20.0, 1.0), (10.0, 0.6), (5.0, 0.3))
 
@@ -308,3 +310,8 @@ def _to_dtype(brightness: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[
         return brightness.astype(dtype)
     top = min(np.iinfo(dtype).max, 60_000) * 0.9
     return np.clip(np.rint(brightness * top), 0, np.iinfo(dtype).max).astype(dtype)
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return __all__

@@ -3,3 +3,8 @@
 from xdreg.bridges.itk_dreg import BlockMethod, Reduction
 
 __all__ = ["BlockMethod", "Reduction"]
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return __all__

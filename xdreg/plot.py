@@ -18,3 +18,8 @@ __all__ = [
     "overview",
     "quiver",
 ]
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return __all__

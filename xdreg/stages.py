@@ -464,15 +464,29 @@ class Custom(Blockwise):
         return getattr(self.method, "__name__", "custom")
 
 
+#: Stages that a name stands for, with their default options.
+NAMED_STAGES: Mapping[str, type[Stage]] = {
+    "translation": Translation,
+    "rigid": Rigid,
+    "similarity": Similarity,
+    "affine": Affine,
+    "local_correlation": LocalCorrelation,
+    "bspline": BSpline,
+    "consensus": Consensus,
+}
+
+
 def as_stage(stage: object) -> Stage:
-    """Return a stage; a bare function becomes a custom stage of the finest level."""
+    """Return a stage: itself, by its name, or of a function on the finest level."""
     if isinstance(stage, (Linear, Blockwise)):
         return stage
+    if isinstance(stage, str) and stage in NAMED_STAGES:
+        return NAMED_STAGES[stage]()
     if callable(stage) and not isinstance(stage, type):
         return Custom(method=stage, level=0)
     msg = (
         f"a stage must be xdreg.Translation(), Rigid(), Similarity(), Affine(), "
-        f"LocalCorrelation(), BSpline(), Consensus(), Custom(method=...) or a function "
-        f"of two images, got {stage!r}"
+        f"LocalCorrelation(), BSpline(), Consensus(), Custom(method=...), a function "
+        f"of two images, or a name among {', '.join(NAMED_STAGES)}; got {stage!r}"
     )
     raise InputError(msg)

@@ -40,3 +40,31 @@ def test_absurd_ratios_of_spacings_are_refused_for_elastix_alone(stage):
     with pytest.raises(xdreg.InputError, match="elastix takes ratios up to 1000"):
         image.dreg.plan(image, stages=[stage])
     assert image.dreg.plan(image, stages=[xdreg.Affine(), xdreg.LocalCorrelation()])
+
+
+def test_stages_by_name():
+    pair = xdreg.datasets.phantom_pair((64, 64))
+
+    def names(stages):
+        made = xdreg.plan(pair.fixed, pair.moving, stages=stages)
+        return [stage.options.name for stage in made.stages]
+
+    assert names("affine") == ["affine"]
+    assert names(["rigid", "local_correlation"]) == ["rigid", "local_correlation"]
+    assert names([xdreg.Rigid(), "bspline"]) == ["rigid", "bspline"]
+    for wrong in ("afine", ["affine", "splines"], ""):
+        with pytest.raises(xdreg.InputError, match="name among translation, rigid"):
+            names(wrong)
+
+
+def test_a_plan_fits_a_terminal_and_a_notebook():
+    pair = xdreg.datasets.phantom_pair((300, 400, 500))
+    made = xdreg.plan(pair.fixed, pair.moving)
+    lines = str(made).splitlines()
+    assert max(map(len, lines)) <= 80
+    for name, value in made.table()[-1].items():
+        assert any(name in line for line in lines)
+        assert any(value in line for line in lines)
+    page = made._repr_html_()
+    assert page.count("<tr>") == len(made.stages) + 1
+    assert "the work directory needs" in page

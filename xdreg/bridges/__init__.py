@@ -42,3 +42,8 @@ __all__ = [
     "to_spatialdata",
     "write_transform",
 ]
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return __all__

@@ -149,11 +149,12 @@ def open_path(path: str) -> Any:
 def open_path_or_field(path: str) -> Any:
     """Open an image, or a displacement field in OME-Zarr, which is a scene."""
     if _is_store(path):
-        from xdreg.fields.store import open_field
         from xdreg.stores.nodes import open_group
 
         ome = open_group(path, None).attrs.get("ome")
         if isinstance(ome, dict) and "scene" in ome:
+            from xdreg.fields.store import open_field
+
             return open_field(path)
     return open_path(path)
 
@@ -196,10 +197,19 @@ def _read_matrix(path: Path) -> Any:
         raise StoreError(msg) from error
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder for outputs unless it exists."""
+@contextlib.contextmanager
+def output_folder(path: Path) -> Iterator[None]:
+    """Make a folder for outputs unless it exists; remove it if nothing came of it."""
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         msg = f"the folder {path} cannot be made: {error.strerror}; choose another"
         raise StoreError(msg) from error
+    try:
+        yield
+    except BaseException:
+        for folder in made:
+            with contextlib.suppress(OSError):  # as it is not empty
+                folder.rmdir()
+        raise

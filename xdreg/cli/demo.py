@@ -15,10 +15,9 @@ from xdreg.cli.common import (
     ShowProgress,
     answer,
     given_path,
-    make_folder,
+    output_folder,
 )
 from xdreg.cli.summary import agreement, outcome
-from xdreg.stores.progress import working
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -48,6 +47,16 @@ def demo(
 
     Example: xdreg demo -o demo
     """
+    began = time.perf_counter()
+    with output_folder(output):
+        values, lines = _run(output, began, progress=progress, overwrite=overwrite)
+    answer(values, lines, as_json=as_json)
+
+
+def _run(
+    output: Path, began: float, *, progress: bool, overwrite: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Make, register and compare the pair; return values for JSON and lines of text."""
     from xdreg.datasets import phantom_pair
     from xdreg.fields.store import save_field
     from xdreg.fields.warp_to import warp_to
@@ -55,10 +64,9 @@ def demo(
     from xdreg.stores.ome_writer import write_ome_zarr
     from xdreg.stores.ome_zarr import open_ome_zarr
     from xdreg.stores.outputs import check_file, check_target
+    from xdreg.stores.progress import working
     from xdreg.stores.pyramid import image_levels
 
-    began = time.perf_counter()
-    make_folder(output)
     names = "fixed", "moving", "field", "moved"
     paths = [output / f"{name}.ome.zarr" for name in names]
     picture = output / "before_after.png"
@@ -88,7 +96,7 @@ def demo(
     )
     missing = "none: matplotlib is missing; pip install 'xdreg[plot]'"
     lines["picture"] = str(picture) if drawn else missing
-    answer(written | values, lines, as_json=as_json)
+    return written | values, lines
 
 
 def _errors(field: xr.Dataset, pair: Phantom) -> tuple[float, float]:

@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from xdreg.cli.common import FIXED, MOVING, given_path, open_path, open_transform
-from xdreg.cli.options_file import read_options
-from xdreg.errors import InputError
+from xdreg.cli.common import (
+    FIXED,
+    MOVING,
+    given_path,
+    note,
+    open_path,
+    open_transform,
+)
+from xdreg.cli.options_file import NAMED, read_options
+from xdreg.errors import InputError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +70,7 @@ Initial = Annotated[
     typer.Option(
         metavar="TRANSFORM",
         help="Transform fixed → moving to start from: a field, a transform that ITK "
-        "reads, or a homogeneous matrix in a CSV file.",
+        "reads, a homogeneous matrix in a CSV file; or centers, or centers_of_mass.",
     ),
 ]
 Mask = Annotated[
@@ -107,6 +114,20 @@ Scheduler = Annotated[
         metavar="ADDRESS",
         help="Dask scheduler of a cluster to run on, as tcp://host:8786; by default "
         "all local cores.",
+    ),
+]
+
+_BY_DEFAULT = "by default the one recorded in FIELD."
+FixedOfField = Annotated[
+    str | None, typer.Argument(metavar="FIXED", help=f"Fixed image; {_BY_DEFAULT}")
+]
+MovingOfField = Annotated[
+    str | None, typer.Argument(metavar="MOVING", help=f"Moving image; {_BY_DEFAULT}")
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Open images on servers, too, because FIELD names them."
     ),
 ]
 
@@ -173,13 +194,42 @@ def opened(given: dict[str, Any]) -> tuple[list[Any], list[Any], Any]:
         for mask in (given["fixed_mask"], given["moving_mask"])
     ]
     start = given["initial"]
-    return images, masks, None if start is None else open_transform(start)
+    named = start in (None, *NAMED)
+    return images, masks, start if named else open_transform(start)
+
+
+def given_or_recorded(
+    opened: xr.Dataset,
+    field: str,
+    given: tuple[str | None, str | None],
+    *,
+    trust: bool,
+) -> list[Any]:
+    """Open the images that the user gives, else those that the field names."""
+    from xdreg.fields.provenance import IMAGES, recorded_image
+
+    images = []
+    for name, path in zip(IMAGES, given, strict=True):
+        place = path or recorded_image(opened, name, trust=trust)
+        if place is None:
+            msg = f"{field} does not record its {name} image; give FIXED and MOVING"
+            raise InputError(msg)
+        if path is None:
+            note(f"opening {place}, the {name} image that {field} names")
+        try:
+            images.append(open_path(place))
+        except StoreError as error:
+            if path is not None:
+                raise
+            msg = f"{error}; {field} records it as {name} image: give FIXED and MOVING"
+            raise StoreError(msg) from error
+    return images
 
 
 def addresses(given: dict[str, Any]) -> list[str]:
     """Return the paths and URLs of all that is read."""
     names = ("fixed", "moving", "fixed_mask", "moving_mask", "initial")
-    return [given[name] for name in names if given.get(name) not in (None, "auto")]
+    return [given[n] for n in names if given.get(n) not in (None, "auto", *NAMED)]
 
 
 def planning(given: dict[str, Any], start: Any) -> dict[str, Any]:

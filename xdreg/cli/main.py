@@ -16,7 +16,6 @@ import io
 import os
 import sys
 import warnings
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -54,6 +53,8 @@ _INTERRUPTED = 130
 
 def _version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version
+
         typer.echo(f"xdreg {version('xdreg')}")
         raise typer.Exit
 

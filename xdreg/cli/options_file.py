@@ -21,18 +21,13 @@ file that a run writes holds every option as decided, and gives the same result 
 from __future__ import annotations
 
 import importlib
-import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tomli_w
-import yaml
-
 from xdreg import stages
 from xdreg.errors import InputError, StoreError
 from xdreg.stages import Blockwise, Custom
-from xdreg.stores.outputs import check_file, new_file
 from xdreg.stores.paths import as_address, is_remote, local_path
 
 if TYPE_CHECKING:
@@ -59,8 +54,11 @@ NAMES = (*PATHS, *_OTHERS)
 #: Most values in a file.
 MOST_VALUES = 10**5
 
-#: Value of a mask that is not a path.
-_NO_PATH = "auto"
+#: Names of a start that are no paths.
+NAMED = ("centers", "centers_of_mass")
+
+#: Values of a mask and of a start that are no paths.
+_NO_PATHS = ("auto", *NAMED)
 
 #: Options that are not written: some belong to one run, others are in each stage.
 _NOT_WRITTEN = ("workdir", "retry", "metric", "block_shape", "overlap")
@@ -100,6 +98,8 @@ def read_options(path: Path) -> dict[str, Any]:
 def check_options_file(path: Path | None, *, overwrite: bool) -> None:
     """Raise if an options file cannot be written, before anything runs."""
     if path is not None:
+        from xdreg.stores.outputs import check_file
+
         _check_suffix(path)
         check_file(path, overwrite=overwrite)
 
@@ -108,6 +108,11 @@ def write_options(
     path: Path, values: Mapping[str, Any], plan: Plan, *, overwrite: bool
 ) -> None:
     """Write the options of a run, by their `NAMES`, and the stages of its plan."""
+    import tomli_w
+    import yaml
+
+    from xdreg.stores.outputs import new_file
+
     _check_suffix(path)
     given = {
         name: values[name]
@@ -115,7 +120,7 @@ def write_options(
         if name not in _NOT_WRITTEN and values.get(name) is not None
     }
     for name in PATHS:
-        if name in given and given[name] != _NO_PATH:
+        if name in given and given[name] not in _NO_PATHS:
             place = as_address(given[name])
             given[name] = place if is_remote(place) else str(local_path(place))
     given["stages"] = [stage_table(stage) for stage in plan.stages]
@@ -145,6 +150,10 @@ def stage_table(stage: PlannedStage) -> dict[str, Any]:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    import tomllib
+
+    import yaml
+
     _check_suffix(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -188,7 +197,8 @@ def _absolute(value: Any, name: str, file: Path) -> str:
     if not isinstance(value, str):
         msg = f"{file}: {name} must be a path as text, got {value!r}"
         raise InputError(msg)
-    if is_remote(value) or (name.endswith("_mask") and value == _NO_PATH):
+    takes_names = name == "initial" or name.endswith("_mask")
+    if is_remote(value) or (takes_names and value in _NO_PATHS):
         return value
     return str(local_path(as_address(value, name), file.absolute().parent))
 

@@ -17,7 +17,6 @@ from xdreg.cli.common import (
     given_path,
 )
 from xdreg.errors import InputError
-from xdreg.stores.progress import working
 
 
 def points(
@@ -61,6 +60,7 @@ def points(
     from xdreg.stores.apart import check_apart
     from xdreg.stores.outputs import check_file, new_file
     from xdreg.stores.point_files import kind_of, read_points
+    from xdreg.stores.progress import working
 
     check_apart(output, field, table)
     check_file(output, overwrite=overwrite)

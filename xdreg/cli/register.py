@@ -16,13 +16,12 @@ from xdreg.cli.common import (
     Stopped,
     answer,
     given_path,
-    make_folder,
     on_cluster,
+    output_folder,
     show,
 )
 from xdreg.cli.options_file import check_options_file, write_options
 from xdreg.cli.summary import agreement, one_channel, outcome
-from xdreg.stores.progress import working
 
 if TYPE_CHECKING:
     from xdreg.registration.planning import Plan
@@ -70,7 +69,7 @@ def register(
     given = inputs.merged(context, options)
     inputs.require(given, fixed="FIXED", moving="MOVING", output="-o")
     try:
-        with on_cluster(scheduler):
+        with on_cluster(scheduler), output_folder(Path(given["output"])):
             values, lines = _run(
                 given, save_options, began, progress=progress, overwrite=overwrite
             )
@@ -95,6 +94,7 @@ def _run(
     from xdreg.registration.register import register as run
     from xdreg.stores.apart import check_apart
     from xdreg.stores.outputs import check_target
+    from xdreg.stores.progress import working
     from xdreg.stores.pyramid import image_levels
 
     folder = Path(given["output"])
@@ -104,7 +104,6 @@ def _run(
         for target in (*targets, save_options):
             if target is not None:
                 check_apart(target, *inputs.addresses(given))
-        make_folder(folder)
         for target in targets:
             check_target(target, overwrite=overwrite)
         check_options_file(save_options, overwrite=overwrite)

@@ -9,17 +9,19 @@ import typer
 
 from xdreg.cli.common import (
     FieldPath,
-    FixedPath,
-    MovingPath,
     Overwrite,
     given_path,
     open_path,
     show,
 )
-from xdreg.cli.inputs import shown_channel
+from xdreg.cli.inputs import (
+    FixedOfField,
+    MovingOfField,
+    Trust,
+    given_or_recorded,
+    shown_channel,
+)
 from xdreg.errors import InputError, XdregError
-from xdreg.numerics.point_tables import paired_names
-from xdreg.stores.point_files import point_names, read_points
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 
 def report(
     field: FieldPath,
-    fixed: FixedPath,
-    moving: MovingPath,
+    fixed: FixedOfField = None,
+    moving: MovingOfField = None,
     output: Annotated[
         Path,
         typer.Option("-o", "--output", help="HTML file to write.", parser=given_path),
@@ -53,23 +55,28 @@ def report(
         str | None, typer.Option(help="Channel of MOVING, if different.")
     ] = None,
     title: Annotated[str | None, typer.Option(help="Heading of the report.")] = None,
+    trust: Trust = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a report about a registration: one HTML file with its pictures.
+
+    Images that FIELD names are printed, then opened if they are local.
 
     Example: xdreg report out/field.ome.zarr fixed.ome.zarr moving.ome.zarr -o qc.html
     """
     from xdreg.fields.field import field_grid
     from xdreg.fields.store import open_field
+    from xdreg.numerics.point_tables import paired_names
     from xdreg.stores.apart import check_apart
     from xdreg.stores.outputs import check_file
+    from xdreg.stores.point_files import point_names
     from xdreg.views.report import report as write
 
     check_apart(output, field, fixed, moving, *(landmarks or ()), *(labels or ()))
     check_file(output, overwrite=overwrite)
     opened = open_field(field)
     dims = field_grid(opened).dims
-    images = open_path(fixed), open_path(moving)
+    images = given_or_recorded(opened, field, (fixed, moving), trust=trust)
     points, names = None, None
     if landmarks is not None:
         points = _landmarks(landmarks[0], dims), _landmarks(landmarks[1], dims)
@@ -93,6 +100,8 @@ def report(
 
 
 def _landmarks(path: Path, dims: tuple[str, ...]) -> NDArray[np.float64]:
+    from xdreg.stores.point_files import read_points
+
     found = read_points(path, dims)
     if not len(found.points):
         msg = f"{path} has a header and no points; expected a row per point"

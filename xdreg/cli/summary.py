@@ -36,6 +36,7 @@ def field_summary(field: xr.Dataset) -> dict[str, Any]:
 
     return {
         "metric": field.attrs.get("metric") or last_metric(field),
+        "start": field.attrs.get("start"),
         "pose": pose_of(field) or None,
         "blocks": status_counts(field),
         "similarity": {
@@ -53,6 +54,8 @@ def summary_lines(summary: Mapping[str, Any]) -> dict[str, str]:
     lines = {}
     if summary["metric"] is not None:
         lines["metric"] = summary["metric"]
+    if summary["start"] is not None:
+        lines["start"] = str(summary["start"])
     if summary["pose"] is not None:
         lines["pose"] = pose_text(summary["pose"], summary["units"])
     if summary["blocks"]:

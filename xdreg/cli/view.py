@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xdreg.cli.common import FieldPath, note, open_path, show
-from xdreg.cli.inputs import shown_channel
-from xdreg.errors import InputError, StoreError, XdregError
+from xdreg.cli.common import FieldPath, show
+from xdreg.cli.inputs import (
+    FixedOfField,
+    MovingOfField,
+    Trust,
+    given_or_recorded,
+    shown_channel,
+)
+from xdreg.errors import XdregError
 
 if TYPE_CHECKING:
-    import xarray as xr
-
     from xdreg.views.scene import Scene
 
 #: Public instance of Neuroglancer. It runs in the browser, which reads the images.
 NEUROGLANCER = "https://neuroglancer-demo.appspot.com"
 
-_BY_DEFAULT = "by default the one recorded in FIELD."
-
 
 def view(
     field: FieldPath,
-    fixed: Annotated[
-        str | None, typer.Argument(metavar="FIXED", help=f"Fixed image; {_BY_DEFAULT}")
-    ] = None,
-    moving: Annotated[
-        str | None,
-        typer.Argument(metavar="MOVING", help=f"Moving image; {_BY_DEFAULT}"),
-    ] = None,
+    fixed: FixedOfField = None,
+    moving: MovingOfField = None,
     channel: Annotated[
         str | None,
         typer.Option(help="Channel to show, by name or number; or luminance, of RGB."),
@@ -49,12 +46,7 @@ def view(
     viewer: Annotated[
         str, typer.Option(help="Address of the Neuroglancer to link to.")
     ] = NEUROGLANCER,
-    trust: Annotated[
-        bool,
-        typer.Option(
-            "--trust", help="Open images on servers, too, because FIELD names them."
-        ),
-    ] = False,
+    trust: Trust = False,
 ) -> None:
     """Show FIELD: the fixed and warped images as an overlay, vectors, blocks.
 
@@ -62,8 +54,7 @@ def view(
 
     Example: xdreg view out/field.ome.zarr fixed.ome.zarr moving.ome.zarr
     """
-    given = {"fixed": fixed, "moving": moving}
-    scene = _scene(field, given, channel, moving_channel, trust=trust)
+    scene = _scene(field, (fixed, moving), channel, moving_channel, trust=trust)
     if not neuroglancer:
         _show_in_napari(scene)
         return
@@ -81,7 +72,7 @@ def view(
 
 def _scene(
     field: str,
-    given: dict[str, str | None],
+    given: tuple[str | None, str | None],
     channel: str | None,
     moving_channel: str | None,
     *,
@@ -91,36 +82,14 @@ def _scene(
     from xdreg.views.scene import make_scene
 
     opened = open_field(field)
-    images = {
-        name: _image(opened, field, name, path, trust=trust)
-        for name, path in given.items()
-    }
+    fixed, moving = given_or_recorded(opened, field, given, trust=trust)
     return make_scene(
         opened,
-        **images,
-        channel=shown_channel(images["fixed"], channel),
-        moving_channel=shown_channel(images["moving"], moving_channel or channel),
+        fixed,
+        moving,
+        channel=shown_channel(fixed, channel),
+        moving_channel=shown_channel(moving, moving_channel or channel),
     )
-
-
-def _image(
-    opened: xr.Dataset, field: str, name: str, given: str | None, *, trust: bool
-) -> Any:
-    """Open an image that the user gives, else the one that the field names."""
-    from xdreg.fields.provenance import recorded_image
-
-    if given is not None:
-        return open_path(given)
-    path = recorded_image(opened, name, trust=trust)
-    if path is None:
-        msg = f"{field} does not record its {name} image; give FIXED and MOVING"
-        raise InputError(msg)
-    note(f"opening {path}, the {name} image that {field} names")
-    try:
-        return open_path(path)
-    except StoreError as error:
-        msg = f"{error}; {field} records it as {name} image: give FIXED and MOVING"
-        raise StoreError(msg) from error
 
 
 def _show_in_napari(scene: Scene) -> None:

@@ -32,13 +32,16 @@ Like = Annotated[
 ]
 Spacing = Annotated[
     str | None,
-    typer.Option(help="Voxel spacing, such as 2 or 4,2,2, in the fixed units."),
+    typer.Option(
+        metavar="LENGTHS", help="Voxel spacing, such as 2 or 4,2,2, in the fixed units."
+    ),
 ]
 Region = Annotated[
     list[str] | None,
     typer.Option(
+        metavar="DIM=START:STOP",
         help="Part to resample, in physical units, such as z=100:200. Repeat it for "
-        "several dims."
+        "several dims.",
     ),
 ]
 

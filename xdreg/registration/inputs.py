@@ -200,7 +200,7 @@ def check_methods(plan: Plan) -> None:
 def check_overlap(plan: Plan, start: Any) -> None:
     """Raise if the fixed image, mapped by the start, does not overlap the moving."""
     fixed, moving = plan.fixed.grids[0], plan.moving.grids[0]
-    lower, upper = _mapped_bounds(fixed, start)
+    lower, upper = mapped_bounds(fixed, start)
     low, high = moving.bounds
     if ((upper <= low) | (high <= lower)).any():
         where = "fixed spans" if start is None else "initial maps fixed to"
@@ -212,7 +212,7 @@ def check_overlap(plan: Plan, start: Any) -> None:
         raise InputError(msg, initial=...)
 
 
-def _mapped_bounds(
+def mapped_bounds(
     grid: Grid, start: Any
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the bounds of a few points of the grid, mapped by the start."""

@@ -296,7 +296,8 @@ def _default_stages(
 
 def _as_stages(stages: Any) -> list[Stage]:
     """Return a stage, a function or an iterable of them as stages."""
-    several = isinstance(stages, Iterable) and not callable(stages)
+    single = callable(stages) or isinstance(stages, str)
+    several = isinstance(stages, Iterable) and not single
     chosen = [as_stage(stage) for stage in (stages if several else [stages])]
     if not chosen:
         msg = "stages is empty; give at least one, or leave it out for the default"

@@ -11,12 +11,11 @@ import xarray as xr
 from xdreg.registration.inputs import (
     check_fresh,
     check_methods,
-    check_overlap,
     pair_images,
     retried,
-    starting_point,
 )
 from xdreg.registration.manifest import check_known, run_manifest
+from xdreg.registration.placement import place
 from xdreg.registration.planning import Plan, make_plan
 from xdreg.registration.run import Run
 from xdreg.registration.workdir import WorkDirectory
@@ -63,8 +62,8 @@ def register(
         The pair, two- or three-dimensional, with physical coordinates.
     stages
         A stage or a list of them, such as ``[xdreg.Affine(), xdreg.BSpline(level=1)]``,
-        or functions of two images. By default affine, then local correlation from a
-        coarse to the finest level.
+        names of stages, such as ``"affine"``, or functions of two images. By default
+        affine, then local correlation from a coarse to the finest level.
     metric
         ``"lncc"``, local correlation, or ``"ncc"`` for images of one modality;
         ``"mind"``, self-similarity, or ``"mi"``, mutual information, across modalities
@@ -83,9 +82,12 @@ def register(
         Voxels that count are not zero. On the grid of any level of its image.
         ``"auto"`` leaves out a uniform background around the content, except in linear
         stages, which need the content's outline.
-    initial : itk.Transform, Dataset or (ndim + 1, ndim + 1) array, optional
+    initial : itk.Transform, Dataset, (ndim + 1, ndim + 1) array or str, optional
         Where to start: a transform, a field, or a homogeneous matrix in dims order,
-        fixed → moving, physical units.
+        fixed → moving, physical units. ``"centers"`` starts centre on centre, and
+        ``"centers_of_mass"`` with the centres of what differs from the images' borders.
+        By default the first linear stage searches the pose, and images that do not
+        overlap start centre on centre; the attribute ``start`` then says so.
     channel, moving_channel
         Index or name of the channel to register, or ``"luminance"`` of an RGB image
         (weights of ITU-R BT.709). ``moving_channel`` is ``channel`` unless given, if
@@ -135,7 +137,7 @@ def register(
     >>> field.displacement.dims
     ('component', 'y', 'x')
     """
-    plan, start, pair, again = _checked(
+    plan, start, said, pair, again = _checked(
         fixed,
         moving,
         (channel, moving_channel),
@@ -149,15 +151,15 @@ def register(
         block_shape=block_shape,
         overlap=overlap,
     )
-    # Made here, so that a temporary one lasts as long as this Python.
-    directory = WorkDirectory(workdir)
     describe = functools.partial(run_manifest, plan, start, *pair)
     manifest = describe()
     if workdir is not None:
         check_known(manifest)
+    # Made here, so that a temporary one lasts as long as this Python.
+    directory = WorkDirectory(workdir)
     with directory.writing():
         directory.claim(manifest, describe, fresh=fresh)
-    run = Run(plan, *pair, start, directory, manifest, tuple(again))
+    run = Run(plan, *pair, start, said, directory, manifest, tuple(again))
     if compute:
         return run(progress)
     # Dask would load the images that it finds inside. They may be written meanwhile.
@@ -235,19 +237,18 @@ def _checked(
     *,
     fresh: bool,
     **planned: Any,
-) -> tuple[Plan, Any, tuple[PairImage, PairImage], list[BlockStatus]]:
-    """Return the plan, the start, the pair, and statuses of blocks to run again."""
+) -> tuple[Plan, Any, str | None, tuple[PairImage, PairImage], list[BlockStatus]]:
+    """Return the plan, the start and what to say of it, the pair, blocks to repeat."""
     made = make_plan(fixed, moving, **planned, initial_is_field=_is_field_like(initial))
     check_methods(made)
-    start = starting_point(initial, made.fixed.grids[0])
-    check_overlap(made, start)
     pair = pair_images(made, channels, masks)
+    start, said = place(initial, made, pair)
     again = retried(retry, workdir)
     check_fresh(fresh, again, workdir)
     if workdir is not None:
         stored = (m for m in masks if not isinstance(m, str))
         check_apart(workdir, fixed, moving, *stored, initial, what="workdir")
-    return made, start, pair, again
+    return made, start, said, pair, again
 
 
 def _is_field_like(initial: Any) -> bool:

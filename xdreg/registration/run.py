@@ -45,6 +45,8 @@ class Run:
         The pair.
     start : matrix, Dataset, itk.Transform or None
         Where to start.
+    said
+        What to say of a start that was not asked for. The pose is searched then, too.
     directory
         The work directory.
     manifest
@@ -57,6 +59,7 @@ class Run:
     fixed: PairImage
     moving: PairImage
     start: Any
+    said: str | None
     directory: WorkDirectory
     manifest: dict[str, Any]
     retry: tuple[BlockStatus, ...] = ()
@@ -98,12 +101,15 @@ class Run:
             Source(self.moving, self.directory.path),
             self.directory,
             self.retry,
-            searches_pose=self.start is None,
+            searches_pose=self.start is None or self.said is not None,
             lines=lines,
         )
         for source in (shared.fixed, shared.moving):
             source.check()
         plan, state = self.plan, initial_state(self.start, self.plan)
+        if self.said is not None:
+            _log.info("%s", self.said)
+            lines.say(self.said)
         choice = pose = None
         if plan.undecided:
             choice, pose = choose_metric(shared, plan, state)
@@ -121,9 +127,10 @@ class Run:
                 state, numbers = run_blockwise(shared, number, stage, state, last=last)
             diagnostics.append(numbers)
         manifest = self.manifest | shared.fixed.found_mask | shared.moving.found_mask
-        return result_field(
+        field = result_field(
             plan, state, diagnostics, manifest, choice=choice, pose=found
         )
+        return field if self.said is None else field.assign_attrs(start=self.said)
 
 
 def _start_engines(plan: Plan) -> None:

@@ -37,6 +37,8 @@ def summary_rows(field: xr.Dataset) -> dict[str, str]:
     stages = [stage.name for stage in stages_of(field) if stage.name]
     if stages:
         rows["stages"] = " → ".join(stages)
+    if "start" in field.attrs:
+        rows["start"] = str(field.attrs["start"])
     if "metric" in field.attrs:
         rows["metric"] = str(field.attrs["metric"])
     last = last_deformable(field)

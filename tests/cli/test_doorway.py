@@ -1,0 +1,80 @@
+"""The way into the command: modules it loads, folders it leaves, images it finds."""
+
+import subprocess
+import sys
+
+import pytest
+
+import xdreg
+
+
+def python(*arguments):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_python_m_and_the_help_load_no_slow_library():
+    code = (
+        "import runpy, sys; sys.argv = ['xdreg', '--help']\n"
+        "try: runpy.run_module('xdreg', run_name='__main__')\n"
+        "except SystemExit: print(*{m.split('.')[0] for m in sys.modules})"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "register" in done.stdout
+    slow = {"dask", "zarr", "numba", "scipy", "ngff_zarr", "itk", "yaml"}
+    assert slow.isdisjoint(done.stdout.split())
+
+
+def test_help_names_what_an_option_takes(xdreg_command):
+    for command in ("warp", "register"):
+        _, out, _ = xdreg_command(command, "--help")
+        assert "list[" not in out
+
+
+def test_a_refused_run_leaves_no_folder(xdreg_command, pair, tmp_path):
+    fixed, moving = pair
+    target = tmp_path / "a" / "out"
+    code, _, err = xdreg_command(
+        "register", fixed, moving, "-o", target, "--channel", "dapi"
+    )
+    assert code == 1
+    assert "channel" in err
+    assert not list(tmp_path.iterdir())
+    run = tmp_path / "run"
+    with pytest.raises(xdreg.InputError):
+        xdreg.register(*map(xdreg.open_ome_zarr, pair), workdir=run, initial="centre")
+    assert not run.exists()
+    target.mkdir(parents=True)
+    assert xdreg_command("register", fixed, "gone.zarr", "-o", target)[0] == 1
+    assert target.is_dir()
+
+
+def test_centers_on_the_command_line(xdreg_command, pair, tmp_path):
+    options = tmp_path / "run.toml"
+    code, out, _ = xdreg_command(
+        "plan", *pair, "--initial", "centers", "--save-options", options
+    )
+    assert code == 0
+    assert 'initial = "centers"' in options.read_text()
+    assert xdreg_command("plan", "--options", options)[0] == 0
+    assert max(map(len, out.splitlines()[:-1])) <= 80
+
+
+def test_report_finds_the_images(xdreg_command, pair, tmp_path):
+    images = [xdreg.open_ome_zarr(path) for path in pair]
+    field = images[0].dreg.register(images[1], stages="rigid", progress=False)
+    path, page = tmp_path / "field.ome.zarr", tmp_path / "qc.html"
+    xdreg.save(field, path)
+    code, _, err = xdreg_command("report", path, "-o", page)
+    assert code == 0, err
+    assert str(pair[0]) in err
+    assert "<html" in page.read_text()
+    xdreg.save(field.drop_attrs(), path, overwrite=True)
+    code, _, err = xdreg_command("report", path, "-o", page, "--overwrite")
+    assert code == 1
+    assert "give FIXED and MOVING" in err
