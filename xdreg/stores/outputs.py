@@ -331,7 +331,8 @@ def _exists(target: object) -> StoreError:
 
 def _check_parents(place: Path) -> None:
     """Raise if the folder of an output, which is made with it, is something else."""
-    found = next(folder for folder in place.parents if os.path.lexists(folder))
+    there = (folder for folder in place.parents if os.path.lexists(folder))
+    found = next(there, place.parent)
     if not found.is_dir():
         msg = f"{place} cannot be written: {found} is no folder; choose another place"
         raise StoreError(msg)
