@@ -195,8 +195,16 @@ def test_an_image_in_memory_may_replace_the_store_it_was_read_from(tmp_path):
 def test_what_cannot_be_written_to_is_said(tmp_path):
     with pytest.raises(xdreg.StoreError, match="Protocol not known"):
         xdreg.save(sample(2), "unheard-of://image.zarr")
-    with pytest.raises(xdreg.StoreError, match="folder"):
-        xdreg.save(sample(2), tmp_path / "missing" / "image.zarr")
+    (tmp_path / "file").touch()
+    with pytest.raises(xdreg.StoreError, match="file is no folder"):
+        xdreg.save(sample(2), tmp_path / "file" / "a" / "image.zarr")
+
+
+def test_folders_of_an_output_are_made(tmp_path):
+    path = tmp_path / "missing" / "too" / "image.zarr"
+    xdreg.save(sample(2), path)
+    np.testing.assert_array_equal(xdreg.open_ome_zarr(path, level=0), sample(2))
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
