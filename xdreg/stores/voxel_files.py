@@ -157,7 +157,7 @@ def _stored_size(image: Any, kind: str, text: bytes) -> int:
                 # ITK says the type of values after they were scaled.
                 bits = struct.unpack_from(f"{order}h", text, places[0])[0]
                 start = struct.unpack_from(order + places[2], text, places[1])[0]
-                return int(image.GetImageSizeInPixels()) * bits // 8 + int(start)
+                return int(image.GetImageSizeInPixels() * bits // 8 + start)
     elif kind == "GiplImageIO":
         size += 256
     elif kind == "MRCImageIO":
