@@ -14,6 +14,7 @@ from xdreg.accessor import FieldAccessor, ImageAccessor, _Method
 from xdreg.fields.store import save_field
 from xdreg.registration.planned_stage import PlannedBSpline, PlannedStage
 from xdreg.stores.ome_writer import write_ome_zarr
+from xdreg.views.napari_plugin import view
 
 #: Functions whose names differ from those of their methods.
 OTHERS = {
@@ -22,6 +23,7 @@ OTHERS = {
     (FieldAccessor, "to_file"): xdreg.write_transform,
     (FieldAccessor, "to_itk_transform"): xdreg.bridges.to_itk_transform,
     (FieldAccessor, "plot"): xdreg.plot.overview,
+    (FieldAccessor, "view"): view,
 }
 
 METHODS = [

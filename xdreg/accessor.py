@@ -30,18 +30,25 @@ class _Lazy:
 
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from xdreg import bridges as _bridges
     from xdreg.fields import composition as _composition
     from xdreg.fields import inverse as _inverse
     from xdreg.fields import measures as _measures
     from xdreg.fields import points as _points
+    from xdreg.fields import provenance as _provenance
     from xdreg.fields import store as _store
+    from xdreg.fields import tables as _tables
     from xdreg.fields import warp as _warp
     from xdreg.fields import warp_to as _warp_to
     from xdreg.registration import register as _register
+    from xdreg.registration import verdict as _verdict
+    from xdreg.registration.verdict import Verdict
     from xdreg.stores import itk_images as _itk_images
     from xdreg.stores import ome_writer as _ome_writer
     from xdreg.stores import pyramid as _pyramid
+    from xdreg.views import napari_plugin as _napari_plugin
     from xdreg.views import napari_transform as _napari_transform
     from xdreg.views import plot as _plot
     from xdreg.views import report as _report
@@ -68,13 +75,17 @@ else:
     _inverse = _Lazy("fields.inverse")
     _measures = _Lazy("fields.measures")
     _points = _Lazy("fields.points")
+    _provenance = _Lazy("fields.provenance")
+    _tables = _Lazy("fields.tables")
     _store = _Lazy("fields.store")
     _warp = _Lazy("fields.warp")
     _warp_to = _Lazy("fields.warp_to")
     _register = _Lazy("registration.register")
+    _verdict = _Lazy("registration.verdict")
     _itk_images = _Lazy("stores.itk_images")
     _ome_writer = _Lazy("stores.ome_writer")
     _pyramid = _Lazy("stores.pyramid")
+    _napari_plugin = _Lazy("views.napari_plugin")
     _napari_transform = _Lazy("views.napari_transform")
     _plot = _Lazy("views.plot")
     _report = _Lazy("views.report")
@@ -173,6 +184,32 @@ class FieldAccessor:
     to_ome_zarr = _Method(lambda: _store.save_field)
     plot = _Method(lambda: _plot.overview)
     report = _Method(lambda: _report.report)
+    view = _Method(lambda: _napari_plugin.view)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the registration can be trusted, with reasons."""
+        return _verdict.verdict(self._data)
+
+    @property
+    def pose(self) -> dict[str, Any] | None:
+        """The pose that was searched: turn, shift, scale, score and margin."""
+        return _provenance.pose_of(self._data) or None
+
+    @property
+    def metric(self) -> str | None:
+        """The metric of the last stage, and why, if it was chosen."""
+        return self._data.attrs.get("metric") or _provenance.last_metric(self._data)
+
+    @property
+    def stages(self) -> pd.DataFrame:
+        """The stages: metric, level, blocks by status, mean similarity."""
+        return _tables.stage_table(self._data)
+
+    @property
+    def blocks(self) -> pd.DataFrame:
+        """The blocks of all stages: status and measures."""
+        return _tables.block_table(self._data)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(_missing(name, self, ImageAccessor, "images"))

@@ -9,7 +9,7 @@ import xarray as xr
 from rich.table import Table
 
 from xdreg.cli.common import AsJson, answer, open_path_or_field, show
-from xdreg.cli.summary import field_summary, summary_lines
+from xdreg.cli.summary import field_summary, summary_lines, verdict_line
 from xdreg.errors import printable
 
 
@@ -35,6 +35,7 @@ def info(
             f"{', '.join(grid.dims)}, every {_sizes(grid.spacing)} {grid.units or ''}"
         )
         lines = {"field": text.rstrip(), **summary_lines(summary)}
+        lines["verdict"] = verdict_line(summary)
         answer(values, lines, as_json=as_json)
         return
     levels = [_level(array) for array in image_levels(opened, "image")]

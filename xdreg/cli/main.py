@@ -5,6 +5,7 @@
 | 0 | success |
 | 1 | an error that xdreg raises, shown as one line |
 | 2 | wrong arguments |
+| 3 | the outputs are written, and the verdict on them is failed |
 | 130 | Ctrl-C |
 """
 

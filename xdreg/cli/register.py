@@ -21,10 +21,13 @@ from xdreg.cli.common import (
     show,
 )
 from xdreg.cli.options_file import check_options_file, write_options
-from xdreg.cli.summary import agreement, one_channel, outcome
+from xdreg.cli.summary import agreement, one_channel, outcome, verdict_line
 
 if TYPE_CHECKING:
     from xdreg.registration.planning import Plan
+
+#: Exit code of a registration that failed by its verdict.
+FAILED = 3
 
 
 def register(
@@ -61,7 +64,8 @@ def register(
 ) -> None:
     """Register MOVING to FIXED; write field.ome.zarr and moved.ome.zarr.
 
-    With --workdir, the same command resumes a run that was stopped.
+    With --workdir, the same command resumes a run that was stopped. The last line is
+    the verdict: good, doubtful, or failed, with exit code 3.
 
     Example: xdreg register fixed.ome.zarr moving.ome.zarr -o out
     """
@@ -76,6 +80,8 @@ def register(
     except KeyboardInterrupt:
         raise Stopped(_how_to_resume(given["workdir"])) from None
     answer(values, lines, as_json=as_json)
+    if values["verdict"]["word"] == "failed":
+        raise typer.Exit(FAILED)
 
 
 def _run(
@@ -145,7 +151,8 @@ def _run(
     written = {"field": targets[0], "moved": targets[1], "options": save_options}
     files = ", ".join(str(path) for path in written.values() if path is not None)
     values, lines = outcome(field, found, began)
-    return written | values, {**lines, "wrote": files}
+    lines |= {"wrote": files, "verdict": verdict_line(values)}
+    return written | values, lines
 
 
 def plan(

@@ -29,6 +29,9 @@ def field_summary(field: xr.Dataset) -> dict[str, Any]:
     """
     from xdreg.fields.diagnostics import status_counts
     from xdreg.fields.provenance import last_metric, pose_of
+    from xdreg.registration.verdict import verdict
+
+    found = verdict(field)
 
     def mean(name: str) -> float | None:
         values = field[name].values if name in field else np.array([np.nan])
@@ -44,6 +47,7 @@ def field_summary(field: xr.Dataset) -> dict[str, Any]:
         },
         "missing_chunks": mean("block_missing_chunks"),
         "units": field["displacement"].attrs.get("units"),
+        "verdict": {"word": found.word, "reasons": list(found.reasons)},
     }
 
 
@@ -67,6 +71,12 @@ def summary_lines(summary: Mapping[str, Any]) -> dict[str, str]:
     if before is not None and after is not None:
         lines["last stage"] = f"similarity of its blocks {before:.3f} → {after:.3f}"
     return lines
+
+
+def verdict_line(summary: Mapping[str, Any]) -> str:
+    """Return the verdict as a line of text."""
+    found = summary["verdict"]
+    return ": ".join(filter(None, [found["word"], "; ".join(found["reasons"])]))
 
 
 def agreement(

@@ -170,3 +170,27 @@ def open_viewer(scene: Scene, **options: Any) -> napari.Viewer:
     add_layers(viewer, scene_layers(scene) + field_layers(scene.field))
     viewer.layers.selection.active = viewer.layers["warped"]
     return viewer
+
+
+def view(
+    field: xr.Dataset,
+    fixed: Any = None,
+    moving: Any = None,
+    *,
+    channel: Any = None,
+    moving_channel: Any = None,
+    trust: bool = False,
+) -> napari.Viewer:
+    """Open a napari viewer on a field and its images.
+
+    Parameters
+    ----------
+    field, fixed, moving, channel, moving_channel, trust
+        As in `xdreg.make_scene`: without images, those that the field names.
+
+    Returns
+    -------
+    napari.Viewer
+    """
+    chosen = {"channel": channel, "moving_channel": moving_channel, "trust": trust}
+    return open_viewer(make_scene(field, fixed, moving, **chosen))

@@ -29,6 +29,7 @@ from xdreg.errors import InputError, Interrupted, XdregError
 from xdreg.fields.store import save_field
 from xdreg.grid import unit_ratio
 from xdreg.registration.register import register
+from xdreg.registration.verdict import verdict
 from xdreg.stages import Affine, BSpline, LocalCorrelation, Rigid, Stage
 from xdreg.stores.pyramid import Pyramid, build_pyramid, image_levels
 from xdreg.views.napari_fields import field_layers
@@ -321,7 +322,7 @@ class RegisterWidget(Container):  # type: ignore[misc]
                 options["affine"] = place
         add_layers(self._viewer, added)
         self.bar.value = self.bar.max
-        self._end("done")
+        self._end(f"done, {verdict(field)}")
 
     def _end(self, text: str, *, failed: bool = False) -> None:
         self._timer.stop()

@@ -21,6 +21,7 @@ from xdreg.errors import InputError, printable
 from xdreg.fields.accuracy import label_overlaps, landmark_errors
 from xdreg.fields.field import field_grid
 from xdreg.fields.provenance import last_deformable, stages_of
+from xdreg.registration.verdict import verdict
 from xdreg.stores.apart import check_apart
 from xdreg.stores.outputs import check_file, new_file
 from xdreg.stores.paths import as_address, is_remote, local_path
@@ -196,6 +197,7 @@ def _context(
     return {
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": version("xdreg"),
+        "verdict": verdict(field),
         "units": grid.units or "",
         "field_text": image_text(grid).replace("voxels", "points"),
         "agreement": agreement,

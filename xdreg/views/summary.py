@@ -14,6 +14,7 @@ from xdreg.errors import XdregError, printable
 from xdreg.fields.field import field_grid, fixed_grid, moving_grid
 from xdreg.fields.provenance import StageRecord, last_deformable, stages_of
 from xdreg.grid import Grid
+from xdreg.registration.verdict import verdict
 from xdreg.stores.pyramid import image_levels
 from xdreg.views.status_colours import status_colour
 
@@ -47,6 +48,7 @@ def summary_rows(field: xr.Dataset) -> dict[str, str]:
         means = mean_similarity(last)
         if means is not None:
             rows["similarity"] = "{:.3f} → {:.3f}, mean of the blocks".format(*means)
+        rows["verdict"] = str(verdict(field))
         missing = missing_share(last)
         if missing > 0:
             rows["missing"] = f"{missing:.2g} of the images' chunks, mean of the blocks"
