@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -28,14 +30,15 @@ def stage_table(field: xr.Dataset) -> pd.DataFrame:
         }
         for when in ("before", "after"):
             values = stage.blocks.get(f"similarity_{when}")
-            known = values is not None and np.isfinite(values).any()
-            row[f"similarity_{when}"] = np.nanmean(values) if known else np.nan
+            row[f"similarity_{when}"] = np.nan
+            if values is not None and np.isfinite(values).any():
+                row[f"similarity_{when}"] = np.nanmean(values)
         rows.append(row | stage.statuses)
     table = pd.DataFrame(rows)
     # A status that a stage does not have occurs in none of its blocks.
     statuses = [name for stage in stages_of(field) for name in stage.statuses]
-    known = list(dict.fromkeys(statuses))
-    return table.assign(**{name: table[name].fillna(0).astype(int) for name in known})
+    counts = {n: table[n].fillna(0).astype(int) for n in dict.fromkeys(statuses)}
+    return table.assign(**counts)
 
 
 def block_table(field: xr.Dataset) -> pd.DataFrame:
@@ -58,7 +61,7 @@ def block_table(field: xr.Dataset) -> pd.DataFrame:
             continue
         index = np.indices(stage.counts).reshape(len(dims), -1)
         columns = {"stage": stage.number, **dict(zip(dims, index, strict=True))}
-        values = {name: v.ravel() for name, v in stage.blocks.items()}
+        values: dict[str, Any] = {n: v.ravel() for n, v in stage.blocks.items()}
         values["status"] = [status_name(v) for v in values["status"]]
         parts.append(pd.DataFrame(columns | values))
     if not parts:
