@@ -74,15 +74,9 @@ if TYPE_CHECKING:
     from xdreg.registration.reductions import BlockResult
     from xdreg.registration.register import plan
     from xdreg.registration.register import register as _register
-    from xdreg.stores.itk_images import (
-        from_itk_image as _from_itk_image,
-    )
-    from xdreg.stores.itk_images import (
-        open_image as _open_image,
-    )
-    from xdreg.stores.itk_images import (
-        to_itk_image,
-    )
+    from xdreg.stores.image_files import open_image as _open_image
+    from xdreg.stores.itk_images import from_itk_image as _from_itk_image
+    from xdreg.stores.itk_images import to_itk_image
     from xdreg.stores.pyramid import image_levels
     from xdreg.views.napari_plugin import open_viewer
     from xdreg.views.napari_transform import transform_layer
@@ -97,23 +91,25 @@ if TYPE_CHECKING:
     inverse = _accessor.to_field(_inverse)
     make_field = _accessor.to_field(_make_field)
     open_field = _accessor.to_field(_open_field)
-    open_image = _accessor.to_image(_open_image)
+    open_image = _accessor.to_image(_open_image)  # type: ignore[arg-type]
     open_transform = _accessor.to_field(_open_transform)
     register = _accessor.to_field(_register)
     warp = _accessor.to_image(_warp)
 
     @overload
     def open_ome_zarr(
-        store: str | os.PathLike[str],
+        store: Any,
         *,
         level: None = None,
+        coordinate_system: str | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> _accessor.ImageTree: ...
     @overload
     def open_ome_zarr(
-        store: str | os.PathLike[str],
+        store: Any,
         *,
         level: int,
+        coordinate_system: str | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> _accessor.Image: ...
     def open_ome_zarr(*_: Any, **__: Any) -> Any: ...  # noqa: D103
@@ -146,7 +142,8 @@ _LAZY = {
     "registration.progress": ("Advance",),
     "registration.reductions": ("BlockResult",),
     "registration.register": ("plan", "register"),
-    "stores.itk_images": ("from_itk_image", "open_image", "to_itk_image"),
+    "stores.image_files": ("open_image",),
+    "stores.itk_images": ("from_itk_image", "to_itk_image"),
     "stores.ome_zarr": ("open_ome_zarr",),
     "stores.pyramid": ("image_levels",),
     "views.napari_plugin": ("open_viewer",),

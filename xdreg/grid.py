@@ -57,6 +57,7 @@ _UNIT_ALIASES = {
     "nm": "nanometer", "um": "micrometer", "µm": "micrometer", "μm": "micrometer",
     "micron": "micrometer", "microns": "micrometer", "mm": "millimeter",
     "cm": "centimeter", "m": "meter", "km": "kilometer", "Å": "angstrom",
+    "pm": "picometer", "in": "inch", "ft": "foot", "unit": "",  # of spatialdata
 }  # fmt: skip
 
 
@@ -67,7 +68,9 @@ def normalise_units(units: str | None) -> str | None:
     if not isinstance(units, str):
         msg = f"a unit of length must be text such as 'micrometer', got {units!r}"
         raise InputError(msg)
-    name = _UNIT_ALIASES.get(units, units)
+    name = _UNIT_ALIASES.get(units.strip(), units.strip())
+    if name.lower().replace("metre", "meter").removesuffix("s") in UNIT_METRES:
+        name = name.lower()
     if name.endswith(("metre", "metres")):
         name = name.replace("metre", "meter")
     if name.endswith("meters"):

@@ -44,7 +44,7 @@ def opened(folder, *names):
 
 
 def rewrite(store, part=(slice(None), slice(None)), level=0):
-    array = zarr.open_group(store, mode="r+")[f"scale{level}/image"]
+    array = zarr.open_group(store, mode="r+")[str(level)]
     array[part] = array[part][::-1]
 
 

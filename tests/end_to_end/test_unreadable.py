@@ -12,7 +12,7 @@ from xdreg.partition import BlockStatus
 from xdreg.stores import retrying
 
 SHAPE, BLOCK = (576, 576), 144
-CHUNK = "scale0/image/c/1/2"
+CHUNK = "0/c/1/2"
 OPTIONS = {
     "stages": [xdreg.LocalCorrelation(level=0, iterations=3, metric="lncc")],
     "block_shape": BLOCK,
@@ -130,7 +130,7 @@ def test_a_server_that_recovers_costs_nothing(pair, whole, tmp_path, answers):
     pytest.importorskip("aiohttp")
     with serving(tmp_path) as (url, faults):
         images = opened(f"{url}/fixed.zarr", f"{url}/moving.zarr")
-        faults.answers = {CHUNK: list(answers), "moving.zarr/scale0/image/c/3/3": [500]}
+        faults.answers = {CHUNK: list(answers), "moving.zarr/0/c/3/3": [500]}
         field = quietly(*images)
     np.testing.assert_array_equal(field.displacement, whole.displacement)
     assert sum(CHUNK in path for path in faults.asked) > len(answers)
@@ -151,7 +151,7 @@ def test_a_server_that_hangs_is_asked_again(pair, tmp_path):
 @pytest.mark.parametrize("answer", [500, 403, "cut"])
 def test_a_server_that_does_not_recover_costs_its_blocks(pair, tmp_path, answer):
     pytest.importorskip("aiohttp")
-    corner = "fixed.zarr/scale0/image/c/0/0"
+    corner = "fixed.zarr/0/c/0/0"
     with serving(tmp_path) as (url, faults):
         images = opened(f"{url}/fixed.zarr", f"{url}/moving.zarr")
         faults.answers = {corner: answer}
@@ -163,7 +163,7 @@ def test_a_server_that_does_not_recover_costs_its_blocks(pair, tmp_path, answer)
 
 
 def test_a_coarse_look_does_without_a_damaged_part(pair):
-    spoil(pair[0] / "scale1/image/c/0/1", "truncated")
+    spoil(pair[0] / "1/c/0/1", "truncated")
     stages = [xdreg.Translation(metric="lncc")]
     with pytest.warns(UserWarning, match="cannot be read: .*; it is masked out"):
         field = xdreg.register(*opened(*pair), **OPTIONS | {"stages": stages})

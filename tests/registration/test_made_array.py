@@ -157,7 +157,7 @@ def stored(pair, tmp_path):
 def test_what_was_made_without_a_part_of_the_image_is_made_again(stored, tmp_path):
     path, moving = stored
     expected = run(tmp_path / "whole", xdreg.open_ome_zarr(path), moving)
-    chunk, where = path / "scale0/image/c/1/1", tmp_path / "run"
+    chunk, where = path / "0/c/1/1", tmp_path / "run"
     content, stamp = chunk.read_bytes(), chunk.stat()
     spoilt = bytes(len(content))
 

@@ -32,8 +32,8 @@ def unchanged(paths):
 
 def of_xarray(path, chunks):
     """Open an image with xarray alone, as a user of it would."""
-    opened = xr.open_zarr(path / "scale0", consolidated=False, chunks=chunks)
-    return opened["image"].variable._data
+    opened = xr.open_zarr(path, consolidated=False, chunks=chunks)
+    return opened["0"].variable._data
 
 
 WRITES = {
@@ -97,7 +97,7 @@ def test_through_links_and_other_ways_to_open(stored, tmp_path):
         with pytest.raises(xdreg.StoreError, match=REFUSED):
             xdreg.save(lazy, tmp_path / place, overwrite=True)
     for own in (
-        dask.array.from_zarr(str(moving / "scale0" / "image")),
+        dask.array.from_zarr(str(moving / "0")),
         of_xarray(moving, chunks={}),
         of_xarray(moving, chunks=None),
     ):
@@ -112,7 +112,7 @@ def test_at_urls():
     pair = xdreg.datasets.phantom_pair((48, 56))
     url = "memory://apart/moving.zarr"
     xdreg.save(pair.moving, url)
-    for place in (url, f"{url}/", "memory:///apart/moving.zarr", f"{url}/scale0/image"):
+    for place in (url, f"{url}/", "memory:///apart/moving.zarr", f"{url}/0"):
         with pytest.raises(xdreg.StoreError, match=REFUSED):
             xdreg.save(image(url) + 1, place, overwrite=True)
     xdreg.save(image(url), "memory://apart/moving.zarr.copy")

@@ -256,7 +256,7 @@ def test_a_server_that_drips_is_given_up_in_time(tmp_path):
         dask.config.set({"xdreg.read-deadline": "1 s"}),
     ):
         array = xdreg.open_ome_zarr(f"{url}/image.zarr", level=0)
-        faults.answers = {"scale0/image/zarr.json": "drip"}
+        faults.answers = {"0/zarr.json": "drip"}
         with pytest.raises(xdreg.StoreError, match=r"did not come within 1 s"):
             xdreg.open_ome_zarr(f"{url}/image.zarr")
         faults.answers = {"/c/1/1": "drip"}

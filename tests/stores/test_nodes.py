@@ -113,7 +113,7 @@ def test_diagnostics_run_no_code(tmp_path):
 def test_names_in_attributes_are_no_codecs(tmp_path):
     path = tmp_path / "image.zarr"
     xdreg.save(sample(2), path, levels=1)
-    document = path / "scale0/image/zarr.json"
+    document = path / "0/zarr.json"
     content = json.loads(document.read_text())
     content["attributes"] = {"name": "pickle", "filters": [{"id": "pickle"}]}
     document.write_text(json.dumps(content))
@@ -133,7 +133,7 @@ def test_what_is_consolidated_does_not_count(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["[]", "1", "null", '"x"', "{", "", "{}"])
-@pytest.mark.parametrize("place", ["zarr.json", "scale0/image/zarr.json"])
+@pytest.mark.parametrize("place", ["zarr.json", "0/zarr.json"])
 def test_documents_that_are_none_are_errors(tmp_path, content, place):
     xdreg.save(sample(2), tmp_path / "image.zarr", levels=1)
     (tmp_path / "image.zarr" / place).write_text(content)
@@ -142,7 +142,7 @@ def test_documents_that_are_none_are_errors(tmp_path, content, place):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
-@pytest.mark.parametrize("place", ["zarr.json", "scale0/image/zarr.json"])
+@pytest.mark.parametrize("place", ["zarr.json", "0/zarr.json"])
 def test_what_is_no_document_is_not_waited_for(tmp_path, kind, place):
     xdreg.save(sample(2), tmp_path / "image.zarr", levels=1)
     document = tmp_path / "image.zarr" / place

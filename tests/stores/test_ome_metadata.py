@@ -57,7 +57,7 @@ def test_further_coordinate_systems_change_nothing(tmp_path):
 )
 def test_other_transformations_are_no_identity(tmp_path, version, steps):
     change = dataset(coordinateTransformations=steps)
-    with pytest.raises(xdreg.StoreError, match="the level 'scale0/image' has"):
+    with pytest.raises(xdreg.StoreError, match="the level '0' has"):
         xdreg.open_ome_zarr(edited(tmp_path / "image.zarr", change, version))
 
 
@@ -90,7 +90,7 @@ def test_what_is_no_image_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", ["../other.zarr/scale0/image", "/etc", "..", "a/../../b", "a\\..\\b", "", 5]
+    "path", ["../other.zarr/0", "/etc", "..", "a/../../b", "a\\..\\b", "", 5]
 )
 def test_a_dataset_path_may_not_leave_the_store(tmp_path, path):
     with pytest.raises(xdreg.StoreError, match="leaves the store"):
@@ -101,13 +101,13 @@ def test_a_dataset_path_may_not_leave_the_store(tmp_path, path):
     ("change", "message"),
     [
         (dataset(path="nothing"), "'nothing' that is missing"),
-        (dataset(path="scale0"), "is a group"),
+        (dataset(path="0/.."), "leaves the store"),
         (multiscale(datasets=[]), "without datasets"),
         (multiscale(axes=[]), "no axes"),
         (multiscale(axes=[{"name": "y"}, {"name": "x"}]), "of type 'space'"),
         (axes(("y", "channel"), ("x", "space")), "of type 'space'"),
         (axes(("c", "channel"), ("x", "space")), "of type 'space'"),
-        (axes(("x", "space"), ("y", "space")), "in this order"),
+        (axes(("Y", "space"), ("y", "space")), "in any order"),
         (axes(("z", "space"), ("y", "space"), ("x", "space")), "other ranks"),
         (lambda ome: ome.update(multiscales="text"), "without datasets"),
         (lambda ome: ome.update(version="9.9"), "9.9"),

@@ -52,7 +52,7 @@ def test_a_sharded_store_is_chunked_by_shards(tmp_path):
     group = zarr.open_group(path, mode="r+")
     values = group["scale0/image"][:]
     zarr.create_array(
-        path / "scale0" / "image",
+        path / "0",
         data=values,
         chunks=(8, 8),
         shards=(32, 32),
@@ -178,8 +178,8 @@ def test_real_stores_have_exact_coordinates(name):
 def test_an_archive_is_no_store(tmp_path):
     image = xdreg.datasets.phantom_pair((20, 24)).fixed.compute()
     xdreg.save(image, tmp_path / "a.ome.zarr")
-    for kind in ("zip", "tar", "gztar"):
+    for kind in ("tar", "gztar"):
         path = shutil.make_archive(tmp_path / "a", kind, tmp_path / "a.ome.zarr")
-        for place in (path, f"{path}/scale0"):
+        for place in (path, f"{path}/0"):
             with pytest.raises(xdreg.StoreError):
                 xdreg.open_ome_zarr(place)

@@ -48,7 +48,7 @@ def with_labels(folder):
 
 def among_chunks(folder):
     xdreg.save(sample(2), folder, levels=1)
-    write(folder / "scale0" / "image" / "c" / "0" / "notes.txt")
+    write(folder / "0" / "c" / "0" / "notes.txt")
 
 
 def empty_folder_in_an_image(folder):
@@ -136,7 +136,7 @@ FOREIGN = [
     (settings(".zgroup", '{"zarr_format": 2}'), ""),
     (container, ""),
     (with_labels, "labels/zarr.json"),
-    (among_chunks, "scale0/image/c/0/notes.txt"),
+    (among_chunks, "0/c/0/notes.txt"),
     (empty_folder_in_an_image, ".git/refs"),
     (table_of_xarray, ""),
     (bare_array, ""),
@@ -148,13 +148,13 @@ FOREIGN = [
     (array_next_to_diagnostics, "xdreg/traced/"),
     (second_image_in_a_field, "xdreg/images/scan"),
     (dataset_next_to_a_field, "volume/attributes.json"),
-    (numbered(image, "scale0/image/c/2024/15"), "scale0/image/c/2024/15"),
-    (numbered(image, "scale0/image/c/0/0.1"), "scale0/image/c/0/0.1"),
-    (numbered(image, "scale0/image/c/0/9"), "scale0/image/c/0/9"),
-    (numbered(image, "scale0/image/c/0/00"), "scale0/image/c/0/00"),
-    (numbered(image, "scale0/image/c/0.0"), "scale0/image/c/0.0"),
-    (numbered(image, "scale0/image/2024"), "scale0/image/2024"),
-    (numbered(image_of_version_2, "scale0/image/20/2"), "scale0/image/20/2"),
+    (numbered(image, "0/c/2024/15"), "0/c/2024/15"),
+    (numbered(image, "0/c/0/0.1"), "0/c/0/0.1"),
+    (numbered(image, "0/c/0/9"), "0/c/0/9"),
+    (numbered(image, "0/c/0/00"), "0/c/0/00"),
+    (numbered(image, "0/c/0.0"), "0/c/0.0"),
+    (numbered(image, "0/2024"), "0/2024"),
+    (numbered(image_of_version_2, "0/20/2"), "0/20/2"),
     (numbered(field, "xdreg/block_status/c/20/2"), "xdreg/block_status/c/20/2"),
     (numbered(bigwarp, "dfield/2024/5/1"), "dfield/2024/5/1"),
 ]
@@ -184,9 +184,9 @@ def flat(folder, version):
 
 def littered(folder):
     xdreg.save(sample(2), folder, levels=1)
-    for name in (".DS_Store", "scale0/Thumbs.db", "scale0/image/._zarr.json"):
+    for name in (".DS_Store", "0/Thumbs.db", "0/._zarr.json"):
         write(folder / name)
-    write(folder / f"scale0/image/c/0/0.{'0f' * 16}.partial")
+    write(folder / f"0/c/0/0.{'0f' * 16}.partial")
 
 
 def with_a_variable(folder):
@@ -216,7 +216,7 @@ def test_an_image_or_a_field_is_replaced_whole(tmp_path, make):
     make(target)
     xdreg.save(sample(2), target, overwrite=True, levels=1)
     np.testing.assert_array_equal(xdreg.open_ome_zarr(target, level=0), sample(2))
-    names = {"zarr.json", "scale0"}
+    names = {"zarr.json", "0"}
     assert {path.name for path in target.iterdir()} == names
     assert list(tmp_path.iterdir()) == [target]
 
@@ -224,8 +224,8 @@ def test_an_image_or_a_field_is_replaced_whole(tmp_path, make):
 def test_what_links_lead_to_is_not_removed(tmp_path):
     target, elsewhere = tmp_path / "out.zarr", tmp_path / "elsewhere"
     xdreg.save(sample(2), target, levels=1)
-    (target / "scale0" / "image").rename(elsewhere)
-    (target / "scale0" / "image").symlink_to(elsewhere)
+    (target / "0").rename(elsewhere)
+    (target / "0").symlink_to(elsewhere)
     before = everything(elsewhere)
     xdreg.save(sample(2) + 1, target, levels=1, overwrite=True)
     assert everything(elsewhere) == before
@@ -242,7 +242,7 @@ def test_a_pipe_among_the_documents_does_not_wait(tmp_path):
         xdreg.save(sample(2), target, overwrite=True)
 
 
-@pytest.mark.parametrize("place", ["thesis.tex", "scale0/image/notes.txt", "moving/a"])
+@pytest.mark.parametrize("place", ["thesis.tex", "0/notes.txt", "moving/a"])
 def test_at_a_url_too(place):
     url, files = f"memory://owned/{place[:3]}.zarr", fsspec.filesystem("memory")
     xdreg.save(sample(2), url, levels=1)
@@ -269,7 +269,7 @@ def test_a_name_with_an_asterisk_at_a_url_is_one_name():
 def test_a_marked_place_at_a_url_keeps_what_is_not_of_a_store():
     files = fsspec.filesystem("memory")
     files.pipe_file("memory://marked/a.zarr/.xdreg-unfinished", b"")
-    files.pipe_file("memory://marked/a.zarr/scale0/image/c/0/0", b"half")
+    files.pipe_file("memory://marked/a.zarr/0/c/0/0", b"half")
     xdreg.save(sample(2), "memory://marked/a.zarr", levels=1)
     files.pipe_file("memory://marked/b.zarr/.xdreg-unfinished", b"")
     files.pipe_file("memory://marked/b.zarr/thesis.tex", b"years of work")

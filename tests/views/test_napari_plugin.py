@@ -69,7 +69,7 @@ def test_reader(stored, viewer):
     fixed, moving, field = map(str, stored)
     assert get_reader(field + "/") is read
     assert get_reader(str(stored[0].parent)) is None
-    assert get_reader(str(stored[0] / "scale0")) is None
+    assert get_reader(str(stored[0] / "0")) is None
     viewer.open(field, plugin="xdreg")
     names = [layer.name for layer in viewer.layers]
     assert names == [

@@ -122,6 +122,18 @@ def on_cluster(address: str | None) -> Iterator[None]:
         yield
 
 
+def whole_numbers(text: str | None, flag: str) -> int | list[int] | None:
+    """Return one whole number, or one per axis, that a flag gives."""
+    if text is None:
+        return None
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        msg = f"{flag} takes whole numbers, such as 64 or 32,64,64; got {text!r}"
+        raise InputError(msg) from error
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
 def given_path(text: str | Path) -> Path:
     """Return a path from the command line; raise if it is a URL.
 
@@ -140,7 +152,7 @@ def given_path(text: str | Path) -> Path:
 
 def open_path(path: str) -> Any:
     """Open an image, OME-Zarr or a file that ITK reads."""
-    from xdreg.stores.itk_images import open_image
+    from xdreg.stores.image_files import open_image
     from xdreg.stores.ome_zarr import open_ome_zarr
 
     return open_ome_zarr(path) if _is_store(path) else open_image(path)
@@ -160,10 +172,12 @@ def open_path_or_field(path: str) -> Any:
 
 
 def _is_store(path: str) -> bool:
+    from xdreg.stores.nodes import is_zarr_folder
+
     address = as_address(path)
-    if is_remote(address) or address.rstrip("/").endswith(".zarr"):
+    if is_remote(address) or address.rstrip("/").endswith((".zarr", ".ozx", ".zip")):
         return True
-    return local_path(address).is_dir()
+    return is_zarr_folder(local_path(address))
 
 
 def open_transform(path: str) -> Any:

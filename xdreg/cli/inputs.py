@@ -14,6 +14,7 @@ from xdreg.cli.common import (
     note,
     open_path,
     open_transform,
+    whole_numbers,
 )
 from xdreg.cli.options_file import NAMED, read_options
 from xdreg.errors import InputError, StoreError
@@ -141,7 +142,7 @@ def merged(context: typer.Context, options: Path | None) -> dict[str, Any]:
         for name, value in context.params.items()
     }
     for name in ("block_shape", "overlap"):
-        given[name] = _voxels(given[name], name)
+        given[name] = whole_numbers(given[name], "--" + name.replace("_", "-"))
     # Later versions of Typer bring their own click: compare the source by its name.
     typed = {
         name
@@ -172,18 +173,6 @@ def require(given: dict[str, Any], **flags: str) -> None:
         if given[name] is None:
             msg = f"it is missing; give it, or {name} in the file of --options"
             raise typer.BadParameter(msg, param_hint=flag)
-
-
-def _voxels(text: str | None, name: str) -> int | list[int] | None:
-    if text is None:
-        return None
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError as error:
-        flag = "--" + name.replace("_", "-")
-        msg = f"{flag} takes whole numbers, such as 64 or 32,64,64; got {text!r}"
-        raise InputError(msg) from error
-    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def opened(given: dict[str, Any]) -> tuple[list[Any], list[Any], Any]:

@@ -14,6 +14,7 @@ from xdreg.cli.common import (
     ShowProgress,
     answer,
     open_path,
+    whole_numbers,
 )
 from xdreg.errors import InputError
 from xdreg.stores.paths import as_address, is_remote
@@ -72,8 +73,15 @@ def warp(
     region: Region = None,
     fill: Annotated[float, typer.Option(help="Value outside MOVING.")] = 0,
     levels: Annotated[int | None, typer.Option(help="Number of levels.")] = None,
+    version: Annotated[
+        Literal["0.4", "0.5", "0.6"], typer.Option(help="Version of OME-Zarr.")
+    ] = "0.5",
     chunks: Annotated[
-        int | None, typer.Option(help="Voxels of a chunk per axis.")
+        str | None, typer.Option(help="Voxels of a chunk: 64, or 32,64,64 per axis.")
+    ] = None,
+    shards: Annotated[
+        str | None,
+        typer.Option(help="Voxels of a file of several chunks, as for --chunks."),
     ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Do not resume an earlier command.")
@@ -112,7 +120,9 @@ def warp(
         fill_value=fill,
         levels_from="moving" if all_levels else "finest",
         levels=levels,
-        chunks=chunks,
+        chunks=whole_numbers(chunks, "--chunks"),
+        shards=whole_numbers(shards, "--shards"),
+        version=version,
         overwrite=overwrite,
         fresh=fresh,
     )

@@ -160,7 +160,7 @@ def save(
         Directory or URL to write; it appears whole or not at all.
     **options
         ``overwrite``, ``progress`` and, for a URL, ``storage_options``; for images
-        ``version``, ``levels``, ``chunks``, ``labels``, ``name``; for fields
+        ``version``, ``levels``, ``chunks``, ``shards``, ``labels``, ``name``; for fields
         ``inverse`` and ``affine``. They are explained at ``to_ome_zarr`` of
         `ImageAccessor <xdreg.accessor.ImageAccessor>` and of `FieldAccessor
         <xdreg.accessor.FieldAccessor>`.

@@ -23,6 +23,7 @@ from xdreg.fields.targets import Region, Spacing, resampling_grid
 from xdreg.grid import Grid, unit_ratio
 from xdreg.numerics import interpolation, kernels
 from xdreg.numerics.interpolation import Labels, Order
+from xdreg.stores.channels import OMERO
 from xdreg.stores.graphs import shared
 from xdreg.stores.pyramid import image_levels
 from xdreg.stores.readers import ImageReader, image_reader
@@ -129,7 +130,8 @@ def warped_like(image: xr.DataArray, target: Grid, data: Any) -> xr.DataArray:
     ).assign_coords(coordinates(target))
     # The constructor would use the name of the data if the image has none.
     result.name = image.name
-    return result.assign_coords({d: image[d] for d in others if d in image.coords})
+    kept = [d for d in (*others, OMERO) if d in image.coords]
+    return result.assign_coords({d: image[d].variable for d in kept})
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from xdreg.fields.warp import CHUNK, Interpolation, Warper, make_warper, warped_
 from xdreg.grid import Grid
 from xdreg.numerics.interpolation import Labels, Order
 from xdreg.stores.apart import check_apart
+from xdreg.stores.channels import OMERO
 from xdreg.stores.graphs import shared
 from xdreg.stores.locks import scratch
 from xdreg.stores.ome_writer import Layout, Version, lay_out, level_path, make_layout
@@ -64,6 +65,7 @@ def warp_to(
     levels_from: Literal["moving", "finest"] = "moving",
     levels: int | None = None,
     chunks: int | Sequence[int] | None = None,
+    shards: int | Sequence[int] | None = None,
     version: Version = "0.5",
     name: str | None = None,
     overwrite: bool = False,
@@ -95,7 +97,7 @@ def warp_to(
         the level is built from the one before. ``"finest"`` resamples the finest level
         of the moving image, and builds each coarser level from the one before. Levels
         are built as in `save`: by means, or for labels by taking one of each group.
-    levels, chunks, version, name, overwrite, storage_options, progress
+    levels, chunks, shards, version, name, overwrite, storage_options, progress
         As in `save`.
     fresh
         Do not continue an earlier call: for an image or a field that changed in a way
@@ -127,7 +129,7 @@ def warp_to(
     images = image_levels(moving, "moving")
     target = resampling_grid(field, like, spacing, region)
     dtype = make_warper(field, images[0], target, how).dtype
-    layout = _layout(images[0], target, dtype, version, levels, chunks, name)
+    layout = _layout(images[0], target, dtype, version, levels, chunks, shards, name)
     grids = [grid_of(v, "moving").to_units(target.units, "moving") for v in images]
     sources = _sources(grids, layout.grids, levels_from)
     warpers = [
@@ -207,10 +209,12 @@ def _description(layout: Layout, warpers: Sequence[Warper | None]) -> str:
         "sizes": list(image.shape),
         "dtype": str(image.dtype),
         "chunks": list(layout.chunks),
+        "together": layout.together,
+        "place": level_path(0),
         "version": layout.version,
         "name": layout.name,
         "labels": {
-            d: image[d].values.tolist() for d in ("t", "c") if d in image.coords
+            d: image[d].values.tolist() for d in ("t", "c", OMERO) if d in image.coords
         },
     }
     return json.dumps(values, indent=1, default=str)
@@ -232,7 +236,7 @@ class _Level:
     @property
     def region(self) -> tuple[int, ...]:
         """Voxels of a region along each axis: a multiple of the chunk shape."""
-        chunks: tuple[int, ...] = self.store.chunks
+        chunks: tuple[int, ...] = self.store.shards or self.store.chunks
         if self.warper is None:
             return chunks
         ndim = self.warper.target.ndim

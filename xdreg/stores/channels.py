@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -10,12 +11,15 @@ from xdreg.errors import InputError
 from xdreg.stores.identity import identity_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import xarray as xr
     from numpy.typing import NDArray
 
 T = TypeVar("T")
+
+#: Coordinate of an image with what OME-Zarr says of its channels.
+OMERO = "omero"
 
 #: Selects the weighted sum of an RGB image's channels.
 LUMINANCE = "luminance"
@@ -58,6 +62,42 @@ class ChannelMix:
         """Return the axis and the weights, and what the channels are known by."""
         mixed = {"axis": self._axis, "weights": list(self._weights)}
         return mixed | {"of": identity_of(self._source)}
+
+
+def with_channels(
+    array: xr.DataArray, channels: Sequence[Mapping[str, Any]]
+) -> xr.DataArray:
+    """Return an image with names of its channels, and how to show them.
+
+    ``channels`` are entries of OME-Zarr's ``omero``. They are kept as the coordinate
+    ``omero (c)``, as JSON.
+    """
+    if "c" not in array.dims or len(channels) != array.sizes["c"]:
+        return array
+    if any(entry.keys() - {"label"} for entry in channels):
+        texts = [json.dumps(dict(entry)) for entry in channels]
+        array = array.assign_coords({OMERO: ("c", np.asarray(texts, dtype=object))})
+    labels = [c["label"] for c in channels if c.get("label") not in (None, "")]
+    if len(labels) < len(channels):
+        return array
+    # JSON may hold halves of characters, which UTF-8 lacks.
+    names = [str(v).encode(errors="backslashreplace").decode() for v in labels]
+    return array.assign_coords(c=np.asarray(names, dtype=object))
+
+
+def channel_entries(array: xr.DataArray) -> list[dict[str, Any]]:
+    """Return an entry of OME-Zarr's ``omero`` for each channel, with its name."""
+    if "c" not in array.dims:
+        return []
+    texts = array[OMERO].values if OMERO in array.coords else []
+    entries = [json.loads(str(v)) for v in texts] or [
+        {} for _ in range(array.sizes["c"])
+    ]
+    labels = _channel_names(array)
+    return [
+        entry | ({"label": labels[i]} if labels else {})
+        for i, entry in enumerate(entries)
+    ]
 
 
 def counterpart(channel: T, moving_channel: T, moving: xr.DataArray) -> T:

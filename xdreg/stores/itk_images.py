@@ -188,36 +188,6 @@ def _itk_dtype(values: NDArray[Any]) -> np.dtype[Any]:
     return dtype
 
 
-def open_image(
-    path: str | os.PathLike[str], *, units: str | None = "millimeter"
-) -> xr.DataArray:
-    """Read an image file of any format that ITK reads: NRRD, MetaImage, NIfTI, TIFF….
-
-    The file is read whole.
-
-    Parameters
-    ----------
-    path
-        The file.
-    units
-        Unit of its coordinates. Medical formats use millimetres.
-
-    Returns
-    -------
-    DataArray ([c], [z], y, x)
-
-    Raises
-    ------
-    StoreError
-        If the file does not exist or ITK cannot read it.
-    InputError
-        If the image is oblique.
-    """
-    result = from_itk_image(read_image(path), units=units)
-    result.attrs["source"] = as_address(path)
-    return result
-
-
 def read_image(path: str | os.PathLike[str]) -> Any:
     """Read an image file as an ``itk.Image``."""
     import itk

@@ -8,22 +8,65 @@ read, see `checked_arrays`.
 from __future__ import annotations
 
 import asyncio
+import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from xdreg.errors import InputError, StoreError, XdregError
 from xdreg.stores import ome_checks
-from xdreg.stores.paths import is_remote, local_path
+from xdreg.stores.paths import as_address, is_remote, local_path
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
 
     import zarr
     from zarr.abc.store import Store
 
 #: Seconds a web server may be silent, unless ``client_kwargs`` of fsspec say more.
 HTTP_SECONDS = 30
+
+
+def is_zarr_folder(path: Path) -> bool:
+    """Return whether a local folder has the documents of a Zarr node."""
+    names = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
+    return any((path / name).exists() for name in names)
+
+
+def open_given(
+    store: Any, storage_options: Mapping[str, Any] | None = None
+) -> tuple[str, zarr.Group]:
+    """Open what a user gave for a store; return its address and its group.
+
+    Parameters
+    ----------
+    store
+        A path or URL, a `zarr.Group`, a store of Zarr, or a mapping of fsspec.
+    storage_options
+        As in `open_group`.
+
+    Raises
+    ------
+    InputError, StoreError
+        As `open_group` does.
+    """
+    import zarr
+    from fsspec.mapping import FSMap
+    from zarr.abc.store import Store
+    from zarr.storage import FsspecStore
+
+    if isinstance(store, FSMap):
+        store = FsspecStore.from_mapper(store, read_only=True)
+    if isinstance(store, zarr.Group):
+        place, path = store.store, store.path
+    elif isinstance(store, Store):
+        place, path = store, ""
+    else:
+        address = as_address(store, "store")
+        return address, open_group(address, storage_options)
+    address = f"{place}/{path}".rstrip("/").removeprefix("file://")
+    return address, _checked_group(address, lambda: (place, path))
 
 
 def open_group(address: str, storage_options: Mapping[str, Any] | None) -> zarr.Group:
@@ -36,8 +79,6 @@ def open_group(address: str, storage_options: Mapping[str, Any] | None) -> zarr.
     StoreError
         If there is no group that can be used, or it does not come in time.
     """
-    import zarr
-
     if not isinstance(storage_options, Mapping | None):
         msg = (
             f"storage_options must be a dict for fsspec, such as {{'anon': True}}, got "
@@ -47,8 +88,17 @@ def open_group(address: str, storage_options: Mapping[str, Any] | None) -> zarr.
     if not is_remote(address) and not (address and local_path(address).exists()):
         msg = f"{address or 'an empty path'} does not exist; check the path"
         raise StoreError(msg)
+    return _checked_group(
+        address, lambda: (_store_at(address, storage_options), _inside_zip(address))
+    )
+
+
+def _checked_group(address: str, place: Callable[[], tuple[Store, str]]) -> zarr.Group:
+    """Open the group at a path of a store."""
+    import zarr
+
     try:
-        node = _open_node(_store_at(address, storage_options), "")
+        node = _open_node(*place())
     except (FileNotFoundError, NotADirectoryError) as error:
         msg = (
             f"{address} is not a Zarr store, or it cannot be reached; OME-Zarr images "
@@ -156,7 +206,7 @@ def _inner_path(address: str, path: object, what: str) -> str:
 
 def _store_at(address: str, storage_options: Mapping[str, Any] | None) -> Store:
     """Return the store at a path or URL."""
-    from zarr.storage import FsspecStore, LocalStore
+    from zarr.storage import FsspecStore, LocalStore, ZipStore
 
     if is_remote(address):
         options = dict(storage_options or {})
@@ -164,7 +214,21 @@ def _store_at(address: str, storage_options: Mapping[str, Any] | None) -> Store:
             options = _with_time_limit(options)
         return FsspecStore.from_url(address, options, read_only=True)
     # A relative path may not exist in a worker.
+    if zipfile.is_zipfile(local_path(address)):
+        return ZipStore(local_path(address), read_only=True)
     return LocalStore(local_path(address), read_only=True)
+
+
+def _inside_zip(address: str) -> str:
+    """Return the folder of a zip file that has the store; none if it is not zipped."""
+    if is_remote(address) or not zipfile.is_zipfile(local_path(address)):
+        return ""
+    with zipfile.ZipFile(local_path(address)) as archive:
+        names = archive.namelist()
+    if {"zarr.json", ".zgroup", ".zarray"} & set(names):
+        return ""
+    tops = {name.partition("/")[0] for name in names}
+    return tops.pop() if len(tops) == 1 else ""
 
 
 def _with_time_limit(options: dict[str, Any]) -> dict[str, Any]:

@@ -1,23 +1,23 @@
 """Reading of OME-Zarr metadata, which is used or refused, never trusted.
 
-ngff-zarr parses it. Spacing and origin are composed here from the numbers in the store,
-because ngff-zarr ignores the transformations of the multiscale as a whole, and takes
-unknown transformations for the identity.
+Axis names are read in any case, and in any order. Spacing and origin are composed from
+the numbers in the store.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from xdreg.coordinates import OTHER_DIMS
 from xdreg.errors import StoreError
-from xdreg.grid import is_finite
+from xdreg.grid import SPATIAL_DIMS, is_finite, normalise_units, unit_ratio
 from xdreg.stores.nodes import open_array
 from xdreg.stores.ome_checks import MOST_LEVELS, check_levels, check_unit
+from xdreg.stores.systems import PIXELS_FROM_CORNERS, steps_to_system
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,40 +25,134 @@ if TYPE_CHECKING:
     import zarr
 
 
-def read_metadata(
-    address: str, group: zarr.Group
-) -> tuple[str, list[tuple[zarr.Array[Any], Any]], str]:
-    """Return the image's name, its levels as (array, NgffImage), and its version."""
-    import ngff_zarr
+@dataclass(frozen=True)
+class LevelMetadata:
+    """Dims of a level as stored, by their lower-case names, and its scale."""
 
+    dims: tuple[str, ...]
+    scale: dict[str, float]
+    translation: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ImageMetadata:
+    """What a store says of an image. ``channels`` are entries of its ``omero``.
+
+    ``units`` is that of all space axes, ``orientations`` are the directions of axes
+    (RFC-4).
+    """
+
+    name: str
+    version: str
+    levels: list[tuple[zarr.Array[Any], LevelMetadata]]
+    units: str | None
+    time_units: str | None
+    channels: list[dict[str, Any]]
+    orientations: dict[str, str]
+
+
+def read_metadata(
+    address: str, group: zarr.Group, coordinate_system: str | None = None
+) -> ImageMetadata:
+    """Return the metadata of an image.
+
+    ``coordinate_system`` chooses one of several that a store of spatialdata names.
+    """
     attrs: dict[str, Any] = dict(group.attrs)
     ome = attrs.get("ome", attrs)
     declared = multiscale_of(address, ome)
     arrays = [level_array(address, group, d) for d in declared["datasets"]]
-    _check_axes(address, declared, arrays)
+    axes = _checked_axes(address, declared, arrays)
+    dims = tuple(axis["name"] for axis in axes)
     version = str(ome.get("version", declared.get("version", "unknown")))
-    try:
-        multiscales = ngff_zarr.from_ome_zarr(_metadata_documents(group, arrays))
-    # ngff-zarr does not document what it raises.
-    except Exception as error:
-        msg = f"the OME-Zarr metadata of {address} cannot be read: {error}; correct it"
-        raise StoreError(msg) from error
-    omero = getattr(multiscales.metadata, "omero", None)
-    for dataset, image in zip(declared["datasets"], multiscales.images, strict=True):
-        steps = steps_of(address, dataset)
-        # From 0.6 on, those of the multiscale lead to other coordinate systems.
-        if steps and "coordinateSystems" not in declared:
-            steps += steps_of(address, declared)
-        scale, translation = composed_scale(
-            address, dataset["path"], steps, len(image.dims)
+    units, ratios = _units_and_ratios(address, axes, arrays[0].shape)
+    levels = []
+    for dataset, array in zip(declared["datasets"], arrays, strict=True):
+        scale, translation = _level_steps(
+            address, declared, dataset, dims, coordinate_system, version
         )
-        image.scale = dict(zip(image.dims, scale, strict=True))
-        image.translation = dict(zip(image.dims, translation, strict=True))
-        if omero is not None:
-            image.channel_names = [_text(c.label) for c in omero.channels]
-    levels = list(zip(arrays, multiscales.images, strict=True))
+        level = LevelMetadata(
+            dims,
+            dict(zip(dims, np.multiply(scale, ratios).tolist(), strict=True)),
+            dict(zip(dims, np.multiply(translation, ratios).tolist(), strict=True)),
+        )
+        levels.append((array, level))
     check_levels(address, levels)
-    return _text(multiscales.metadata.name or "image"), levels, version
+    omero = attrs.get("omero", ome.get("omero"))
+    time = next((axis for axis in axes if axis["name"] == "t"), {})
+    return ImageMetadata(
+        name=_text(declared.get("name") or "image"),
+        version=version,
+        levels=levels,
+        units=units,
+        time_units=_text(time["unit"]) if time.get("unit") else None,
+        channels=_dicts(omero, "channels"),
+        orientations=_orientations(axes),
+    )
+
+
+def _level_steps(
+    address: str,
+    declared: dict[str, Any],
+    dataset: dict[str, Any],
+    dims: tuple[str, ...],
+    coordinate_system: str | None,
+    version: str,
+) -> tuple[list[float], list[float]]:
+    """Return scale and translation of a level."""
+    steps = steps_of(address, dataset)
+    further = steps_of(address, declared)
+    if version.endswith(PIXELS_FROM_CORNERS):
+        half = [0.0 if dim in OTHER_DIMS else 0.5 for dim in dims]
+        further = steps_to_system(address, further, coordinate_system)
+        # The centre of a voxel of spatialdata is half a voxel from its first corner.
+        steps = [{"type": "translation", "translation": half}, *steps, *further]
+    elif coordinate_system is not None:
+        msg = (
+            f"{address} has no alternative coordinate systems, as stores of "
+            f"spatialdata have; leave out coordinate_system={coordinate_system!r}"
+        )
+        raise StoreError(msg)
+    elif "coordinateSystems" not in declared and steps:
+        # From 0.6 on, those of the multiscale lead to other coordinate systems.
+        steps += further
+    return composed_scale(address, dataset["path"], steps, len(dims))
+
+
+def _units_and_ratios(
+    address: str, axes: Sequence[Mapping[str, Any]], shape: Sequence[int]
+) -> tuple[str | None, list[float]]:
+    """Return the unit of the space axes, and the factor of each axis to it.
+
+    An axis of one voxel needs no unit.
+    """
+    units = [normalise_units(axis.get("unit")) for axis in axes]
+    space = [i for i, axis in enumerate(axes) if axis["name"] in SPATIAL_DIMS]
+    wide = [units[i] for i in space if shape[i] > 1] or [units[i] for i in space]
+    target = wide[-1]
+    if len({unit is None for unit in wide}) > 1:
+        found = {axes[i]["name"]: units[i] for i in space}
+        msg = (
+            f"{address} has space axes in different units {found}; give all a unit in "
+            "the metadata of the store"
+        )
+        raise StoreError(msg)
+    ratios = [1.0] * len(axes)
+    for i in space:
+        if units[i] is not None and target is not None:
+            ratios[i] = unit_ratio(units[i], target, f"{address}: {axes[i]['name']}")
+    return target, ratios
+
+
+def _orientations(axes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the anatomical directions of space axes that have one (RFC-4)."""
+    found = {}
+    for axis in axes:
+        stated = axis.get("orientation")
+        value = stated.get("value") if isinstance(stated, dict) else stated
+        if axis["name"] in SPATIAL_DIMS and isinstance(value, str):
+            found[axis["name"]] = value
+    return found
 
 
 def _text(value: Any) -> str:
@@ -138,37 +232,53 @@ def level_array(address: str, group: zarr.Group, dataset: Any) -> zarr.Array[Any
     return open_array(address, group, path, "dataset")
 
 
-def _check_axes(
+#: Dims by the type of their axis, where the name says nothing.
+_DIMS = {"time": "t", "channel": "c"}
+
+
+def _checked_axes(
     address: str, declared: dict[str, Any], arrays: Sequence[zarr.Array[Any]]
-) -> None:
+) -> list[dict[str, Any]]:
+    """Return the axes with lower-case names: t, c, z, y, x."""
     axes = axes_of(declared)
     if not axes or not all(isinstance(axis, dict) for axis in axes):
         msg = f"{address} has no axes with names and types; expected OME-Zarr from 0.4"
         raise StoreError(msg)
-    if not all(isinstance(axis.get(k), str) for axis in axes for k in ("name", "type")):
+    if not all(isinstance(axis.get("name"), str) for axis in axes):
         msg = (
             f"{address} has the axes {axes}; expected each to have a 'name' and a "
             "'type', z, y and x of type 'space'; correct the metadata"
         )
         raise StoreError(msg)
-    found = [(axis["name"], axis["type"]) for axis in axes]
-    names = [name for name, _ in found]
-    space = [name for name, kind in found if kind == "space"]
-    others = set(names) - set(space)
+    named = [axis | {"name": _dim_of(axis)} for axis in axes]
+    names = [axis["name"] for axis in named]
+    space = tuple(d for d in SPATIAL_DIMS if d in names)
     twice = len(set(names)) < len(names)
-    known = space in (["z", "y", "x"], ["y", "x"]) and others <= set(OTHER_DIMS)
-    if twice or not known:
+    unknown = set(names) - {*SPATIAL_DIMS, *OTHER_DIMS}
+    if twice or unknown or space not in (SPATIAL_DIMS, SPATIAL_DIMS[1:]):
+        found = [(axis["name"], axis.get("type")) for axis in axes]
         msg = (
             f"{address} has the axes {found}; expected z, y, x or y, x of type "
-            "'space', in this order, and optionally t and c; correct the metadata"
+            "'space', and optionally t and c, in any order; correct the metadata"
         )
         raise StoreError(msg)
-    for axis in axes:
+    for axis in named:
         check_unit(address, axis)
     ranks = {array.path: array.ndim for array in arrays}
     if set(ranks.values()) != {len(names)}:
         msg = f"{address} has the axes {names}, but levels of other ranks: {ranks}"
         raise StoreError(msg)
+    return named
+
+
+def _dim_of(axis: Mapping[str, Any]) -> str:
+    """Return the dim of an axis, or its own name if it is none."""
+    name, kind = str(axis["name"]).lower(), axis.get("type")
+    if name in SPATIAL_DIMS:
+        return name if kind in ("space", None) else str(axis["name"])
+    if kind is None:
+        return name
+    return _DIMS.get(str(kind), str(axis["name"]))
 
 
 def axes_of(declared: dict[str, Any]) -> list[Any]:
@@ -233,26 +343,3 @@ def _are_numbers(values: Any, count: int) -> bool:
         and len(values) == count
         and all(is_finite(value) for value in values)
     )
-
-
-def _metadata_documents(
-    group: zarr.Group, arrays: Sequence[zarr.Array[Any]]
-) -> dict[str, bytes]:
-    """Return an image's metadata documents as a mapping, which ngff-zarr can read."""
-    from zarr.core.buffer import default_buffer_prototype
-
-    documents: dict[str, bytes] = {}
-    below = len(group.path) + 1 if group.path else 0
-    nodes: dict[str, zarr.Group | zarr.Array[Any]] = {"": group}
-    nodes |= {array.path[below:]: array for array in arrays}
-    prototype = default_buffer_prototype()
-    for path, node in nodes.items():
-        for key, buffer in node.metadata.to_buffer_dict(prototype).items():
-            document = json.loads(buffer.to_bytes())
-            if "codecs" in document:
-                # No chunk is read from here, and ngff-zarr refuses shards.
-                document["codecs"] = [
-                    {"name": "bytes", "configuration": {"endian": "little"}}
-                ]
-            documents[f"{path}/{key}".lstrip("/")] = json.dumps(document).encode()
-    return documents

@@ -6,6 +6,7 @@ active Dask scheduler.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,17 +16,23 @@ from typing import Any, Literal
 import dask.array
 import numpy as np
 import xarray as xr
+import zarr
 
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
 from xdreg.grid import UNIT_METRES, Grid, pyramid_factors, whole_per_axis
 from xdreg.stores.apart import check_apart
+from xdreg.stores.channels import channel_entries
 from xdreg.stores.ome_zarr import lazy_zarr
 from xdreg.stores.outputs import new_store
 from xdreg.stores.progress import working
 from xdreg.stores.pyramid import downsample
 
 Version = Literal["0.4", "0.5", "0.6"]
+
+#: Most files of a store without shards, and chunks along each axis of a default one.
+MOST_FILES = 100_000
+TOGETHER = 4
 
 #: Default size of a chunk along each spatial axis, in voxels.
 CHUNK = {2: 512, 3: 64}
@@ -38,6 +45,7 @@ def write_ome_zarr(
     version: Version = "0.5",
     levels: int | None = None,
     chunks: int | Sequence[int] | None = None,
+    shards: int | Sequence[int] | None = None,
     labels: bool = False,
     overwrite: bool = False,
     name: str | None = None,
@@ -59,6 +67,9 @@ def write_ome_zarr(
         until the longest axis has at most 64 voxels.
     chunks
         Voxels of a chunk along the spatial axes.
+    shards
+        Voxels of a file of several chunks along the spatial axes, from version 0.5 on.
+        By default there are some where a store would have more than 100,000 files.
     labels
         Coarsen by picking voxels, not by means.
     overwrite
@@ -75,7 +86,7 @@ def write_ome_zarr(
     InputError, StoreError
         As in `xdreg.save`.
     """
-    layout = make_layout(image, version, levels, chunks, name)
+    layout = make_layout(image, version, levels, chunks, shards, name)
     check_apart(path, image)
     with (
         working("writing", enabled=progress),
@@ -87,7 +98,8 @@ def write_ome_zarr(
             store: Any = output.array(level_path(number))
             if number > 0:
                 source = downsample(source, layout.factors[number - 1], labels=labels)
-            dask.array.store(source.rechunk(store.chunks), store, lock=False)
+            parts = store.shards or store.chunks
+            dask.array.store(source.rechunk(parts), store, lock=False)
             source = lazy_zarr(store)
 
 
@@ -96,13 +108,14 @@ class Layout:
     """Layout of the store of an image ``([t], [c], [z], y, x)``.
 
     ``factors`` coarsen each spatial axis from each level to the next. ``chunks`` are
-    voxels along the spatial axes.
+    voxels along the spatial axes, ``together`` are chunks of a shard, None without.
     """
 
     image: xr.DataArray
     grids: tuple[Grid, ...]
     factors: tuple[tuple[int, ...], ...]
     chunks: tuple[int, ...]
+    together: tuple[int, ...] | None
     version: str
     name: str
 
@@ -112,6 +125,7 @@ def make_layout(
     version: str,
     levels: int | None,
     chunks: int | Sequence[int] | None,
+    shards: int | Sequence[int] | None,
     name: str | None,
 ) -> Layout:
     """Check the arguments of `write_ome_zarr` and fill in defaults."""
@@ -135,13 +149,42 @@ def make_layout(
     for step in factors:
         grids.append(grids[-1].coarsen(step))
     label = name or str(image.attrs.get("name") or image.name or "image")
-    spatial_chunks = _chunk_shape(chunks, grid)
-    return Layout(image, tuple(grids), tuple(factors), spatial_chunks, version, label)
+    spatial = _chunk_shape(chunks, grid)
+    sizes = [image.sizes[d] for d in others]
+    together = _chunks_of_shard(shards, spatial, grids, math.prod(sizes), version)
+    return Layout(
+        image, tuple(grids), tuple(factors), spatial, together, version, label
+    )
+
+
+def _chunks_of_shard(
+    shards: int | Sequence[int] | None,
+    chunks: tuple[int, ...],
+    grids: Sequence[Grid],
+    others: int,
+    version: str,
+) -> tuple[int, ...] | None:
+    """Return the chunks of a shard along each spatial axis, None for no shards."""
+    if shards is None:
+        counts = [np.ceil(np.divide(grid.shape, chunks)).prod() for grid in grids]
+        many = others * sum(counts) > MOST_FILES
+        return (TOGETHER,) * len(chunks) if many and version != "0.4" else None
+    if version == "0.4":
+        msg = "OME-Zarr 0.4 has no shards; write 0.5, or leave shards out"
+        raise InputError(msg, version="0.5")
+    sizes = whole_per_axis(shards, len(chunks), "shards", minimum=1)
+    if any(size % n for size, n in zip(sizes, chunks, strict=True)):
+        msg = (
+            f"shards must be multiples of the chunks {chunks}, got {shards!r}; give "
+            "both, for example chunks=64, shards=256"
+        )
+        raise InputError(msg)
+    return tuple(size // n for size, n in zip(sizes, chunks, strict=True))
 
 
 def level_path(number: int) -> str:
-    """Return the path of a level's array in its store."""
-    return f"scale{number}/image"
+    """Return the path of a level's array in its store, as most readers expect it."""
+    return str(number)
 
 
 def _check_values(image: xr.DataArray) -> None:
@@ -214,16 +257,25 @@ def lay_out(path: Path, layout: Layout) -> None:
     metadata = nz.Metadata(
         axes=axes, datasets=datasets, coordinateTransformations=None, name=name
     )
-    if "c" in image.coords and "c" in dims:
-        metadata.omero = _omero(image)
+    together = layout.together
     nz.to_ome_zarr(
         str(path),
         nz.NgffMultiscales(images, metadata),
         version=version,
         metadata_only=True,
         consolidate_metadata=False,
+        chunks_per_shard=together and (1,) * len(others) + together,
         **compression(version),
     )
+    channels = _omero(image)
+    if channels:
+        # ngff-zarr would drop what it does not know.
+        group = zarr.open_group(path, mode="r+")
+        if version == "0.4":
+            group.attrs["omero"] = {"channels": channels}
+        else:
+            ome: Any = group.attrs["ome"]
+            group.attrs["ome"] = ome | {"omero": {"channels": channels}}
 
 
 def compression(version: str) -> dict[str, Any]:
@@ -260,19 +312,21 @@ def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype.newbyteorder("=")
 
 
-def _omero(image: xr.DataArray) -> Any:
-    """Return OME-Zarr's metadata of channels, with display limits from the dtype."""
+def _omero(image: xr.DataArray) -> list[dict[str, Any]]:
+    """Return OME-Zarr's entries of channels that have names, or were read from one.
+
+    Colours and display limits that are not known are chosen here.
+    """
     import ngff_zarr as nz
 
     limits = np.iinfo(image.dtype) if image.dtype.kind in "iu" else None
     low, high = (float(limits.min), float(limits.max)) if limits else (0.0, 1.0)
-    window = nz.OmeroWindow(min=low, max=high, start=low, end=high)
+    window = {"min": low, "max": high, "start": low, "end": high}
+    entries = channel_entries(image)
+    if not any(entries):
+        return []
     colors = nz.GLASBEY_COLORS
-    return nz.Omero(
-        channels=[
-            nz.OmeroChannel(
-                color=colors[i % len(colors)], window=window, label=str(label)
-            )
-            for i, label in enumerate(image["c"].values)
-        ]
-    )
+    return [
+        {"active": True, "color": colors[i % len(colors)], "window": window} | entry
+        for i, entry in enumerate(entries)
+    ]

@@ -19,11 +19,13 @@ from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
 from xdreg.coordinates import coordinates
 from xdreg.errors import InputError, StoreError
-from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
+from xdreg.grid import SPATIAL_DIMS, Grid
+from xdreg.stores.channels import with_channels
 from xdreg.stores.identity import key_of
-from xdreg.stores.nodes import open_group
-from xdreg.stores.ome_metadata import read_metadata
-from xdreg.stores.paths import as_address
+from xdreg.stores.nodes import open_given
+from xdreg.stores.ome_metadata import ImageMetadata, LevelMetadata, read_metadata
+from xdreg.stores.orientation import CONVENTION, placed_axes
+from xdreg.stores.reordered import Reordered
 
 if TYPE_CHECKING:
     import zarr
@@ -31,26 +33,29 @@ if TYPE_CHECKING:
 
 @overload
 def open_ome_zarr(
-    store: str | os.PathLike[str],
+    store: Any,
     *,
     level: None = None,
+    coordinate_system: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> xr.DataTree: ...
 
 
 @overload
 def open_ome_zarr(
-    store: str | os.PathLike[str],
+    store: Any,
     *,
     level: int,
+    coordinate_system: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> xr.DataArray: ...
 
 
 def open_ome_zarr(
-    store: str | os.PathLike[str],
+    store: Any,
     *,
     level: int | None = None,
+    coordinate_system: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> xr.DataTree | xr.DataArray:
     """Open an OME-Zarr image lazily.
@@ -58,9 +63,13 @@ def open_ome_zarr(
     Parameters
     ----------
     store
-        Path or URL (``https://…``, ``s3://…``) of a multiscale image.
+        Path or URL (``https://…``, ``s3://…``) of a multiscale image, also zipped
+        (``.ozx``, ``.zip``). Or a `zarr.Group`, a store of Zarr, or a mapping of
+        fsspec.
     level
         Return only this level, 0 being the finest.
+    coordinate_system
+        Name of one of the systems that a store of spatialdata has transformations to.
     storage_options
         For remote stores, passed to fsspec, for example ``{"anon": True}``.
 
@@ -69,14 +78,15 @@ def open_ome_zarr(
     DataTree or DataArray
         The tree has a node per level, ``tree["scale0/image"]`` being the finest. Each
         is a DataArray ``([t], [c], [z], y, x)`` chunked as stored, whose coordinates
-        are voxel centres with ``units``.
+        are voxel centres with ``units``. Axes with an anatomical orientation (RFC-4)
+        are brought to ITK's: they run to the left, posterior, superior.
 
     Raises
     ------
     StoreError
         If it does not exist, is no OME-Zarr image, or has unusable metadata.
     InputError
-        If the level does not exist.
+        If the level or the coordinate system does not exist, or must be chosen.
 
     Examples
     --------
@@ -87,9 +97,9 @@ def open_ome_zarr(
     >>> open_ome_zarr(fixed)["scale0/image"].dims
     ('y', 'x')
     """
-    address = as_address(store, "store")
-    group = open_group(address, storage_options)
-    name, levels, version = read_metadata(address, group)
+    address, group = open_given(store, storage_options)
+    found = read_metadata(address, group, coordinate_system)
+    name, version, levels = found.name, found.version, found.levels
     if level is not None:
         whole = isinstance(level, int | np.integer) and not isinstance(level, bool)
         if not whole or not 0 <= level < len(levels):
@@ -99,9 +109,10 @@ def open_ome_zarr(
             )
             raise InputError(msg)
         levels = [levels[level]]
-    arrays = [_open_level(source, image, address) for source, image in levels]
+    arrays = [_open_level(*one, found, address) for one in levels]
     for array in arrays:
-        array.attrs |= {"name": name, "source": address, "ome_zarr_version": version}
+        array.attrs |= {"name": name, "ome_zarr_version": version}
+        array.attrs |= _source_attribute(store, address, coordinate_system)
     if level is not None:
         return arrays[0]
     tree = xr.DataTree.from_dict(
@@ -109,14 +120,30 @@ def open_ome_zarr(
         # A slash in a name would mean a child node.
         name=name.replace("/", "-"),
     )
-    tree.attrs |= {"source": address, "ome_zarr_version": version}
+    tree.attrs |= {"ome_zarr_version": version}
+    tree.attrs |= _source_attribute(store, address, coordinate_system)
     return tree
 
 
-def zarr_array_of(array: xr.DataArray) -> zarr.Array[Any] | None:
-    """Return the Zarr array behind a DataArray, None if it was changed since opening.
+def _source_attribute(store: Any, address: str, system: str | None) -> dict[str, str]:
+    """Return the address as an attribute, if opening it again gives the same."""
+    again = isinstance(store, str | os.PathLike) and system is None
+    return {"source": address} if again else {}
 
-    Dask keeps the source of an array under a key that every operation drops.
+
+def zarr_array_of(array: xr.DataArray) -> zarr.Array[Any] | None:
+    """Return the Zarr array behind a DataArray, None if there is none any more."""
+    import zarr
+
+    source = source_behind(array)
+    return source if isinstance(source, zarr.Array) else None
+
+
+def source_behind(array: xr.DataArray) -> Any:
+    """Return what a DataArray reads its voxels from, None if it was changed.
+
+    That is a Zarr array, or an object that states its ``identity()``. Dask keeps the
+    source of an array under a key that every operation drops.
     """
     import zarr
 
@@ -134,7 +161,9 @@ def zarr_array_of(array: xr.DataArray) -> zarr.Array[Any] | None:
         index = getattr(getattr(source, "key", None), "tuple", ())
         if type(source).__name__ == name and set(map(str, index)) <= {_ALL}:
             source = getattr(source, "array", getattr(source, "_array", None))
-    return checked(source) if isinstance(source, zarr.Array) else None
+    if isinstance(source, zarr.Array):
+        return checked(source)
+    return source if hasattr(source, "identity") else None
 
 
 #: What xarray wraps a Zarr array in, from the outside.
@@ -189,30 +218,37 @@ def lazy_zarr(source: zarr.Array[Any]) -> dask.array.Array:
     return dask.array.from_array(source, chunks=chunks, inline_array=False, name=name)
 
 
-def _open_level(source: zarr.Array[Any], image: Any, address: str) -> xr.DataArray:
-    dims = tuple(str(dim) for dim in image.dims)
-    spatial = tuple(dim for dim in SPATIAL_DIMS if dim in dims)
-    units = {normalise_units((image.axes_units or {}).get(dim)) for dim in spatial}
-    if len(units) > 1:
-        msg = f"{address} has space axes in different units {units}; use one unit"
-        raise StoreError(msg)
-    shape = tuple(source.shape[dims.index(dim)] for dim in spatial)
-    spacing = tuple(image.scale[dim] for dim in spatial)
-    origin = tuple(image.translation[dim] for dim in spatial)
+def lazy(source: Any) -> dask.array.Array:
+    """Return an array that states its ``identity()`` as a Dask array."""
+    name = f"lazy-{tokenize(key_of(source))}"
+    chunks = source.chunks
+    return dask.array.from_array(source, chunks=chunks, inline_array=False, name=name)
+
+
+def _open_level(
+    source: zarr.Array[Any], level: LevelMetadata, image: ImageMetadata, address: str
+) -> xr.DataArray:
+    placed = placed_axes(level, source.shape, image.orientations, address)
+    spatial = tuple(dim for dim in SPATIAL_DIMS if dim in placed)
+    dims = (*(dim for dim in ("t", "c") if dim in level.dims), *spatial)
+    stored = [placed[dim][0] if dim in placed else dim for dim in dims]
+    order = [level.dims.index(dim) for dim in stored]
+    backwards = [dim in placed and placed[dim][2] for dim in dims]
+    shape = tuple(source.shape[level.dims.index(placed[dim][0])] for dim in spatial)
+    spacing = tuple(level.scale[placed[dim][0]] for dim in spatial)
+    origin = tuple(placed[dim][1] for dim in spatial)
     try:
-        grid = Grid(spatial, shape, spacing, origin, units.pop())
+        grid = Grid(spatial, shape, spacing, origin, image.units)
     except InputError as error:
         msg = f"{address}: the level {source.path!r} has no usable geometry: {error}"
         raise StoreError(msg) from error
-    array = xr.DataArray(
-        lazy_zarr(source), dims=dims, coords=coordinates(grid), name="image"
-    )
+    as_stored = order == sorted(order) and not any(backwards)
+    data = lazy_zarr(source) if as_stored else lazy(Reordered(source, order, backwards))
+    array = xr.DataArray(data, dims=dims, coords=coordinates(grid), name="image")
+    if image.orientations:
+        array.attrs["orientation"] = CONVENTION
     if "t" in dims:
         steps = np.arange(array.sizes["t"])
-        array = array.assign_coords(t=image.translation["t"] + image.scale["t"] * steps)
-        unit = (image.axes_units or {}).get("t")
-        array["t"].attrs |= {} if unit is None else {"units": unit}
-    names = image.channel_names
-    if "c" in dims and names and len(names) == array.sizes["c"]:
-        array = array.assign_coords(c=np.asarray(names, dtype=object))
-    return array
+        array = array.assign_coords(t=level.translation["t"] + level.scale["t"] * steps)
+        array["t"].attrs |= {"units": image.time_units} if image.time_units else {}
+    return with_channels(array, image.channels)

@@ -58,6 +58,7 @@ _DEPTH = 4
 #: What late tasks of a failed computation left at a URL: chunks without documents.
 ORPHANS = re.compile(
     rf"(?:scale\d+/image|coordinateTransformations/[^/]+(?:/[^/]+){{1,2}})/{_CHUNK}"
+    rf"|\d{{1,2}}/c(?:/\d+)+"
 )
 
 
@@ -121,7 +122,7 @@ UNFINISHED: Owned = re.compile(
     rf"\.xdreg-unfinished(?:/.*)?"
     rf"|{_EXTRA}/(?:zarr\.json|[^/]+/(?:{_ARRAY}|{_CHUNK}|{_HALF}))"
     rf"|(?:(?:scale\d+|coordinateTransformations(?:/[^/]+)?)/)?{_GROUP}"
-    rf"|(?:scale\d+/image|coordinateTransformations/[^/]+(?:/[^/]+){{1,2}})"
+    rf"|(?:\d{{1,2}}|scale\d+/image|coordinateTransformations/[^/]+(?:/[^/]+){{1,2}})"
     rf"/(?:{_ARRAY}|{_CHUNK}|{_HALF})"
 )
 

@@ -23,7 +23,7 @@ from xdreg.numerics import kernels
 from xdreg.stores.channels import ChannelMix
 from xdreg.stores.checked_arrays import counting_chunks
 from xdreg.stores.identity import identity_of, key_of, zarr_arrays_in
-from xdreg.stores.ome_zarr import with_checked_sources, zarr_array_of
+from xdreg.stores.ome_zarr import source_behind, with_checked_sources
 from xdreg.stores.retrying import retry_read
 
 if TYPE_CHECKING:
@@ -258,8 +258,8 @@ def _is_remote(source: Any) -> bool:
 
 
 def source_of(array: xr.DataArray) -> Any:
-    """Return an image's voxels as a Zarr array, a numpy array or a `LazyArray`."""
-    stored = zarr_array_of(array)
+    """Return an image's voxels as they are stored, a numpy array or a `LazyArray`."""
+    stored = source_behind(array)
     if stored is not None:
         return stored
     if array.chunks is not None:

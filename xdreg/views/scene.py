@@ -22,7 +22,7 @@ from xdreg.fields.provenance import IMAGES, recorded_image
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid, pyramid_factors
 from xdreg.stores.channels import counterpart
-from xdreg.stores.itk_images import open_image
+from xdreg.stores.image_files import open_image
 from xdreg.stores.ome_zarr import open_ome_zarr
 from xdreg.stores.pyramid import Pyramid, image_levels
 from xdreg.stores.readers import ImageReader
