@@ -35,7 +35,6 @@ from xdreg.stages import (
 )
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
 
     from xdreg import bridges, datasets, itk_dreg, plot
@@ -77,6 +76,7 @@ if TYPE_CHECKING:
     from xdreg.stores.image_files import open_image as _open_image
     from xdreg.stores.itk_images import from_itk_image as _from_itk_image
     from xdreg.stores.itk_images import to_itk_image
+    from xdreg.stores.memory_images import make_image as _make_image
     from xdreg.stores.pyramid import image_levels
     from xdreg.views.napari_plugin import open_viewer
     from xdreg.views.napari_transform import transform_layer
@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     from_itk_transform = _accessor.to_field(_from_itk_transform)
     identity = _accessor.to_field(_identity)
     inverse = _accessor.to_field(_inverse)
+    make_image = _accessor.to_image(_make_image)  # type: ignore[arg-type]
     make_field = _accessor.to_field(_make_field)
     open_field = _accessor.to_field(_open_field)
     open_image = _accessor.to_image(_open_image)  # type: ignore[arg-type]
@@ -144,6 +145,7 @@ _LAZY = {
     "registration.register": ("plan", "register"),
     "stores.image_files": ("open_image",),
     "stores.itk_images": ("from_itk_image", "to_itk_image"),
+    "stores.memory_images": ("make_image",),
     "stores.ome_zarr": ("open_ome_zarr",),
     "stores.pyramid": ("image_levels",),
     "views.napari_plugin": ("open_viewer",),
@@ -195,6 +197,7 @@ __all__ = [
     "label_overlaps",
     "landmark_errors",
     "make_field",
+    "make_image",
     "make_scene",
     "open_field",
     "open_image",

@@ -75,7 +75,11 @@ def test_files_that_itk_reads(tmp_path):
         xdreg.open_image(tmp_path / "text.nrrd")
     colour = np.random.default_rng(0).integers(0, 255, (8, 9, 3)).astype(np.uint8)
     itk.imwrite(itk.image_from_array(colour, is_vector=True), str(tmp_path / "rgb.png"))
-    opened = xdreg.open_image(tmp_path / "rgb.png", units=None)
+    with pytest.raises(xdreg.InputError, match=r"no size of a voxel.*spacing"):
+        xdreg.open_image(tmp_path / "rgb.png")
+    opened = xdreg.open_image(tmp_path / "rgb.png", spacing=2.0, units="um")
+    assert grid_of(opened).spacing == (2.0, 2.0)
+    assert grid_of(opened).units == "micrometer"
     assert opened.dims == ("c", "y", "x")
     np.testing.assert_array_equal(opened.transpose("y", "x", "c"), colour)
 

@@ -104,7 +104,7 @@ def test_a_dataset_path_may_not_leave_the_store(tmp_path, path):
         (dataset(path="0/.."), "leaves the store"),
         (multiscale(datasets=[]), "without datasets"),
         (multiscale(axes=[]), "no axes"),
-        (multiscale(axes=[{"name": "y"}, {"name": "x"}]), "of type 'space'"),
+        (multiscale(axes=[{"name": "y"}, {"type": "space"}]), "of type 'space'"),
         (axes(("y", "channel"), ("x", "space")), "of type 'space'"),
         (axes(("c", "channel"), ("x", "space")), "of type 'space'"),
         (axes(("Y", "space"), ("y", "space")), "in any order"),

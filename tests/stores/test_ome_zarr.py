@@ -50,7 +50,7 @@ def test_a_sharded_store_is_chunked_by_shards(tmp_path):
     path = tmp_path / "sharded.zarr"
     xdreg.save(sample(2), path, levels=1)
     group = zarr.open_group(path, mode="r+")
-    values = group["scale0/image"][:]
+    values = group["0"][:]
     zarr.create_array(
         path / "0",
         data=values,

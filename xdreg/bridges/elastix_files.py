@@ -22,7 +22,7 @@ from xdreg.bridges import vector_images
 from xdreg.bridges.prepare import MILLIMETRES, for_tool
 from xdreg.errors import InputError, StoreError
 from xdreg.fields.composition import as_one_field
-from xdreg.fields.field import field_grid
+from xdreg.fields.field import field_grid, fixed_grid
 from xdreg.grid import SPATIAL_DIMS, Grid
 from xdreg.numerics.itk_transforms import itk_parameters
 from xdreg.stores.named_files import companion
@@ -67,7 +67,9 @@ def write(
     with new_file(path, overwrite=overwrite) as partial:
         # The bytes of a path that is not UTF-8, which transformix opens.
         partial.write_text(
-            _parameters(grid, vectors), encoding="utf-8", errors="surrogateescape"
+            _parameters(fixed_grid(prepared), vectors),
+            encoding="utf-8",
+            errors="surrogateescape",
         )
 
 

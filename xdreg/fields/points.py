@@ -35,7 +35,8 @@ def transform_points(field: xr.Dataset, points: Any, *, inverse: bool = False) -
         An array in the order of the dims, ``z, y, x``. A pandas DataFrame by the names
         of its columns, ``z``, ``y``, ``x``, or napari's ``axis-0`` and so on; a
         GeoDataFrame of points by its geometry; so too a structured array and a
-        DataArray with named columns.
+        DataArray with named columns. Of more points than fit in memory, an iterator of
+        any of these.
     inverse
         Map points of the moving image into the fixed one. No inverse field is needed:
         Newton's method solves for every point, to within 1e-4 cells of the field.
@@ -43,7 +44,8 @@ def transform_points(field: xr.Dataset, points: Any, *, inverse: bool = False) -
     Returns
     -------
     (n, ndim)
-        Of the type of the input; other columns of a table are kept. NaN for points
+        Of the type of the input, for an iterator an iterator that maps part by part;
+        other columns of a table are kept. NaN for points
         outside the fixed image, where the field is unknown. With ``inverse``, NaN for
         points that come from outside it, and for those without a unique inverse,
         because the field folds.
@@ -74,6 +76,8 @@ def transform_points(field: xr.Dataset, points: Any, *, inverse: bool = False) -
     """
     reader = open_displacement(field)
     grid = reader.grid
+    if isinstance(points, Iterator):
+        return (transform_points(field, part, inverse=inverse) for part in points)
     table = read_table(points, grid.dims)
     move = _back if inverse else _forth
     return table.replaced(move(reader, fixed_grid(field), table.values, table.rounding))

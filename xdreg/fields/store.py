@@ -160,8 +160,8 @@ def save(
         Directory or URL to write; it appears whole or not at all.
     **options
         ``overwrite``, ``progress`` and, for a URL, ``storage_options``; for images
-        ``version``, ``levels``, ``chunks``, ``shards``, ``labels``, ``name``; for fields
-        ``inverse`` and ``affine``. They are explained at ``to_ome_zarr`` of
+        ``version``, ``levels``, ``chunks``, ``shards``, ``labels``, ``name``; for
+        fields ``inverse`` and ``affine``. They are explained at ``to_ome_zarr`` of
         `ImageAccessor <xdreg.accessor.ImageAccessor>` and of `FieldAccessor
         <xdreg.accessor.FieldAccessor>`.
 

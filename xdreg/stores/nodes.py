@@ -206,6 +206,7 @@ def _inner_path(address: str, path: object, what: str) -> str:
 
 def _store_at(address: str, storage_options: Mapping[str, Any] | None) -> Store:
     """Return the store at a path or URL."""
+    from zarr.core.sync import sync
     from zarr.storage import FsspecStore, LocalStore, ZipStore
 
     if is_remote(address):
@@ -215,7 +216,7 @@ def _store_at(address: str, storage_options: Mapping[str, Any] | None) -> Store:
         return FsspecStore.from_url(address, options, read_only=True)
     # A relative path may not exist in a worker.
     if zipfile.is_zipfile(local_path(address)):
-        return ZipStore(local_path(address), read_only=True)
+        return sync(ZipStore.open(local_path(address), mode="r", read_only=True))
     return LocalStore(local_path(address), read_only=True)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from xdreg.errors import StoreError
-from xdreg.grid import UNIT_METRES, normalise_units
+from xdreg.grid import SPATIAL_DIMS, UNIT_METRES, normalise_units
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,9 +125,9 @@ def _names(metadata: Any) -> Iterator[str]:
 def check_unit(address: str, axis: Mapping[str, Any]) -> None:
     """Raise if a space axis has a unit that is no known length."""
     unit = axis.get("unit")
-    if axis.get("type") != "space" or unit is None or unit == "":
+    if axis.get("name") not in SPATIAL_DIMS or unit is None:
         return
-    if not isinstance(unit, str) or normalise_units(unit) not in KNOWN_UNITS:
+    if not isinstance(unit, str) or normalise_units(unit) not in {None, *KNOWN_UNITS}:
         msg = (
             f"{address}: the axis {axis.get('name')!r} has the unit {unit!r}; expected "
             "a unit of length of OME-Zarr, such as 'micrometer', or none; correct it"

@@ -6,6 +6,7 @@ the numbers in the store.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import zarr
+
+
+#: Versions that are read; those of drafts have a suffix.
+_KNOWN = re.compile(r"0\.[1-6](?:[.-].*)?|unknown")
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,9 @@ def read_metadata(
     axes = _checked_axes(address, declared, arrays)
     dims = tuple(axis["name"] for axis in axes)
     version = str(ome.get("version", declared.get("version", "unknown")))
+    if not _KNOWN.fullmatch(version):
+        msg = f"{address} is OME-Zarr {version}; expected 0.4, 0.5 or 0.6"
+        raise StoreError(msg)
     units, ratios = _units_and_ratios(address, axes, arrays[0].shape)
     levels = []
     for dataset, array in zip(declared["datasets"], arrays, strict=True):
@@ -275,7 +283,7 @@ def _dim_of(axis: Mapping[str, Any]) -> str:
     """Return the dim of an axis, or its own name if it is none."""
     name, kind = str(axis["name"]).lower(), axis.get("type")
     if name in SPATIAL_DIMS:
-        return name if kind in ("space", None) else str(axis["name"])
+        return name if kind in ("space", None) else f"{name} of type {kind}"
     if kind is None:
         return name
     return _DIMS.get(str(kind), str(axis["name"]))

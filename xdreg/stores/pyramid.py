@@ -13,6 +13,7 @@ import xarray as xr
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
 from xdreg.grid import pyramid_factors
+from xdreg.stores.memory_images import image_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,7 +90,7 @@ def image_levels(image: Any, name: str) -> list[xr.DataArray]:
 
     Parameters
     ----------
-    image : DataTree, DataArray or itk.Image
+    image : DataTree, DataArray, itk.Image, SimpleITK.Image or spatialdata element
         A tree has a variable ``image`` in a node per level.
     name
         What to call it in an error.
@@ -99,6 +100,9 @@ def image_levels(image: Any, name: str) -> list[xr.DataArray]:
     InputError
         If it is none of these.
     """
+    own = image_of(image)
+    if own is not None:
+        return image_levels(own, name)
     if isinstance(image, xr.DataTree):
         levels = [
             node.dataset["image"] for node in image.subtree if "image" in node.data_vars
@@ -109,10 +113,18 @@ def image_levels(image: Any, name: str) -> list[xr.DataArray]:
         raise InputError(msg)
     if isinstance(image, xr.DataArray):
         return [image]
-    if hasattr(image, "GetLargestPossibleRegion"):
-        from xdreg.stores.itk_images import from_itk_image
-
-        return [from_itk_image(image)]
+    if isinstance(image, np.ndarray | dask.array.Array):
+        msg = (
+            f"{name} is an array without physical coordinates; give xdreg."
+            "make_image(array, spacing=..., units='micrometer')"
+        )
+        raise InputError(msg)
+    if all(hasattr(image, part) for part in ("data", "scale", "translate")):
+        msg = (
+            f"{name} is a layer of napari; give xdreg.make_image(layer.data, "
+            "layer.scale, layer.translate, str(layer.units[0]))"
+        )
+        raise InputError(msg)
     msg = (
         f"{name} must be a DataArray, a DataTree from xdreg.open_ome_zarr or an "
         f"itk.Image, got {type(image).__name__}; open files with xdreg.open_ome_zarr "

@@ -70,7 +70,7 @@ def _plain(address: str, step: Mapping[str, Any]) -> dict[str, Any]:
             "transformations": [_plain(address, part) for part in parts],
         }
     if kind == "affine":
-        scale, shift = _scale_and_shift(step.get("affine"), address)
+        scale, shift = scale_and_shift(step.get("affine"), address)
         return {
             "type": "sequence",
             "transformations": [
@@ -81,7 +81,7 @@ def _plain(address: str, step: Mapping[str, Any]) -> dict[str, Any]:
     return dict(step)
 
 
-def _scale_and_shift(matrix: Any, what: str) -> tuple[list[float], list[float]]:
+def scale_and_shift(matrix: Any, what: str) -> tuple[list[float], list[float]]:
     """Return the diagonal and the last column of an affine matrix."""
     values = np.asarray(matrix, np.float64)
     linear = values[:, :-1][: values.shape[1] - 1]

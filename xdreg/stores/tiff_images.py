@@ -272,6 +272,13 @@ def _chosen_series(path: Path, file: tifffile.TiffFile, given: int | None) -> in
 def _check_whole(path: Path, file: tifffile.TiffFile, number: int) -> None:
     """Raise if planes of a series are missing, or cut off."""
     image = file.series[number]
+    # tifffile stops at a page that lies beyond the end, or was there before.
+    place, handle = file.pages.next_page_offset, file.filehandle
+    handle.seek(place)
+    following = handle.read(file.tiff.offsetsize)
+    if len(following) < file.tiff.offsetsize or any(following):
+        msg = f"{path} is damaged: its list of pages has no end; copy it anew"
+        raise StoreError(msg)
     for level in image.levels:
         for page in level.pages:
             if page is None:
