@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
     Totals = NDArray[np.float64]
     Kernel = Callable[[int, int, Array, Array, Totals], None]
+    Force = tuple[Sequence[Kernel], Array | None]
 
 
 #: Iterations from which the slope of the energy is computed.
@@ -69,12 +70,44 @@ class Settings:
     timeout: float | None
 
 
+@dataclass(frozen=True)
+class Descent:
+    """The settings of a descent, and a function that makes its force.
+
+    A force, the kernels and the resistance of `descend`, is made anew for each run, as
+    it holds copies of the images. ``end`` is a value of ``time.perf_counter`` in place
+    of the settings' timeout.
+    """
+
+    shape: tuple[int, int, int]
+    settings: Settings
+    force: Callable[[], Force]
+    end: float | None = None
+
+    def run(
+        self,
+        iterations: int | None = None,
+        start: Array | None = None,
+        energies: Sequence[float] = (),
+    ) -> tuple[Array, list[float]]:
+        """Run `descend`, by default until it ends by itself."""
+        kernels, resistance = self.force()
+        settings = self.settings
+        if iterations is not None:
+            settings = replace(settings, iterations=iterations)
+        if self.end is not None:
+            left = max(self.end - time.perf_counter(), 0.0)
+            settings = replace(settings, timeout=left)
+        return descend(self.shape, kernels, settings, resistance, start, energies)
+
+
 def descend(
     shape: tuple[int, int, int],
     force: Sequence[Kernel],
     settings: Settings,
     resistance: Array | None = None,
     start: Array | None = None,
+    energies: Sequence[float] = (),
 ) -> tuple[Array, list[float]]:
     """Return the displacement (z, y, x, 3) in voxels at which a force vanishes.
 
@@ -91,17 +124,18 @@ def descend(
         Divisor of the update, smoothed alike: the force against an update per voxel of
         its length. By default 1. It is smoothed in place.
     start : (z, y, x, 3) float32, voxels
-        Initial displacement; by default zero.
+        Initial displacement, which is changed; by default zero.
+    energies
+        Those of the descent that ended at ``start`` and that this one continues.
     """
     began = time.perf_counter()
-    total, update = (np.zeros((*shape, 3), np.float32) for _ in range(2))
-    if start is not None:
-        total[...] = start
+    total = np.zeros((*shape, 3), np.float32) if start is None else start
+    update = np.zeros((*shape, 3), np.float32)
     totals = np.zeros((shape[0], 2))
     update_taps = [gaussian_taps(sigma) for sigma in settings.update_sigma]
-    step, since = settings.step, 0
+    energies = list(energies)
+    step, since = settings.step, len(energies)
     field_taps = [gaussian_taps(sigma * step**0.5) for sigma in settings.field_sigma]
-    energies: list[float] = []
     one = np.ones((1, 1, 1), np.float32)
     with _Slabs(shape, settings.threads) as slabs:
         if resistance is None:
@@ -110,7 +144,7 @@ def descend(
             update[...] = resistance[..., np.newaxis]
             slabs.smooth(update, update_taps, one)
             resistance[...] = update[..., 0]
-        for iteration in range(settings.iterations):
+        for iteration in range(len(energies), settings.iterations):
             for kernel in force:
                 slabs.run(kernel, total, update, totals)
             energy, count = totals.sum(axis=0)
