@@ -1,7 +1,9 @@
 """Choice between xdreg's own metrics: local correlation or self-similarity.
 
-The two images are aligned on a coarse level by local correlation, and compared there
-without their flat parts:
+The two images are aligned on a coarse level by local correlation, and compared on a
+finer one, inside: away from where a value is missing or constant, and not in flat
+parts. The edge of a skull-stripped brain against zero is the strongest structure of an
+image, and the same in all contrasts. It would decide alone.
 
 - *linearity*: the squared correlation of the intensities, as a share of their
   correlation ratio (from the joint histogram), which is what any relation explains.
@@ -38,6 +40,8 @@ from xdreg.numerics import kernels
 from xdreg.numerics.correlation_kernels import NOISE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import xarray as xr
     from numpy.typing import NDArray
 
@@ -45,8 +49,14 @@ if TYPE_CHECKING:
     from xdreg.engines.linear import Matrix
     from xdreg.stages import Kind, OwnMetric
 
-#: Longest axis of the level that is compared, in voxels.
-LOOK_VOXELS = {2: 320, 3: 40}
+#: Longest axis of the levels that are aligned and compared, in voxels.
+ALIGNED_VOXELS = {2: 320, 3: 40}
+COMPARED_VOXELS = {2: 320, 3: 80}
+
+#: Voxels next to a constant part that are not compared: coarse voxels mix both, and
+#: descriptors reach that far. The least share of an image that must be left.
+BORDER = 2
+LEAST_INSIDE = 0.01
 
 #: Half-width in voxels of the box in which contrast is measured, and the least contrast
 #: of a part that is not flat, as a share of the image's: twice the noise of local
@@ -152,18 +162,16 @@ class _CoarsePair:
         threads: int,
     ) -> None:
         images = Volume.of(fixed, "fixed"), Volume.of(moving, "moving")
-        grid = images[0].grid
-        spacing = np.asarray(grid.spacing)
-        for factors in pyramid_factors(grid, LOOK_VOXELS[grid.ndim]):
-            spacing = spacing * factors
-        self._fixed, self._moving = (v.with_spacing(tuple(spacing)) for v in images)
+        self._coarse = _at_most(images, ALIGNED_VOXELS)
+        self._fixed, self._moving = _at_most(images, COMPARED_VOXELS)
+        self._inside = _inside(self._fixed.values)
         self._images, self._start, self._kind = (fixed, moving), start, kind
         self._threads = threads
         self.poses: dict[str, Pose] = {}
 
     def aligned(self, metric: OwnMetric) -> Matrix:
         """Return the linear transform found by a metric."""
-        one, other, matrix = self._fixed, self._moving, self._start
+        (one, other), matrix = self._coarse, self._start
         if matrix is None:
             pose = find_pose(
                 *self._images, kind=self._kind, metric=metric, threads=self._threads
@@ -179,9 +187,10 @@ class _CoarsePair:
         fixed, grid = self._fixed.values, self._fixed.grid
         axes, quarters = tuple(range(grid.ndim)), np.array(grid.shape) // 4
         pulled = [self._pulled(matrix)]
-        for signs in itertools.product((-1, 1), repeat=grid.ndim):
-            pulled.append(np.roll(pulled[0], np.multiply(signs, quarters), axes))
-        masks = [_compared(fixed, moving) for moving in pulled]
+        for signs in itertools.product((-1, 1), repeat=grid.ndim - 1):
+            shift = np.multiply((1, *signs), quarters)
+            pulled.append(np.roll(pulled[0], shift, axes))
+        masks = [self._compared(moving) for moving in pulled]
         correlation, shapes = (
             _above_chance(
                 *(
@@ -196,7 +205,7 @@ class _CoarsePair:
     def linearity(self, matrix: Matrix) -> float:
         """Return the linearity of the intensities in an alignment."""
         fixed, pulled = self._fixed.values, self._pulled(matrix)
-        both = _compared(fixed, pulled)
+        both = self._compared(pulled)
         a, b = fixed[both].astype(np.float64), pulled[both].astype(np.float64)
         if a.size <= BINS or a.min() == a.max() or b.min() == b.max():
             return float("nan")
@@ -204,11 +213,46 @@ class _CoarsePair:
         general = (_correlation_ratio(a, b) + _correlation_ratio(b, a)) / 2
         return min(1.0, squared / max(general, squared, 1e-6))
 
+    def _compared(self, pulled: Array) -> NDArray[np.bool_]:
+        """Return what is inside of both images, and not flat in both."""
+        inside = self._inside & _inside(pulled)
+        if inside.sum() < LEAST_INSIDE * inside.size:
+            inside = np.isfinite(self._fixed.values) & np.isfinite(pulled)
+        contrast = _has_contrast(self._fixed.values) | _has_contrast(pulled)
+        return np.asarray(inside & contrast)
+
     def _pulled(self, matrix: Matrix) -> Array:
         """Return the moving image on the fixed grid."""
         grid = self._fixed.grid
         field = kernels.affine_displacement(matrix, grid)
         return kernels.warp_array(self._moving.values, self._moving.grid, *field, grid)
+
+
+def _at_most(
+    images: tuple[Volume, Volume], voxels: Mapping[int, int]
+) -> tuple[Volume, Volume]:
+    """Return both images at a level of at most so many voxels per axis."""
+    grid = images[0].grid
+    spacing = np.asarray(grid.spacing)
+    for factors in pyramid_factors(grid, voxels[grid.ndim]):
+        spacing = spacing * factors
+    one, other = (image.with_spacing(tuple(spacing)) for image in images)
+    return one, other
+
+
+def _inside(image: Array) -> NDArray[np.bool_]:
+    """Return the voxels away from those that have no value, or that of all around."""
+    known = np.isfinite(image)
+    filled = np.where(known, image, 0)
+    low, high = (
+        extreme(filled, size=3, mode="nearest")
+        for extreme in (ndimage.minimum_filter, ndimage.maximum_filter)
+    )
+    varied = known & (high - low > np.spacing(np.abs(filled).max()))
+    everywhere = np.ones((3,) * image.ndim)
+    return np.asarray(
+        ndimage.binary_erosion(varied, everywhere, BORDER, border_value=1)
+    )
 
 
 def _correlation_ratio(
@@ -223,12 +267,6 @@ def _correlation_ratio(
     # Bins explain a little of anything: adjust by the degrees of freedom.
     freedom = (explained.size - 1) / (explained.size - edges.size - 1)
     return 1 - freedom * rest / float(explained.var())
-
-
-def _compared(a: Array, b: Array) -> NDArray[np.bool_]:
-    """Return where both images are known, and not both are flat."""
-    both = np.isfinite(a) & np.isfinite(b) & (_has_contrast(a) | _has_contrast(b))
-    return np.asarray(both)
 
 
 def _has_contrast(image: Array) -> NDArray[np.bool_]:
