@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 #: A block with fewer voxels per axis inside the masks, on average, is not registered.
 MIN_SAMPLES_PER_AXIS = 8
 
-#: Share of the window's voxels that must be inside the masks.
-MIN_SHARE = 0.02
-
 
 @dataclass(frozen=True)
 class Inputs:
@@ -122,7 +119,7 @@ def read_window(
         fixed_mask &= np.isfinite(others[-1].fixed)
         moving_mask &= np.isfinite(pulled)
     both = moving[fixed_mask & moving_mask]
-    if both.size < max(MIN_SAMPLES_PER_AXIS**grid.ndim, MIN_SHARE * grid.size):
+    if both.size < MIN_SAMPLES_PER_AXIS**grid.extended_ndim:
         return BlockStatus.TOO_FEW_SAMPLES
     if both.min() == both.max():
         return BlockStatus.EMPTY
