@@ -31,7 +31,7 @@ PROCESS_BYTES = 350_000_000
 COMPILER_BYTES = 100_000_000
 
 #: Bytes of a block per voxel of its window, both images and engine included.
-VOXEL_BYTES = 98
+VOXEL_BYTES = 92
 
 #: Additional bytes per voxel for self-similarity descriptors.
 DESCRIPTOR_BYTES = 90
