@@ -87,7 +87,7 @@ class VoxelUnits:
     def lengths(self, default: Mapping[int, float]) -> list[float]:
         """Return a number of mean voxels, by `ndim`, as physical lengths per dim."""
         voxels = self.voxels(None, default)[3 - self.grid.ndim :]
-        return (np.asarray(voxels) * self.grid.spacing).tolist()
+        return [v * step for v, step in zip(voxels, self.grid.spacing, strict=True)]
 
     def radius(
         self, lengths: float | Sequence[float] | None, default: Mapping[int, float]

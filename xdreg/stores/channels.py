@@ -89,7 +89,7 @@ def channel_entries(array: xr.DataArray) -> list[dict[str, Any]]:
     """Return an entry of OME-Zarr's ``omero`` for each channel, with its name."""
     if "c" not in array.dims:
         return []
-    texts = array[OMERO].values if OMERO in array.coords else []
+    texts: Any = array[OMERO].values if OMERO in array.coords else []
     entries = [json.loads(str(v)) for v in texts] or [
         {} for _ in range(array.sizes["c"])
     ]

@@ -152,7 +152,7 @@ def _one_unit(found: list[bytes], place: Path) -> str | None:
     """Return the unit of a header's entries, None if it states none."""
     texts = [t for entry in found for t in entry.decode("latin-1").split('"')]
     names = {normalise_units(t.strip()) for t in texts if t.strip()}
-    known = names & set(UNIT_METRES)
+    known = {name for name in names if name is not None and name in UNIT_METRES}
     if len(known) > 1:
         msg = f"{place} states different units of length, {sorted(known)}; give one"
         raise InputError(msg, units=sorted(known)[0])
@@ -260,4 +260,5 @@ def _with_bioio(place: Path) -> xr.DataArray:
     grid = Grid(spatial, shape, spacing, (0.0,) * len(shape), "micrometer")
     names = {"c": data["c"]} if "c" in data.coords else {}
     plain = data.reset_coords(drop=True).drop_vars([*data.indexes], errors="ignore")
-    return plain.assign_coords(names).assign_coords(coordinates(grid))
+    result: xr.DataArray = plain.assign_coords(names).assign_coords(coordinates(grid))
+    return result

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, overload
 
 import dask.array
@@ -125,7 +125,9 @@ def open_ome_zarr(
     return tree
 
 
-def _source_attribute(store: Any, address: str, system: str | None) -> dict[str, str]:
+def _source_attribute(
+    store: Any, address: str, system: str | None
+) -> dict[Hashable, str]:
     """Return the address as an attribute, if opening it again gives the same."""
     again = isinstance(store, str | os.PathLike) and system is None
     return {"source": address} if again else {}

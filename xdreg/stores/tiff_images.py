@@ -274,8 +274,10 @@ def _check_whole(path: Path, file: tifffile.TiffFile, number: int) -> None:
     image = file.series[number]
     # tifffile stops at a page that lies beyond the end, or was there before.
     place, handle = file.pages.next_page_offset, file.filehandle
-    handle.seek(place)
-    following = handle.read(file.tiff.offsetsize)
+    following = bytes(file.tiff.offsetsize)
+    if place is not None:
+        handle.seek(place)
+        following = handle.read(file.tiff.offsetsize)
     if len(following) < file.tiff.offsetsize or any(following):
         msg = f"{path} is damaged: its list of pages has no end; copy it anew"
         raise StoreError(msg)
@@ -292,8 +294,9 @@ def _check_whole(path: Path, file: tifffile.TiffFile, number: int) -> None:
                     "bytes and names more; copy it anew"
                 )
                 raise StoreError(msg)
-        if level.dataoffset is not None and len(level.pages) == 1:
-            size = level.pages[0].parent.filehandle.size
+        first = level.pages[0]
+        if level.dataoffset is not None and first and len(level.pages) == 1:
+            size = first.parent.filehandle.size
             if level.dataoffset + level.nbytes > size:
                 msg = f"{path} is cut off: it has {size} bytes; copy it anew"
                 raise StoreError(msg)
