@@ -72,8 +72,6 @@ def places(tmp_path_factory):
     folder = tmp_path_factory.mktemp("places")
     image = xdreg.datasets.phantom_pair((40, 48)).fixed
     xdreg.save(image, folder / "fixed.zarr")
-    far = image.assign_coords(y=("y", image.y.values + 1000, image.y.attrs))
-    xdreg.save(far, folder / "far.zarr")
     for name, units in (("metres", "meter"), ("bare", None)):
         other = xdreg.datasets.phantom_pair((40, 48), origin=900, units=units).fixed
         xdreg.save(other, folder / f"{name}.zarr")
@@ -87,12 +85,8 @@ def places(tmp_path_factory):
     [
         (["info", "no.zarr"], ["no.zarr does not exist"]),
         (["info", "text.txt"], ["ITK cannot read"]),
-        (["info", "empty"], ["not a Zarr store"]),
-        (
-            ["register", "fixed.zarr", "far.zarr", "-o", "out"],
-            ["overlap", "--initial"],
-        ),
-        (["register", "fixed.zarr", "metres.zarr", "-o", "out"], ["overlap", "units"]),
+        (["info", "empty"], ["expected a file"]),
+        (["register", "fixed.zarr", "metres.zarr", "-o", "out"], ["units"]),
         (["register", "fixed.zarr", "bare.zarr", "-o", "out"], ["unit"]),
         (
             ["register", "fixed.zarr", "fixed.zarr", "-o", "out", "--retry", "crashed"],

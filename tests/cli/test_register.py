@@ -64,7 +64,7 @@ def test_an_image_written_anew_is_registered_with_fresh(xdreg_command, tmp_path)
     options = ["-o", tmp_path / "out", "--workdir", tmp_path / "run", "--overwrite"]
     options += ["--options", tmp_path / "one.yaml"]
     assert xdreg_command("register", *paths, *options)[0] == 0
-    array = zarr.open_group(paths[1], mode="r+")["scale0/image"]
+    array = zarr.open_group(paths[1], mode="r+")["0"]
     array[:] = array[:][::-1]
     code, _, err = xdreg_command("register", *paths, *options)
     assert code == 1

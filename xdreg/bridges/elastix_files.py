@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xarray as xr
 
 from xdreg.bridges import vector_images
 from xdreg.bridges.prepare import MILLIMETRES, for_tool
@@ -29,7 +30,6 @@ from xdreg.stores.named_files import companion
 from xdreg.stores.outputs import check_file, new_file
 
 if TYPE_CHECKING:
-    import xarray as xr
     from numpy.typing import NDArray
 
 _ENTRY = re.compile(r"^\s*\((\w+)\s*(.*?)\)\s*(?://.*)?$")
@@ -125,7 +125,11 @@ def read(path: Path, *, like: Any = None, units: str | None = None) -> xr.Datase
     units = units or MILLIMETRES
     files = _chain(path)
     transforms = [_transform(file, units) for file in files]
-    grid = None if like is not None else _fixed_grid(files[-1], units)
+    grid = None
+    if like is None:
+        # A field alone keeps its own grid, which is coarser than the fixed image's.
+        alone = len(transforms) == 1 and isinstance(transforms[0], xr.Dataset)
+        grid = field_grid(transforms[0]) if alone else _fixed_grid(files[-1], units)
     return as_one_field(transforms, like, units, str(path), grid)
 
 
