@@ -128,7 +128,7 @@ def test_odd_outputs(odd, tmp_path, monkeypatch):
         (lambda: register(workdir=5), "workdir must be a path .*, got 5"),
         (lambda: register(workdir="s3://b/run"), "workdir must be a local"),
         (lambda: xdreg.open_image(None), "path must be a path .*, got None"),
-        (lambda: register(stages=5), "a stage must be .*, got 5"),
+        (lambda: register(stages=5), "a stage must be .*; got 5"),
         (lambda: xdreg.warp("field.zarr", IMAGE), "a field is a Dataset .*, got str"),
         (lambda: with_units(7), "a unit of length must be text .*, got 7"),
     ],

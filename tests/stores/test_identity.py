@@ -257,7 +257,10 @@ def test_a_derived_array_has_the_identity_of_its_sources(derive, stored):
 
 @pytest.mark.parametrize("chunks", [{}, None])
 def test_an_array_that_xarray_opened(chunks, stored):
-    levels = xr.open_zarr(stored, chunks=chunks, consolidated=False)
+    # Levels differ in size, and have dimensions of one name.
+    levels = xr.open_zarr(
+        stored, chunks=chunks, consolidated=False, drop_variables=["1", "2", "3"]
+    )
     before = identity_of(source_of(levels["0"]))
     rewrite(stored)
     assert identity_of(source_of(levels["0"])) != before

@@ -46,7 +46,7 @@ def coarse_figures():
 
 
 def test_no_string_from_data_becomes_markup(hostile_report):
-    html = hostile_report.read_text()
+    html = hostile_report.read_text("utf-8")
     page = Page(html)
     assert len(page.all("script")) == 1
     assert not any("onerror" in attrs for _, attrs in page.tags)
@@ -66,7 +66,7 @@ def test_no_string_from_data_becomes_markup(hostile_report):
 
 def test_the_numbers_are_those_of_the_registration(registered, hostile_report):
     pair, _, field = registered
-    text = " ".join(Page(hostile_report.read_text()).text.split())
+    text = " ".join(Page(hostile_report.read_text("utf-8")).text.split())
     errors = judging.landmark_errors(field, pair.fixed_points, pair.moving_points)
     for before, after in errors.table().values():
         assert f"{before:.3g} {after:.3g}" in text
@@ -85,7 +85,7 @@ def test_a_field_that_says_nothing_of_itself_has_a_report(tmp_path):
     pair = xdreg.datasets.phantom_pair((20, 24, 28), amplitude=2.0, units=None)
     field = make_field(pair.displacement.values, grid_of(pair.fixed))
     path = xdreg.report(field, tmp_path / "qc.html", pair.fixed, pair.moving)
-    page = Page(path.read_text())
+    page = Page(path.read_text("utf-8"))
     assert "has no provenance" in page.text
     assert "Nothing stands out" in page.text
     assert sum(v.get("type") == "range" for v in page.all("input")) == 3
@@ -101,7 +101,7 @@ def test_a_file_that_exists_is_kept(registered, tmp_path):
         field.dreg.report(path, pair.fixed, moving, labels=moving, overwrite=True)
     with pytest.raises(xdreg.InputError, match="a report is a local file"):
         field.dreg.report("s3://bucket/qc.html", pair.fixed, moving)
-    assert path.read_text() == "mine"
+    assert path.read_text("utf-8") == "mine"
     assert [p.name for p in tmp_path.iterdir()] == ["qc.html"]
 
 
