@@ -179,7 +179,8 @@ class Source:
         finite = np.isfinite(values)
         if not finite.any() or values[finite].min() == values[finite].max():
             stored = self._reader(level, channel).read()
-            if (known := stored[np.isfinite(stored)]).size and np.ptp(known):
+            known = stored[np.isfinite(stored)]
+            if known.size and known.min() != known.max():
                 msg = (
                     f"{self.name} holds values from {known.min():.6g} to "
                     f"{known.max():.6g}, which single precision cannot tell apart; "
