@@ -90,11 +90,15 @@ class Descent:
         start: Array | None = None,
         energies: Sequence[float] = (),
     ) -> tuple[Array, list[float]]:
-        """Run `descend`, by default until it ends by itself."""
+        """Run `descend` for at most so many iterations, those before included.
+
+        By default, and at most, it is the settings' number.
+        """
         kernels, resistance = self.force()
         settings = self.settings
         if iterations is not None:
-            settings = replace(settings, iterations=iterations)
+            most = min(iterations, settings.iterations)
+            settings = replace(settings, iterations=most)
         if self.end is not None:
             left = max(self.end - time.perf_counter(), 0.0)
             settings = replace(settings, timeout=left)

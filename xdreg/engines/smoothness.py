@@ -61,14 +61,15 @@ def descend_either_way(rough: Descent, smooth: Descent, rougher: float) -> Array
     The rough one serves better if the energy rises by a factor of ``rougher`` more.
     Each goes on from where the comparison left it.
     """
-    found, energies = rough.run(ITERATIONS + 1)
-    if len(energies) <= ITERATIONS or rough.settings.iterations <= ITERATIONS + 1:
+    compared = ITERATIONS + 1
+    found, energies = rough.run(compared)
+    if len(energies) < compared or rough.settings.iterations == compared:
         return found
     other, _ = smooth.run(ITERATIONS)
     other, (reached,) = rough.run(1, other)
     before, *_, risen = energies
     if risen - before < rougher * (reached - before):
         del found
-        return smooth.run(start=other)[0]
+        return smooth.run(smooth.settings.iterations - compared, other)[0]
     del other
     return rough.run(start=found, energies=energies)[0]
