@@ -28,6 +28,9 @@ PerAxis = float | Sequence[float]
 #: Kinds of linear transform.
 Kind = Literal["translation", "rigid", "similarity", "affine"]
 
+#: Starts that are named: the middles of the imaged regions, or of what they show.
+CENTERS = ("centers", "centers_of_mass")
+
 #: Metrics of xdreg's own engines.
 OwnMetric = Literal["lncc", "mind"]
 OWN_METRICS: tuple[Metric, ...] = get_args(OwnMetric)

@@ -125,11 +125,9 @@ def read(path: Path, *, like: Any = None, units: str | None = None) -> xr.Datase
     units = units or MILLIMETRES
     files = _chain(path)
     transforms = [_transform(file, units) for file in files]
-    grid = None
-    if like is None:
-        # A field alone keeps its own grid, which is coarser than the fixed image's.
-        alone = len(transforms) == 1 and isinstance(transforms[0], xr.Dataset)
-        grid = field_grid(transforms[0]) if alone else _fixed_grid(files[-1], units)
+    # A field alone keeps its own grid, which is coarser than the fixed image's.
+    alone = len(transforms) == 1 and isinstance(transforms[0], xr.Dataset)
+    grid = None if alone or like is not None else _fixed_grid(files[-1], units)
     return as_one_field(transforms, like, units, str(path), grid)
 
 

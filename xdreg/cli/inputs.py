@@ -16,8 +16,9 @@ from xdreg.cli.common import (
     open_transform,
     whole_numbers,
 )
-from xdreg.cli.options_file import NAMED, read_options
+from xdreg.cli.options_file import read_options
 from xdreg.errors import InputError, StoreError
+from xdreg.stages import CENTERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -183,7 +184,7 @@ def opened(given: dict[str, Any]) -> tuple[list[Any], list[Any], Any]:
         for mask in (given["fixed_mask"], given["moving_mask"])
     ]
     start = given["initial"]
-    named = start in (None, *NAMED)
+    named = start in (None, *CENTERS)
     return images, masks, start if named else open_transform(start)
 
 
@@ -218,7 +219,7 @@ def given_or_recorded(
 def addresses(given: dict[str, Any]) -> list[str]:
     """Return the paths and URLs of all that is read."""
     names = ("fixed", "moving", "fixed_mask", "moving_mask", "initial")
-    return [given[n] for n in names if given.get(n) not in (None, "auto", *NAMED)]
+    return [given[n] for n in names if given.get(n) not in (None, "auto", *CENTERS)]
 
 
 def planning(given: dict[str, Any], start: Any) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from xdreg import stages
 from xdreg.errors import InputError, StoreError
-from xdreg.stages import Blockwise, Custom
+from xdreg.stages import CENTERS, Blockwise, Custom
 from xdreg.stores.paths import as_address, is_remote, local_path
 
 if TYPE_CHECKING:
@@ -54,11 +54,8 @@ NAMES = (*PATHS, *_OTHERS)
 #: Most values in a file.
 MOST_VALUES = 10**5
 
-#: Names of a start that are no paths.
-NAMED = ("centers", "centers_of_mass")
-
 #: Values of a mask and of a start that are no paths.
-_NO_PATHS = ("auto", *NAMED)
+_NO_PATHS = ("auto", *CENTERS)
 
 #: Options that are not written: some belong to one run, others are in each stage.
 _NOT_WRITTEN = ("workdir", "retry", "metric", "block_shape", "overlap")

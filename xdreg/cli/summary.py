@@ -75,8 +75,9 @@ def summary_lines(summary: Mapping[str, Any]) -> dict[str, str]:
 
 def verdict_line(summary: Mapping[str, Any]) -> str:
     """Return the verdict as a line of text."""
-    found = summary["verdict"]
-    return ": ".join(filter(None, [found["word"], "; ".join(found["reasons"])]))
+    from xdreg.registration.verdict import Verdict
+
+    return str(Verdict(**summary["verdict"]))
 
 
 def agreement(

@@ -244,8 +244,7 @@ def smoothing(
         if finest:
             share = FINEST_SHARE[name]
             default = {ndim: share[ndim] * default[ndim] for ndim in share}
-        voxels = units.voxels(options.get(name), default)[3 - grid.ndim :]
-        result[name] = (np.asarray(voxels) * grid.spacing).tolist()
+        result[name] = units.lengths(options.get(name), default)
     return result
 
 
@@ -267,7 +266,7 @@ def by_level(options: Mapping[str, Any], grid: Grid, *, finest: bool) -> dict[st
         if own.wide_box:
             widest = LARGEST_RADIUS * math.prod(units.shape) ** (1 / units.ndim)
             default = min(own.radius[units.ndim], widest)
-            result.setdefault("radius", units.lengths({units.ndim: default}))
+            result.setdefault("radius", units.lengths(None, {units.ndim: default}))
     return result | smoothing(options, grid, finest=finest)
 
 

@@ -164,7 +164,8 @@ class _CoarsePair:
         images = Volume.of(fixed, "fixed"), Volume.of(moving, "moving")
         self._coarse = _at_most(images, ALIGNED_VOXELS)
         self._fixed, self._moving = _at_most(images, COMPARED_VOXELS)
-        self._inside = _inside(self._fixed.values)
+        fixed_values = self._fixed.values
+        self._inside, self._varied = _inside(fixed_values), _has_contrast(fixed_values)
         self._images, self._start, self._kind = (fixed, moving), start, kind
         self._threads = threads
         self.poses: dict[str, Pose] = {}
@@ -218,8 +219,7 @@ class _CoarsePair:
         inside = self._inside & _inside(pulled)
         if inside.sum() < LEAST_INSIDE * inside.size:
             inside = np.isfinite(self._fixed.values) & np.isfinite(pulled)
-        contrast = _has_contrast(self._fixed.values) | _has_contrast(pulled)
-        return np.asarray(inside & contrast)
+        return np.asarray(inside & (self._varied | _has_contrast(pulled)))
 
     def _pulled(self, matrix: Matrix) -> Array:
         """Return the moving image on the fixed grid."""

@@ -44,7 +44,7 @@ def smooth_descent(
     """
 
     def stronger() -> Force:
-        kernels, resistance = force(units.lengths(RADIUS))
+        kernels, resistance = force(units.lengths(None, RADIUS))
         return kernels, None if resistance is None else resistance / np.float32(LONGER)
 
     settings = replace(

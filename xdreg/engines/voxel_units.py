@@ -84,9 +84,11 @@ class VoxelUnits:
         voxels = np.minimum(padded / self._spacing, most)
         return tuple(np.where(self._present, voxels, 0.0).tolist())
 
-    def lengths(self, default: Mapping[int, float]) -> list[float]:
-        """Return a number of mean voxels, by `ndim`, as physical lengths per dim."""
-        voxels = self.voxels(None, default)[3 - self.grid.ndim :]
+    def lengths(
+        self, lengths: float | Sequence[float] | None, default: Mapping[int, float]
+    ) -> list[float]:
+        """Return physical lengths per dim, from what `voxels` takes."""
+        voxels = self.voxels(lengths, default)[3 - self.grid.ndim :]
         return [v * step for v, step in zip(voxels, self.grid.spacing, strict=True)]
 
     def radius(

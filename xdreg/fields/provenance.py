@@ -71,6 +71,13 @@ class StageRecord:
         order = np.argsort(-counts, kind="stable")
         return {status_name(values[i]): int(counts[i]) for i in order}
 
+    def mean(self, name: str) -> float:
+        """Return the mean of a diagnostic over the blocks, NaN if it is unknown."""
+        values = self.blocks.get(name)
+        if values is None or not np.isfinite(values).any():
+            return float("nan")
+        return float(np.nanmean(values))
+
 
 def manifest_of(field: xr.Dataset) -> dict[str, Any]:
     """Return the description of the run that produced a field, or an empty dict."""

@@ -28,11 +28,8 @@ def stage_table(field: xr.Dataset) -> pd.DataFrame:
             "level": stage.options.get("level"),
             "blocks": int(np.prod(stage.counts)),
         }
-        for when in ("before", "after"):
-            values = stage.blocks.get(f"similarity_{when}")
-            row[f"similarity_{when}"] = np.nan
-            if values is not None and np.isfinite(values).any():
-                row[f"similarity_{when}"] = np.nanmean(values)
+        for name in ("similarity_before", "similarity_after"):
+            row[name] = stage.mean(name)
         rows.append(row | stage.statuses)
     table = pd.DataFrame(rows)
     # A status that a stage does not have occurs in none of its blocks.

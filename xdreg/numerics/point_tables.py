@@ -163,10 +163,8 @@ def _of_frame(
         return points.assign(**dict(zip(names, moved.T, strict=True)))
 
     kinds = [dtype for dtype in points[names].dtypes if isinstance(dtype, np.dtype)]
-    called = next((points[c] for c in NAME_COLUMNS if columns.count(c) == 1), None)
-    labels = None if called is None else tuple(map(str, called))
-    values = np.stack(parts, axis=1)
-    return PointTable(values, max(map(_rounding, kinds), default=0), replaced, labels)
+    rounding = max(map(_rounding, kinds), default=0)
+    return PointTable(np.stack(parts, axis=1), rounding, replaced, _names(points))
 
 
 def _of_geometries(points: Any, dims: Sequence[str] | None, name: str) -> PointTable:
@@ -195,11 +193,9 @@ def _of_geometries(points: Any, dims: Sequence[str] | None, name: str) -> PointT
         )
         return points.set_geometry(new) if points.ndim == 2 else new
 
-    columns = list(points.columns) if points.ndim == 2 else []
-    called = next((points[c] for c in NAME_COLUMNS if columns.count(c) == 1), None)
-    labels = None if called is None else tuple(map(str, called))
+    names = _names(points) if points.ndim == 2 else None
     values = np.array(stored[:, :ndim][:, ::-1])
-    return PointTable(values, _rounding(values.dtype), replaced, labels)
+    return PointTable(values, _rounding(values.dtype), replaced, names)
 
 
 def _columns(points: xr.DataArray) -> list[str] | None:
@@ -226,6 +222,13 @@ def _of_columns(
         return points.copy(data=whole)
 
     return PointTable(whole[:, places], _rounding(points.dtype), replaced)
+
+
+def _names(points: pd.DataFrame) -> tuple[str, ...] | None:
+    """Return what a table calls its points, if it has one column for that."""
+    columns = list(points.columns)
+    called = next((points[c] for c in NAME_COLUMNS if columns.count(c) == 1), None)
+    return None if called is None else tuple(map(str, called))
 
 
 def _dims_of(columns: Sequence[Hashable]) -> Sequence[str]:

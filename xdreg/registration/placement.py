@@ -12,6 +12,7 @@ import numpy as np
 
 from xdreg.errors import InputError
 from xdreg.registration.inputs import check_overlap, mapped_bounds, starting_point
+from xdreg.stages import CENTERS
 from xdreg.stores.readers import image_reader
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
     from xdreg.registration.planning import Plan
     from xdreg.registration.source import PairImage
-
-#: Starts that are named: the middles of the imaged regions, or of what they show.
-CENTERS = ("centers", "centers_of_mass")
 
 #: An image that spans fewer voxels of the other than this, along every axis, and is as
 #: many times smaller as `SMALLER`, has nothing to be found by.

@@ -57,19 +57,13 @@ def summary_rows(field: xr.Dataset) -> dict[str, str]:
 
 def mean_similarity(stage: StageRecord) -> tuple[float, float] | None:
     """Return the mean similarity of blocks before and after; None if unknown."""
-    pair = [stage.blocks.get(f"similarity_{when}") for when in ("before", "after")]
-    known = [v for v in pair if v is not None and np.isfinite(v).any()]
-    if len(known) < 2:
-        return None
-    return float(np.nanmean(known[0])), float(np.nanmean(known[1]))
+    before, after = (stage.mean(f"similarity_{when}") for when in ("before", "after"))
+    return None if np.isnan(before + after) else (before, after)
 
 
 def missing_share(stage: StageRecord) -> float:
     """Return the mean share of missing chunks of a stage's blocks, 0 if unknown."""
-    shares = stage.blocks.get("missing_chunks")
-    if shares is None or not np.isfinite(shares).any():
-        return 0.0
-    return float(np.nanmean(shares))
+    return float(np.nan_to_num(stage.mean("missing_chunks")))
 
 
 def image_text(grid: Grid) -> str:
