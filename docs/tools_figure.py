@@ -47,7 +47,7 @@ def read_back(field):
         dataset = Path(f"{folder}/a.n5/dfield")
         spec = {"driver": "n5", "kvstore": {"driver": "file", "path": f"{dataset}/"}}
         store = tensorstore.open(spec).result()
-        attributes = json.loads((dataset / "attributes.json").read_text())
+        attributes = json.loads((dataset / "attributes.json").read_text("utf-8"))
         found["n5"] = store[:, SPOT[1], SPOT[0]].read().result().tolist(), attributes
     return found
 

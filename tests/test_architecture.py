@@ -84,5 +84,5 @@ def test_numerics_know_neither_dask_nor_zarr():
 
 def test_a_wing_says_its_purpose_and_exports_nothing():
     for wing in BELOW.keys() - {"words", "bridges"}:
-        (only,) = ast.parse((FOLDER / wing / "__init__.py").read_text()).body
+        (only,) = ast.parse((FOLDER / wing / "__init__.py").read_text("utf-8")).body
         assert isinstance(only, ast.Expr)

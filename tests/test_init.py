@@ -43,7 +43,7 @@ def test_other_names_are_errors():
 def test_import_loads_no_slow_library():
     code = "import sys, xdreg; print(*{m.split('.')[0] for m in sys.modules})"
     done = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        [sys.executable, "-c", code], check=True, capture_output=True, encoding="utf-8"
     )
     slow = {"itk", "matplotlib", "napari", "numba", "ngff_zarr", "distributed"}
     assert slow.isdisjoint(done.stdout.split())
@@ -70,6 +70,6 @@ if __name__ == "__main__":
     field.dreg.report({str(tmp_path / "qc.html")!r}, fixed, moving)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False
     )
     assert done.returncode == 0, done.stderr

@@ -165,7 +165,7 @@ def peer_field(tool, fixed, moving, repeats=1):
             [python, script, tool, *files, out, str(repeats)],
             check=True,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             cwd=folder,
         )
         times = np.array(json.loads(done.stdout.splitlines()[-1]))

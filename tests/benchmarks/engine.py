@@ -69,7 +69,7 @@ def compile_time():
                     env=environment,
                     check=True,
                     capture_output=True,
-                    text=True,
+                    encoding="utf-8",
                 ).stdout
             )
             for _ in range(2)
@@ -125,7 +125,7 @@ def memory():
 
 
 def _resident():
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text("utf-8").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 

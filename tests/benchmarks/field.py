@@ -123,7 +123,11 @@ def beside_peers(name, field, fixed):
             command = [python, script, method, source, out, "1"]
             try:
                 done = subprocess.run(
-                    command, check=True, capture_output=True, text=True, timeout=600
+                    command,
+                    check=True,
+                    capture_output=True,
+                    encoding="utf-8",
+                    timeout=600,
                 )
             except subprocess.TimeoutExpired:
                 row(f"{name} rest, {method}", cpu_seconds="over 600")

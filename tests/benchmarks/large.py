@@ -53,20 +53,23 @@ def alone(name, *arguments, module="large"):
         f"print(json.dumps(module.{name}(*{arguments!r})))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        check=True,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
     )
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def _high_water():
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text("utf-8").splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024
     return 0
 
 
 def _resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    return int(Path("/proc/self/statm").read_text("utf-8").split()[1]) * 4096
 
 
 @contextlib.contextmanager

@@ -78,7 +78,10 @@ def importing():
         )
         runs = [
             subprocess.run(
-                [sys.executable, "-c", code], check=True, capture_output=True, text=True
+                [sys.executable, "-c", code],
+                check=True,
+                capture_output=True,
+                encoding="utf-8",
             ).stdout.split(maxsplit=2)
             for _ in range(REPEATS)
         ]
@@ -97,7 +100,7 @@ def reduction():
         [python, script, "reduction", *map(str, REDUCED)],
         check=True,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     found = json.loads(done.stdout.splitlines()[-1])
     figures = {f"blocks_{n**3}": v for n, v in zip(REDUCED, found, strict=True)}

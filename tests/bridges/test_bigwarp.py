@@ -29,7 +29,7 @@ def test_bigwarp_s_n5_goes_out_and_comes_back_in_blocks(tmp_path, ndim, affine):
     assert again.displacement.chunks is not None
     back = xdreg.open_transform(path, inverse=True)
     assert difference(back, inverse) == 0
-    attributes = json.loads((path / "dfield" / "attributes.json").read_text())
+    attributes = json.loads((path / "dfield" / "attributes.json").read_text("utf-8"))
     own = field_grid(known.field)
     assert attributes["spacing"] == list(own.spacing[::-1])
     assert attributes["offset"] == list(own.origin[::-1])
@@ -81,7 +81,7 @@ def test_a_quantised_field_of_bigwarp_with_its_affine(tmp_path):
             "spacing": [0.5, 2.0], "offset": [7.0, 1.0],
             "quantization_multiplier": 0.01, "affine": xyz.ravel().tolist(),
         }  # fmt: skip
-        document.write_text(json.dumps(json.loads(document.read_text()) | more))
+        document.write_text(json.dumps(json.loads(document.read_text("utf-8")) | more))
     grid = Grid(("y", "x"), (3, 4), (2.0, 0.5), (1.0, 7.0), "micrometer")
     bent = make_field((values.transpose(0, 2, 1)[::-1] * 0.01).astype("f4"), grid)
     field = xdreg.open_transform(tmp_path / "q.n5", units="micrometer")
@@ -108,7 +108,7 @@ def test_absurd_numbers_are_refused(change, message, tmp_path):
     pytest.importorskip("tensorstore")
     xdreg.write_transform(zero_field((20, 30)), tmp_path / "a.n5")
     document = tmp_path / "a.n5" / "dfield" / "attributes.json"
-    document.write_text(json.dumps(json.loads(document.read_text()) | change))
+    document.write_text(json.dumps(json.loads(document.read_text("utf-8")) | change))
     began = time.monotonic()
     with pytest.raises(xdreg.StoreError, match=message):
         xdreg.open_transform(tmp_path / "a.n5")

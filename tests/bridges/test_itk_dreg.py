@@ -44,7 +44,7 @@ def test_the_adapter_loads_without_itk_dreg():
         "print('itk' in sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
     )
     assert done.stdout.strip() == "False"
 
@@ -118,7 +118,8 @@ def test_a_method_and_a_reduction_of_itk_dreg(blocks, tmp_path):
     )
     assert "crashed" in xdreg.status_counts(field)
     (text,) = (
-        path.read_text() for path in (tmp_path / "run").glob("stage_00/errors/0.0.txt")
+        path.read_text("utf-8")
+        for path in (tmp_path / "run").glob("stage_00/errors/0.0.txt")
     )
     assert "Shift reports FAILURE" in text
     # The adapter helps itk-dreg alone with what numpy 2 has dropped.

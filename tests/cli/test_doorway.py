@@ -12,7 +12,7 @@ def python(*arguments):
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
 
@@ -24,7 +24,7 @@ def test_python_m_and_the_help_load_no_slow_library():
         "except SystemExit: print(*{m.split('.')[0] for m in sys.modules})"
     )
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
     assert "register" in done.stdout
     slow = {"dask", "zarr", "numba", "scipy", "ngff_zarr", "itk", "yaml"}
     assert slow.isdisjoint(done.stdout.split())
@@ -60,7 +60,7 @@ def test_centers_on_the_command_line(xdreg_command, pair, tmp_path):
         "plan", *pair, "--initial", "centers", "--save-options", options
     )
     assert code == 0
-    assert 'initial = "centers"' in options.read_text()
+    assert 'initial = "centers"' in options.read_text("utf-8")
     assert xdreg_command("plan", "--options", options)[0] == 0
     assert max(map(len, out.splitlines()[:-1])) <= 80
 
@@ -73,7 +73,7 @@ def test_report_finds_the_images(xdreg_command, pair, tmp_path):
     code, _, err = xdreg_command("report", path, "-o", page)
     assert code == 0, err
     assert str(pair[0]) in err
-    assert "<html" in page.read_text()
+    assert "<html" in page.read_text("utf-8")
     xdreg.save(field.drop_attrs(), path, overwrite=True)
     code, _, err = xdreg_command("report", path, "-o", page, "--overwrite")
     assert code == 1

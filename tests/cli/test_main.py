@@ -124,7 +124,7 @@ def test_an_interrupt_says_how_to_resume(tmp_path):
     arguments += ["--block-shape", "24", "--metric", "lncc"]
     command = [sys.executable, "-c", SLOW, *map(str, arguments)]
     # In a group of its own, as a shell would start it.
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8") as process:
         while not list(run.glob("stage_*/records/*.0")) and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
@@ -154,9 +154,9 @@ def test_a_users_mistake_is_one_clear_line(tmp_path):
 def test_an_output_that_is_full_is_one_line(places, as_json):
     code = "from xdreg.cli.main import main; main()"
     command = [sys.executable, "-c", code, "info", places / "fixed.zarr", *as_json]
-    with Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
         done = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            command, stdout=full, stderr=subprocess.PIPE, encoding="utf-8", check=False
         )
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
@@ -179,6 +179,6 @@ def test_import_is_light():
     heavy = "('itk', 'dask', 'distributed', 'napari', 'numba', 'matplotlib')"
     code = f"import sys, xdreg; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
     )
     assert done.stdout.strip() == "[]"

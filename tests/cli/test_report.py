@@ -31,7 +31,7 @@ def test_landmarks_keep_their_names(tmp_path, monkeypatch, capsys):
     target = tmp_path / "qc.html"
     report(*paths, output=target, landmarks=tables)
     assert "wrote" in capsys.readouterr().out
-    assert f"&lt;b&gt;p{len(rows) - 1}&lt;/b&gt;" in target.read_text()
+    assert f"&lt;b&gt;p{len(rows) - 1}&lt;/b&gt;" in target.read_text("utf-8")
     with pytest.raises(xdreg.StoreError, match="exists"):
         report(*paths, output=target)
     again = run("report", *paths, "-o", target)

@@ -31,7 +31,7 @@ def test_what_a_field_was_made_of_is_served(tmp_path):
         [*command, str(tmp_path / "field.ome.zarr"), "--neuroglancer"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     ) as process:
         try:
             link = process.stdout.readline().strip()
@@ -71,7 +71,7 @@ def view(xdreg_command, monkeypatch):
 
 def name_images(field, **addresses):
     """Write into a stored field the addresses of its images."""
-    document = json.loads((field / "xdreg" / "zarr.json").read_text())
+    document = json.loads((field / "xdreg" / "zarr.json").read_text("utf-8"))
     manifest = {name: {"source": str(value)} for name, value in addresses.items()}
     document["attributes"]["xdreg"] = json.dumps(manifest)
     (field / "xdreg" / "zarr.json").write_text(json.dumps(document))

@@ -81,7 +81,7 @@ def test_fresh_starts_anew(stores):
     found = registered(stores, fresh=True).displacement.values
     np.testing.assert_array_equal(found, registered(stores, None).displacement)
     np.testing.assert_array_equal(found, registered(stores).displacement)
-    assert (stores / "run" / "notes.txt").read_text() == "mine"
+    assert (stores / "run" / "notes.txt").read_text("utf-8") == "mine"
 
 
 def test_a_store_may_be_moved_and_named_in_another_way(stores, monkeypatch):
@@ -130,7 +130,7 @@ def scale(source):
     (document,) = (
         path
         for path in source.rglob("zarr.json")
-        if json.loads(path.read_text())["node_type"] == "array"
+        if json.loads(path.read_text("utf-8"))["node_type"] == "array"
         and (path.parent.name == "field" or "displacement" in str(path.parent))
     )
     array = zarr.open_array(document.parent, mode="r+")
@@ -194,7 +194,7 @@ def test_another_process_resumes(stores):
     out = subprocess.check_output(
         [sys.executable, "-c", textwrap.dedent(RESUMED), stores],
         env=os.environ | {"PYTHONHASHSEED": "7"},
-        text=True,
+        encoding="utf-8",
     )
     assert out.strip() == first.tobytes().hex()
     assert (records / "0.1.0").stat().st_mtime_ns == kept

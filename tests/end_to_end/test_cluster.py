@@ -83,7 +83,7 @@ def test_blocks_that_take_workers_down_are_given_up(cluster, expected, tmp_path)
     same(field, expected[0])
     np.testing.assert_array_equal(field.block_status, expected[0].block_status)
     errors = (tmp_path / "run" / "stage_00" / "errors").glob("*.txt")
-    assert "workers died" in next(errors).read_text()
+    assert "workers died" in next(errors).read_text("utf-8")
 
 
 def first_dies_later(fixed, moving):

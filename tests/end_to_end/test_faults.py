@@ -58,7 +58,7 @@ def test_harm_costs_its_block_only(kind, limits, status, text, expected, tmp_pat
     check(field, expected, status)
     errors = list((tmp_path / "run" / "stage_00" / "errors").glob("*.txt"))
     assert len(errors) == 2
-    assert all(text in file.read_text() for file in errors)
+    assert all(text in file.read_text("utf-8") for file in errors)
 
 
 @pytest.mark.slow

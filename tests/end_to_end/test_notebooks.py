@@ -23,6 +23,6 @@ def test_a_notebook_is_valid_and_stripped(path):
 
 def test_every_notebook_is_a_tutorial():
     listed = re.findall(
-        r"^notebooks/(\w+)$", (ROOT / "docs/index.md").read_text(), re.M
+        r"^notebooks/(\w+)$", (ROOT / "docs/index.md").read_text("utf-8"), re.M
     )
     assert sorted(listed) == [path.stem for path in NOTEBOOKS]

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(PYTHON is None, reason="XDREG_PEERS is not set")
 def in_peers(code, *arguments):
     """Run code there; skip where a package is missing."""
     done = subprocess.run(
-        [PYTHON, "-c", code, *map(str, arguments)], capture_output=True, text=True,
+        [PYTHON, "-c", code, *map(str, arguments)], capture_output=True, encoding="utf-8",
         timeout=120,
     )  # fmt: skip
     if "ModuleNotFoundError" in done.stderr:

@@ -56,7 +56,7 @@ def refuse(kind):
 
 
 def contents(path):
-    return Path(path).read_text()
+    return Path(path).read_text("utf-8")
 
 
 def hold(size):
@@ -71,7 +71,7 @@ def chatter():
 
 
 def litter():
-    Path("deformationField.nii").write_text("x")
+    Path("deformationField.nii").write_text("x", "utf-8")
     return str(Path.cwd())
 
 

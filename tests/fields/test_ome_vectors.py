@@ -96,7 +96,9 @@ def test_other_components_are_refused(tmp_path):
 )
 def test_many_small_chunks_are_refused(shape, chunks, tmp_path):
     stored(tmp_path / "f.zarr", ngff_field())
-    contents = {p: json.loads(p.read_text()) for p in tmp_path.rglob("zarr.json")}
+    contents = {
+        p: json.loads(p.read_text("utf-8")) for p in tmp_path.rglob("zarr.json")
+    }
     ((document, content),) = (
         both for both in contents.items() if both[1]["node_type"] == "array"
     )

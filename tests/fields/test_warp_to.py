@@ -172,7 +172,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     field, moving = xdreg.open_field(paths[0]), xdreg.open_ome_zarr(paths[1])
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, *map(str, paths)],
-        stdout=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, encoding="utf-8",
     )  # fmt: skip
     for _ in range(12):
         assert process.stdout.readline().strip() == "writing"

@@ -20,4 +20,4 @@ def run(*arguments):
         "from xdreg.cli.main import main; main()",
         *map(str, arguments),
     ]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=False)

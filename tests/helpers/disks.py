@@ -41,7 +41,7 @@ def run_trials(names, folder, *, mounts):
     command = [sys.executable, "-m", "tests.helpers.disks", str(folder), *names]
     done = subprocess.run(
         ["unshare", "-rm", *command] if mounts else command,
-        text=True,
+        encoding="utf-8",
         capture_output=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_NUM_THREADS": "1"},
         timeout=240,

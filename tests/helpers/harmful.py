@@ -79,7 +79,7 @@ def close_output():
 
 
 def replace_output():
-    sys.stdout = sys.stderr = Path(os.devnull).open()  # noqa: SIM115
+    sys.stdout = sys.stderr = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115
     sys.stdout.close()
 
 

@@ -133,7 +133,7 @@ def driver(kind, folder, share=0.5):
         [sys.executable, "-c", textwrap.dedent(DRIVER), kind, str(folder), str(share)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         start_new_session=True,
     )
 

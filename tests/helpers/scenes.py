@@ -47,7 +47,7 @@ def write_scene(path, *transforms):
 
 def change_root(path, change):
     """Rewrite the ``ome`` metadata of a store: ``change`` alters it in place."""
-    document = json.loads((path / "zarr.json").read_text())
+    document = json.loads((path / "zarr.json").read_text("utf-8"))
     document.pop("consolidated_metadata", None)
     change(document["attributes"]["ome"])
     (path / "zarr.json").write_text(json.dumps(document))

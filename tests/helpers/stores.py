@@ -46,7 +46,7 @@ def edited(path, change, version="0.5"):
     """Write an image, then change its metadata in place."""
     xdreg.save(sample(2), path, version=version, overwrite=True)
     document = path / (".zattrs" if version == "0.4" else "zarr.json")
-    content = json.loads(document.read_text())
+    content = json.loads(document.read_text("utf-8"))
     ome = content if version == "0.4" else content["attributes"]["ome"]
     change(ome)
     document.write_text(json.dumps(content))

@@ -115,7 +115,7 @@ def test_kernels_compile_where_the_package_cannot_be_written(tmp_path):
         env=environment,
         cwd=tmp_path,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
     assert str(package) in done.stdout

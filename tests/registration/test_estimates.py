@@ -55,7 +55,7 @@ WORKER = """
     import xdreg
 
     def high_water():
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text("utf-8")
         return int(re.search(r"VmHWM:\\s*(\\d+) kB", status)[1]) * 1024
 
     def main(size, block):
@@ -86,7 +86,7 @@ def test_a_worker_of_just_the_planned_memory_finishes(tmp_path):
         [sys.executable, file, tmp_path],
         check=True,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=300,
     )
     small, large = (map(int, line.split()) for line in done.stdout.splitlines()[-2:])

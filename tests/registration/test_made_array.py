@@ -173,14 +173,14 @@ def test_what_was_made_without_a_part_of_the_image_is_made_again(stored, tmp_pat
     with pytest.warns(UserWarning, match="fixed, level 1, cannot be read"):
         xdreg.register(fixed, moving, fixed_mask="auto", workdir=where, **options)
     records = [where / f"{name[:-5]}.json" for name in (LEVEL, MASK)]
-    assert all("null" in record.read_text() for record in records)
+    assert all("null" in record.read_text("utf-8") for record in records)
     write(content)
     # Blocks that are done stay; here none was.
     shutil.rmtree(where / "stage_00")
     assert run(where, xdreg.open_ome_zarr(path), moving) == expected
-    assert not any("null" in record.read_text() for record in records)
+    assert not any("null" in record.read_text("utf-8") for record in records)
     for record in records:
-        assert json.loads(record.read_text())["content"]
+        assert json.loads(record.read_text("utf-8"))["content"]
 
 
 def test_an_image_that_is_gone_at_the_start_leaves_nothing_behind(stored, tmp_path):

@@ -150,7 +150,7 @@ def tokens(folder, seed, **changes):
     return subprocess.check_output(
         [sys.executable, "-c", textwrap.dedent(PRINT)],
         env=environment | {"PYTHONHASHSEED": str(seed)},
-        text=True,
+        encoding="utf-8",
     )
 
 

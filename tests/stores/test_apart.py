@@ -140,7 +140,7 @@ def test_commands_say_so_before_they_start(stored, tmp_path):
         with pytest.raises(xdreg.StoreError, match=REFUSED):
             app([*words, "--overwrite"], standalone_mode=False)
     assert not (moving / "out").exists()
-    assert table.read_text() == "y,x\n1,2\n"
+    assert table.read_text("utf-8") == "y,x\n1,2\n"
 
 
 def test_the_numbers_are_those_of_the_image_that_was_registered(stored, tmp_path):

@@ -39,7 +39,7 @@ def run(body):
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(SCRIPT) + textwrap.dedent(body)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
         check=False,
     )

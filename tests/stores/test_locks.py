@@ -32,7 +32,7 @@ def holder(folder):
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(HOLDER), str(folder)],
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     temporary = Path(process.stdout.readline().strip())
     assert process.stdout.readline() == "held\n"
@@ -158,7 +158,7 @@ def test_a_lock_ends_with_its_owner_though_a_fork_lives_on(tmp_path):
             os._exit(0)
     """
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
     child = int(process.stdout.readline())
     try:
         process.wait(30)
@@ -208,7 +208,7 @@ def test_what_is_no_lock_is_not_opened(tmp_path, make):
     with pytest.raises(xdreg.StoreError, match="remove it") as caught, locks.Lock(run):
         pass
     assert str(run / locks.LOCK) in str(caught.value)
-    assert precious.read_text() == "years of work"
+    assert precious.read_text("utf-8") == "years of work"
     assert {path.name for path in tmp_path.iterdir()} == {"precious.txt", "run"}
 
 
@@ -216,7 +216,9 @@ def test_what_is_no_lock_is_not_opened(tmp_path, make):
 def test_what_a_power_cut_leaves_of_a_lock_is_a_lock(tmp_path, left):
     (tmp_path / locks.LOCK).write_bytes(left)
     with locks.Lock(tmp_path):
-        assert json.loads((tmp_path / locks.LOCK).read_text())["pid"] == os.getpid()
+        assert (
+            json.loads((tmp_path / locks.LOCK).read_text("utf-8"))["pid"] == os.getpid()
+        )
 
 
 def test_only_this_users_own_directories_are_swept(tmp_path, monkeypatch):
@@ -254,4 +256,4 @@ def test_only_this_users_own_directories_are_swept(tmp_path, monkeypatch):
         kept |= {"other"}
     locks._sweep()
     assert {path.name for path in shared.iterdir()} == {f"xdreg-{n}" for n in kept}
-    assert (precious / "thesis.tex").read_text() == "years of work"
+    assert (precious / "thesis.tex").read_text("utf-8") == "years of work"

@@ -100,7 +100,7 @@ def test_diagnostics_run_no_code(tmp_path):
     again = xdreg.open_field(path)
     assert again.identical(field)
     document = path / "xdreg/block_seconds/zarr.json"
-    content = json.loads(document.read_text())
+    content = json.loads(document.read_text("utf-8"))
     content["codecs"].append({"name": "numcodecs.pickle", "configuration": {}})
     document.write_text(json.dumps(content))
     with pytest.raises(StoreError, match=r"codec 'numcodecs\.pickle'"):
@@ -114,7 +114,7 @@ def test_names_in_attributes_are_no_codecs(tmp_path):
     path = tmp_path / "image.zarr"
     xdreg.save(sample(2), path, levels=1)
     document = path / "0/zarr.json"
-    content = json.loads(document.read_text())
+    content = json.loads(document.read_text("utf-8"))
     content["attributes"] = {"name": "pickle", "filters": [{"id": "pickle"}]}
     document.write_text(json.dumps(content))
     assert xdreg.open_ome_zarr(path, level=0).shape == (70, 93)
@@ -125,7 +125,7 @@ def test_what_is_consolidated_does_not_count(tmp_path):
     xdreg.save(sample(2), path, levels=1)
     zarr.consolidate_metadata(path)
     document = path / "zarr.json"
-    text = document.read_text()
+    text = document.read_text("utf-8")
     assert '"consolidated_metadata"' in text
     document.write_text(text.replace("zstd", "numcodecs.pickle"))
     image = xdreg.open_ome_zarr(path, level=0)

@@ -52,7 +52,7 @@ def spoil(folder, opened, every):
     """Open a store with values of its metadata replaced by odd ones, in turn."""
     count = 0
     for path in documents(folder):
-        text = path.read_text()
+        text = path.read_text("utf-8")
         document = json.loads(text)
         for place in list(places(document))[1:]:
             for odd in (KeyError, *ODD):
@@ -98,7 +98,7 @@ def in_unit(unit):
 
 def array_document(path, **changes):
     document = path / "0" / "zarr.json"
-    content = json.loads(document.read_text())
+    content = json.loads(document.read_text("utf-8"))
     document.write_text(json.dumps(content | changes))
 
 
@@ -176,7 +176,7 @@ def test_absurd_arrays_are_refused_before_they_are_read(tmp_path, changes, text)
 def test_nothing_is_unpickled(tmp_path, change):
     xdreg.save(sample(2), tmp_path / "image.zarr", version="0.4", levels=1)
     folder = tmp_path / "image.zarr" / "0"
-    document = json.loads((folder / ".zarray").read_text())
+    document = json.loads((folder / ".zarray").read_text("utf-8"))
     pickled = {"id": "pickle", "protocol": 5}
     document |= {
         "filter": {"compressor": None, "filters": [pickled]},

@@ -83,7 +83,9 @@ def test_arrays_pickle_small_and_have_the_same_name_in_every_process(tmp_path):
         "import sys, xdreg;print(xdreg.open_ome_zarr(sys.argv[1], level=0).data.name)"
     )
     arguments = [sys.executable, "-c", code, tmp_path / "image.zarr"]
-    answer = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        arguments, capture_output=True, encoding="utf-8", check=True
+    )
     assert answer.stdout.strip() == opened.data.name
 
 
@@ -148,7 +150,7 @@ def test_a_level_is_one_of_those_there(tmp_path, level):
 def test_real_stores_have_the_numbers_of_their_metadata(path):
     version_2 = path / ".zattrs"
     document = version_2 if version_2.exists() else path / "zarr.json"
-    content = json.loads(document.read_text())
+    content = json.loads(document.read_text("utf-8"))
     ome = content if version_2.exists() else content["attributes"]["ome"]
     tree = xdreg.open_ome_zarr(path)
     for i, level in enumerate(ome["multiscales"][0]["datasets"]):

@@ -63,7 +63,7 @@ def killed(kind, target, *, overwrite, chunks):
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, kind, str(target), str(int(overwrite))],
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     for _ in range(chunks):
@@ -113,7 +113,7 @@ def test_nothing_is_overwritten_unless_asked(tmp_path, kind):
         file.write_text(content)
         with pytest.raises(xdreg.StoreError, match="not a Zarr store"):
             xdreg.save(data_of(kind), tmp_path / name.split("/")[0], overwrite=True)
-        assert file.read_text() == content
+        assert file.read_text("utf-8") == content
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -131,7 +131,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
         raise AssertionError
     with new_file(target, overwrite=True) as file:
         file.write_text("new")
-    assert target.read_text() == "new"
+    assert target.read_text("utf-8") == "new"
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -155,7 +155,7 @@ def test_commands_overwrite_nothing_and_say_so_before_they_start(tmp_path):
     for name in ("fixed.ome.zarr", "field.ome.zarr", "before_after.png"):
         (out / name).write_text("mine")
         refused("demo", "-o", out, match=f"{name} exists")
-        assert (out / name).read_text() == "mine"
+        assert (out / name).read_text("utf-8") == "mine"
         (out / name).unlink()
     refused("register", *pair, "-o", "s3://bucket/out", match="must be a local folder")
 
@@ -223,7 +223,7 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
     xdreg.save(sample(2), links[2] / "second.zarr")
     assert all(link.is_symlink() for link in links)
     np.testing.assert_array_equal(values_of("image", links[0]), sample(2) + 1)
-    assert (shelf / "a.txt").read_text() == "new"
+    assert (shelf / "a.txt").read_text("utf-8") == "new"
     names = {"image.zarr", "a.txt", "second.zarr"}
     assert {path.name for path in shelf.iterdir()} == names
     assert set(tmp_path.iterdir()) == {shelf, *links}
@@ -281,13 +281,13 @@ def test_nothing_is_written_through_links_that_lie_in_the_way(tmp_path, name):
         assert str(link) in str(caught.value)
         assert not target.exists()
         assert [path.name for path in precious.iterdir()] == ["zarr.json"]
-        assert (precious / "zarr.json").read_text() == "years of work"
+        assert (precious / "zarr.json").read_text("utf-8") == "years of work"
         link.unlink()
         write(target)
     # Names of before are not used: links there do not matter.
     (folder / ".part-d.csv").symlink_to(precious / "zarr.json")
     writers(folder)[folder / "d.csv"](folder / "d.csv")
-    assert (precious / "zarr.json").read_text() == "years of work"
+    assert (precious / "zarr.json").read_text("utf-8") == "years of work"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to make files of another user")
@@ -307,7 +307,7 @@ def test_users_own_hidden_folders_are_kept(tmp_path):
         (tmp_path / name / "thesis.tex").write_text("years of work")
         with pytest.raises(xdreg.StoreError, match=r"thesis\.tex"):
             xdreg.save(sample(2), tmp_path / "a.zarr", overwrite=True)
-        assert (tmp_path / name / "thesis.tex").read_text() == "years of work"
+        assert (tmp_path / name / "thesis.tex").read_text("utf-8") == "years of work"
         (tmp_path / name).rename(tmp_path / f"kept{name}")
 
 

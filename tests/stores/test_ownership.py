@@ -74,7 +74,7 @@ def names_of_another_image(folder):
     """Make a group whose metadata name the arrays of an image in it."""
     folder.mkdir()
     xdreg.save(sample(2), folder / "raw", levels=1)
-    document = json.loads((folder / "raw" / "zarr.json").read_text())
+    document = json.loads((folder / "raw" / "zarr.json").read_text("utf-8"))
     for dataset in document["attributes"]["ome"]["multiscales"][0]["datasets"]:
         dataset["path"] = f"raw/{dataset['path']}"
     write(folder / "zarr.json", json.dumps(document))

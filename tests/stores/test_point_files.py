@@ -117,7 +117,7 @@ def test_geojson_of_any_geometry(stored, tmp_path):
     moved, back = tmp_path / "moved.geojson", tmp_path / "back.json"
     command(stored[1], path, moved)
     command(stored[1], moved, back, inverse=True)
-    there, again = (json.loads(file.read_text()) for file in (moved, back))
+    there, again = (json.loads(file.read_text("utf-8")) for file in (moved, back))
     geometries = [feature["geometry"] for feature in there["features"]]
     expected = stored[0].field.dreg.transform_points(np.array(ring)[:, ::-1])
     np.testing.assert_allclose(
@@ -129,7 +129,7 @@ def test_geojson_of_any_geometry(stored, tmp_path):
     assert [part["type"] for part in geometries[2]["geometries"]] == ["LineString"]
     assert [f["properties"]["n"] for f in there["features"]] == [0, 1, 2, 3, 4]
     assert there["by"] == "hand"
-    assert "bbox" not in moved.read_text()
+    assert "bbox" not in moved.read_text("utf-8")
     same = again["features"][1]["geometry"]["coordinates"][0]
     np.testing.assert_allclose(same, ring, atol=2e-3)
 
@@ -140,7 +140,7 @@ def test_a_lost_geometry_of_its_own_is_empty(tmp_path):
     path.write_text(json.dumps(document))
     found = read_points(path, DIMS)
     found.write(path, found.points * np.nan)
-    written = json.loads(path.read_text())
+    written = json.loads(path.read_text("utf-8"))
     assert written == {"type": "Point", "coordinates": [], "by": "hand"}
 
 

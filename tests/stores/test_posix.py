@@ -27,7 +27,7 @@ CALLS = {
 
 def posix_calls(path):
     """Yield the names of POSIX modules and calls in a source file."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (v.name for v in node.names if v.name in MODULES)
         elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
@@ -60,7 +60,7 @@ def test_all_modules_but_the_widget_load_without_what_only_posix_has():
     run = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert run.returncode == 0, run.stderr

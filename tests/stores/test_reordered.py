@@ -102,7 +102,7 @@ def test_units_as_people_write_them(tmp_path):
 
 def test_systems_of_spatialdata_are_alternatives(tmp_path):
     path = write(tmp_path / "a.zarr", VALUES, "zyx", units=dict.fromkeys("zyx", "unit"))
-    document = json.loads((path / ".zattrs").read_text())
+    document = json.loads((path / ".zattrs").read_text("utf-8"))
     image = document["multiscales"][0]
     image["version"] = "0.4-dev-spatialdata"
     image["coordinateTransformations"] = [

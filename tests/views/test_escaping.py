@@ -106,14 +106,14 @@ def stored(registered, attributes, tmp_path):
     for image, path in zip((pair.fixed, moving), paths[1:], strict=True):
         image = image.expand_dims(c=["a", "b"])
         xdreg.save(image.compute(), path, name="image")
-        document = json.loads((path / "zarr.json").read_text())
+        document = json.loads((path / "zarr.json").read_text("utf-8"))
         ome = document["attributes"]["ome"]
         ome["multiscales"][0]["name"] = HOSTILE
         for channel in ome["omero"]["channels"]:
             channel["label"] = HOSTILE + channel["label"]
         (path / "zarr.json").write_text(json.dumps(document))
     extra = paths[0] / "xdreg" / "zarr.json"
-    document = json.loads(extra.read_text())
+    document = json.loads(extra.read_text("utf-8"))
     known = set(document["attributes"])
     document["attributes"] |= as_text(everywhere(attributes)) | {HOSTILE: HOSTILE}
     assert known <= set(document["attributes"])

@@ -126,6 +126,6 @@ def _lay_out_field(path: Path, part: FieldPart) -> str:
     place = f"{part.location}/{metadata['multiscales'][0]['datasets'][0]['path']}"
     # A chunk that is lost later is then not read as a displacement of zero.
     document = path / place / "zarr.json"
-    content = json.loads(document.read_text()) | {"fill_value": "NaN"}
-    document.write_text(json.dumps(content, indent=2))
+    content = json.loads(document.read_text("utf-8")) | {"fill_value": "NaN"}
+    document.write_text(json.dumps(content, indent=2), "utf-8")
     return place

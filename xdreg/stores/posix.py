@@ -256,4 +256,4 @@ def die_before_parent() -> None:
     """Make Linux's out-of-memory killer prefer this process to its parent."""
     # It kills the process of the highest score. Other systems have no such file.
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("500")
+        Path("/proc/self/oom_score_adj").write_text("500", "ascii")

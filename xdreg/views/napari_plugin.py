@@ -66,7 +66,7 @@ def _kind(path: str) -> str | None:
         try:
             if not file.is_file() or file.stat().st_size > MOST_BYTES:
                 continue
-            document = json.loads(file.read_text())
+            document = json.loads(file.read_text("utf-8"))
         except (OSError, ValueError, RecursionError):
             continue
         attributes = _object(document).get("attributes", document)

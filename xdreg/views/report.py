@@ -110,7 +110,7 @@ def report(
     >>> points = pair.fixed_points, pair.moving_points
     >>> file = report(field, f"{folder.name}/qc.html", pair.fixed, pair.moving,
     ...               landmarks=points)
-    >>> file.read_text().startswith("<!doctype html>")
+    >>> file.read_text("utf-8").startswith("<!doctype html>")
     True
     """
     address = as_address(path)
