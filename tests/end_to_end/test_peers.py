@@ -21,9 +21,11 @@ pytestmark = pytest.mark.skipif(PYTHON is None, reason="XDREG_PEERS is not set")
 def in_peers(code, *arguments):
     """Run code there; skip where a package is missing."""
     done = subprocess.run(
-        [PYTHON, "-c", code, *map(str, arguments)], capture_output=True, encoding="utf-8",
+        [PYTHON, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        encoding="utf-8",
         timeout=120,
-    )  # fmt: skip
+    )
     if "ModuleNotFoundError" in done.stderr:
         pytest.skip(done.stderr.strip().splitlines()[-1])
     assert done.returncode == 0, done.stderr
