@@ -1,9 +1,10 @@
-"""Phantom pairs of any size with a known displacement field, made chunk by chunk.
+"""Pairs to try things on: real ones to fetch, and phantoms with a known displacement.
 
-The moving image is a texture ``T(y)``: tissue-like structure at several scales on a
-dark background. The fixed image is ``T(x + u(x))`` with a smooth, known ``u``. So
-``moving(x + u(x)) = fixed(x)`` holds exactly, and a registration should find ``u``.
-Every value depends on its position alone, so any chunking gives the same bits.
+Phantoms have any size and are made chunk by chunk. The moving image is a texture
+``T(y)``: tissue-like structure at several scales on a dark background. The fixed image
+is ``T(x + u(x))`` with a smooth, known ``u``. So ``moving(x + u(x)) = fixed(x)`` holds
+exactly, and a registration should find ``u``. Every value depends on its position
+alone, so any chunking gives the same bits.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from xdreg.coordinates import coordinates
 from xdreg.errors import InputError
 from xdreg.grid import SPATIAL_DIMS, Grid
 from xdreg.numerics import kernels
+from xdreg.stores.published_pairs import RealPair, fetch
 
 if TYPE_CHECKING:
     import os
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from xdreg.stores.ome_writer import Version
 
-__all__ = ["Phantom", "phantom_pair", "write_phantom_pair"]
+__all__ = ["Phantom", "RealPair", "fetch", "phantom_pair", "write_phantom_pair"]
 
 #: Pitch in voxels and weight of each random lattice of the texture.
 _OCTAVES = ((20.0, 1.0), (10.0, 0.6), (5.0, 0.3))

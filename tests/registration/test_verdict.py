@@ -82,3 +82,21 @@ def test_images_that_have_nothing_in_common(pair):
     moving = pair.moving.copy(data=noise)
     found = pair.fixed.dreg.register(moving, metric="lncc", progress=False)
     assert found.dreg.verdict.word in ("doubtful", "failed")
+
+
+def test_chunks_that_masks_leave_out_raise_no_doubt(pair, tmp_path):
+    mask = pair.foreground.astype("uint8").compute()
+    mask[40:] = 0
+    path = tmp_path / "mask.ome.zarr"
+    xdreg.save(mask, path, chunks=16)
+    chunks = [p for p in path.rglob("*") if p.is_file() and p.name.isdecimal()]
+    assert len(chunks) < 30  # of 5 × 5 of the finest level, and others
+    field = pair.fixed.dreg.register(
+        pair.moving,
+        fixed_mask=xdreg.open_ome_zarr(path),
+        stages=[xdreg.LocalCorrelation(level=0, block_shape=40, iterations=5)],
+        metric="lncc",
+        progress=False,
+    )
+    assert not field.block_missing_chunks.fillna(0).any()
+    assert field.dreg.verdict.word == "good"

@@ -22,7 +22,7 @@ def test_link(scene, served):
     np.testing.assert_allclose(middle[::-1], grid.centre)
     layers = {layer["name"]: layer for layer in state["layers"]}
     assert [layers[n]["visible"] for n in ("fixed", "warped", "moving")] == [1, 1, 0]
-    for name, colour in (("fixed", "1.000, 0.000, 0.000"), ("warped", "0.000, 1.000")):
+    for name, colour in (("fixed", "1.000, 0.000, 1.000"), ("warped", "0.000, 1.000")):
         assert layers[name]["source"] == f"zarr://{server.url(name)}"
         assert f"emitRGB(vec3({colour}" in layers[name]["shader"]
         low, high = layers[name]["shaderControls"]["normalized"]["range"]

@@ -84,15 +84,18 @@ _COUNT: ContextVar[ChunkCount | None] = ContextVar("xdreg.chunks", default=None)
 
 
 @contextlib.contextmanager
-def counting_chunks() -> Iterator[ChunkCount]:
-    """Count the chunks that checked arrays read in this thread."""
+def counting_chunks(*, apart: bool = False) -> Iterator[ChunkCount]:
+    """Count the chunks that checked arrays read in this thread.
+
+    Those of an inner count are part of the outer one, unless it is kept ``apart``.
+    """
     count, outer = ChunkCount(), _COUNT.get()
     token = _COUNT.set(count)
     try:
         yield count
     finally:
         _COUNT.reset(token)
-        if outer is not None:
+        if outer is not None and not apart:
             outer.read += count.read
             outer.missing += count.missing
 

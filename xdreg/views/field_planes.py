@@ -58,7 +58,11 @@ class FieldPlane:
 
 
 def field_plane(
-    field: xr.Dataset, cut: str | None = None, at: float | None = None
+    field: xr.Dataset,
+    cut: str | None = None,
+    at: float | None = None,
+    *,
+    anatomical: bool = False,
 ) -> FieldPlane:
     """Read a field in the plane of `checked_cut` and `cut_at`."""
     grid = field_grid(field)
@@ -86,7 +90,7 @@ def field_plane(
     values = slab.isel(inner).isel({d: slice(None, None, step) for d in plane.dims})
     vectors, determinants = dask.compute(values.data, smallest.data)
     steps = [every.get(dim, 1) for dim in grid.dims]
-    picture = Plane(plane.grid.strided(steps), plane.cut)
+    picture = Plane(plane.grid.strided(steps), plane.cut, anatomical)
     vectors = np.asarray(vectors, np.float32)
     local = _local_part(vectors, picture, affine_part(open_displacement(field)))
     return FieldPlane(picture, vectors, local, np.asarray(determinants, np.float32))
@@ -99,7 +103,7 @@ def field_plane_near(field: xr.Dataset, plane: Plane) -> FieldPlane:
         grid = field_grid(field)
         low, high = (float(v[grid.dims.index(plane.cut)]) for v in grid.bounds)
         at = min(max(at, low), high)
-    return field_plane(field, plane.cut, at)
+    return field_plane(field, plane.cut, at, anatomical=plane.anatomical)
 
 
 def _local_part(

@@ -7,9 +7,10 @@ them, with a stride where that level is still finer. Nothing is read of the rest
 from __future__ import annotations
 
 import itertools
+import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +27,7 @@ from xdreg.fields.warp import Interpolation, warp_window
 from xdreg.grid import Grid
 from xdreg.numerics import kernels
 from xdreg.stores.channels import LUMINANCE, Selection, channel_selection
+from xdreg.stores.orientation import CONVENTION
 from xdreg.stores.pyramid import image_levels
 from xdreg.stores.readers import ImageReader, image_reader
 from xdreg.views.pictures import intensity_range, stretched
@@ -48,6 +50,9 @@ MIDDLE_VOXELS = {2: 1024, 3: 96}
 #: reads a row of small boxes of the moving image, not one large box.
 TILE = 256
 
+#: Names that say nothing of an image.
+UNTOLD = ("", "image", "0", "scale0", "s0")
+
 #: Intensities of the colours of an RGB image.
 COLOUR_LIMITS = (0.0, 255.0)
 
@@ -65,6 +70,15 @@ class ImageView:
     grids: Sequence[Grid]
     select: Mapping[str, Selection]
     rgb: bool = False
+
+    @cached_property
+    def title(self) -> str:
+        """Name of the image: of its metadata, else of its file, else of its role."""
+        attrs = self.levels[0].attrs
+        file = re.split(r"[/\\]", str(attrs.get("source", "")).rstrip("/\\"))[-1]
+        names = attrs.get("name"), self.levels[0].name, file.partition(".")[0]
+        known = (str(name) for name in names if name is not None)
+        return next((name for name in known if name not in UNTOLD), self.name)
 
     @cached_property
     def readers(self) -> tuple[ImageReader, ...]:
@@ -176,7 +190,9 @@ class ImageView:
         shown = [e for e, d in zip(extent, grid.dims, strict=True) if d in dims]
         reader = self.reader_for(max(shown) / PICTURE_PIXELS, dims)
         middle = None if cut is None else self.centre[grid.dims.index(cut)]
-        return cut_at(reader.grid, cut, at, middle)
+        plane = cut_at(reader.grid, cut, at, middle)
+        anatomical = self.levels[0].attrs.get("orientation") == CONVENTION
+        return replace(plane, anatomical=anatomical)
 
     def pixels(
         self,

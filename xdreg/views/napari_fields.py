@@ -15,10 +15,10 @@ from xdreg.fields.provenance import last_deformable
 from xdreg.grid import Grid, pyramid_factors
 from xdreg.numerics.inversion import fit_affine
 from xdreg.partition import BlockStatus
+from xdreg.views.colours import LENGTHS, STATUS_COLOURS
 from xdreg.views.lazy_readers import MagnitudeReader, WindowArray
 from xdreg.views.napari_images import AS_PLANES, image_layer, placement
 from xdreg.views.pictures import enlargement
-from xdreg.views.status_colours import STATUS_COLOURS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +74,7 @@ def _magnitude_layer(reader: FieldReader, longest: float) -> LayerData:
         [WindowArray(MagnitudeReader(reader, steps)) for steps in strides],
         placement(reader.grid),
         name="field magnitude",
-        colormap="viridis",
+        colormap=LENGTHS,
         contrast_limits=(0.0, longest or 1.0),
         visible=False,
     )
@@ -156,7 +156,7 @@ def _vector_layer(
         "length": factor,
         "features": {"length": length},
         "edge_color": "length",
-        "edge_colormap": "turbo",
+        "edge_colormap": LENGTHS,
         "edge_contrast_limits": (0.0, float(length.max()) or 1.0),
         "edge_width": 0.12 * min(vectors.stride),
         "vector_style": "arrow",

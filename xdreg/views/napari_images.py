@@ -18,6 +18,7 @@ from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import InputError, printable
 from xdreg.grid import SPATIAL_DIMS, UNIT_METRES, Grid, normalise_units
 from xdreg.stores.pyramid import image_levels
+from xdreg.views.colours import PAIR_COLOURS
 from xdreg.views.image_view import ImageView, is_rgb
 from xdreg.views.lazy_readers import WindowArray
 
@@ -129,13 +130,13 @@ def scene_layers(scene: Scene) -> list[LayerData]:
     Fixed in magenta, warped in green: grey where they agree. The moving image in its
     own place is hidden.
     """
-    layers = []
+    layers, (magenta, green) = [], PAIR_COLOURS
     if scene.fixed_view is not None:
         limits = scene.fixed_view.limits
-        layers.append(_readers_layer(scene.fixed, "fixed", "magenta", limits))
+        layers.append(_readers_layer(scene.fixed, "fixed", magenta, limits))
     limits = scene.moving_view.limits
-    hidden = _readers_layer(scene.moving, "moving", "green", limits, visible=False)
-    return [*layers, hidden, _readers_layer(scene.warped, "warped", "green", limits)]
+    hidden = _readers_layer(scene.moving, "moving", green, limits, visible=False)
+    return [*layers, hidden, _readers_layer(scene.warped, "warped", green, limits)]
 
 
 def _readers_layer(

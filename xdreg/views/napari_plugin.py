@@ -16,6 +16,7 @@ from xdreg.fields.provenance import recorded_image
 from xdreg.fields.store import open_field, save_field
 from xdreg.stores.ome_checks import MOST_BYTES
 from xdreg.stores.ome_zarr import open_ome_zarr
+from xdreg.views.colours import PAIR_COLOURS
 from xdreg.views.napari_fields import ARROW_SPACING, field_layers
 from xdreg.views.napari_images import image_layers, plain, scene_layers
 from xdreg.views.scene import make_scene, open_recorded
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
     from xdreg.views.napari_images import LayerData
     from xdreg.views.scene import Scene
-
-#: Colours of two images that are opened together: grey where they agree.
-PAIR_COLOURS = ("magenta", "green")
 
 
 def get_reader(path: str | list[str]) -> Callable[..., list[LayerData]] | None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from xdreg.errors import InputError
 from xdreg.grid import UNIT_METRES
+from xdreg.views.colours import PAIR_RGB
 from xdreg.views.neuroglancer_server import ImageServer
 
 if TYPE_CHECKING:
@@ -38,10 +39,11 @@ def serve(scene: Scene, viewer: str, port: int = 0) -> tuple[ImageServer, str]:
     """Return a server of a scene's images, not yet running, and the link to see them.
 
     ``viewer`` is the address of a Neuroglancer; ``port`` 0 takes a free one. Fixed in
-    red, warped in green: yellow where they agree. The moving image in its own place is
-    hidden.
+    magenta, warped in green: grey where they agree. The moving image in its own place
+    is hidden.
     """
-    red, green = (view.limits for view in scene.pair)
+    fixed, moving = (view.limits for view in scene.pair)
+    magenta, green = PAIR_RGB
     server = ImageServer(
         {"fixed": scene.fixed, "warped": scene.warped, "moving": scene.moving},
         origin=origin_of(viewer),
@@ -49,9 +51,9 @@ def serve(scene: Scene, viewer: str, port: int = 0) -> tuple[ImageServer, str]:
     )
     # The lowest first; colours are added.
     layers = [
-        _layer("moving", server, (0, 1, 0), green) | {"visible": False},
-        _layer("fixed", server, (1, 0, 0), red),
-        _layer("warped", server, (0, 1, 0), green),
+        _layer("moving", server, green, moving) | {"visible": False},
+        _layer("fixed", server, magenta, fixed),
+        _layer("warped", server, green, moving),
     ]
     state = json.dumps(viewer_state(layers, scene.fixed[0].grid), separators=(",", ":"))
     return server, f"{viewer.rstrip('/')}/#!{quote(state, safe='')}"

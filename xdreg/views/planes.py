@@ -15,11 +15,13 @@ from xdreg.grid import Grid
 class Plane:
     """The pixels of a picture, as a grid in the space of the fixed image.
 
-    In 3-D the grid has one pixel along ``cut``, which is None in 2-D.
+    In 3-D the grid has one pixel along ``cut``, which is None in 2-D. ``anatomical`` is
+    known of images whose axes run as in ITK and DICOM (LPS).
     """
 
     grid: Grid
     cut: str | None
+    anatomical: bool = False
 
     @property
     def axes(self) -> tuple[int, int]:
@@ -68,11 +70,27 @@ class Plane:
         )  # fmt: skip
 
     @property
+    def upward(self) -> bool:
+        """Whether rows are shown from the bottom to the top, as `runs_upward`."""
+        return self.dims[0] == "z" and (
+            self.anatomical or runs_upward("z", self.grid.units)
+        )
+
+    @property
     def text(self) -> str:
         """Where the plane cuts, such as ``"z = 12 micrometer"``; empty in 2-D."""
         if self.cut is None:
             return ""
         return f"{self.cut} = {self.position:.4g} {self.grid.units or ''}".rstrip()
+
+
+def runs_upward(dim: str, units: str | None) -> bool:
+    """Return whether rows along a dim are shown with the larger coordinate on top.
+
+    So is z of images in millimetres, which is taken to run from inferior to superior,
+    as in ITK, DICOM and NIfTI. Planes of a microscope's stack go down.
+    """
+    return dim == "z" and units in ("millimeter", "centimeter")
 
 
 def checked_cut(grid: Grid, cut: object) -> str | None:

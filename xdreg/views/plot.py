@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from xdreg.errors import InputError
 from xdreg.fields.provenance import last_deformable
+from xdreg.views.colours import DIVERGING
 from xdreg.views.field_planes import field_plane
 from xdreg.views.pictures import Style, checked_style, checkerboard, difference, overlay
 from xdreg.views.plot_axes import (
     axes_or_new,
     colour_bar,
+    name_pair,
     new_figure,
     panel_height,
     picture,
@@ -200,7 +202,7 @@ def draw_pair(ax: Any, found: ScenePlane, style: Style, *, before: bool = False)
     ax.set_title("before" if before else "after")
     if style == "difference":
         gaps, limit = difference(found.fixed, moved)
-        drawn = picture(ax, gaps, found.plane, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        drawn = picture(ax, gaps, found.plane, cmap=DIVERGING, vmin=-limit, vmax=limit)
         colour_bar(ax, drawn, "moving − fixed")
         return ax
     pair = fixed.stretched(found.fixed), moving.stretched(moved)
@@ -208,7 +210,9 @@ def draw_pair(ax: Any, found: ScenePlane, style: Style, *, before: bool = False)
         board = checkerboard(*pair, _square(found.plane))
         picture(ax, board, found.plane, cmap="gray", vmin=0, vmax=1)
     else:
-        picture(ax, overlay(*pair, red_green=style == "red-green"), found.plane)
+        red_green = style == "red-green"
+        picture(ax, overlay(*pair, red_green=red_green), found.plane)
+        name_pair(ax, fixed.title, moving.title, red_green=red_green)
     return ax
 
 

@@ -7,10 +7,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 from xdreg.grid import Grid
+from xdreg.views.colours import PAIR_RGB
 from xdreg.views.planes import Plane
 
 #: Colour of axes where there is no data.
 NOTHING = "0.85"
+
+#: Letters of an image's name in a legend.
+LONGEST_NAME = 24
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -43,7 +47,7 @@ def frame(ax: Any, plane: Plane) -> None:
     """Set the limits of axes to the extent of a plane, and label them."""
     left, right, lower, upper = plane.extent
     ax.set_xlim(left, right)
-    ax.set_ylim(lower, upper)
+    ax.set_ylim(*((upper, lower) if plane.upward else (lower, upper)))
     label(ax, plane.grid, plane.dims)
 
 
@@ -75,6 +79,32 @@ def colour_bar(ax: Any, drawn: Any, text: str, **options: Any) -> Any:
     bar = ax.figure.colorbar(drawn, cax=bar_axes, **options)
     bar.set_label(text, parse_math=False)
     return bar
+
+
+def name_pair(ax: Any, fixed: str, moving: str, *, red_green: bool = False) -> None:
+    """Add a legend of the colours of both images."""
+    from matplotlib.patches import Patch
+
+    colours = ((1.0, 0.0, 0.0), PAIR_RGB[1]) if red_green else PAIR_RGB
+    handles = [
+        Patch(facecolor=colour, label=_legend_name(name, role))
+        for colour, name, role in zip(
+            colours, (fixed, moving), ("fixed", "moving"), strict=True
+        )
+    ]
+    legend = ax.legend(
+        handles=handles, loc="upper left", fontsize="small", handlelength=1,
+        facecolor="black", edgecolor="none", framealpha=0.5, labelcolor="white",
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _legend_name(name: str, role: str) -> str:
+    if role in name:
+        return name if len(name) <= LONGEST_NAME else role
+    short = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    return f"{role}: {short}"
 
 
 def panel_height(plane: Plane, width: float) -> float:

@@ -13,9 +13,9 @@ from xdreg.fields.diagnostics import SEVERITY, status_name
 from xdreg.fields.field import field_grid
 from xdreg.fields.provenance import StageRecord, last_deformable, stages_of
 from xdreg.partition import BlockStatus
-from xdreg.views.planes import checked_dim
+from xdreg.views.colours import LENGTHS, status_colour
+from xdreg.views.planes import checked_dim, runs_upward
 from xdreg.views.plot_axes import NOTHING, axes_or_new, colour_bar, in_units, label
-from xdreg.views.status_colours import status_colour
 
 #: Diagnostics that a map can show: title, and which end is bad.
 MEASURES = {
@@ -92,7 +92,7 @@ def block_map(
     if what == "status":
         _draw_statuses(ax, borders, flat, record, look)
     else:
-        colours = "viridis" if bad == "low" else "magma"
+        colours = LENGTHS if bad == "low" else "magma"
         drawn = ax.pcolormesh(*borders[::-1], flat, cmap=colours, **look)
         units = in_units(grid.units) if what == "max_update" else ""
         colour_bar(ax, drawn, name + units)
@@ -101,7 +101,8 @@ def block_map(
         ax.set(xlabel=f"block_{shown[1]}", ylabel=f"block_{shown[0]}", aspect="equal")
     else:
         label(ax, record.partition.grid, shown)
-    ax.invert_yaxis()
+    if not runs_upward(shown[0], grid.units):
+        ax.invert_yaxis()
     ax.set_title(name + text)
     return ax
 

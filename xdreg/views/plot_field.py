@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from xdreg.views.colours import DIVERGING, LENGTHS
 from xdreg.views.field_planes import FieldPlane, field_plane, field_plane_near
 from xdreg.views.image_view import ImageView, image_view
 from xdreg.views.pictures import enlargement
@@ -142,7 +143,7 @@ def draw_quiver(
         headwidth=4,
         headlength=4,
         headaxislength=3.5,
-        cmap="plasma" if ground else "viridis",
+        cmap=LENGTHS,
     )
     colour_bar(ax, arrows, f"displacement{in_units(found.plane.grid.units)}")
     frame(ax, ground[1] if ground else found.plane)
@@ -177,7 +178,7 @@ def magnitude(
 def draw_magnitude(ax: Any, found: FieldPlane, *, affine: bool = False) -> Any:
     """Draw the length of a displacement."""
     length = found.length(affine=affine)
-    drawn = picture(ax, length, found.plane, cmap="magma", vmin=0)
+    drawn = picture(ax, length, found.plane, cmap=LENGTHS, vmin=0)
     colour_bar(ax, drawn, f"displacement{in_units(found.plane.grid.units)}")
     ax.set_title("length of the displacement" + _part(affine))
     return ax
@@ -217,7 +218,7 @@ def draw_jacobian(ax: Any, found: FieldPlane) -> Any:
     shown = np.where(folds, np.nan, found.jacobian)
     limit = _jacobian_limit(shown)
     norm = LogNorm(1 / limit, limit)
-    drawn = picture(ax, shown, found.plane, cmap="RdBu_r", norm=norm)
+    drawn = picture(ax, shown, found.plane, cmap=DIVERGING, norm=norm)
     ticks = sorted({1 / limit, 1 / np.sqrt(limit), 1.0, np.sqrt(limit), limit})
     bar = colour_bar(
         ax, drawn, "Jacobian determinant", ticks=ticks,

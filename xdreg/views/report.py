@@ -254,7 +254,5 @@ def _pair_of(given: Any, name: str) -> tuple[Any, Any] | None:
 
 
 def _title(scene: Scene) -> str:
-    fixed, moving = (
-        str(view.levels[0].attrs.get("name") or view.name) for view in scene.pair
-    )
+    fixed, moving = (view.title for view in scene.pair)
     return f"{moving} registered to {fixed}"

@@ -16,7 +16,7 @@ from xdreg.fields.provenance import StageRecord, last_deformable, stages_of
 from xdreg.grid import Grid
 from xdreg.registration.verdict import verdict
 from xdreg.stores.pyramid import image_levels
-from xdreg.views.status_colours import status_colour
+from xdreg.views.colours import status_colour
 
 
 def summary_rows(field: xr.Dataset) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Colours of statuses."""
 
 from xdreg.partition import BlockStatus
-from xdreg.views.status_colours import STATUS_COLOURS, status_colour
+from xdreg.views.colours import STATUS_COLOURS, status_colour
 
 
 def test_every_status_has_a_colour():
