@@ -46,6 +46,10 @@ def test_listener_hears_all(pair):
         assert counts == sorted(counts)
         assert (counts[0], counts[-1]) == (0, total)
         assert {a.total for a in heard if a.stage == name} == {total}
+    for advance in heard:
+        # Known from the first block on.
+        if advance.total > 1:
+            assert (advance.left >= 0) == (advance.done > 0)
 
 
 def test_listener_stops_a_run_that_goes_on(pair, tmp_path):

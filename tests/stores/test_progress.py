@@ -1,46 +1,30 @@
-"""Progress of outputs on a terminal."""
+"""The progress line of Dask computations."""
 
-import os
-import subprocess
-import sys
+import dask.array
+from dask.callbacks import Callback
+from rich.progress import Progress
 
-import pytest
-
-WRITES = """
-import sys
-import numpy as np
-import xdreg
-
-pair = xdreg.datasets.phantom_pair((96, 96))
-field = xdreg.compose(np.eye(3), like=pair.fixed)
-for shown in (False, True):
-    print("shown" if shown else "hidden", file=sys.stderr, flush=True)
-    options = {"progress": shown, "overwrite": True}
-    xdreg.save(pair.moving, sys.argv[1] + "/moving.zarr", **options)
-    field.dreg.to_ome_zarr(sys.argv[1] + "/field.zarr", **options)
-    field.dreg.warp_to(pair.moving, sys.argv[1] + "/moved.zarr", **options)
-"""
+from xdreg.stores.progress import _Tasks
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
-def test_outputs_show_their_progress_on_a_terminal_unless_told_not_to(tmp_path):
-    ours, theirs = os.openpty()
-    done = subprocess.run(
-        [sys.executable, "-c", WRITES, str(tmp_path)],
-        stderr=theirs,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
-    )
-    os.close(theirs)
-    output = b""
-    try:
-        while part := os.read(ours, 65536):
-            output += part
-    except OSError:
-        pass  # On Linux the end of a pseudo-terminal is an error.
-    os.close(ours)
-    assert done.returncode == 0, output.decode()
-    hidden, shown = output.split(b"shown")
-    assert b"hidden" in hidden
-    for word in (b"writing", b"warping"):
-        assert word in shown
-        assert word not in hidden
+class _Shares(Callback):
+    """Notes the share that is shown after every task."""
+
+    def __init__(self, bars, line):
+        self.bars, self.line, self.shares = bars, line, []
+
+    def _posttask(self, *_):
+        task = self.bars.tasks[self.line]
+        self.shares.append(task.completed / task.total)
+
+
+def test_the_bar_does_not_fall_back_when_another_computation_begins():
+    bars = Progress(disable=True)
+    line = bars.add_task("writing", total=None)
+    shares = _Shares(bars, line)
+    with _Tasks(bars, line), shares:
+        for size in (6, 40, 3):
+            dask.array.ones(size, chunks=1).sum().compute()
+    assert len(shares.shares) > 30
+    assert shares.shares == sorted(shares.shares)
+    assert 0.9 < shares.shares[-1] < 1

@@ -38,13 +38,6 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs.")
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document, for scripts.")
 ]
-ShowProgress = Annotated[
-    bool,
-    typer.Option(
-        "--progress/--no-progress", help="Show progress if stderr is a terminal."
-    ),
-]
-
 # No markup, and only printable text: names and units come from files.
 _out = Console(markup=False, highlight=False)
 
@@ -80,17 +73,6 @@ def show(renderable: Any) -> None:
         _out.print(printable(renderable), soft_wrap=True)
     else:
         _out.print(renderable)
-
-
-def note(text: str, style: str | None = None) -> None:
-    """Print a line on stderr, after the name of the command."""
-    Console(stderr=True).print(
-        printable(f"xdreg: {text}"),
-        style=style,
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
 
 
 def _finite(value: Any) -> Any:

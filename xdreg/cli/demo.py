@@ -12,11 +12,11 @@ import typer
 from xdreg.cli.common import (
     AsJson,
     Overwrite,
-    ShowProgress,
     answer,
     given_path,
     output_folder,
 )
+from xdreg.cli.speaking import Quiet, ShowProgress, Verbose
 from xdreg.cli.summary import agreement, outcome
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def demo(
     ] = Path("xdreg-demo"),
     as_json: AsJson = False,
     progress: ShowProgress = True,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Make a pair with a known deformation, register it in blocks, print the error.

@@ -11,12 +11,12 @@ from xdreg.cli.common import (
     FIXED,
     MOVING,
     given_path,
-    note,
     open_path,
     open_transform,
     whole_numbers,
 )
 from xdreg.cli.options_file import read_options
+from xdreg.cli.speaking import note
 from xdreg.errors import InputError, StoreError
 from xdreg.stages import CENTERS
 

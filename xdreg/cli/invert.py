@@ -10,10 +10,10 @@ from xdreg.cli.common import (
     AsJson,
     FieldPath,
     Overwrite,
-    ShowProgress,
     answer,
     open_path,
 )
+from xdreg.cli.speaking import Quiet, ShowProgress, Verbose
 
 
 def invert(
@@ -43,6 +43,8 @@ def invert(
     ] = 1,
     as_json: AsJson = False,
     progress: ShowProgress = True,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Write the inverse of FIELD, moving → fixed, on the grid of the moving image.

@@ -16,12 +16,11 @@ import errno
 import io
 import os
 import sys
-import warnings
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from xdreg.cli.common import Stopped, note
+from xdreg.cli.common import Stopped
 from xdreg.cli.convert import convert
 from xdreg.cli.demo import demo
 from xdreg.cli.info import info
@@ -29,6 +28,7 @@ from xdreg.cli.invert import invert
 from xdreg.cli.points import points
 from xdreg.cli.register import plan, register
 from xdreg.cli.report import report
+from xdreg.cli.speaking import note, speaking
 from xdreg.cli.view import view
 from xdreg.cli.warp import warp
 from xdreg.errors import XdregError
@@ -89,22 +89,16 @@ def describe(error: XdregError) -> str:
     return f"{error.message}: {', '.join(flags)}" if flags else error.message
 
 
-def _show_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Print a warning as one line, without its place in the source."""
-    if issubclass(category, UserWarning | RuntimeWarning):
-        note(f"warning: {message}", "yellow")
-
-
 def main() -> None:
     """Run the command and exit with its code."""
-    warnings.showwarning = _show_warning  # type: ignore[assignment]
     # Names of files that are not UTF-8 appear in answers. In JSON the escape is valid.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(standalone_mode=False)
-        sys.stdout.flush()
+        with speaking():
+            code = app(standalone_mode=False)
+            sys.stdout.flush()
     except XdregError as error:
         note(describe(error), "red")
         code = 1

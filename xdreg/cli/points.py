@@ -12,10 +12,10 @@ from xdreg.cli.common import (
     AsJson,
     FieldPath,
     Overwrite,
-    ShowProgress,
     answer,
     given_path,
 )
+from xdreg.cli.speaking import Quiet, ShowProgress, Verbose
 from xdreg.errors import InputError
 
 
@@ -45,6 +45,8 @@ def points(
     ] = False,
     as_json: AsJson = False,
     progress: ShowProgress = True,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Map POINTS of the fixed image into the moving one, in physical units.

@@ -12,7 +12,6 @@ from xdreg.cli import inputs
 from xdreg.cli.common import (
     AsJson,
     Overwrite,
-    ShowProgress,
     Stopped,
     answer,
     given_path,
@@ -21,6 +20,7 @@ from xdreg.cli.common import (
     show,
 )
 from xdreg.cli.options_file import check_options_file, write_options
+from xdreg.cli.speaking import Quiet, ShowProgress, Verbose
 from xdreg.cli.summary import agreement, one_channel, outcome, verdict_line
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def register(
     save_options: inputs.SaveOptions = None,
     as_json: AsJson = False,
     progress: ShowProgress = True,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Register MOVING to FIXED; write field.ome.zarr and moved.ome.zarr.

@@ -11,11 +11,11 @@ from xdreg.cli.common import (
     FieldPath,
     MovingPath,
     Overwrite,
-    ShowProgress,
     answer,
     open_path,
     whole_numbers,
 )
+from xdreg.cli.speaking import Quiet, ShowProgress, Verbose
 from xdreg.errors import InputError
 from xdreg.stores.paths import as_address, is_remote
 
@@ -88,6 +88,8 @@ def warp(
     ] = False,
     as_json: AsJson = False,
     progress: ShowProgress = True,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Resample MOVING through FIELD onto the fixed grid, or another.

@@ -7,7 +7,9 @@ same way. A function that listens stops the run by raising an exception.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -19,7 +21,6 @@ from rich.progress import (
     Progress,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 from xdreg.partition import BlockStatus
@@ -48,6 +49,8 @@ class Advance:
         Number of finished blocks that do not contribute.
     stages
         Number of stages of the run.
+    left
+        Seconds that the stage will still take, NaN before the first block is done.
     """
 
     stage: str
@@ -55,6 +58,7 @@ class Advance:
     total: int
     failures: int = 0
     stages: int = 1
+    left: float = math.nan
 
 
 #: A function that is called with the progress of a run.
@@ -84,8 +88,7 @@ class StageProgress:
             MofNCompleteColumn(),
             TextColumn("{task.fields[failures]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=console,
             disable=not is_shown(console, enabled=enabled),
         )
@@ -118,7 +121,7 @@ class StageProgress:
         raises, to end the body soon. The listener's exception replaces any that the
         body raises.
         """
-        line = self._bars.add_task(description, total=total, failures="")
+        line = self._bars.add_task(description, total=total, failures="", left="")
         self._call_listener(Advance(description, 0, total))
         silent = self._bars.disable and self._listener is None
         if silent or records is None:
@@ -132,7 +135,8 @@ class StageProgress:
         def look() -> None:
             advance = count()
             text = f"{advance.failures} not used" if advance.failures else ""
-            self._bars.update(line, completed=advance.done, failures=text)
+            left = time_text(advance.left)
+            self._bars.update(line, completed=advance.done, failures=text, left=left)
             if raised:
                 return
             try:
@@ -173,17 +177,42 @@ def _repeating(function: Callable[[], None]) -> Iterator[None]:
         function()
 
 
+def time_text(left: float) -> str:
+    """Return how long something will still take; empty if that is not known.
+
+    Examples
+    --------
+    >>> time_text(4000.0), time_text(80.0), time_text(9.6), time_text(math.nan)
+    ('about 1 h 7 min left', 'about 1 min 20 s left', 'about 10 s left', '')
+    """
+    if not left > 0:
+        return ""
+    minutes, seconds = divmod(round(left), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = (hours, "h"), (minutes, "min"), (0 if hours else seconds, "s")
+    text = " ".join(f"{number} {unit}" for number, unit in parts if number)
+    return f"about {text or '1 s'} left"
+
+
 class _Count:
-    """Counter of the finished blocks of a stage, which reads each record once."""
+    """Counter of the finished blocks of a stage, which reads each record once.
+
+    Blocks of an earlier run say nothing of the time that others will take.
+    """
 
     def __init__(self, description: str, total: int, records: BlockArray) -> None:
         self._description, self._total, self._records = description, total, records
         self._seen: set[tuple[int, ...]] = set()
         self._failures = 0
+        self._before, self._began = len(set(records.done())), time.monotonic()
 
     def __call__(self) -> Advance:
         for index in set(self._records.done()) - self._seen:
             status = self._records[index][0]
             self._failures += status not in (BlockStatus.SUCCESS, BlockStatus.EMPTY)
             self._seen.add(index)
-        return Advance(self._description, len(self._seen), self._total, self._failures)
+        done = len(self._seen)
+        spent = time.monotonic() - self._began
+        own = done - self._before
+        left = spent * (self._total - done) / own if own > 0 else math.nan
+        return Advance(self._description, done, self._total, self._failures, left=left)

@@ -19,6 +19,7 @@ from xdreg.registration.manifest import describe_inputs
 from xdreg.registration.progress import Listener, StageProgress
 from xdreg.registration.result import result_field
 from xdreg.registration.source import PairImage, Source
+from xdreg.registration.spoken import announced_compiling, logged_stage
 from xdreg.registration.state import Shared, initial_state
 from xdreg.registration.workdir import differences
 from xdreg.registration.workers import check_workers, watched_workers
@@ -69,7 +70,12 @@ class Run:
     ) -> xr.Dataset:
         """Run all stages and return the field; ``check`` the images before, too."""
         lines = StageProgress(progress, len(self.plan.stages))
-        with self.directory.lock(), self.directory.writing(), lines:
+        with (
+            self.directory.lock(),
+            self.directory.writing(),
+            lines,
+            announced_compiling(lines.say),
+        ):
             if check:
                 self._check_images()
             try:
@@ -119,12 +125,18 @@ class Run:
         _start_engines(plan)
         diagnostics, found = [], None
         for number, stage in enumerate(plan.stages):
-            if stage.options.linear:
-                state, numbers, used = run_linear(shared, number, stage, state, pose)
-                found = used or found
-            else:
-                last = number == len(plan.stages) - 1
-                state, numbers = run_blockwise(shared, number, stage, state, last=last)
+            with logged_stage(number, stage) as ended:
+                if stage.options.linear:
+                    state, numbers, used = run_linear(
+                        shared, number, stage, state, pose
+                    )
+                    found = used or found
+                else:
+                    last = number == len(plan.stages) - 1
+                    state, numbers = run_blockwise(
+                        shared, number, stage, state, last=last
+                    )
+                ended(numbers["status"])
             diagnostics.append(numbers)
         manifest = self.manifest | shared.fixed.found_mask | shared.moving.found_mask
         field = result_field(

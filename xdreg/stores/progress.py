@@ -9,9 +9,9 @@ from dask.callbacks import Callback
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskID,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -36,7 +36,7 @@ def working(description: str, *, enabled: bool) -> Iterator[None]:
     bars = Progress(
         TextColumn("{task.description:<18}"),
         BarColumn(bar_width=28),
-        MofNCompleteColumn(),
+        TaskProgressColumn(),
         TimeElapsedColumn(),
         console=console,
         transient=True,
@@ -46,15 +46,22 @@ def working(description: str, *, enabled: bool) -> Iterator[None]:
 
 
 class _Tasks(Callback):  # type: ignore[misc]
-    """Counts the tasks of all computations, one after the other."""
+    """Share of the tasks done of all computations, one after the other.
+
+    How many follow is not known. The share stays where it is until they catch up.
+    """
 
     def __init__(self, bars: Progress, line: TaskID) -> None:
         super().__init__()
-        self._bars, self._line, self._total = bars, line, 0
+        self._bars, self._line = bars, line
+        self._done = self._total = 0
+        self._share = 0.0
 
     def _start_state(self, _: object, state: Mapping[str, Any]) -> None:
         self._total += len(state["ready"]) + len(state["waiting"])
-        self._bars.update(self._line, total=self._total)
 
     def _posttask(self, *_: object) -> None:
-        self._bars.advance(self._line)
+        self._done += 1
+        share = self._done / max(self._total, self._done)
+        self._share = max(self._share, min(share, 0.99))
+        self._bars.update(self._line, total=1.0, completed=self._share)

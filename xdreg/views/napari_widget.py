@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import napari.layers
@@ -28,6 +27,7 @@ from xdreg.coordinates import grid_of
 from xdreg.errors import InputError, Interrupted, XdregError
 from xdreg.fields.store import save_field
 from xdreg.grid import unit_ratio
+from xdreg.registration.progress import time_text
 from xdreg.registration.register import register
 from xdreg.registration.verdict import verdict
 from xdreg.stages import Affine, BSpline, LocalCorrelation, Rigid, Stage
@@ -133,7 +133,6 @@ class RegisterWidget(Container):  # type: ignore[misc]
         self.field: Any = None
         self._cancelled = threading.Event()
         self._advance: Advance | None = None
-        self._stage, self._began = "", 0.0
         self._timer = QTimer(self.native)
         self._timer.timeout.connect(self._show_progress)
         # A run must not outlive the window.
@@ -285,18 +284,13 @@ class RegisterWidget(Container):  # type: ignore[misc]
         advance = self._advance
         if advance is None or self._cancelled.is_set():
             return
-        if advance.stage != self._stage:
-            self._stage, self._began = advance.stage, time.monotonic()
         self.bar.max, self.bar.value = advance.total, advance.done
         text = f"stage {advance.stage}, the last is {advance.stages - 1}: "
         text += f"{advance.done} of {advance.total} blocks"
         if advance.failures:
             text += f", {advance.failures} not used"
-        if 0 < advance.done < advance.total:
-            spent = time.monotonic() - self._began
-            left = spent * (advance.total - advance.done) / advance.done
-            text += f", about {left:.0f} s left"
-        self.status.value = text
+        left = time_text(advance.left)
+        self.status.value = f"{text}, {left}" if left else text
 
     def _show(
         self,
