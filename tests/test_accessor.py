@@ -21,6 +21,7 @@ OTHERS = {
     (ImageAccessor, "to_ome_zarr"): write_ome_zarr,
     (FieldAccessor, "to_ome_zarr"): save_field,
     (FieldAccessor, "to_file"): xdreg.write_transform,
+    (FieldAccessor, "to_grid"): xdreg.bridges.to_grid,
     (FieldAccessor, "to_itk_transform"): xdreg.bridges.to_itk_transform,
     (FieldAccessor, "plot"): xdreg.plot.overview,
     (FieldAccessor, "view"): view,

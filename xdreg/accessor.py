@@ -179,6 +179,7 @@ class FieldAccessor:
     folded_share = _Method(lambda: _measures.folded_share)
     statistics = _Method(lambda: _measures.statistics)
     consistency = _Method(lambda: _measures.consistency)
+    to_grid = _Method(lambda: _bridges.to_grid)
     to_itk_transform = _Method(lambda: _bridges.to_itk_transform)
     to_file = _Method(lambda: _bridges.write_transform)
     to_ome_zarr = _Method(lambda: _store.save_field)

@@ -2,11 +2,13 @@
 
 Coordinates made here are `xarray.indexes.RangeIndex`, which stores spacing and origin
 as exact numbers. Other coordinates are accepted if they are uniform. The ``units``
-attribute of a coordinate is its unit of length.
+attribute of a coordinate is its unit of length. The scalar coordinate ``direction`` of
+an oblique volume is the rotation from its axes to the world's, as JSON.
 """
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from xarray.indexes import RangeIndex
 from xarray.indexes.range_index import RangeCoordinateTransform
 
 from xdreg.errors import InputError
-from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
+from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 #: Dimensions that an image may have in addition to the spatial ones.
 OTHER_DIMS = ("t", "c")
+
+#: Scalar coordinate with the direction of an oblique volume.
+DIRECTION = "direction"
 
 #: Largest deviation from uniform coordinates, as a share of the spacing, on top of the
 #: rounding of their type. Rounding may take up a quarter of it, or they say too little.
@@ -46,6 +51,10 @@ def coordinates(grid: Grid, **voxels: NDArray[Any]) -> xr.Coordinates:
         variables.update(indexes[dim].create_variables())
         if grid.units is not None:
             variables[dim].attrs["units"] = grid.units
+    if grid.direction is not None:
+        # As text it survives arithmetic, which compares scalar coordinates.
+        text = json.dumps([list(row) for row in grid.direction])
+        variables[DIRECTION] = xr.Variable((), text)
     for name, values in voxels.items():
         variables[name] = xr.Variable(grid.dims, values)
     return xr.Coordinates(variables, indexes)
@@ -100,7 +109,23 @@ def grid_of(array: xr.DataArray, name: str = "image") -> Grid:
         spacing=tuple(spacing for _, spacing in axes),
         origin=tuple(origin for origin, _ in axes),
         units=units.pop(),
+        direction=_direction_of(array, len(dims), name),
     )
+
+
+def _direction_of(
+    array: xr.DataArray, ndim: int, name: str
+) -> tuple[tuple[float, ...], ...] | None:
+    """Return the direction of an image; a plane of a volume has none."""
+    if DIRECTION not in array.coords or array[DIRECTION].ndim:
+        return None
+    text = array[DIRECTION].item()
+    try:
+        rows = rows_of(json.loads(text))
+    except (TypeError, ValueError) as error:
+        msg = f"{name}.direction is {text!r}; expected the rows of a rotation as JSON"
+        raise InputError(msg) from error
+    return rows if rows is None or len(rows) == ndim else None
 
 
 def _origin_and_spacing(

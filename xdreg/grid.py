@@ -8,6 +8,8 @@ Conventions:
 * ``spacing`` is positive. Like ``origin`` it is an exact number, never computed from
   differences of coordinates.
 * All axes share one unit of length.
+* Coordinates are along the image's own axes. Those of an oblique volume are turned to
+  the world by its direction: ``world = direction @ coordinates``.
 """
 
 from __future__ import annotations
@@ -189,6 +191,9 @@ class Grid:
         Position of the centre of voxel zero per axis, in ``units``.
     units
         OME-Zarr name of the unit of length; None if it is not known.
+    direction
+        Rows of the rotation from the grid's axes to those of the world, both in dims
+        order; None if they are the same.
 
     Raises
     ------
@@ -209,8 +214,11 @@ class Grid:
     spacing: tuple[float, ...]
     origin: tuple[float, ...]
     units: str | None = None
+    direction: tuple[tuple[float, ...], ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.direction is not None:
+            self._check_direction()
         for name in ("dims", "shape", "spacing", "origin"):
             values = getattr(self, name)
             if not isinstance(values, tuple):
@@ -256,6 +264,49 @@ class Grid:
                     "same position; correct it, or move the image nearer to zero"
                 )
                 raise InputError(msg)
+
+    def _check_direction(self) -> None:
+        """Raise if the direction is no rotation of as many axes."""
+        found = np.asarray(self.direction, np.float64)
+        eye = np.eye(len(self.dims))
+        if found.shape != eye.shape or not np.allclose(found @ found.T, eye, atol=1e-3):
+            msg = f"direction must be a rotation of {self.dims}, got {self.direction}"
+            raise InputError(msg)
+
+    @property
+    def to_world(self) -> NDArray[np.float64]:
+        """Homogeneous matrix from coordinates of the grid to those of the world."""
+        matrix = np.eye(self.ndim + 1)
+        if self.direction is not None:
+            matrix[:-1, :-1] = self.direction
+        return matrix
+
+    @property
+    def aligned(self) -> Grid:
+        """The grid in its own axes, without a direction."""
+        return self if self.direction is None else replace(self, direction=None)
+
+    @property
+    def from_world(self) -> NDArray[np.float64]:
+        """The inverse of `to_world`."""
+        # Cosines of files are in single precision: the transpose would be less exact.
+        return np.asarray(np.linalg.inv(self.to_world), np.float64)
+
+    def is_parallel(self, other: Grid) -> bool:
+        """Return whether the axes of another grid are turned as these are."""
+        if self.direction == other.direction or self.ndim != other.ndim:
+            return True
+        return bool(np.abs(self.to_world - other.to_world).max() <= SAME_DIRECTION)
+
+    def check_direction(self, other: Grid, name: str, like: str) -> None:
+        """Raise if the axes of another grid are not turned as these are."""
+        if not self.is_parallel(other):
+            msg = (
+                f"{name} has the direction {other.direction} and {like} "
+                f"{self.direction}: their axes are not parallel; warp it onto the "
+                "other, for example with xdreg.warp(field, image, like=...)"
+            )
+            raise InputError(msg)
 
     @property
     def ndim(self) -> int:
@@ -411,6 +462,8 @@ class Grid:
     def to_dict(self) -> dict[str, object]:
         """Return the grid as JSON values."""
         values = asdict(self)
+        if self.direction is None:
+            del values["direction"]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
@@ -422,8 +475,22 @@ class Grid:
             spacing=tuple(float(v) for v in values["spacing"]),  # type: ignore[attr-defined]
             origin=tuple(float(v) for v in values["origin"]),  # type: ignore[attr-defined]
             units=values["units"],  # type: ignore[arg-type]
+            direction=rows_of(values.get("direction")),
         )
 
+
+def rows_of(matrix: Any) -> tuple[tuple[float, ...], ...] | None:
+    """Return a matrix as a grid has its direction, None for the identity or None."""
+    if matrix is None:
+        return None
+    values = np.asarray(matrix, np.float64)
+    if np.abs(values - np.eye(len(values))).max() <= SAME_DIRECTION:
+        return None
+    return tuple(map(tuple, values.tolist()))
+
+
+#: Most difference of direction cosines of axes that count as parallel.
+SAME_DIRECTION = 1e-6
 
 #: Distance beyond the edge at which a point still belongs to an image, in voxels.
 EDGE_TOLERANCE = 1e-6

@@ -36,7 +36,7 @@ def _output(*command):
 
 
 def interpreter_with(*libraries):
-    """Return the first interpreter that has ``NAME`` or ``NAME==START`` of a version."""
+    """Return the first interpreter with libraries, ``NAME`` or ``NAME==VERSION``."""
     given = os.environ.get("XDREG_WRITERS", "").split(os.pathsep)
     for interpreter in [sys.executable, *filter(None, given)]:
         if all(_has(interpreter, library) for library in libraries):

@@ -46,10 +46,14 @@ def test_flips_and_permutations_keep_every_voxel_in_place(direction):
         assert float(array.values[tuple(ours)]) == value
 
 
-def test_an_oblique_image_is_refused():
-    turned = [[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]]
-    with pytest.raises(xdreg.InputError, match="oblique"):
-        xdreg.from_itk_image(itk_image(2, turned))
+def test_an_oblique_image_keeps_its_direction():
+    turned = np.array([[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]])
+    image = itk_image(2, turned)
+    back = xdreg.to_itk_image(xdreg.from_itk_image(image))
+    np.testing.assert_allclose(itk.array_from_matrix(back.GetDirection()), turned)
+    np.testing.assert_allclose(list(back.GetOrigin()), list(image.GetOrigin()))
+    with pytest.raises(xdreg.InputError, match="right angles"):
+        xdreg.from_itk_image(itk_image(2, [[1, 0.3], [0, 0.9539392]]))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32", "float64"])

@@ -6,10 +6,12 @@ conventions: direction of the transform, order of components, unit, and origin.
 
 Read `files`, `prepare`, then any format: `transform_files` (ITK), `vector_images`
 (ANTs, ITK), `elastix_files`, `bigwarp`. Objects are in `memory` (ITK, SimpleITK,
-ITK-Wasm) and `matrices` (spatialdata, multiview-stitcher). `itk_dreg` runs methods
+ITK-Wasm), `matrices` (spatialdata, multiview-stitcher) and `dense_grids` (torch).
+`itk_dreg` runs methods
 written for itk-dreg.
 """
 
+from xdreg.bridges.dense_grids import to_grid
 from xdreg.bridges.files import open_transform, write_transform
 from xdreg.bridges.matrices import (
     from_multiview_stitcher,
@@ -34,6 +36,7 @@ __all__ = [
     "from_simpleitk",
     "from_spatialdata",
     "open_transform",
+    "to_grid",
     "to_itk_transform",
     "to_itkwasm",
     "to_matrix",

@@ -25,7 +25,7 @@ from xdreg.errors import InputError, StoreError
 from xdreg.fields.composition import as_one_field
 from xdreg.fields.field import field_grid, fixed_grid
 from xdreg.grid import SPATIAL_DIMS, Grid
-from xdreg.numerics.itk_transforms import itk_parameters
+from xdreg.numerics.itk_transforms import geometry, itk_parameters
 from xdreg.stores.named_files import companion
 from xdreg.stores.outputs import check_file, new_file
 
@@ -77,9 +77,10 @@ def _parameters(grid: Grid, vectors: Path) -> str:
     ndim = grid.ndim
 
     def numbers(values: Any) -> str:
-        return " ".join(repr(v) for v in list(values)[::-1])
+        return " ".join(map(repr, values))
 
-    direction = " ".join(str(int(v)) for v in np.eye(ndim).ravel())
+    spacing, origin, cosines = geometry(grid)
+    direction = " ".join(f"{v:.17g}" for v in cosines.T.ravel())
     return f"""\
 (Transform "DeformationFieldTransform")
 (NumberOfParameters 0)
@@ -91,10 +92,10 @@ def _parameters(grid: Grid, vectors: Path) -> str:
 (MovingImageDimension {ndim})
 (FixedInternalImagePixelType "float")
 (MovingInternalImagePixelType "float")
-(Size {numbers(grid.shape)})
+(Size {numbers(grid.shape[::-1])})
 (Index {" ".join("0" * ndim)})
-(Spacing {numbers(grid.spacing)})
-(Origin {numbers(grid.origin)})
+(Spacing {numbers(spacing)})
+(Origin {numbers(origin)})
 (Direction {direction})
 (UseDirectionCosines "true")
 (ResampleInterpolator "FinalBSplineInterpolator")

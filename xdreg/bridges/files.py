@@ -21,7 +21,8 @@ import xarray as xr
 from xdreg.bridges import bigwarp, elastix_files, transform_files, vector_images
 from xdreg.bridges.prepare import for_tool
 from xdreg.errors import InputError, StoreError
-from xdreg.fields.field import field_grid
+from xdreg.fields.composition import compose
+from xdreg.fields.field import field_grid, fixed_grid
 from xdreg.fields.store import open_field, save_field
 from xdreg.grid import normalise_units
 from xdreg.stores.apart import check_apart
@@ -51,6 +52,7 @@ def write_transform(
     inverse: xr.Dataset | None = None,
     affine: bool = False,
     step: int = 1,
+    dense: bool = False,
     units: str | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -74,6 +76,9 @@ def write_transform(
     step
         Take every ``step``-th point of the field. All formats but ``.ome.zarr`` and
         ``.n5`` are written from memory.
+    dense
+        Write the field at every voxel of the fixed image, for tools that interpolate it
+        otherwise than linearly.
     units
         Unit to write lengths in. By default millimetres for ITK's formats, if the field
         has a unit, and the field's own for ``.ome.zarr`` and ``.n5``.
@@ -104,6 +109,9 @@ def write_transform(
     """
     address, kind, suffix = _kind_of(path)
     field_grid(field)
+    if dense:
+        fine = compose(field, like=fixed_grid(field))
+        field = fine.assign_attrs({**field.attrs, **fine.attrs})
     _check_options(kind, suffix, inverse=inverse, affine=affine)
     if inverse is not None and field_grid(inverse).dims != field_grid(field).dims:
         msg = f"the inverse has the dimensions {field_grid(inverse).dims}"

@@ -13,15 +13,21 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xdreg.bridges.prepare import MILLIMETRES, coarsened, needed, whole
+from xdreg.bridges.prepare import (
+    MILLIMETRES,
+    coarsened,
+    in_world,
+    needed,
+    turned_matrix,
+)
 from xdreg.bridges.transform_files import as_itk, flat, from_parts, read
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
 from xdreg.fields.composition import split_affine
-from xdreg.fields.field import make_field
+from xdreg.fields.field import facing, make_field
 from xdreg.fields.targets import grid_like
 from xdreg.grid import Grid
-from xdreg.numerics.itk_transforms import displacement_from_itk
+from xdreg.numerics.itk_transforms import displacement_from_itk, set_geometry
 from xdreg.stores.locks import scratch
 
 
@@ -78,16 +84,17 @@ def to_simpleitk(field: xr.Dataset, *, affine: bool = False, step: int = 1) -> A
     """
     sitk = needed("SimpleITK", "xdreg[simpleitk]")
     field = coarsened(field, step)
+    moving = facing(field)
     matrix, field = split_affine(field) if affine else (None, field)
-    values, grid = whole(field, step)
+    values, grid = in_world(field, step)
     vectors = np.moveaxis(values[::-1], 0, -1).astype(np.float64)
     image = sitk.GetImageFromArray(np.ascontiguousarray(vectors), isVector=True)
-    image.SetSpacing(grid.spacing[::-1])
-    image.SetOrigin(grid.origin[::-1])
+    set_geometry(image, grid)
     # SimpleITK moves the image into the transform.
     displacements = sitk.DisplacementFieldTransform(image)
     if matrix is None:
         return displacements
+    matrix = turned_matrix(matrix, grid, moving)
     linear = sitk.AffineTransform(grid.ndim)
     linear.SetMatrix(matrix[:-1, :-1][::-1, ::-1].ravel().tolist())
     linear.SetTranslation(matrix[:-1, -1][::-1].tolist())

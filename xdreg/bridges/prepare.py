@@ -19,8 +19,15 @@ import xarray as xr
 
 from xdreg.errors import InputError, StoreError
 from xdreg.fields.composition import compose
-from xdreg.fields.field import field_grid, fixed_grid, in_units, open_displacement
+from xdreg.fields.field import (
+    facing,
+    field_grid,
+    fixed_grid,
+    in_units,
+    open_displacement,
+)
 from xdreg.grid import UNIT_METRES, Grid, whole_per_axis
+from xdreg.numerics import kernels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +82,26 @@ def whole(field: xr.Dataset, step: int = 1) -> tuple[NDArray[np.float32], Grid]:
         )
         raise InputError(msg, step=_fitting_step(grid, step, free))
     return open_displacement(field).read([slice(0, n) for n in grid.shape])
+
+
+def in_world(field: xr.Dataset, step: int = 1) -> tuple[NDArray[Any], Grid]:
+    """Read a field into memory, with vectors along the axes of the world."""
+    values, grid = whole(field, step)
+    own, moving = grid.to_world[:-1, :-1], facing(field).to_world[:-1, :-1]
+    if grid.direction is None and (own == moving).all():
+        return values, grid
+    points = kernels.grid_points(grid).T.reshape(values.shape)
+    moved = np.tensordot(moving, points + values, 1)
+    return moved - np.tensordot(own, points, 1), grid
+
+
+def turned_matrix(
+    matrix: NDArray[np.float64], fixed: Grid, moving: Grid
+) -> NDArray[np.float64]:
+    """Return a matrix between the axes of two images as one in the world."""
+    if fixed.direction is None and moving.direction is None:
+        return matrix
+    return moving.to_world @ matrix @ fixed.from_world
 
 
 def _needed(grid: Grid) -> int:

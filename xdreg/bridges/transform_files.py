@@ -11,11 +11,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from xdreg.bridges.prepare import MILLIMETRES, for_tool, itk_errors, whole
+from xdreg.bridges.prepare import (
+    MILLIMETRES,
+    for_tool,
+    in_world,
+    itk_errors,
+    turned_matrix,
+)
 from xdreg.bridges.vector_images import from_vector_image
 from xdreg.fields.composition import as_one_field, split_affine
+from xdreg.fields.field import facing
 from xdreg.numerics.itk_transforms import displacement_to_itk, matrix_to_itk
-from xdreg.stores.itk_images import is_aligned
 from xdreg.stores.outputs import new_file
 from xdreg.stores.paths import local_path
 
@@ -53,9 +59,10 @@ def as_itk(field: xr.Dataset, *, affine: bool, step: int) -> Any:
     import itk
 
     if not affine:
-        return displacement_to_itk(*whole(field, step))
+        return displacement_to_itk(*in_world(field, step))
     matrix, rest = split_affine(field)
-    values, grid = whole(rest, step)
+    values, grid = in_world(rest, step)
+    matrix = turned_matrix(matrix, grid, facing(field))
     composite = itk.CompositeTransform[itk.D, grid.ndim].New()
     composite.AddTransform(matrix_to_itk(matrix))
     composite.AddTransform(displacement_to_itk(values, grid))
@@ -94,11 +101,9 @@ def flat(transform: Any) -> list[Any]:
 
 
 def _as_move(transform: Any, units: str | None, place: str) -> Any:
-    """Return a displacement field on an aligned grid as a field, others unchanged."""
+    """Return a displacement field as a field, others unchanged."""
     if hasattr(transform, "GetDisplacementField"):
-        image = transform.GetDisplacementField()
-        if is_aligned(image):
-            return from_vector_image(image, units, place)
+        return from_vector_image(transform.GetDisplacementField(), units, place)
     return transform
 
 

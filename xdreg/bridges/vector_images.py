@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xdreg.bridges.prepare import MILLIMETRES, for_tool, itk_errors, whole
+from xdreg.bridges.prepare import MILLIMETRES, for_tool, in_world, itk_errors
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
 from xdreg.fields.composition import as_one_field
 from xdreg.fields.field import make_field
 from xdreg.numerics.itk_transforms import displacement_image
-from xdreg.stores.itk_images import from_itk_image, is_aligned, read_image
+from xdreg.stores.itk_images import from_itk_image, read_image
 from xdreg.stores.outputs import new_file
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def write(
     import itk
 
     prepared = for_tool(field, units, MILLIMETRES, step)
-    image = displacement_image(*whole(prepared, step))
+    image = displacement_image(*in_world(prepared, step))
     with new_file(path, overwrite=overwrite) as partial, itk_errors(f"write {path}"):
         itk.imwrite(image, str(partial))
 
@@ -55,12 +55,10 @@ def read(path: Path, *, like: Any = None, units: str | None = None) -> xr.Datase
 
 
 def from_vector_image(image: Any, units: str | None, place: str) -> Any:
-    """Return an ITK image of vectors as a field, or as a transform if it is oblique.
+    """Return an ITK image of vectors as a field. ``place`` names its source in errors.
 
-    Its grid may be flipped or permuted. ``place`` names its source in errors.
+    Its grid may be flipped, permuted or oblique.
     """
-    import itk
-
     ndim = int(image.GetImageDimension())
     count = int(image.GetNumberOfComponentsPerPixel())
     if count != ndim:
@@ -69,16 +67,9 @@ def from_vector_image(image: Any, units: str | None, place: str) -> Any:
             f"expected vectors of {ndim}. xdreg.open_image opens images"
         )
         raise InputError(msg)
-    if not is_aligned(image):
-        double = itk.Image[itk.Vector[itk.D, ndim], ndim].New()
-        double.CopyInformation(image)
-        double.SetRegions(image.GetLargestPossibleRegion())
-        double.Allocate()
-        vectors = itk.array_view_from_image(image)
-        itk.array_view_from_image(double)[...] = vectors
-        transform = itk.DisplacementFieldTransform[itk.D, ndim].New()
-        transform.SetDisplacementField(double)
-        return transform
     array = from_itk_image(image, units=units)
     grid = grid_of(array, place)
-    return make_field(array.values[::-1].astype(np.float32), grid)
+    vectors = array.values[::-1]
+    if grid.direction is not None:
+        vectors = np.tensordot(grid.from_world[:-1, :-1], vectors, 1)
+    return make_field(vectors.astype(np.float32), grid)

@@ -36,6 +36,9 @@ def convert(
         bool, typer.Option("--affine", help="Write the affine part separately.")
     ] = False,
     step: Annotated[int, typer.Option(help="Write every n-th point of each axis.")] = 1,
+    dense: Annotated[
+        bool, typer.Option("--dense", help="Write every voxel of the fixed image.")
+    ] = False,
     units: Annotated[
         str | None, typer.Option(help="Unit of lengths in FIELD if it states none.")
     ] = None,
@@ -67,6 +70,7 @@ def convert(
         inverse=None if inverse is None else open_transform(inverse, units=units),
         affine=affine,
         step=step,
+        dense=dense,
         units=output_units,
         overwrite=overwrite,
     )

@@ -7,6 +7,7 @@ field that they reach is read.
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from xdreg.coordinates import grid_of
 from xdreg.errors import InputError, StoreError
 from xdreg.fields.field import (
     FIELD_CHUNK,
+    facing,
     field_grid,
     fixed_grid,
     in_units,
@@ -113,7 +115,7 @@ def compose(
     ----------
     *transforms : Dataset, itk.Transform or (ndim + 1, ndim + 1) matrix
         Fields, ITK transforms and homogeneous matrices. Matrices are in dims order;
-        matrices and ITK transforms are in the units of the result.
+        matrices and ITK transforms are in the units of the result, and in the world.
     like : Dataset, DataArray, DataTree or Grid, optional
         A field or an image on whose grid to compute the result; by default the first
         transform, which then has to be a field.
@@ -146,7 +148,9 @@ def compose(
         msg = "compose needs at least one transform; pass fields, matrices or ITK's"
         raise InputError(msg)
     grid, fixed = _target(transforms[0], like)
-    moves = [_move(t, grid, f"transform {i + 1}") for i, t in enumerate(transforms)]
+    last = transforms[-1]
+    moving = moving_grid(last) if isinstance(last, xr.Dataset) else None
+    moves = _moves(transforms, grid, moving or grid)
     chunks = dask.array.core.normalize_chunks(FIELD_CHUNK[grid.ndim], grid.shape)
     displacement = dask.array.map_blocks(
         _compose_chunk,
@@ -155,8 +159,6 @@ def compose(
         meta=np.empty((0,) * (grid.ndim + 1), np.float32),
         task=shared(_Task(tuple(moves), grid), "compose"),
     )
-    last = transforms[-1]
-    moving = moving_grid(last) if isinstance(last, xr.Dataset) else None
     return make_field(displacement, grid, fixed, moving)
 
 
@@ -173,7 +175,19 @@ def split_affine(field: xr.Dataset) -> tuple[NDArray[np.float64], xr.Dataset]:
             "and cannot be taken out; leave affine out"
         )
         raise InputError(msg)
-    return matrix, compose(field, np.linalg.inv(matrix))
+    return matrix, compose(field, MatrixMove(np.linalg.inv(matrix)))
+
+
+def between(field: xr.Dataset, fixed: Grid | None, moving: Grid | None) -> xr.Dataset:
+    """Return a field along the axes of two images, where they are turned otherwise."""
+    if fixed is not None and not field_grid(field).is_parallel(fixed):
+        field = compose(field, like=fixed.to_units(field_grid(field).units, "like"))
+    end = facing(field)
+    if moving is None or end.is_parallel(moving):
+        return field
+    turned = compose(field, MatrixMove(moving.from_world @ end.to_world))
+    stored = json.dumps(moving.to_dict())
+    return turned.assign_attrs({**field.attrs, "moving_grid": stored})
 
 
 def _target(first: Any, like: Any) -> tuple[Grid, Grid]:
@@ -194,8 +208,36 @@ def _target(first: Any, like: Any) -> tuple[Grid, Grid]:
     raise InputError(msg, like=...)
 
 
+def _moves(transforms: Sequence[Any], grid: Grid, end: Grid) -> list[Move]:
+    """Return moves of points along the axes of a grid to those of another.
+
+    A field has axes of its own. Those of matrices and ITK transforms are the world's.
+    """
+    axes, moves = grid, []
+    for number, transform in enumerate(transforms):
+        move = _move(transform, grid, f"transform {number + 1}")
+        if isinstance(transform, MatrixMove):
+            start = after = axes = grid
+        elif isinstance(transform, xr.Dataset):
+            start, after = field_grid(transform), facing(transform)
+        else:
+            start = after = grid.aligned
+        moves += [*_turns(axes, start), move]
+        axes = after
+    return [*moves, *_turns(axes, end)]
+
+
+def _turns(start: Grid, end: Grid) -> list[Move]:
+    """Return the turn from the axes of one grid to those of another, if any."""
+    if start.direction == end.direction:
+        return []
+    return [MatrixMove(end.from_world @ start.to_world)]
+
+
 def _move(transform: Any, grid: Grid, name: str) -> Move:
-    """Return a transform as a move of points on a grid."""
+    """Return a transform as a move of points along its own axes."""
+    if isinstance(transform, MatrixMove):
+        return transform
     if isinstance(transform, xr.Dataset):
         return FieldMove.of(transform, grid, name)
     if hasattr(transform, "TransformPoint"):

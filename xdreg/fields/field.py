@@ -21,6 +21,7 @@ from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import InputError, StoreError
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid, check_real, normalise_units, unit_ratio
+from xdreg.numerics import kernels
 from xdreg.stores.ome_zarr import lazy_zarr
 from xdreg.stores.readers import source_of
 
@@ -73,6 +74,11 @@ def fixed_grid(field: xr.Dataset) -> Grid:
 def moving_grid(field: xr.Dataset) -> Grid | None:
     """Return the geometry of a field's moving image, if known."""
     return _stored_grid(field, "moving_grid")
+
+
+def facing(field: xr.Dataset) -> Grid:
+    """Return a grid with the direction that a field leads to: its moving image's."""
+    return moving_grid(field) or field_grid(field)
 
 
 def _stored_grid(field: xr.Dataset, name: str) -> Grid | None:
@@ -157,9 +163,16 @@ def make_field(
 
 
 def identity(field: xr.Dataset) -> xr.Dataset:
-    """Return a field of zero displacement on the same grids."""
-    field_grid(field)
-    return field.assign(displacement=xr.zeros_like(field["displacement"]))
+    """Return a field on the same grids that moves nothing in the world."""
+    grid, moving = field_grid(field), facing(field)
+    same = field.assign(displacement=xr.zeros_like(field["displacement"]))
+    if grid.direction == moving.direction:
+        return same
+    turn = moving.from_world @ grid.to_world
+    values = kernels.resample_displacement(
+        *kernels.affine_displacement(turn, grid), grid
+    )
+    return field.assign(displacement=displacement_array(values, grid))
 
 
 def in_units(field: xr.Dataset, units: str | None) -> xr.Dataset:

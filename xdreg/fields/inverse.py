@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
+from xdreg.fields.composition import between
 from xdreg.fields.diagnostics import INVERSE_DIAGNOSTICS, status_attrs
 from xdreg.fields.field import (
     FIELD_CHUNK,
@@ -101,6 +102,7 @@ def inverse(
             raise InputError(msg, like=...)
     else:
         image = grid_of(image_levels(like, "like")[0], "like")
+        field = between(field, None, image)
     image = image.to_units(own.units, "like")
     if image.dims != own.dims:
         msg = f"like has dimensions {image.dims} and the field {own.dims}"

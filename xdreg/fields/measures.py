@@ -16,6 +16,7 @@ from xdreg.coordinates import coordinates
 from xdreg.fields.composition import FieldMove
 from xdreg.fields.field import (
     FIELD_CHUNK,
+    facing,
     field_grid,
     fixed_grid,
     open_displacement,
@@ -232,6 +233,7 @@ def consistency(field: xr.Dataset, inverse: xr.Dataset) -> xr.DataArray:
     """
     grid = field_grid(field)
     there, back = (FieldMove.of(f, grid, "inverse") for f in (field, inverse))
+    facing(field).check_direction(field_grid(inverse), "inverse", "the moving image")
     known = fixed_grid(inverse).to_units(grid.units, "inverse")
     chunks = dask.array.core.normalize_chunks(FIELD_CHUNK[grid.ndim], grid.shape)
     data = dask.array.map_blocks(

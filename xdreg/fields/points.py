@@ -13,7 +13,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from xdreg.fields.field import fixed_grid, open_displacement
+from xdreg.errors import InputError
+from xdreg.fields.field import facing, fixed_grid, open_displacement
 from xdreg.fields.preimage import Preimage, affine_part
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid
@@ -24,7 +25,9 @@ from xdreg.numerics.point_tables import read_table
 TOGETHER = 64
 
 
-def transform_points(field: xr.Dataset, points: Any, *, inverse: bool = False) -> Any:
+def transform_points(
+    field: xr.Dataset, points: Any, *, inverse: bool = False, frame: str = "world"
+) -> Any:
     """Map points of the fixed image into the moving one, or back.
 
     Parameters
@@ -40,6 +43,9 @@ def transform_points(field: xr.Dataset, points: Any, *, inverse: bool = False) -
     inverse
         Map points of the moving image into the fixed one. No inverse field is needed:
         Newton's method solves for every point, to within 1e-4 cells of the field.
+    frame
+        Of oblique volumes: ``"world"``, or ``"image"`` for coordinates along the axes
+        of each image, as its DataArray has them.
 
     Returns
     -------
@@ -53,7 +59,8 @@ def transform_points(field: xr.Dataset, points: Any, *, inverse: bool = False) -
     Raises
     ------
     InputError
-        If the points have another number of dimensions, or columns are missing.
+        If the points have another number of dimensions, columns are missing, or there
+        is no such frame.
 
     Warns
     -----
@@ -74,13 +81,26 @@ def transform_points(field: xr.Dataset, points: Any, *, inverse: bool = False) -
     array([[ 1.,  1.],
            [nan, nan]])
     """
+    if frame not in ("world", "image"):
+        msg = f"frame must be 'world' or 'image', got {frame!r}"
+        raise InputError(msg)
     reader = open_displacement(field)
     grid = reader.grid
     if isinstance(points, Iterator):
-        return (transform_points(field, part, inverse=inverse) for part in points)
+        options: Any = {"inverse": inverse, "frame": frame}
+        return (transform_points(field, part, **options) for part in points)
     table = read_table(points, grid.dims)
     move = _back if inverse else _forth
-    return table.replaced(move(reader, fixed_grid(field), table.values, table.rounding))
+    start, end = grid, facing(field)
+    if inverse:
+        start, end = end, start
+    values = table.values
+    if frame == "world" and start.direction is not None:
+        values = values @ start.from_world[:-1, :-1].T
+    moved = move(reader, fixed_grid(field), values, table.rounding)
+    if frame == "world" and end.direction is not None:
+        moved = moved @ end.to_world[:-1, :-1].T
+    return table.replaced(moved)
 
 
 def _forth(

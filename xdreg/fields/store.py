@@ -19,6 +19,7 @@ import xarray as xr
 import zarr
 from zarr.storage import LocalStore
 
+from xdreg.coordinates import DIRECTION
 from xdreg.errors import InputError, StoreError
 from xdreg.fields.composition import as_one_field, split_affine
 from xdreg.fields.diagnostics import DIAGNOSTICS, INVERSE_DIAGNOSTICS
@@ -128,7 +129,9 @@ def _prepared(
         msg = f"the inverse is in {grid.dims} {grid.units}; expected as the field is"
         raise InputError(msg)
     displacement = ordered_displacement(one, grid)
-    extra = one.drop_vars(["displacement", COMPONENT, *grid.dims], errors="ignore")
+    extra = one.drop_vars(
+        ["displacement", COMPONENT, DIRECTION, *grid.dims], errors="ignore"
+    )
     extra = extra.assign_attrs(displacement_attrs=json.dumps(displacement.attrs))
     extra.attrs[ARRAYS] = [str(name) for name in extra.variables]
     matrix = None
@@ -228,8 +231,7 @@ def open_field(
     stored = _parsed(address, "displacement_attrs", attrs.pop("displacement_attrs", {}))
     fixed = _parsed(address, "fixed_grid", attrs.get("fixed_grid", "{}"))
     try:
-        if fixed:
-            Grid.from_dict(fixed)
+        direction = Grid.from_dict(fixed).direction if fixed else None
         normalise_units(stored.get("units"))
     except (InputError, KeyError, TypeError, ValueError, OverflowError) as error:
         msg = f"{address}: fixed_grid is {fixed!r}; expected a grid: {error}"
@@ -238,7 +240,11 @@ def open_field(
     for step in steps:
         if isinstance(step, VectorStep):
             # OME-Zarr has no word for units such as pixels.
-            grid = replace(step.grid, units=step.grid.units or stored.get("units"))
+            grid = replace(
+                step.grid,
+                units=step.grid.units or stored.get("units"),
+                direction=direction,
+            )
             parts.append(make_field(step.displacement(), grid))
         else:
             parts.append(step)

@@ -38,6 +38,8 @@ def resampling_grid(
     grid = fixed_grid(field)
     if like is not None:
         other = grid_of(image_levels(like, "like")[0], "like")
+        # The field is brought to its axes before.
+        field_grid(field).check_direction(other, "like", "the field")
         grid = other.to_units(grid.units, "like")
     if spacing is not None:
         grid = _respaced(grid, spacing)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from xdreg.coordinates import coordinates, grid_of, spatial_dims
 from xdreg.errors import InputError
+from xdreg.fields.composition import between
 from xdreg.fields.field import field_grid, open_displacement
 from xdreg.fields.reader import FieldReader
 from xdreg.fields.targets import Region, Spacing, resampling_grid
@@ -96,6 +97,7 @@ def warp(
     """
     how = Interpolation(order, labels, fill_value)
     image = image_levels(moving, "moving")[0]
+    field = along_axes(field, image, like)
     target = resampling_grid(field, like, spacing, region)
     template = None
     if like is not None and spacing is None and region is None:
@@ -118,6 +120,13 @@ def warp(
     if template is not None:
         result = result.assign_coords({d: template.coords[d] for d in target.dims})
     return result
+
+
+def along_axes(field: xr.Dataset, moving: xr.DataArray, like: Any) -> xr.Dataset:
+    """Return a field along the axes of a moving image, and of ``like`` if given."""
+    levels = [] if like is None else image_levels(like, "like")
+    fixed = grid_of(levels[0], "like") if levels else None
+    return between(field, fixed, grid_of(moving, "moving"))
 
 
 def warped_like(image: xr.DataArray, target: Grid, data: Any) -> xr.DataArray:

@@ -26,7 +26,14 @@ from numpy.typing import NDArray
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
 from xdreg.fields.targets import Region, Spacing, resampling_grid
-from xdreg.fields.warp import CHUNK, Interpolation, Warper, make_warper, warped_like
+from xdreg.fields.warp import (
+    CHUNK,
+    Interpolation,
+    Warper,
+    along_axes,
+    make_warper,
+    warped_like,
+)
 from xdreg.grid import Grid
 from xdreg.numerics.interpolation import Labels, Order
 from xdreg.stores.apart import check_apart
@@ -127,6 +134,7 @@ def warp_to(
         raise InputError(msg)
     how = Interpolation(order, labels, fill_value)
     images = image_levels(moving, "moving")
+    field = along_axes(field, images[0], like)
     target = resampling_grid(field, like, spacing, region)
     dtype = make_warper(field, images[0], target, how).dtype
     layout = _layout(images[0], target, dtype, version, levels, chunks, shards, name)

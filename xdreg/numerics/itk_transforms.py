@@ -34,9 +34,29 @@ def displacement_image(
     image.SetRegions([int(n) for n in grid.shape[::-1]])
     image.Allocate()
     itk.array_view_from_image(image)[...] = np.moveaxis(displacement[::-1], 0, -1)
-    image.SetSpacing([float(s) for s in grid.spacing[::-1]])
-    image.SetOrigin([float(o) for o in grid.origin[::-1]])
+    set_geometry(image, grid)
     return image
+
+
+def set_geometry(image: Any, grid: Grid) -> None:
+    """Give an ITK image, or SimpleITK's, the geometry of a grid."""
+    spacing, origin, direction = geometry(grid)
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    if hasattr(image, "GetLargestPossibleRegion"):
+        import itk
+
+        image.SetDirection(itk.matrix_from_array(direction))
+    else:
+        image.SetDirection(direction.ravel().tolist())
+
+
+def geometry(grid: Grid) -> tuple[list[float], list[float], NDArray[np.float64]]:
+    """Return spacing, origin and direction of a grid as ITK has them."""
+    turn = grid.to_world[:-1, :-1]
+    origin = turn @ np.asarray(grid.origin)
+    direction = np.ascontiguousarray(turn[::-1, ::-1])
+    return list(map(float, grid.spacing[::-1])), origin[::-1].tolist(), direction
 
 
 def displacement_to_itk(displacement: NDArray[Any], grid: Grid) -> Any:
@@ -61,38 +81,42 @@ def displacement_from_itk(transform: Any, grid: Grid) -> NDArray[np.float32]:
     check_transform(transform, grid.ndim)
     matrix = matrix_from_itk(transform)
     if matrix is not None:
+        matrix = grid.from_world @ matrix @ grid.to_world
         return kernels.resample_displacement(
             *kernels.affine_displacement(matrix, grid), grid
         )
     if hasattr(transform, "GetDisplacementField"):
         stored = transform.GetDisplacementField()
+        spacing, origin, direction = geometry(grid)
         same = (
-            tuple(stored.GetSpacing())[::-1] == grid.spacing
-            and tuple(stored.GetOrigin())[::-1] == grid.origin
+            list(stored.GetSpacing()) == spacing
+            and list(stored.GetOrigin()) == origin
             and tuple(stored.GetLargestPossibleRegion().GetSize())[::-1] == grid.shape
-            and np.array_equal(
-                itk.array_from_matrix(stored.GetDirection()), np.eye(grid.ndim)
-            )
+            and np.array_equal(itk.array_from_matrix(stored.GetDirection()), direction)
         )
         if same:
-            return _vectors(stored)
+            return _vectors(stored, grid)
     transform = _in_double(transform)
     kind = itk.Image[itk.Vector[itk.F, grid.ndim], grid.ndim]
     sampler = itk.TransformToDisplacementFieldFilter[kind, itk.D].New()
     sampler.SetTransform(transform)
     sampler.SetSize([int(n) for n in grid.shape[::-1]])
-    sampler.SetOutputSpacing([float(s) for s in grid.spacing[::-1]])
-    sampler.SetOutputOrigin([float(o) for o in grid.origin[::-1]])
+    spacing, origin, direction = geometry(grid)
+    sampler.SetOutputSpacing(spacing)
+    sampler.SetOutputOrigin(origin)
+    sampler.SetOutputDirection(itk.matrix_from_array(direction))
     sampler.Update()
-    return _vectors(sampler.GetOutput())
+    return _vectors(sampler.GetOutput(), grid)
 
 
-def _vectors(image: Any) -> NDArray[np.float32]:
-    """Return the vectors of an ITK image as ``(ndim, *shape)``, in dims order."""
+def _vectors(image: Any, grid: Grid) -> NDArray[np.float32]:
+    """Return the vectors of an ITK image as ``(ndim, *shape)``, along a grid's axes."""
     import itk
 
-    vectors = np.array(itk.array_view_from_image(image))
-    return np.moveaxis(vectors, -1, 0)[::-1].astype(np.float32)
+    vectors = np.moveaxis(np.array(itk.array_view_from_image(image)), -1, 0)[::-1]
+    if grid.direction is not None:
+        vectors = np.tensordot(grid.from_world[:-1, :-1], vectors, 1)
+    return vectors.astype(np.float32)
 
 
 def move_by_itk(transform: Any, points: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -53,7 +53,7 @@ def pair_images(
     select = [selections(pyramid, chosen, name) for name, pyramid, chosen in sides]
     check_joint(plan, select)
     pyramids = [
-        mask_pyramid(mask, pyramid.grids[0], f"{name}_mask")
+        mask_pyramid(mask, pyramid.placed, f"{name}_mask")
         for mask, (name, pyramid, _) in zip(masks, sides, strict=True)
     ]
     for mask, (name, _, _) in zip(pyramids, sides, strict=True):
@@ -252,6 +252,7 @@ def mask_pyramid(mask: Any, image: Grid, name: str) -> Mask:
         )
         raise InputError(msg)
     pyramid = build_pyramid(image_levels(mask, name), name, image.units)
+    image.check_direction(pyramid.placed, name, name.removesuffix("_mask"))
     grid = pyramid.grids[0]
     owner = name.removesuffix("_mask")
     differs = grid.ndim != image.ndim

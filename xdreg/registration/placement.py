@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xarray as xr
 
 from xdreg.errors import InputError
+from xdreg.fields.field import facing, field_grid
 from xdreg.registration.inputs import check_overlap, mapped_bounds, starting_point
 from xdreg.stages import CENTERS
 from xdreg.stores.readers import image_reader
@@ -52,21 +54,57 @@ def place(
             raise InputError(msg)
         check_sizes(plan, None)
         mass = initial == CENTERS[1]
-        return _shift(*(_centre(image, mass=mass) for image in pair)), None
-    start = starting_point(initial, fixed)
+        return _shift(plan, *(_centre(image, mass=mass) for image in pair)), None
+    start = along_axes(starting_point(initial, fixed), plan)
     check_sizes(plan, start)
+    turn = _turn(plan)
     low, high = plan.moving.grids[0].bounds
-    lower, upper = fixed.bounds
+    lower, upper = mapped_bounds(fixed, turn)
     if start is None and ((upper <= low) | (high <= lower)).any():
-        start = _shift(*(_centre(image, mass=False) for image in pair))
+        start = _shift(plan, *(_centre(image, mass=False) for image in pair))
         shift = ", ".join(f"{value:g}" for value in start[:-1, -1])
         units = f" {fixed.units}" if fixed.units else ""
         return start, (
             f"the images do not overlap; started centre on centre, ({shift}){units} "
             "from fixed to moving"
         )
+    if start is None and turn is not None:
+        return turn, (
+            "the axes of the images are not parallel; started from their places in the "
+            "world"
+        )
     check_overlap(plan, start)
     return start, None
+
+
+def _turn(plan: Plan) -> NDArray[np.float64] | None:
+    """Return the matrix from the axes of fixed to those of moving, None if parallel."""
+    fixed, moving = plan.fixed.placed, plan.moving.placed
+    if fixed.is_parallel(moving):
+        return None
+    return moving.from_world @ fixed.to_world
+
+
+def along_axes(start: Any, plan: Plan) -> Any:
+    """Return a start, which is given in the world, along the axes of both images."""
+    fixed, moving = plan.fixed.placed, plan.moving.placed
+    if start is None or fixed.direction is moving.direction is None:
+        return start
+    into = moving.from_world
+    if isinstance(start, np.ndarray):
+        return into @ start @ fixed.to_world
+    if isinstance(start, xr.Dataset):
+        field_grid(start).check_direction(fixed, "fixed", "initial")
+        facing(start).check_direction(moving, "moving", "the end of initial")
+        return start
+    import itk
+
+    from xdreg.numerics.itk_transforms import matrix_to_itk
+
+    whole = itk.CompositeTransform[itk.D, fixed.ndim].New()
+    for part in (matrix_to_itk(into), start, matrix_to_itk(fixed.to_world)):
+        whole.AddTransform(part)
+    return whole
 
 
 def check_sizes(plan: Plan, start: Any) -> None:
@@ -104,11 +142,16 @@ def _lengths(values: NDArray[np.float64]) -> str:
 
 
 def _shift(
-    fixed: NDArray[np.float64], moving: NDArray[np.float64]
+    plan: Plan, fixed: NDArray[np.float64], moving: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the translation that maps one point to another, as a matrix."""
-    matrix = np.eye(len(fixed) + 1)
-    matrix[:-1, -1] = moving - fixed
+    """Return the translation in the world that maps one point to another, as a matrix.
+
+    The points are along the axes of their images.
+    """
+    matrix = _turn(plan)
+    if matrix is None:
+        matrix = np.eye(len(fixed) + 1)
+    matrix[:-1, -1] = moving - matrix[:-1, :-1] @ fixed
     return matrix
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
@@ -33,7 +33,8 @@ def result_field(
     ``choice`` and ``pose`` are None unless the metric was chosen and the pose searched.
     """
     reader = state.reader
-    field = xr.Dataset({"displacement": displacement_array(reader.source, reader.grid)})
+    grid = replace(reader.grid, direction=plan.fixed.direction)
+    field = xr.Dataset({"displacement": displacement_array(reader.source, grid)})
     stages = enumerate(plan.stages)
     deformable = [number for number, stage in stages if not stage.options.linear]
     last = deformable[-1] if deformable else len(plan.stages) - 1
@@ -52,8 +53,8 @@ def _attrs(
 ) -> dict[str, str]:
     """Return the provenance of a field, as JSON."""
     attrs = {
-        "fixed_grid": json.dumps(plan.fixed.grids[0].to_dict()),
-        "moving_grid": json.dumps(plan.moving.grids[0].to_dict()),
+        "fixed_grid": json.dumps(plan.fixed.placed.to_dict()),
+        "moving_grid": json.dumps(plan.moving.placed.to_dict()),
     }
     # With its grid, a stage's blocks can be placed without the images.
     decided = zip(manifest["stages"], plan.stages, strict=True)

@@ -93,7 +93,7 @@ def open_image(
     StoreError
         If the file does not exist, is damaged, or cannot be read.
     InputError
-        If the image is oblique, or something must be given.
+        If something must be given.
     """
     address = as_address(path)
     place = local_path(address)

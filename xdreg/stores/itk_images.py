@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
+from scipy.optimize import linear_sum_assignment
 
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import InputError, StoreError
-from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
+from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units, rows_of
+from xdreg.numerics.itk_transforms import set_geometry
 from xdreg.stores.named_files import why_not_a_file
 from xdreg.stores.paths import as_address, local_path
 from xdreg.stores.voxel_files import check_voxels
@@ -23,18 +25,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-#: Most difference of a direction cosine from 0, 1 or -1 on an axis-aligned grid.
-_AXIS_TOLERANCE = 1e-6
-
-
 def from_itk_image(image: Any, *, units: str | None = "millimeter") -> xr.DataArray:
     """Return an ITK image as a DataArray, with every voxel at its physical position.
 
     Parameters
     ----------
     image : itk.Image
-        Two- or three-dimensional, with scalar or vector pixels. Its direction matrix
-        may flip or permute axes.
+        Two- or three-dimensional, with scalar or vector pixels. Flipped and permuted
+        axes are put in order. What remains of an oblique direction matrix is the
+        coordinate ``direction``.
     units
         Unit of its coordinates. ITK's convention is millimetres.
 
@@ -45,7 +44,7 @@ def from_itk_image(image: Any, *, units: str | None = "millimeter") -> xr.DataAr
     Raises
     ------
     InputError
-        If the image is oblique, or not two- or three-dimensional.
+        If it is not two- or three-dimensional, or no image.
     """
     import itk
 
@@ -57,22 +56,23 @@ def from_itk_image(image: Any, *, units: str | None = "millimeter") -> xr.DataAr
     direction = itk.array_from_matrix(image.GetDirection())[::-1, ::-1]
     spacing = np.array(list(image.GetSpacing()))[::-1]
     index = np.array(list(image.GetLargestPossibleRegion().GetIndex()))[::-1]
-    low = np.array(list(image.GetOrigin()))[::-1] + direction @ (spacing * index)
-    axes, signs = _axes_and_signs(direction)
-    # Array axis k runs along physical axis axes[k], backwards if its sign is negative.
+    first = np.array(list(image.GetOrigin()))[::-1] + direction @ (spacing * index)
+    turn, order, signs = turned(direction)
+    # Array axis k runs nearly along an axis, backwards if its sign is negative.
     sizes = np.array(values.shape[:ndim])
     for k in range(ndim):
         if signs[k] < 0:
-            low[axes[k]] -= spacing[k] * (sizes[k] - 1)
+            first += direction[:, k] * spacing[k] * (sizes[k] - 1)
             values = np.flip(values, axis=k)
-    order = np.argsort(axes)
     values = values.transpose([*order, *range(ndim, ndim + components)])
+    low = first if turn is None else np.linalg.solve(np.asarray(turn), first)
     grid = Grid(
         SPATIAL_DIMS[-ndim:],
         tuple(int(n) for n in sizes[order]),
         tuple(float(s) for s in spacing[order]),
         tuple(float(o) for o in low),
         normalise_units(units),
+        turn,
     )
     dims: tuple[str, ...] = grid.dims
     if components:
@@ -84,8 +84,6 @@ def from_itk_image(image: Any, *, units: str | None = "millimeter") -> xr.DataAr
 
 def _check_image(image: Any) -> None:
     """Raise if an object is no ITK image that a DataArray can represent."""
-    import itk
-
     if not hasattr(image, "GetImageDimension"):
         msg = (
             f"expected an itk.Image, got {type(image).__name__}; read files with "
@@ -99,36 +97,23 @@ def _check_image(image: Any) -> None:
             "first"
         )
         raise InputError(msg)
-    if not is_aligned(image):
-        direction = itk.array_from_matrix(image.GetDirection())
-        msg = (
-            f"the image is oblique, its direction matrix is {direction}; "
-            "xdreg works on axis-aligned grids. Resample it first: itk.resample_image_"
-            "filter(image, size=..., output_spacing=..., output_origin=..., "
-            "output_direction=identity)"
-        )
-        raise InputError(msg)
 
 
-def _axes_and_signs(
+def turned(
     direction: NDArray[np.float64],
-) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Return the physical axis that each array axis runs along, and its sign."""
-    axes = np.abs(direction).argmax(axis=0)
-    return axes, np.sign(direction[axes, range(len(axes))])
+) -> tuple[tuple[tuple[float, ...], ...] | None, NDArray[np.intp], NDArray[np.float64]]:
+    """Return what remains of a direction after its axes were put in order.
 
-
-def is_aligned(image: Any) -> bool:
-    """Return whether the grid of an ITK image is axis-aligned."""
-    import itk
-
-    direction = itk.array_from_matrix(image.GetDirection())
-    axes, signs = _axes_and_signs(direction)
-    exact = np.zeros_like(direction)
-    exact[axes, range(len(axes))] = signs
-    return len(set(axes.tolist())) == len(axes) and bool(
-        np.abs(direction - exact).max() <= _AXIS_TOLERANCE
-    )
+    Also the axes in that order, and the sign of each axis as it was.
+    """
+    axes, order = linear_sum_assignment(-np.abs(direction))
+    signs = np.empty(len(direction))
+    signs[order] = np.sign(direction[axes, order])
+    nearest = direction[:, order] * signs[order]
+    if not np.allclose(nearest @ nearest.T, np.eye(len(nearest)), atol=1e-3):
+        msg = f"the axes of the image are not at right angles: {direction.tolist()}"
+        raise InputError(msg)
+    return rows_of(nearest), order, signs
 
 
 def to_itk_image(array: xr.DataArray) -> Any:
@@ -142,7 +127,7 @@ def to_itk_image(array: xr.DataArray) -> Any:
     Returns
     -------
     itk.Image
-        With identity direction.
+        With the direction of the array.
 
     Raises
     ------
@@ -162,8 +147,7 @@ def to_itk_image(array: xr.DataArray) -> Any:
     values = values.astype(_itk_dtype(values))
     values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
     image = itk.image_from_array(values, is_vector=vector)
-    image.SetSpacing([float(s) for s in grid.spacing[::-1]])
-    image.SetOrigin([float(o) for o in grid.origin[::-1]])
+    set_geometry(image, grid)
     return image
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xdreg.coordinates import OTHER_DIMS
+from xdreg.coordinates import DIRECTION, OTHER_DIMS
 from xdreg.errors import StoreError
 from xdreg.grid import SPATIAL_DIMS, is_finite, normalise_units, unit_ratio
 from xdreg.stores.nodes import open_array
@@ -44,7 +44,7 @@ class ImageMetadata:
     """What a store says of an image. ``channels`` are entries of its ``omero``.
 
     ``units`` is that of all space axes, ``orientations`` are the directions of axes
-    (RFC-4).
+    (RFC-4). ``direction`` is that of an oblique volume, as xdreg writes it.
     """
 
     name: str
@@ -54,6 +54,7 @@ class ImageMetadata:
     time_units: str | None
     channels: list[dict[str, Any]]
     orientations: dict[str, str]
+    direction: Any
 
 
 def read_metadata(
@@ -87,6 +88,7 @@ def read_metadata(
         levels.append((array, level))
     check_levels(address, levels)
     omero = attrs.get("omero", ome.get("omero"))
+    extra = attrs.get("xdreg")
     time = next((axis for axis in axes if axis["name"] == "t"), {})
     return ImageMetadata(
         name=_text(declared.get("name") or "image"),
@@ -96,6 +98,7 @@ def read_metadata(
         time_units=_text(time["unit"]) if time.get("unit") else None,
         channels=_dicts(omero, "channels"),
         orientations=_orientations(axes),
+        direction=extra.get(DIRECTION) if isinstance(extra, dict) else None,
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from xdreg.coordinates import grid_of
+from xdreg.coordinates import DIRECTION, grid_of
 from xdreg.errors import InputError
 from xdreg.grid import UNIT_METRES, Grid, pyramid_factors, whole_per_axis
 from xdreg.stores.apart import check_apart
@@ -33,6 +33,9 @@ Version = Literal["0.4", "0.5", "0.6"]
 #: Most files of a store without shards, and chunks along each axis of a default one.
 MOST_FILES = 100_000
 TOGETHER = 4
+
+#: Attribute of a store with what OME-Zarr has no place for.
+_EXTRA = "xdreg"
 
 #: Default size of a chunk along each spatial axis, in voxels.
 CHUNK = {2: 512, 3: 64}
@@ -267,10 +270,12 @@ def lay_out(path: Path, layout: Layout) -> None:
         chunks_per_shard=together and (1,) * len(others) + together,
         **compression(version),
     )
+    # ngff-zarr would drop what it does not know.
+    group = zarr.open_group(path, mode="r+")
+    if grids[0].direction is not None:
+        group.attrs[_EXTRA] = {DIRECTION: grids[0].direction}
     channels = _omero(image)
     if channels:
-        # ngff-zarr would drop what it does not know.
-        group = zarr.open_group(path, mode="r+")
         if version == "0.4":
             group.attrs["omero"] = {"channels": channels}
         else:

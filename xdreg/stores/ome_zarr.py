@@ -19,7 +19,7 @@ from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
 from xdreg.coordinates import coordinates
 from xdreg.errors import InputError, StoreError
-from xdreg.grid import SPATIAL_DIMS, Grid
+from xdreg.grid import SPATIAL_DIMS, Grid, rows_of
 from xdreg.stores.channels import with_channels
 from xdreg.stores.identity import key_of
 from xdreg.stores.nodes import open_given
@@ -240,8 +240,9 @@ def _open_level(
     spacing = tuple(level.scale[placed[dim][0]] for dim in spatial)
     origin = tuple(placed[dim][1] for dim in spatial)
     try:
-        grid = Grid(spatial, shape, spacing, origin, image.units)
-    except InputError as error:
+        turn = rows_of(image.direction)
+        grid = Grid(spatial, shape, spacing, origin, image.units, turn)
+    except (InputError, TypeError, ValueError) as error:
         msg = f"{address}: the level {source.path!r} has no usable geometry: {error}"
         raise StoreError(msg) from error
     as_stored = order == sorted(order) and not any(backwards)

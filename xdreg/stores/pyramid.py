@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import dask.array
 import numpy as np
 import xarray as xr
 
-from xdreg.coordinates import grid_of
+from xdreg.coordinates import DIRECTION, grid_of
 from xdreg.errors import InputError
 from xdreg.grid import pyramid_factors
 from xdreg.stores.memory_images import image_of
@@ -40,11 +40,18 @@ class Pyramid:
     """An image at its levels, finest first.
 
     An array is None if no store has the level, so that it must be made from the one
-    before. All grids are in the same unit.
+    before. All grids are in the same unit, and in the image's own axes, which
+    ``direction`` turns to the world.
     """
 
     arrays: tuple[xr.DataArray | None, ...]
     grids: tuple[Grid, ...]
+    direction: tuple[tuple[float, ...], ...] | None = None
+
+    @property
+    def placed(self) -> Grid:
+        """The finest grid, with its direction."""
+        return replace(self.grids[0], direction=self.direction)
 
     @property
     def finest(self) -> xr.DataArray:
@@ -137,15 +144,18 @@ def build_pyramid(
     levels: Sequence[xr.DataArray], name: str, units: str | None = OWN_UNITS
 ) -> Pyramid:
     """Return an image's pyramid, extended by levels coarser than the stored ones."""
-    arrays: list[xr.DataArray | None] = [*levels]
-    grids = [grid_of(level, name) for level in levels]
+    arrays: list[xr.DataArray | None] = [
+        level.drop_vars(DIRECTION, errors="ignore") for level in levels
+    ]
+    found = [grid_of(level, name) for level in levels]
+    grids = [grid.aligned for grid in found]
     target = grids[0].units if units == OWN_UNITS else units
     grids = [grid.to_units(target, name) for grid in grids]
     coarsest = COARSEST[grids[-1].extended_ndim]
     for factors in pyramid_factors(grids[-1], coarsest):
         grids.append(grids[-1].coarsen(factors))
         arrays.append(None)
-    return Pyramid(tuple(arrays), tuple(grids))
+    return Pyramid(tuple(arrays), tuple(grids), found[0].direction)
 
 
 def downsample(
