@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from xdreg.numerics.foreground import MARGIN, foreground
+from xdreg.numerics.foreground import MARGIN, foreground, padding
 
 SHAPE = (48, 52, 56)
 RNG = np.random.default_rng(0)
@@ -92,3 +92,48 @@ def test_what_is_not_finite_is_no_content():
     mask = foreground(values)
     assert mask[content].all()
     assert not mask[:8].any()
+
+
+WEDGE = PLACE[1] < 0.5 * PLACE[0]
+HALF = PLACE[2] < 20
+
+
+@pytest.mark.parametrize("value", [0.0, -2048.0, 65535.0])
+@pytest.mark.parametrize("padded", [WEDGE, HALF, ~CONE | np.zeros(SHAPE, bool)])
+def test_padding_is_found_with_the_voxels_next_to_it(value, padded):
+    image = np.where(padded, value, 100 + texture()).astype(np.float32)
+    found = padding(image)
+    assert found[padded].mean() > 0.99
+    beyond = found & ~padded
+    near = scipy.ndimage.binary_dilation(padded, np.ones((3, 3, 3)), 2)
+    assert not (beyond & ~near).any()
+
+
+def test_two_values_are_padding():
+    image = np.where(WEDGE, 0.0, np.where(PLACE[2] > 50, 9.0, 100 + texture()))
+    found = padding(image.astype(np.float32))
+    assert found[WEDGE | (PLACE[2] > 50)].mean() > 0.99
+
+
+NO_PADDING = {
+    "texture": texture(),
+    "an object in zeros": np.where(BALL, 5 + texture(), 0),
+    "a constant": np.full(SHAPE, 3.0),
+    "zeros within noise": np.maximum(NOISE, 0),
+    "a hole": np.where(BALL, 0, 5 + texture()),
+    "nearly all padding": np.where(PLACE.sum(axis=0) < 8, texture(), 0),
+    "unknown": np.full(SHAPE, np.nan),
+    "one grey level left": np.where(HALF, 0.0, 7.0),
+}
+
+
+@pytest.mark.parametrize("name", NO_PADDING)
+def test_what_counts_is_no_padding(name):
+    assert padding(NO_PADDING[name].astype(np.float32)) is None
+
+
+def test_padding_of_a_plane():
+    plane = np.where(np.tri(60, 50, -10) > 0, 0.0, 50 + texture((60, 50)))
+    found = padding(plane.astype(np.float32))
+    assert found[np.tri(60, 50, -10) > 0].mean() > 0.99
+    assert found.mean() < 0.5

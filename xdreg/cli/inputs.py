@@ -76,7 +76,10 @@ Initial = Annotated[
     ),
 ]
 Mask = Annotated[
-    str | None, typer.Option(metavar="MASK", help="Mask of the image, or auto.")
+    str | None,
+    typer.Option(
+        metavar="MASK", help="Mask of the image, auto, or none to count padding."
+    ),
 ]
 ChannelNames = Annotated[
     list[str] | None,
@@ -179,8 +182,9 @@ def require(given: dict[str, Any], **flags: str) -> None:
 def opened(given: dict[str, Any]) -> tuple[list[Any], list[Any], Any]:
     """Open the images, the masks and the initial transform."""
     images = [open_path(given[name]) for name in ("fixed", "moving")]
+    names = {None: None, "auto": "auto", "none": False}
     masks = [
-        mask if mask in (None, "auto") else open_path(mask)
+        names[mask] if mask in names else open_path(mask)
         for mask in (given["fixed_mask"], given["moving_mask"])
     ]
     start = given["initial"]

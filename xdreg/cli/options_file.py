@@ -55,7 +55,7 @@ NAMES = (*PATHS, *_OTHERS)
 MOST_VALUES = 10**5
 
 #: Values of a mask and of a start that are no paths.
-_NO_PATHS = ("auto", *CENTERS)
+_NO_PATHS = ("auto", "none", *CENTERS)
 
 #: Options that are not written: some belong to one run, others are in each stage.
 _NOT_WRITTEN = ("workdir", "retry", "metric", "block_shape", "overlap")

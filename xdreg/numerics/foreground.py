@@ -46,6 +46,9 @@ TAIL = 5e-4
 #: Least share of the image for a background.
 LEAST_BACKGROUND = 0.01
 
+#: Share of the border from which padding is the background of a whole object.
+SURROUNDED = 0.9
+
 #: Least size of a piece of foreground, as a share of the largest.
 SPECK = 0.01
 
@@ -68,6 +71,31 @@ def foreground(values: Image) -> Mask:
     if dropped.sum() < LEAST_BACKGROUND * values.size or not inside.any():
         return np.ones(values.shape, bool)
     return _tidied(inside)
+
+
+def padding(values: Image) -> Mask | None:
+    """Find what was not measured in a coarse image ``([z], y, x)``, if anything.
+
+    Padding is pieces of exactly one value that reach the border, and the voxels next to
+    them, which mix both. Where it is nearly all of the border, the image shows a whole
+    object without its background. Its outline says where it is, and nothing is padding.
+    Nor is anything if hardly a voxel would be left.
+    """
+    edge = _shell(np.ones(values.shape, bool))
+    found = np.zeros(values.shape, bool)
+    levels, counts = np.unique(values[edge & np.isfinite(values)], return_counts=True)
+    for level in levels[counts >= LEAST_BACKGROUND * edge.sum()]:
+        solid = ndimage.binary_erosion(
+            values == level, _box(values.ndim), border_value=1
+        )
+        found |= _reaching(solid, edge)
+    found = ndimage.binary_dilation(found, _box(values.ndim), 2)
+    share, left = found.mean(), values[~found & np.isfinite(values)]
+    if share < LEAST_BACKGROUND or found[edge].mean() > SURROUNDED:
+        return None
+    if left.size < LEAST_BACKGROUND * values.size or left.min() == left.max():
+        return None
+    return np.asarray(found)
 
 
 def _without_padding(values: Image, inside: Mask) -> Mask:

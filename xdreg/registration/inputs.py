@@ -241,13 +241,13 @@ def _span(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> str:
 
 def mask_pyramid(mask: Any, image: Grid, name: str) -> Mask:
     """Return the stored levels of a mask, or raise if it does not fit its image."""
-    if mask is None:
-        return None
+    if mask is None or mask is False:
+        return mask
     if isinstance(mask, str):
         if mask == AUTO:
             return AUTO
         msg = (
-            f"{name} must be an image or {AUTO!r}, got {mask!r}; open a store with "
+            f"{name} must be an image, False or {AUTO!r}, got {mask!r}; open it with "
             "xdreg.open_ome_zarr"
         )
         raise InputError(msg)

@@ -78,8 +78,10 @@ def register(
     overlap
         Voxels by which a block's window exceeds it on every side. By default 8
         in 3-D and 32 in 2-D, for `BSpline` 16, and at most half a block.
-    fixed_mask, moving_mask : DataArray, DataTree or "auto", optional
-        Voxels that count are not zero. On the grid of any level of its image.
+    fixed_mask, moving_mask : DataArray, DataTree, "auto" or False, optional
+        Voxels that count are not zero. On the grid of any level of its image. By
+        default all voxels count but NaN and padding: pieces of one value that reach the
+        border, unless they surround a whole object. False counts padding, too.
         ``"auto"`` leaves out a uniform background around the content, except in linear
         stages, which need the content's outline.
     initial : itk.Transform, Dataset, (ndim + 1, ndim + 1) array or str, optional
@@ -246,7 +248,7 @@ def _checked(
     again = retried(retry, workdir)
     check_fresh(fresh, again, workdir)
     if workdir is not None:
-        stored = (m for m in masks if not isinstance(m, str))
+        stored = (m for m in masks if not isinstance(m, str | bool))
         check_apart(workdir, fixed, moving, *stored, initial, what="workdir")
     return made, start, said, pair, again
 

@@ -5,6 +5,7 @@ A run makes levels that a store lacks, and masks that were asked for.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,12 +15,13 @@ from dask.array.chunk import coarsen
 
 from xdreg.engines.correlation import image_stiffness
 from xdreg.errors import InputError, warn
-from xdreg.numerics.foreground import foreground
+from xdreg.numerics.foreground import foreground, padding
 from xdreg.registration.made_array import MadeArray, Maker
 from xdreg.stores.pyramid import Pyramid
 from xdreg.stores.readers import ImageReader, image_reader
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from xdreg.grid import Grid
     from xdreg.stores.channels import Selection
     from xdreg.stores.readers import Lost
+
+    Find = Callable[[NDArray[np.float32]], NDArray[np.bool_]]
 
 #: An automatic mask that leaves a smaller share of an image causes a warning.
 LEAST_FOREGROUND = 0.01
@@ -37,8 +41,12 @@ _CHUNK = 64
 #: Asks for a mask to be found in the image itself.
 AUTO: Literal["auto"] = "auto"
 
-#: The levels of a mask, or the wish for one.
-Mask = Pyramid | Literal["auto"] | None
+#: The levels of a mask, the wish for one, False if all voxels count, None if all but
+#: padding do.
+Mask = Pyramid | Literal["auto", False] | None
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,8 @@ class PairImage:
     channels
         For each channel that is registered, the selection that reads it.
     mask
-        The voxels that count: a mask's levels, ``"auto"``, or None for all.
+        The voxels that count: a mask's levels, ``"auto"``, False for all, or None for
+        all but padding.
     """
 
     name: str
@@ -93,7 +102,8 @@ class Source:
         """The entry of a mask that was found in the field's provenance."""
         if self._foreground_share is None:
             return {}
-        return {f"{self.name}_mask": {"auto": True, "share": self._foreground_share}}
+        how = "auto" if self._mask == AUTO else "without_padding"
+        return {f"{self.name}_mask": {how: True, "share": self._foreground_share}}
 
     def check(self) -> None:
         """Check contents and NaN of the image on a coarse level; find its mask."""
@@ -101,6 +111,8 @@ class Source:
             self._check_channel(channel)
         if self._mask == AUTO:
             self._find_foreground()
+        elif self._mask is None:
+            self._find_padding()
 
     @cached_property
     def contrast(self) -> list[float]:
@@ -135,11 +147,11 @@ class Source:
     def mask_reader(self, grid: Grid, *, whole: bool) -> ImageReader | None:
         """Return a reader of the mask for a level, if there is a mask.
 
-        A mask that was found is not used where images are registered ``whole``: the
-        background makes the outline visible.
+        A foreground that was found is not used where images are registered ``whole``:
+        the background makes the outline visible.
         """
         if not isinstance(self._mask, Pyramid):
-            return None if whole else self._foreground
+            return None if whole and self._mask == AUTO else self._foreground
         level = self._mask.level_like(grid)
         array: Any = self._mask.arrays[level]
         return image_reader(array, "mask", grid=self._mask.grids[level])
@@ -200,8 +212,34 @@ class Source:
                 "voxels are masked out"
             )
 
+    def _find_padding(self) -> None:
+        """Store the mask of what is no padding, if there is padding."""
+        values = self._reader(self._pyramid.overview, 0).read_most()
+        found = padding(values)
+        if found is None:
+            return
+        share = self._store_mask("padding", _counted)
+        _log.info(
+            "%.2g %% of %s is constant at its border or next to it: not counted; "
+            "%s_mask=False counts all",
+            100 * (1 - share),
+            self.name,
+            self.name,
+        )
+
     def _find_foreground(self) -> None:
-        """Store the mask of the foreground, found at a coarse level."""
+        """Store the mask of the foreground."""
+        share = self._store_mask("foreground", foreground)
+        if share < LEAST_FOREGROUND or share == 1:
+            what = (
+                "found no background, so that every voxel counts"
+                if share == 1
+                else f"leaves {100 * share:.2g} % of the image"
+            )
+            warn(f"{self.name}_mask='auto' {what}; give a mask if that is wrong")
+
+    def _store_mask(self, what: str, find: Find) -> float:
+        """Store a mask found at a coarse level, and return the share it leaves."""
         image = self._reader(self._pyramid.overview, 0)
         # A level may end earlier than its image, by less than one of its voxels.
         wide = replace(
@@ -210,24 +248,23 @@ class Source:
             origin=tuple(image.grid.index_to_physical([-1] * image.grid.ndim).tolist()),
         )
         array = MadeArray(
-            self._folder / f"{self.name}_foreground.zarr",
+            self._folder / f"{self.name}_{what}.zarr",
             wide.shape,
             wide.shape,
-            f"the foreground of {self.name}",
-            _Foreground(image),
+            f"the {what} of {self.name}",
+            _Found(image, find),
         )
         reader = ImageReader(array, wide, wide.dims)
         self._foreground = reader
         inner = reader.read((slice(1, -1),) * wide.ndim)
-        share = float((inner != 0).mean())
-        self._foreground_share = share
-        if share < LEAST_FOREGROUND or share == 1:
-            what = (
-                "found no background, so that every voxel counts"
-                if share == 1
-                else f"leaves {100 * share:.2g} % of the image"
-            )
-            warn(f"{self.name}_mask='auto' {what}; give a mask if that is wrong")
+        self._foreground_share = float((inner != 0).mean())
+        return self._foreground_share
+
+
+def _counted(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return what is no padding."""
+    found = padding(values)
+    return np.ones(values.shape, bool) if found is None else ~found
 
 
 @dataclass(frozen=True)
@@ -248,12 +285,15 @@ class _Means(Maker):
         return np.asarray(coarsen(np.mean, values, groups, dtype=np.float32))
 
 
-class _Foreground(Maker):
-    """The mask of an image's foreground, one voxel wider than the image."""
+@dataclass(frozen=True)
+class _Found(Maker):
+    """A mask found in an image, one voxel wider than the image."""
+
+    find: Find
 
     def __call__(
         self, window: tuple[slice, ...], lost: list[Lost]
     ) -> NDArray[np.float32]:
         """Return the whole mask, the only window of it."""
-        mask = foreground(self.image.read_known(lost=lost))
+        mask = self.find(self.image.read_known(lost=lost))
         return np.pad(mask, 1, mode="edge").astype(np.float32)[window]
