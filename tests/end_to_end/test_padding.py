@@ -14,7 +14,7 @@ def pair():
     made = xdreg.datasets.phantom_pair((40, 72, 56), amplitude=2.0)
     rng = np.random.default_rng(0)
     fixed, moving = (
-        (100 + 500 * image.compute() + rng.normal(0, 5, image.shape)).astype("float32")
+        (100 + image.compute() / 100 + rng.normal(0, 5, image.shape)).astype("float32")
         for image in (made.fixed, made.moving)
     )
     z, y, _ = np.indices(fixed.shape)

@@ -115,6 +115,14 @@ def test_two_values_are_padding():
     assert found[WEDGE | (PLACE[2] > 50)].mean() > 0.99
 
 
+@pytest.mark.parametrize("value", [-1.0, 65535.0])
+def test_padding_around_the_background_of_an_object_leaves_its_outline(value):
+    image = np.where(WEDGE, value, np.where(BALL, 5 + texture(), 0)).astype(np.float32)
+    found = padding(image)
+    assert found[WEDGE].mean() > 0.99
+    assert (~found & (image == 0)).sum() > 0.3 * (image == 0).sum()
+
+
 NO_PADDING = {
     "texture": texture(),
     "an object in zeros": np.where(BALL, 5 + texture(), 0),

@@ -49,6 +49,11 @@ LEAST_BACKGROUND = 0.01
 #: Share of the border from which padding is the background of a whole object.
 SURROUNDED = 0.9
 
+#: Share of voxels below the low end of an image's values, and how far noise may go
+#: below it, as a multiple of its distance from the median.
+LOW = 0.05
+NOISE = 2.0
+
 #: Least size of a piece of foreground, as a share of the largest.
 SPECK = 0.01
 
@@ -78,24 +83,41 @@ def padding(values: Image) -> Mask | None:
 
     Padding is pieces of exactly one value that reach the border, and the voxels next to
     them, which mix both. Where it is nearly all of the border, the image shows a whole
-    object without its background. Its outline says where it is, and nothing is padding.
-    Nor is anything if hardly a voxel would be left.
+    object without its background. Its outline says where it is, and counts. Of several
+    values, those furthest from the rest of the image are padding first. Nothing is
+    padding if hardly a voxel would be left.
     """
     edge = _shell(np.ones(values.shape, bool))
-    found = np.zeros(values.shape, bool)
     levels, counts = np.unique(values[edge & np.isfinite(values)], return_counts=True)
-    for level in levels[counts >= LEAST_BACKGROUND * edge.sum()]:
-        solid = ndimage.binary_erosion(
-            values == level, _box(values.ndim), border_value=1
-        )
-        found |= _reaching(solid, edge)
-    found = ndimage.binary_dilation(found, _box(values.ndim), 2)
-    share, left = found.mean(), values[~found & np.isfinite(values)]
-    if share < LEAST_BACKGROUND or found[edge].mean() > SURROUNDED:
+    levels = levels[counts >= LEAST_BACKGROUND * edge.sum()]
+    rest = values[np.isfinite(values) & ~np.isin(values, levels)]
+    found = np.zeros(values.shape, bool)
+    if not rest.size:
         return None
-    if left.size < LEAST_BACKGROUND * values.size or left.min() == left.max():
+    middle = float(np.median(rest))
+    for level in sorted(levels, key=lambda level: -abs(float(level) - middle)):
+        wider = found | _padding_of(values, float(level), edge)
+        if wider[edge].mean() <= SURROUNDED:
+            found = wider
+    left = values[~found & np.isfinite(values)]
+    if found.mean() < LEAST_BACKGROUND or left.size < LEAST_BACKGROUND * values.size:
         return None
-    return np.asarray(found)
+    return None if left.min() == left.max() else np.asarray(found)
+
+
+def _padding_of(values: Image, level: float, edge: Mask) -> Mask:
+    """Return the padding of one value, with the voxels that mix it and the rest."""
+    solid, box = values == level, _box(values.ndim)
+    rest = values[np.isfinite(values) & ~solid]
+    sign = 1.0 if level < np.median(rest) else -1.0
+    low, middle = np.quantile(sign * rest, [LOW, 0.5])
+    beyond = low - NOISE * (middle - low)
+    if sign * level < beyond:
+        # Noise does not come near that value: what does is a mixture.
+        pieces = _reaching(sign * values < beyond, solid & edge)
+        return np.asarray(ndimage.binary_dilation(pieces, box))
+    solid = ndimage.binary_erosion(solid, box, border_value=1)
+    return np.asarray(ndimage.binary_dilation(_reaching(solid, edge), box, 2))
 
 
 def _without_padding(values: Image, inside: Mask) -> Mask:

@@ -88,8 +88,10 @@ class Source:
         self._pyramid, self._channels = image.pyramid, image.channels
         self._mask = image.mask
         self._folder = folder
+        #: Masks of what is not padding, and of the foreground, where there are any.
+        self._counted: ImageReader | None = None
         self._foreground: ImageReader | None = None
-        self._foreground_share: float | None = None
+        self._share: float | None = None
         self._readers: dict[tuple[int, int], ImageReader] = {}
 
     @property
@@ -100,19 +102,19 @@ class Source:
     @property
     def found_mask(self) -> dict[str, Any]:
         """The entry of a mask that was found in the field's provenance."""
-        if self._foreground_share is None:
+        if self._share is None:
             return {}
         how = "auto" if self._mask == AUTO else "without_padding"
-        return {f"{self.name}_mask": {how: True, "share": self._foreground_share}}
+        return {f"{self.name}_mask": {how: True, "share": self._share}}
 
     def check(self) -> None:
         """Check contents and NaN of the image on a coarse level; find its mask."""
         for channel in range(len(self._channels)):
             self._check_channel(channel)
+        if self._mask in (None, AUTO):
+            self._find_padding()
         if self._mask == AUTO:
             self._find_foreground()
-        elif self._mask is None:
-            self._find_padding()
 
     @cached_property
     def contrast(self) -> list[float]:
@@ -147,11 +149,11 @@ class Source:
     def mask_reader(self, grid: Grid, *, whole: bool) -> ImageReader | None:
         """Return a reader of the mask for a level, if there is a mask.
 
-        A foreground that was found is not used where images are registered ``whole``:
+        The foreground that was found is not used where images are registered ``whole``:
         the background makes the outline visible.
         """
         if not isinstance(self._mask, Pyramid):
-            return None if whole and self._mask == AUTO else self._foreground
+            return self._counted if whole else self._foreground or self._counted
         level = self._mask.level_like(grid)
         array: Any = self._mask.arrays[level]
         return image_reader(array, "mask", grid=self._mask.grids[level])
@@ -175,12 +177,17 @@ class Source:
         folder = f"{self.name}_levels" + (f"_{channel}" if channel else "")
         grid, finer = self._pyramid.grids[level], self._reader(level - 1, channel)
         pairs = zip(grid.spacing, finer.grid.spacing, strict=True)
+        given = (
+            self.mask_reader(finer.grid, whole=False)
+            if isinstance(self._mask, Pyramid)
+            else None
+        )
         array = MadeArray(
             self._folder / folder / f"{level}.zarr",
             grid.shape,
             (_CHUNK,) * grid.ndim,
             f"{self.name}, level {level},",
-            _Means(finer, tuple(round(c / f) for c, f in pairs)),
+            _Means(finer, tuple(round(c / f) for c, f in pairs), given),
         )
         return ImageReader(array, grid, grid.dims)
 
@@ -213,23 +220,23 @@ class Source:
             )
 
     def _find_padding(self) -> None:
-        """Store the mask of what is no padding, if there is padding."""
+        """Store the mask of what is not padding, if there is padding."""
         values = self._reader(self._pyramid.overview, 0).read_most()
-        found = padding(values)
-        if found is None:
+        if padding(values) is None:
             return
-        share = self._store_mask("padding", _counted)
+        self._counted = self._store_mask("padding", _not_padding)
         _log.info(
-            "%.2g %% of %s is constant at its border or next to it: not counted; "
+            "%.2g %% of %s is constant at its border, or next to it: not counted; "
             "%s_mask=False counts all",
-            100 * (1 - share),
+            100 * (1 - (self._share or 0)),
             self.name,
             self.name,
         )
 
     def _find_foreground(self) -> None:
         """Store the mask of the foreground."""
-        share = self._store_mask("foreground", foreground)
+        self._foreground = self._store_mask("foreground", foreground)
+        share = self._share or 0
         if share < LEAST_FOREGROUND or share == 1:
             what = (
                 "found no background, so that every voxel counts"
@@ -238,8 +245,8 @@ class Source:
             )
             warn(f"{self.name}_mask='auto' {what}; give a mask if that is wrong")
 
-    def _store_mask(self, what: str, find: Find) -> float:
-        """Store a mask found at a coarse level, and return the share it leaves."""
+    def _store_mask(self, what: str, find: Find) -> ImageReader:
+        """Store a mask found at a coarse level; note the share that it leaves."""
         image = self._reader(self._pyramid.overview, 0)
         # A level may end earlier than its image, by less than one of its voxels.
         wide = replace(
@@ -255,23 +262,26 @@ class Source:
             _Found(image, find),
         )
         reader = ImageReader(array, wide, wide.dims)
-        self._foreground = reader
         inner = reader.read((slice(1, -1),) * wide.ndim)
-        self._foreground_share = float((inner != 0).mean())
-        return self._foreground_share
+        self._share = float((inner != 0).mean())
+        return reader
 
 
-def _counted(values: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return what is no padding."""
+def _not_padding(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return what is not padding."""
     found = padding(values)
     return np.ones(values.shape, bool) if found is None else ~found
 
 
 @dataclass(frozen=True)
 class _Means(Maker):
-    """Means over groups of an image's voxels, ``factors`` along its axes."""
+    """Means over groups of an image's voxels, ``factors`` along its axes.
+
+    Voxels outside the mask, and NaN, have no weight.
+    """
 
     factors: tuple[int, ...]
+    mask: ImageReader | None = None
 
     def __call__(
         self, window: tuple[slice, ...], lost: list[Lost]
@@ -280,9 +290,19 @@ class _Means(Maker):
         parts = zip(window, self.factors, strict=True)
         finer = tuple(slice(part.start * k, part.stop * k) for part, k in parts)
         values = self.image.read_known(finer, lost)
+        if self.mask is not None:
+            counted = self.mask.read_mask(self.image.grid.window(finer))
+            values[~counted] = np.nan
         groups = dict(enumerate(self.factors))
-        # What `downsample` does to a chunk, without the copies of a graph.
-        return np.asarray(coarsen(np.mean, values, groups, dtype=np.float32))
+        known = np.isfinite(values)
+        if known.all():
+            # What `downsample` does to a chunk, without the copies of a graph.
+            return np.asarray(coarsen(np.mean, values, groups, dtype=np.float32))
+        counts = coarsen(np.sum, known, groups, dtype=np.float32)
+        values[~known] = 0
+        sums = coarsen(np.sum, values, groups, dtype=np.float32)
+        counts[counts == 0] = np.nan
+        return np.asarray(sums / counts)
 
 
 @dataclass(frozen=True)

@@ -165,5 +165,6 @@ def read_whole(inputs: Inputs, matrix: Matrix | None) -> Whole | BlockStatus:
         moving_mask &= inputs.moving_mask.read_mask(moving_grid)
     if not (fixed_mask.any() and moving_mask.any()):
         return BlockStatus.EMPTY
+    fixed_values[~fixed_mask] = moving_values[~moving_mask] = np.nan
     own = moving_grid, moving_values, moving_mask
     return Whole(grid, fixed_values, fixed_mask, *own, matrix)

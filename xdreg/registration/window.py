@@ -95,8 +95,9 @@ def read_window(
     fixed_mask = np.isfinite(fixed)
     if inputs.fixed_mask is not None:
         fixed_mask &= inputs.fixed_mask.read_mask(grid)
-    counted = fixed[fixed_mask]
-    if counted.size == 0 or counted.min() == counted.max():
+        fixed[~fixed_mask] = np.nan
+    known = fixed[fixed_mask]
+    if known.size == 0 or known.min() == known.max():
         return BlockStatus.EMPTY
     before, before_grid = inputs.before.read_around(grid)
     lower, upper = kernels.moved_bounds(before, before_grid, grid)
@@ -104,7 +105,10 @@ def read_window(
     if part is None:
         return BlockStatus.NO_OVERLAP
     part_grid = inputs.moving.grid.window(part)
-    source = Spline(inputs.moving.read_finite(part), part_grid, limited=True)
+    counted = None
+    if inputs.moving_mask is not None:
+        counted = inputs.moving_mask.read_mask(part_grid)
+    source = _spline(inputs.moving, part, counted)
     moving = source.resample(before, before_grid, grid)
     moving_mask = np.isfinite(moving)
     if inputs.moving_mask is not None:
@@ -113,7 +117,7 @@ def read_window(
         return BlockStatus.NO_OVERLAP
     others = []
     for one, other in inputs.others:
-        more = Spline(other.read_finite(part), part_grid, limited=True)
+        more = _spline(other, part, counted)
         pulled = more.resample(before, before_grid, grid)
         others.append(Channel(one.read_finite(window), pulled, more))
         fixed_mask &= np.isfinite(others[-1].fixed)
@@ -134,6 +138,16 @@ def read_window(
         before_grid,
         tuple(others),
     )
+
+
+def _spline(
+    reader: ImageReader, part: Sequence[slice], counted: NDArray[np.bool_] | None
+) -> Spline:
+    """Return a part of the moving image, of which what does not count has no effect."""
+    values = reader.read_finite(part)
+    if counted is not None:
+        values[~counted] = np.nan
+    return Spline(values, reader.grid.window(part), limited=True)
 
 
 def masked_image(
