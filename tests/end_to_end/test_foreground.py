@@ -117,5 +117,7 @@ def test_a_mask_that_says_nothing_is_doubted():
     tiny[50, 50] = 1.0
     with pytest.warns(UserWarning, match="moving_mask='auto' leaves"):
         filled.dreg.register(tiny, stages=stages, moving_mask="auto", progress=False)
-    with pytest.raises(xdreg.InputError, match="fixed_mask must be an image, False or 'auto'"):
+    with pytest.raises(
+        xdreg.InputError, match="fixed_mask must be an image, False or 'auto'"
+    ):
         filled.dreg.register(filled, fixed_mask="otsu", progress=False)

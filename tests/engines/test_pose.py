@@ -13,7 +13,7 @@ from tests.helpers.images import (
     moved,
     rotation,
 )
-from xdreg.engines.pose import DOUBTFUL, find_pose
+from xdreg.engines.pose import DOUBTFUL, Pose, find_pose, pose_text
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,33 @@ def test_an_upside_down_volume_is_found(axis):
     found = find_pose(fixed, moved(fixed, truth), kind="rigid")
     assert corner_error(found.matrix, truth, SOLID) < 4
     assert found.turn == pytest.approx(180, abs=5)
+
+
+@pytest.mark.parametrize(("grid", "degrees"), [(FLAT, 100.0), (SOLID, 30.0)])
+@pytest.mark.parametrize("metric", ["lncc", "mind"])
+def test_a_mirrored_image_is_seen(grid, degrees, metric):
+    mirror = np.diag([-1.0] + [1.0] * (grid.ndim - 1))
+    truth = about_centre(grid, rotation(grid.ndim, degrees) @ mirror, [3.0] * grid.ndim)
+    fixed = body(grid)
+    moving = moved(fixed, truth)
+    told = find_pose(fixed, moving, metric=metric)
+    assert np.linalg.det(told.matrix) > 0
+    assert corner_error(told.mirrored.matrix, truth, grid) < 4
+    assert Pose.from_json(told.to_json()).mirrored.score > told.score
+    taken = find_pose(fixed, moving, metric=metric, allow_mirror=True)
+    assert corner_error(taken.matrix, truth, grid) < 4
+    assert taken.mirrored is None
+    assert "a mirror and a turn" in pose_text(taken.to_dict(), None)
+
+
+@pytest.mark.parametrize("grid", [FLAT, SOLID])
+def test_images_that_are_not_mirrored_stay_so(grid):
+    truth = about_centre(grid, rotation(grid.ndim, 100.0), [3.0] * grid.ndim)
+    fixed = body(grid)
+    found = find_pose(fixed, moved(fixed, truth), allow_mirror=True)
+    assert corner_error(found.matrix, truth, grid) < 4
+    nothing = image(np.random.default_rng(1).standard_normal(grid.shape), grid)
+    assert find_pose(fixed, nothing).mirrored is None
 
 
 def test_where_images_lie_already_wins_over_equals():

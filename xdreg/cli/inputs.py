@@ -15,7 +15,7 @@ from xdreg.cli.common import (
     open_transform,
     whole_numbers,
 )
-from xdreg.cli.options_file import read_options
+from xdreg.cli.options_file import NO_PATHS, read_options
 from xdreg.cli.speaking import note
 from xdreg.errors import InputError, StoreError
 from xdreg.stages import CENTERS
@@ -79,6 +79,12 @@ Mask = Annotated[
     str | None,
     typer.Option(
         metavar="MASK", help="Mask of the image, auto, or none to count padding."
+    ),
+]
+AllowMirror = Annotated[
+    bool,
+    typer.Option(
+        "--allow-mirror", help="Search mirrored poses of the moving image, too."
     ),
 ]
 ChannelNames = Annotated[
@@ -223,13 +229,14 @@ def given_or_recorded(
 def addresses(given: dict[str, Any]) -> list[str]:
     """Return the paths and URLs of all that is read."""
     names = ("fixed", "moving", "fixed_mask", "moving_mask", "initial")
-    return [given[n] for n in names if given.get(n) not in (None, "auto", *CENTERS)]
+    return [given[n] for n in names if given.get(n) not in (None, *NO_PATHS)]
 
 
 def planning(given: dict[str, Any], start: Any) -> dict[str, Any]:
     """Return the arguments of `xdreg.plan`."""
     chosen = {name: given[name] for name in ("metric", "block_shape", "overlap")}
-    return {**chosen, "stages": given.get("stages"), "initial": start}
+    chosen |= {"stages": given.get("stages"), "allow_mirror": given["allow_mirror"]}
+    return chosen | {"initial": start}
 
 
 def both_channels(

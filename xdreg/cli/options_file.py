@@ -48,14 +48,17 @@ KINDS: Mapping[str, type[Stage]] = {
 
 #: Options of a file other than stages. `PATHS` are those that are paths.
 PATHS = ("fixed", "moving", "output", "fixed_mask", "moving_mask", "initial", "workdir")
-_OTHERS = ("metric", "block_shape", "overlap", "channel", "moving_channel", "retry")
+_OTHERS = (
+    *("metric", "block_shape", "overlap", "channel", "moving_channel", "retry"),
+    "allow_mirror",
+)
 NAMES = (*PATHS, *_OTHERS)
 
 #: Most values in a file.
 MOST_VALUES = 10**5
 
 #: Values of a mask and of a start that are no paths.
-_NO_PATHS = ("auto", "none", *CENTERS)
+NO_PATHS = ("auto", "none", *CENTERS)
 
 #: Options that are not written: some belong to one run, others are in each stage.
 _NOT_WRITTEN = ("workdir", "retry", "metric", "block_shape", "overlap")
@@ -114,10 +117,10 @@ def write_options(
     given = {
         name: values[name]
         for name in NAMES
-        if name not in _NOT_WRITTEN and values.get(name) is not None
+        if name not in _NOT_WRITTEN and values.get(name) not in (None, False)
     }
     for name in PATHS:
-        if name in given and given[name] not in _NO_PATHS:
+        if name in given and given[name] not in NO_PATHS:
             place = as_address(given[name])
             given[name] = place if is_remote(place) else str(local_path(place))
     given["stages"] = [stage_table(stage) for stage in plan.stages]
@@ -195,7 +198,7 @@ def _absolute(value: Any, name: str, file: Path) -> str:
         msg = f"{file}: {name} must be a path as text, got {value!r}"
         raise InputError(msg)
     takes_names = name == "initial" or name.endswith("_mask")
-    if is_remote(value) or (takes_names and value in _NO_PATHS):
+    if is_remote(value) or (takes_names and value in NO_PATHS):
         return value
     return str(local_path(as_address(value, name), file.absolute().parent))
 

@@ -25,8 +25,9 @@ pairs and modified copies of them.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +41,7 @@ from xdreg.numerics import kernels
 from xdreg.numerics.correlation_kernels import NOISE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import xarray as xr
     from numpy.typing import NDArray
@@ -109,6 +110,7 @@ def choose_metric(
     *,
     start: Matrix | None = None,
     kind: Kind = "affine",
+    allow_mirror: bool = False,
     threads: int = 1,
 ) -> tuple[Choice, Pose | None]:
     """Choose between ``"lncc"`` and ``"mind"`` for images as of `linear.linear`.
@@ -117,7 +119,10 @@ def choose_metric(
     moving, in dims order; by default that of `find_pose` for each metric, which is
     returned for the chosen one.
     """
-    pair = _CoarsePair(fixed, moving, start, kind, threads)
+    find = functools.partial(
+        find_pose, fixed, moving, kind=kind, allow_mirror=allow_mirror, threads=threads
+    )
+    pair = _CoarsePair(fixed, moving, start, kind, find)
     aligned = pair.aligned("lncc")
     seen = pair.agreement(aligned)
     missed = False
@@ -147,7 +152,12 @@ def choose_metric(
         f"{correlation:.2f} by local correlation, {shapes:.2f} by descriptors"
     )
     choice = Choice(metric, reason, linearity, correlation, shapes)
-    return choice, pair.poses.get(metric)
+    pose = pair.poses.get(metric)
+    mirrored = [p.mirrored for p in pair.poses.values() if p.mirrored is not None]
+    if pose is not None and pose.mirrored is None and mirrored:
+        # It was seen by the other metric only.
+        pose = replace(pose, mirrored=mirrored[0])
+    return choice, pose
 
 
 class _CoarsePair:
@@ -159,24 +169,21 @@ class _CoarsePair:
         moving: xr.DataArray,
         start: Matrix | None,
         kind: Kind,
-        threads: int,
+        find: Callable[..., Pose],
     ) -> None:
         images = Volume.of(fixed, "fixed"), Volume.of(moving, "moving")
         self._coarse = _at_most(images, ALIGNED_VOXELS)
         self._fixed, self._moving = _at_most(images, COMPARED_VOXELS)
         fixed_values = self._fixed.values
         self._inside, self._varied = _inside(fixed_values), _has_contrast(fixed_values)
-        self._images, self._start, self._kind = (fixed, moving), start, kind
-        self._threads = threads
+        self._start, self._kind, self._find = start, kind, find
         self.poses: dict[str, Pose] = {}
 
     def aligned(self, metric: OwnMetric) -> Matrix:
         """Return the linear transform found by a metric."""
         (one, other), matrix = self._coarse, self._start
         if matrix is None:
-            pose = find_pose(
-                *self._images, kind=self._kind, metric=metric, threads=self._threads
-            )
+            pose = self._find(metric=metric)
             self.poses[metric], matrix = pose, pose.matrix
         for spacing in levels(one):
             images = one.with_spacing(spacing), other.with_spacing(spacing)

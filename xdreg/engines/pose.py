@@ -3,11 +3,13 @@
 On coarse copies, the moving image is resampled for every rotation and scale of a grid,
 and correlated with the fixed image at all shifts at once. The best poses are refined by
 `linear`, and the metric decides. The score of the best *different* pose tells how
-certain the choice is.
+certain the choice is. Unless it is certain, poses of the mirrored moving image are
+searched, too.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -20,12 +22,13 @@ from xdreg.engines.own_metrics import METRICS
 from xdreg.engines.shift_search import SMALLEST_SCALE, ShiftSearch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     import xarray as xr
     from numpy.typing import ArrayLike
 
     from xdreg.engines.linear import Matrix
+    from xdreg.engines.shift_search import Shift
     from xdreg.grid import Grid
     from xdreg.stages import Kind, OwnMetric
 
@@ -68,6 +71,32 @@ DIFFERENT = 0.05
 #: real pairs, phantoms and pairs without a right answer: see the benchmarks.
 DOUBTFUL = 0.125
 
+#: A pose of this margin is certain: none of the mirrored moving image fits better.
+CERTAIN = 0.4
+
+#: Margin from which a mirrored pose is better than the others. Organs that are nearly
+#: symmetric have smaller ones, of either sign.
+BETTER = 0.05
+
+#: Mirrored poses are searched with fewer rotations and finalists, by this factor.
+FEWER = 3
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """A pose of the mirrored moving image: matrix (ndim + 1, ndim + 1) and score.
+
+    ``other`` is the score of the best pose that does not mirror.
+    """
+
+    matrix: Matrix
+    score: float
+    other: float
+
+    def to_json(self) -> list[Any]:
+        """Return all as values of JSON."""
+        return [self.matrix.tolist(), self.score, self.other]
+
 
 @dataclass(frozen=True)
 class Pose:
@@ -78,7 +107,8 @@ class Pose:
     to 1, ``runner_up`` that of the best *different* pose, or zero. ``origin`` is where
     it started: the images' own positions, centre on centre, or the search. ``turn`` is
     in degrees, ``shift`` that of the fixed image's centre, ``scale`` the length in the
-    moving image of a unit of length in the fixed image.
+    moving image of a unit of length in the fixed image. ``mirrored`` is a pose of the
+    mirrored moving image that fits better and was not allowed, if there is one.
     """
 
     matrix: Matrix
@@ -88,6 +118,7 @@ class Pose:
     turn: float
     shift: tuple[float, ...]
     scale: float
+    mirrored: Mirrored | None = None
 
     @property
     def margin(self) -> float:
@@ -95,22 +126,30 @@ class Pose:
 
         Zero if both fit equally well, one if this one fits perfectly.
         """
-        return max(0.0, 1 - (1 - self.score) / max(1 - self.runner_up, 1e-6))
+        return _margin(self.score, self.runner_up)
 
     def to_json(self) -> dict[str, Any]:
         """Return all attributes as values of JSON."""
-        return asdict(self) | {"matrix": self.matrix.tolist()}
+        values = asdict(self) | {"matrix": self.matrix.tolist()}
+        return values | {"mirrored": self.mirrored and self.mirrored.to_json()}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Pose:
         """Return a pose from the result of `to_json`."""
-        arrays = {"matrix": np.array(stored["matrix"]), "shift": tuple(stored["shift"])}
-        return cls(**{**stored, **arrays})
+        mirrored = stored["mirrored"]
+        found = {
+            "matrix": np.array(stored["matrix"]),
+            "shift": tuple(stored["shift"]),
+            "mirrored": mirrored and Mirrored(np.array(mirrored[0]), *mirrored[1:]),
+        }
+        return cls(**{**stored, **found})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return rounded attributes, without the matrix, as values of JSON."""
-        return {
+        """Return rounded attributes as values of JSON, with a mirrored matrix only."""
+        better = {"mirrored": self.mirrored.to_json()} if self.mirrored else {}
+        return better | {
             "origin": self.origin,
+            "mirror": bool(np.linalg.det(self.matrix[:-1, :-1]) < 0),
             "turn": round(self.turn, 1),
             "shift": [float(f"{s:.4g}") for s in self.shift],
             "scale": round(self.scale, 3),
@@ -123,9 +162,10 @@ class Pose:
 def pose_text(pose: Mapping[str, Any], units: str | None) -> str:
     """Return a pose as a line of text, from the result of `Pose.to_dict`."""
     shift = ", ".join(f"{value:g}" for value in pose["shift"])
+    mirror = "a mirror and " if pose.get("mirror") else ""
     return (
-        f"a turn of {pose['turn']:g}°, a scale of {pose['scale']:g} and a shift of "
-        f"({shift}) {units or ''}".rstrip()
+        f"{mirror}a turn of {pose['turn']:g}°, a scale of {pose['scale']:g} and a "
+        f"shift of ({shift}) {units or ''}".rstrip()
         + f" (from {pose['origin']}; score {pose['score']:.2f}, that of the next "
         f"{pose['runner_up']:.2f}, margin {pose['margin']:.2f})"
     )
@@ -137,62 +177,36 @@ def find_pose(
     *,
     kind: Kind = "affine",
     metric: OwnMetric = "lncc",
+    allow_mirror: bool = False,
     threads: int = 1,
 ) -> Pose:
     """Find the pose of the moving image, whatever its position and rotation.
 
     The images' own positions, and centre on centre, are always among the candidates.
     Images are those of `linear.linear`. The kinds ``"similarity"`` and ``"affine"``
-    search for a scale, too. The bits do not depend on the number of threads.
+    search for a scale, too. With ``allow_mirror`` the moving image may be mirrored. The
+    bits do not depend on the number of threads.
     """
     with ThreadPoolExecutor(threads) as pool:
-        return _find(fixed, moving, kind, metric, pool)
+        search = _Search(fixed, moving, kind, metric, pool)
+        best, *others = search.best()
+        rest = max((other.score for other in others), default=0.0)
+        # Descriptors have large margins also where nothing fits.
+        certain = metric == "lncc" and _margin(best.score, rest) > CERTAIN
+        if kind == "translation" or certain:
+            return search.pose(best, rest)
+        found = search.best(mirrored=True, fewer=1 if allow_mirror else FEWER)
+        if not found or _margin(found[0].score, best.score) < BETTER:
+            return search.pose(best, rest)
+        if not allow_mirror:
+            better = Mirrored(found[0].matrix, found[0].score, best.score)
+            return search.pose(best, rest, better)
+        rest = max(other.score for other in (best, *found[1:]))
+        return search.pose(found[0], rest)
 
 
-def _find(
-    fixed: xr.DataArray,
-    moving: xr.DataArray,
-    kind: Kind,
-    metric: OwnMetric,
-    pool: ThreadPoolExecutor,
-) -> Pose:
-    images = Volume.of(fixed, "fixed"), Volume.of(moving, "moving")
-    grid = images[0].grid
-    # Of nearly equal poses the first wins: the one that moves least.
-    centred = np.eye(grid.ndim + 1)
-    centred[:-1, -1] = images[1].grid.centre - grid.centre
-    starts = [np.eye(grid.ndim + 1), centred, *_searched(images, kind, metric, pool)]
-    allowed: Kind = "similarity" if kind == "affine" else kind
-    coarsest, *rest = levels(images[0])
-
-    def fitted(found: list[_Fit], spacing: tuple[float, ...]) -> list[_Fit]:
-        one, other = (image.with_spacing(spacing) for image in images)
-
-        def refined(start: _Fit) -> _Fit:
-            result = fit(one, other, start.matrix, kind=allowed, metric=metric)
-            return _Fit(*result, start.number)
-
-        return list(pool.map(refined, found))
-
-    fits = fitted([_Fit(m, 0.0, i) for i, m in enumerate(starts)], coarsest)
-    fits = _best_different(fits, grid)[:LAST]
-    if rest:
-        fits = fitted(fits, rest[0])
-    best, *others = _best_different(fits, grid)
-    part = best.matrix[:-1, :-1]
-    scale = float(abs(np.linalg.det(part)) ** (1 / grid.ndim))
-    trace = np.trace(part) / scale
-    cosine = trace / 2 if grid.ndim == 2 else (trace - 1) / 2
-    shift = part @ grid.centre + best.matrix[:-1, -1] - grid.centre
-    return Pose(
-        best.matrix,
-        best.score,
-        max((other.score for other in others), default=0.0),
-        ("identity", "centres", "search")[min(best.number, 2)],  # type: ignore[arg-type]
-        float(np.degrees(np.arccos(np.clip(cosine, -1, 1)))),
-        tuple(shift.tolist()),
-        scale,
-    )
+def _margin(score: float, runner_up: float) -> float:
+    return max(0.0, 1 - (1 - score) / max(1 - runner_up, 1e-6))
 
 
 @dataclass(frozen=True)
@@ -202,6 +216,119 @@ class _Fit:
     matrix: Matrix
     score: float
     number: int
+
+
+class _Search:
+    """The search for poses of two images."""
+
+    def __init__(
+        self,
+        fixed: xr.DataArray,
+        moving: xr.DataArray,
+        kind: Kind,
+        metric: OwnMetric,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self._images = Volume.of(fixed, "fixed"), Volume.of(moving, "moving")
+        self._grid = self._images[0].grid
+        self._kind, self._metric, self._pool = kind, metric, pool
+
+    def best(self, *, mirrored: bool = False, fewer: int = 1) -> list[_Fit]:
+        """Return the best poses that differ, best first.
+
+        ``fewer`` divides the numbers of poses that are looked at closely.
+        """
+        grid, starts = self._grid, self._searched(fewer, mirrored=mirrored)
+        if not mirrored:
+            # Of nearly equal poses the first wins: the one that moves least.
+            centred = np.eye(grid.ndim + 1)
+            centred[:-1, -1] = self._images[1].grid.centre - grid.centre
+            starts = [np.eye(grid.ndim + 1), centred, *starts]
+        if not starts:
+            return []
+        coarsest, *rest = levels(self._images[0])
+        fits = [_Fit(matrix, 0.0, number) for number, matrix in enumerate(starts)]
+        fits = _best_different(self._fitted(fits, coarsest), grid)[:LAST]
+        return _best_different(self._fitted(fits, rest[0]), grid) if rest else fits
+
+    def _fitted(self, starts: list[_Fit], spacing: tuple[float, ...]) -> list[_Fit]:
+        """Refine poses on one level."""
+        one, other = (image.with_spacing(spacing) for image in self._images)
+        kind: Kind = "similarity" if self._kind == "affine" else self._kind
+
+        def refined(start: _Fit) -> _Fit:
+            result = fit(one, other, start.matrix, kind=kind, metric=self._metric)
+            return _Fit(*result, start.number)
+
+        return list(self._pool.map(refined, starts))
+
+    def _searched(self, fewer: int, *, mirrored: bool) -> list[Matrix]:
+        """Return the poses of best correlation, best first, and some far from them."""
+        grid, ndim = self._grid, self._grid.ndim
+        edges = METRICS[self._metric].matches_edges
+        search = ShiftSearch(*self._images, edges=edges)
+        find = functools.partial(self._pool.map, search.best_shift)
+        mirror = np.diag([1.0] * (ndim - 1) + [-1.0 if mirrored else 1.0])
+        turns = [mirror]
+        if self._kind != "translation" and ndim == 2:
+            turns += [mirror @ _plane_rotation(np.radians(t)) for t in TURNS if t]
+        elif self._kind != "translation":
+            look = ShiftSearch(*self._images, edges=edges, voxels=LOOK_VOXELS)
+            every = [mirror @ turn for turn in _all_turns()]
+            seen = _by_score(self._pool.map(look.best_shift, every))
+            turns += [pose.matrix[:-1, :-1] for pose in seen[: LOOKED // fewer]]
+        found = list(find(turns))
+        if self._kind in ("similarity", "affine"):
+            found = _by_score(found)
+            found += find(
+                scale * pose.matrix[:-1, :-1]
+                for pose in found[: SCALED // fewer]
+                for scale in SCALES
+                if scale != 1
+            )
+        found = _by_score(found)
+        if self._kind != "translation":
+            found += find(
+                turn @ pose.matrix[:-1, :-1]
+                for pose in found[: REFINED // fewer]
+                for turn in _small_turns(ndim)
+            )
+        found = _by_score(pose for pose in found if pose.score > 0)
+        count = FINALISTS[ndim] // fewer
+        chosen, others = found[:count], found[count:]
+        # The best may all be one pose, whose certainty only others show.
+        far = [
+            p
+            for p in others
+            if _distance(p.matrix, found[0].matrix, grid) > FAR * _extent(grid)
+        ]
+        return [pose.matrix for pose in chosen + far[: RIVALS // fewer]]
+
+    def pose(self, best: _Fit, rest: float, mirrored: Mirrored | None = None) -> Pose:
+        """Return a fit as a pose; ``rest`` is the score of the best different one."""
+        grid, part = self._grid, best.matrix[:-1, :-1]
+        determinant = float(np.linalg.det(part))
+        scale = abs(determinant) ** (1 / grid.ndim)
+        # After a mirror along the last axis, if there is one, comes a turn.
+        diagonal = np.diag(part) / scale
+        diagonal[-1] *= np.sign(determinant)
+        cosine = diagonal.sum() / 2 if grid.ndim == 2 else (diagonal.sum() - 1) / 2
+        shift = part @ grid.centre + best.matrix[:-1, -1] - grid.centre
+        searched = determinant < 0 or best.number >= 2
+        return Pose(
+            best.matrix,
+            best.score,
+            rest,
+            "search" if searched else ("identity", "centres")[best.number],
+            float(np.degrees(np.arccos(np.clip(cosine, -1, 1)))),
+            tuple(shift.tolist()),
+            scale,
+            mirrored,
+        )
+
+
+def _by_score(poses: Iterable[Shift]) -> list[Shift]:
+    return sorted(poses, key=lambda pose: -pose.score)
 
 
 def _best_different(fits: list[_Fit], grid: Grid) -> list[_Fit]:
@@ -233,54 +360,6 @@ def _distance(one: Matrix, other: Matrix, grid: Grid) -> float:
     corners = np.array(list(itertools.product(*zip(*grid.bounds, strict=True))))
     gap = (one - other)[:-1]
     return float(np.linalg.norm(corners @ gap[:, :-1].T + gap[:, -1], axis=1).max())
-
-
-def _searched(
-    images: tuple[Volume, Volume],
-    kind: Kind,
-    metric: OwnMetric,
-    pool: ThreadPoolExecutor,
-) -> list[Matrix]:
-    """Return the poses of best correlation, best first, and some far from them."""
-    ndim = images[0].grid.ndim
-    search = ShiftSearch(*images, edges=METRICS[metric].matches_edges)
-    turns = [np.eye(ndim)]
-    if kind != "translation" and ndim == 2:
-        turns += [_plane_rotation(np.radians(turn)) for turn in TURNS if turn]
-    elif kind != "translation":
-        look = ShiftSearch(
-            *images, edges=METRICS[metric].matches_edges, voxels=LOOK_VOXELS
-        )
-        seen = sorted(pool.map(look.best_shift, _all_turns()), key=lambda p: -p.score)
-        turns += [pose.matrix[:-1, :-1] for pose in seen[:LOOKED]]
-    found = list(pool.map(search.best_shift, turns))
-    if kind in ("similarity", "affine"):
-        found.sort(key=lambda pose: -pose.score)
-        scaled = [
-            scale * pose.matrix[:-1, :-1]
-            for pose in found[:SCALED]
-            for scale in SCALES
-            if scale != 1
-        ]
-        found += pool.map(search.best_shift, scaled)
-    found.sort(key=lambda pose: -pose.score)
-    if kind != "translation":
-        turned = [
-            turn @ pose.matrix[:-1, :-1]
-            for pose in found[:REFINED]
-            for turn in _small_turns(ndim)
-        ]
-        found += pool.map(search.best_shift, turned)
-    found = sorted((p for p in found if p.score > 0), key=lambda pose: -pose.score)
-    chosen, others = found[: FINALISTS[ndim]], found[FINALISTS[ndim] :]
-    # The best may all be one pose, whose certainty only others show.
-    grid = images[0].grid
-    far = [
-        p
-        for p in others
-        if _distance(p.matrix, found[0].matrix, grid) > FAR * _extent(grid)
-    ]
-    return [pose.matrix for pose in chosen + far[:RIVALS]]
 
 
 def _all_turns() -> list[Matrix]:

@@ -190,6 +190,25 @@ def check_joint(plan: Plan, select: Sequence[Sequence[object]]) -> None:
         raise InputError(msg)
 
 
+def check_mirror(plan: Plan, start: Any, *, allow_mirror: bool) -> None:
+    """Raise if a pose may be mirrored where none is searched."""
+    if not isinstance(allow_mirror, bool):
+        msg = f"allow_mirror must be True or False, got {allow_mirror!r}"
+        raise InputError(msg)
+    if not allow_mirror:
+        return
+    if start is not None:
+        msg = "allow_mirror is for the search of the pose, and initial is given"
+        raise InputError(msg + "; leave one out")
+    first = plan.stages[0].options
+    if not first.linear or first.name == "translation":
+        msg = (
+            f"allow_mirror is for the search of the pose, and the first stage is a "
+            f"{first.name}; begin with a Rigid, Similarity or Affine stage"
+        )
+        raise InputError(msg)
+
+
 def check_methods(plan: Plan) -> None:
     """Raise if a method cannot be sent to a process."""
     for stage in plan.stages:

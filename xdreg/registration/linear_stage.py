@@ -71,6 +71,7 @@ def choose_metric(
             state.matrix,
             kind=first.options.name if linear_first else "affine",
             search=shared.searches_pose and linear_first,
+            allow_mirror=shared.allow_mirror,
             threads=CPU_COUNT,
         )
         with shared.lines.watch("metric", 1, None):
@@ -106,6 +107,7 @@ def run_linear(
             kind=stage.options.name,
             options=stage.engine_options,
             search=shared.searches_pose and number == 0,
+            allow_mirror=shared.allow_mirror,
             pose=pose if number == 0 else None,
             threads=CPU_COUNT,
         )
@@ -141,10 +143,24 @@ def _report_pose(pose: dict[str, Any], units: str | None) -> None:
             "result, and if it is wrong, name where the images meet as initial, a "
             "matrix or an ITK transform"
         )
+    if "mirrored" in pose:
+        matrix, score, other = pose["mirrored"]
+        rows = [[float(f"{value:.6g}") for value in row] for row in matrix]
+        warn(
+            f"moving fits better when it is mirrored: score {score:.2f}, not "
+            f"{other:.2f}. If one of the images is mirrored, pass allow_mirror=True or "
+            f"initial={rows}; otherwise nothing needs to be done"
+        )
 
 
 def compare_metrics(
-    inputs: Inputs, matrix: Matrix | None, *, kind: Any, search: bool, threads: int
+    inputs: Inputs,
+    matrix: Matrix | None,
+    *,
+    kind: Any,
+    search: bool,
+    allow_mirror: bool,
+    threads: int,
 ) -> tuple[Choice, Pose | None]:
     """Choose a metric for two images on a coarse level, and return the pose found."""
     whole = read_whole(inputs, matrix)
@@ -153,7 +169,11 @@ def compare_metrics(
         return Choice("lncc", reason), None
     start = None if search else whole.reduced(whole.start)
     choice, pose = metric_choice.choose_metric(
-        *whole.images, start=start, kind=kind, threads=threads
+        *whole.images,
+        start=start,
+        kind=kind,
+        allow_mirror=allow_mirror,
+        threads=threads,
     )
     return choice, None if pose is None else whole.restored_pose(pose)
 
@@ -165,6 +185,7 @@ def register_linear(
     kind: Any,
     options: dict[str, Any],
     search: bool,
+    allow_mirror: bool,
     pose: Pose | None,
     threads: int,
 ) -> tuple[Matrix, dict[str, float], Pose | None]:
@@ -175,8 +196,8 @@ def register_linear(
     kind, options
         Passed to `xdreg.engines.linear.linear`, or for elastix's metrics to
         `xdreg.engines.elastix.linear`.
-    search
-        Search the pose to start from, unless ``pose`` is given.
+    search, allow_mirror
+        Search the pose to start from, unless ``pose`` is given; of mirrored ones, too.
     pose
         What to start from in place of ``matrix``.
 
@@ -208,7 +229,13 @@ def register_linear(
     try:
         if search and pose is None:
             own: Any = "mind" if metric in ("mind", "mi") else "lncc"
-            found = find_pose(*whole.images, kind=kind, metric=own, threads=threads)
+            found = find_pose(
+                *whole.images,
+                kind=kind,
+                metric=own,
+                allow_mirror=allow_mirror,
+                threads=threads,
+            )
             pose = whole.restored_pose(found)
         if pose is not None:
             start = pose.matrix

@@ -126,11 +126,12 @@ def check_known(manifest: Mapping[str, Any]) -> None:
 
 
 def run_manifest(
-    plan: Plan, start: Any, fixed: PairImage, moving: PairImage
+    plan: Plan, start: Any, fixed: PairImage, moving: PairImage, *, allow_mirror: bool
 ) -> dict[str, Any]:
     """Return the description of a run by which its work directory recognises it."""
     return {
         **describe_inputs(plan, start, fixed, moving),
+        "allow_mirror": allow_mirror,
         "channels": [list(image.channels) for image in (fixed, moving)],
         "stages": [describe_stage(stage) for stage in plan.stages],
         "versions": versions(),

@@ -11,6 +11,7 @@ import xarray as xr
 from xdreg.registration.inputs import (
     check_fresh,
     check_methods,
+    check_mirror,
     pair_images,
     retried,
 )
@@ -43,6 +44,7 @@ def register(
     fixed_mask: Any = None,
     moving_mask: Any = None,
     initial: Any = None,
+    allow_mirror: bool = False,
     channel: Channels = None,
     moving_channel: Channels = None,
     workdir: str | Path | None = None,
@@ -90,6 +92,9 @@ def register(
         ``"centers_of_mass"`` with the centres of what differs from the images' borders.
         By default the first linear stage searches the pose, and images that do not
         overlap start centre on centre; the attribute ``start`` then says so.
+    allow_mirror
+        Also take a pose that mirrors the moving image, where it fits better. Without
+        it, such a pose causes a warning with the matrix to pass as ``initial``.
     channel, moving_channel
         Index or name of the channel to register, or ``"luminance"`` of an RGB image
         (weights of ITU-R BT.709). ``moving_channel`` is ``channel`` unless given, if
@@ -148,12 +153,15 @@ def register(
         workdir,
         retry,
         fresh=fresh,
+        allow_mirror=allow_mirror,
         stages=stages,
         metric=metric,
         block_shape=block_shape,
         overlap=overlap,
     )
-    describe = functools.partial(run_manifest, plan, start, *pair)
+    describe = functools.partial(
+        run_manifest, plan, start, *pair, allow_mirror=allow_mirror
+    )
     manifest = describe()
     if workdir is not None:
         check_known(manifest)
@@ -180,6 +188,7 @@ def plan(
     fixed_mask: Any = None,
     moving_mask: Any = None,
     initial: Any = None,
+    allow_mirror: bool = False,
     channel: Channels = None,
     moving_channel: Channels = None,
     workdir: str | Path | None = None,
@@ -196,7 +205,9 @@ def plan(
         The pair.
     stages, metric, block_shape, overlap
         As in `register`.
-    fixed_mask, moving_mask, initial, channel, moving_channel, workdir, retry, fresh
+    fixed_mask, moving_mask, initial, allow_mirror, channel, moving_channel
+        As in `register`.
+    workdir, retry, fresh
         As in `register`, which would refuse what is refused here.
     progress, compute
         Without a meaning here, so that the arguments of `register` can be passed on.
@@ -221,6 +232,7 @@ def plan(
         workdir,
         retry,
         fresh=fresh,
+        allow_mirror=allow_mirror,
         stages=stages,
         metric=metric,
         block_shape=block_shape,
@@ -238,6 +250,7 @@ def _checked(
     retry: str | Sequence[str],
     *,
     fresh: bool,
+    allow_mirror: bool,
     **planned: Any,
 ) -> tuple[Plan, Any, str | None, tuple[PairImage, PairImage], list[BlockStatus]]:
     """Return the plan, the start and what to say of it, the pair, blocks to repeat."""
@@ -245,6 +258,7 @@ def _checked(
     check_methods(made)
     pair = pair_images(made, channels, masks)
     start, said = place(initial, made, pair)
+    check_mirror(made, start if said is None else None, allow_mirror=allow_mirror)
     again = retried(retry, workdir)
     check_fresh(fresh, again, workdir)
     if workdir is not None:

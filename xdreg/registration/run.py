@@ -108,6 +108,7 @@ class Run:
             self.directory,
             self.retry,
             searches_pose=self.start is None or self.said is not None,
+            allow_mirror=self.manifest["allow_mirror"],
             lines=lines,
         )
         for source in (shared.fixed, shared.moving):

@@ -152,8 +152,13 @@ class Source:
         The foreground that was found is not used where images are registered ``whole``:
         the background makes the outline visible.
         """
+        found = self._counted if whole else self._foreground or self._counted
+        return found or self._given_mask(grid)
+
+    def _given_mask(self, grid: Grid) -> ImageReader | None:
+        """Return a reader of the mask that was given, if one was."""
         if not isinstance(self._mask, Pyramid):
-            return self._counted if whole else self._foreground or self._counted
+            return None
         level = self._mask.level_like(grid)
         array: Any = self._mask.arrays[level]
         return image_reader(array, "mask", grid=self._mask.grids[level])
@@ -177,17 +182,13 @@ class Source:
         folder = f"{self.name}_levels" + (f"_{channel}" if channel else "")
         grid, finer = self._pyramid.grids[level], self._reader(level - 1, channel)
         pairs = zip(grid.spacing, finer.grid.spacing, strict=True)
-        given = (
-            self.mask_reader(finer.grid, whole=False)
-            if isinstance(self._mask, Pyramid)
-            else None
-        )
+        factors = tuple(round(c / f) for c, f in pairs)
         array = MadeArray(
             self._folder / folder / f"{level}.zarr",
             grid.shape,
             (_CHUNK,) * grid.ndim,
             f"{self.name}, level {level},",
-            _Means(finer, tuple(round(c / f) for c, f in pairs), given),
+            _Means(finer, factors, self._given_mask(finer.grid)),
         )
         return ImageReader(array, grid, grid.dims)
 
@@ -212,6 +213,10 @@ class Source:
                 "channel?"
             )
             raise InputError(msg)
+        grid = self._pyramid.grids[level]
+        given = self._given_mask(grid)
+        if given is not None:
+            finite |= ~given.read_mask(grid)
         if not finite.all():
             share = 100 * (1 - finite.mean())
             warn(

@@ -90,6 +90,8 @@ class Shared:
         Statuses of blocks that run again when a run is resumed.
     searches_pose
         Whether the first stage searches for a pose: nothing says where to start.
+    allow_mirror
+        Whether that pose may mirror the moving image.
     lines
         Shows progress.
     """
@@ -99,6 +101,7 @@ class Shared:
     directory: WorkDirectory
     retry: tuple[BlockStatus, ...]
     searches_pose: bool
+    allow_mirror: bool
     lines: StageProgress
 
     def inputs(
