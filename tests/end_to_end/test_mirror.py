@@ -78,5 +78,5 @@ def test_the_command_allows_a_mirror(xdreg_command, tmp_path):
     field = xdreg.open_field(tmp_path / "out/field.ome.zarr")
     assert field.dreg.pose["mirror"]
     assert "allow_mirror = true" in saved.read_text("utf-8")
-    code, out, err = xdreg_command("plan", "--options", saved)
+    code, _, err = xdreg_command("plan", "--options", saved)
     assert code == 0, err
