@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LabelRule = Annotated[
     Literal["nearest", "majority", "gaussian"],
-    typer.Option(help="With --labels: which label to take between voxels."),
+    typer.Option(help="Which label to take between voxels."),
 ]
 Like = Annotated[
     str | None,
@@ -68,6 +68,10 @@ def warp(
         bool, typer.Option("--labels", help="MOVING holds labels: keep their values.")
     ] = False,
     label_rule: LabelRule = "nearest",
+    image_only: Annotated[
+        bool,
+        typer.Option("--image-only", help="Leave out labels in the store of MOVING."),
+    ] = False,
     like: Like = None,
     spacing: Spacing = None,
     region: Region = None,
@@ -94,7 +98,8 @@ def warp(
 ) -> None:
     """Resample MOVING through FIELD onto the fixed grid, or another.
 
-    All channels and time points. The same command resumes a run that was killed.
+    All channels and time points, and labels in its store. The same command resumes a
+    run that was killed.
 
     Example: xdreg warp out/field.ome.zarr moving.ome.zarr -o moved.ome.zarr
     """
@@ -106,9 +111,6 @@ def warp(
     check_apart(output, field, moving, like)
     if not is_remote(as_address(output)):
         check_target(output, overwrite=overwrite)
-    if label_rule != "nearest" and not labels:
-        msg = f"--label-rule {label_rule} needs labels; add --labels"
-        raise InputError(msg)
     warp_to(
         open_field(field),
         open_path(moving),
@@ -116,6 +118,7 @@ def warp(
         progress=progress,
         order=cast("Order", order),
         labels=label_rule if labels else None,
+        label_groups=None if image_only else label_rule,
         like=None if like is None else open_path(like),
         spacing=None if spacing is None else _numbers(spacing, "--spacing"),
         region=None if region is None else dict(_part(text) for text in region),

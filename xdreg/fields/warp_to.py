@@ -24,7 +24,7 @@ from dask.base import tokenize
 from numpy.typing import NDArray
 
 from xdreg.coordinates import grid_of
-from xdreg.errors import InputError
+from xdreg.errors import InputError, warn
 from xdreg.fields.targets import Region, Spacing, resampling_grid
 from xdreg.fields.warp import (
     CHUNK,
@@ -39,8 +39,10 @@ from xdreg.numerics.interpolation import Labels, Order
 from xdreg.stores.apart import check_apart
 from xdreg.stores.channels import OMERO
 from xdreg.stores.graphs import shared
+from xdreg.stores.label_groups import LABELS, label_images, write_label_documents
 from xdreg.stores.locks import scratch
 from xdreg.stores.ome_writer import Layout, Version, lay_out, level_path, make_layout
+from xdreg.stores.outputs import Output
 from xdreg.stores.progress import working
 from xdreg.stores.pyramid import downsample, image_levels
 from xdreg.stores.resumable import Journal, checksum, resumable_store
@@ -70,6 +72,7 @@ def warp_to(
     region: Region = None,
     fill_value: float = 0,
     levels_from: Literal["moving", "finest"] = "moving",
+    label_groups: Labels | None = "nearest",
     levels: int | None = None,
     chunks: int | Sequence[int] | None = None,
     shards: int | Sequence[int] | None = None,
@@ -104,6 +107,10 @@ def warp_to(
         the level is built from the one before. ``"finest"`` resamples the finest level
         of the moving image, and builds each coarser level from the one before. Levels
         are built as in `save`: by means, or for labels by taking one of each group.
+    label_groups
+        How the labels in the store of the moving image are warped along, into the
+        group ``labels`` of the result, with their colours; a rule as for ``labels``.
+        None leaves them out.
     levels, chunks, shards, version, name, overwrite, storage_options, progress
         As in `save`.
     fresh
@@ -136,8 +143,64 @@ def warp_to(
     images = image_levels(moving, "moving")
     field = along_axes(field, images[0], like)
     target = resampling_grid(field, like, spacing, region)
+    options = version, levels, chunks, shards
+    jobs = [_job(field, images, target, how, levels_from, (*options, name))]
+    looks = {}
+    if label_groups is not None and not how.keeps_values:
+        along = Interpolation(0, label_groups, 0)
+        for one, (tree, look) in label_images(images[0]).items():
+            layers = image_levels(tree, one)
+            if layers[0].dtype.kind not in "iu":
+                warn(f"the labels {one!r} of moving are {layers[0].dtype}; left out")
+                continue
+            looks[one] = look
+            own = _job(field, layers, target, along, levels_from, (*options, one))
+            jobs.append(replace(own, place=f"{LABELS}/{one}/"))
+    text = "\n".join(_description(job) for job in jobs)
+    check_apart(path, field, moving, like)
+    with (
+        working("warping", enabled=progress),
+        resumable_store(
+            path,
+            text + json.dumps(looks, default=str) * bool(looks),
+            overwrite=overwrite,
+            fresh=fresh,
+            storage_options=storage_options,
+        ) as (output, journal),
+    ):
+        # Laid out elsewhere, so that existing chunks are kept.
+        with scratch() as folder:
+            for job in jobs:
+                lay_out(folder / "store" / job.place, job.layout)
+            if looks:
+                write_label_documents(folder / "store", looks, version)
+            shutil.copytree(folder / "store", output.folder, dirs_exist_ok=True)
+        done = journal.entries()
+        for job in jobs:
+            _write_job(job, output, journal, done)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """An image to warp, its layout below ``place`` in the store, a warper per level."""
+
+    layout: Layout
+    warpers: Sequence[Warper | None]
+    how: Interpolation
+    place: str = ""
+
+
+def _job(
+    field: xr.Dataset,
+    images: Sequence[xr.DataArray],
+    target: Grid,
+    how: Interpolation,
+    levels_from: str,
+    options: tuple[Any, ...],
+) -> _Job:
+    """Return what is to be done for an image, of which ``images`` are the levels."""
     dtype = make_warper(field, images[0], target, how).dtype
-    layout = _layout(images[0], target, dtype, version, levels, chunks, shards, name)
+    layout = _layout(images[0], target, dtype, *options)
     grids = [grid_of(v, "moving").to_units(target.units, "moving") for v in images]
     sources = _sources(grids, layout.grids, levels_from)
     warpers = [
@@ -146,36 +209,28 @@ def warp_to(
         else replace(make_warper(field, images[source], grid, how), dtype=dtype)
         for source, grid in zip(sources, layout.grids, strict=True)
     ]
-    text = _description(layout, warpers)
-    check_apart(path, field, moving, like)
-    with (
-        working("warping", enabled=progress),
-        resumable_store(
-            path,
-            text,
-            overwrite=overwrite,
-            fresh=fresh,
-            storage_options=storage_options,
-        ) as (output, journal),
-    ):
-        # Laid out elsewhere, so that existing chunks are kept.
-        with scratch() as folder:
-            lay_out(folder / "store", layout)
-            shutil.copytree(folder / "store", output.folder, dirs_exist_ok=True)
-        stores = [output.array(level_path(number)) for number in range(len(warpers))]
-        done = journal.entries()
-        for number, (warper, store) in enumerate(zip(warpers, stores, strict=True)):
-            level = _Level(
-                number=number,
-                dims=tuple(str(d) for d in layout.image.dims),
-                warper=warper,
-                finer=stores[number - 1] if number else None,
-                factors=layout.factors[number - 1] if number else (),
-                labels=how.keeps_values,
-                store=store,
-                journal=journal,
-            )
-            _write_level(level, done)
+    return _Job(layout, warpers, how)
+
+
+def _write_job(
+    job: _Job, output: Output, journal: Journal, done: Mapping[str, int]
+) -> None:
+    """Write all levels of an image."""
+    count, layout = len(job.warpers), job.layout
+    stores = [output.array(f"{job.place}{level_path(n)}") for n in range(count)]
+    for number, (warper, store) in enumerate(zip(job.warpers, stores, strict=True)):
+        level = _Level(
+            # Names of files: those of labels have no slash.
+            name=f"{job.place.replace('/', '.')}{number}",
+            dims=tuple(str(d) for d in layout.image.dims),
+            warper=warper,
+            finer=stores[number - 1] if number else None,
+            factors=layout.factors[number - 1] if number else (),
+            labels=job.how.keeps_values,
+            store=store,
+            journal=journal,
+        )
+        _write_level(level, done)
 
 
 def _layout(
@@ -206,19 +261,19 @@ def _sources(
     return sources
 
 
-def _description(layout: Layout, warpers: Sequence[Warper | None]) -> str:
+def _description(job: _Job) -> str:
     """Return text that differs if any bit of the result may differ."""
-    image = layout.image
+    layout, image = job.layout, job.layout.image
     values = {
         "xdreg": installed_version("xdreg"),
-        "source": tokenize(*warpers),
+        "source": tokenize(*job.warpers),
         "grids": [grid.to_dict() for grid in layout.grids],
         "dims": [str(d) for d in image.dims],
         "sizes": list(image.shape),
         "dtype": str(image.dtype),
         "chunks": list(layout.chunks),
         "together": layout.together,
-        "place": level_path(0),
+        "place": job.place + level_path(0),
         "version": layout.version,
         "name": layout.name,
         "labels": {
@@ -232,7 +287,7 @@ def _description(layout: Layout, warpers: Sequence[Warper | None]) -> str:
 class _Level:
     """One level of the result, resampled by ``warper`` or built from ``finer``."""
 
-    number: int
+    name: str
     dims: tuple[str, ...]
     warper: Warper | None
     finer: zarr.Array[Any] | None
@@ -312,7 +367,7 @@ def _write_level(level: _Level, done: Mapping[str, int]) -> None:
     dask.array.map_blocks(
         _write_regions,
         numbers,
-        level=shared(level, f"warp_to {level.number}"),
+        level=shared(level, f"warp_to {level.name}"),
         chunks=(numbers.chunks[0], (1,)),
         dtype=bool,
         meta=np.empty((0, 0), bool),
@@ -321,7 +376,7 @@ def _write_level(level: _Level, done: Mapping[str, int]) -> None:
 
 def _name(level: _Level, number: int) -> str:
     """Return the journal's name of a region."""
-    return f"{level.number}.{number}"
+    return f"{level.name}.{number}"
 
 
 def _write_regions(numbers: NDArray[np.int64], level: _Level) -> NDArray[np.bool_]:
@@ -333,7 +388,7 @@ def _write_regions(numbers: NDArray[np.int64], level: _Level) -> NDArray[np.bool
         try:
             values = level.make(window)
         except Exception as error:
-            error.add_note(f"in warp_to, level {level.number}, at {window}")
+            error.add_note(f"in warp_to, level {level.name}, at {window}")
             raise
         level.store[window] = values
         level.journal.add(_name(level, number), checksum(values))

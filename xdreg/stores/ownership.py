@@ -1,10 +1,11 @@
 """Which files a store's own documents account for, so that nothing else is removed.
 
 An OME-Zarr image owns the arrays that its metadata names, a field also the group
-``xdreg``, and BigWarp's N5 the datasets ``dfield`` and ``invdfield``. Images below an
-image, such as labels, are others' and foreign, as is any other file. A group that names
-no array of its own is a container and owns nothing; neither does one that names arrays
-of an image below it. Files are chunks if they lie in the grid of their array.
+``xdreg``, an image that was warped the labels that were warped along, and BigWarp's N5
+the datasets ``dfield`` and ``invdfield``. Other images below an image are foreign, as
+is any other file. A group that names no array of its own is a container and owns
+nothing; neither does one that names arrays of an image below it. Files are chunks if
+they lie in the grid of their array.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ _DIAGNOSTIC = r"(?:stage\d+_)?block_[a-z_]+"
 #: Attribute of such a group: the names of its arrays.
 ARRAYS = "arrays"
 
+#: Attribute of the group of an image's labels: the names of those warped along with it.
+WARPED = "xdreg_warped"
+
 #: What the metadata of a group hold that is a node of its own for readers.
 _OF_NODES = {"multiscales", "plate", "well", "labels", "bioformats2raw.layout", "ome"}
 
@@ -58,7 +62,7 @@ _DEPTH = 4
 #: What late tasks of a failed computation left at a URL: chunks without documents.
 ORPHANS = re.compile(
     rf"(?:scale\d+/image|coordinateTransformations/[^/]+(?:/[^/]+){{1,2}})/{_CHUNK}"
-    rf"|\d{{1,2}}/c(?:/\d+)+"
+    rf"|(?:labels/[^/]+/)?\d{{1,2}}/c(?:/\d+)+"
 )
 
 
@@ -121,8 +125,9 @@ Owned = re.Pattern[str] | _OfDocuments
 UNFINISHED: Owned = re.compile(
     rf"\.xdreg-unfinished(?:/.*)?"
     rf"|{_EXTRA}/(?:zarr\.json|[^/]+/(?:{_ARRAY}|{_CHUNK}|{_HALF}))"
-    rf"|(?:(?:scale\d+|coordinateTransformations(?:/[^/]+)?)/)?{_GROUP}"
-    rf"|(?:\d{{1,2}}|scale\d+/image|coordinateTransformations/[^/]+(?:/[^/]+){{1,2}})"
+    rf"|(?:(?:scale\d+|labels(?:/[^/]+)?|coordinateTransformations(?:/[^/]+)?)/)?"
+    rf"{_GROUP}"
+    rf"|(?:(?:labels/[^/]+/)?\d{{1,2}}|scale\d+/image|coordinateTransformations/[^/]+(?:/[^/]+){{1,2}})"
     rf"/(?:{_ARRAY}|{_CHUNK}|{_HALF})"
 )
 
@@ -139,6 +144,9 @@ def owned(read: Read) -> Owned | None:
     is_scene = _collect(read, "", arrays, groups, _DEPTH)
     if not arrays or "" in arrays:
         return None
+    for place in _warped_labels(read):
+        groups.add("labels")
+        _collect(read, place, arrays, groups, 0)
     between = {above for path in (*arrays, *groups) for above in _above(path)} - groups
     # An image in a folder of its own is one, whoever else names its arrays.
     others = {path for path in between if _is_node(read, path)}
@@ -231,6 +239,16 @@ def _extra_arrays(read: Read) -> Iterator[str]:
         names = attributes.get(ARRAYS) if isinstance(attributes, dict) else None
         for name in names if isinstance(names, list) else ():
             yield from map(re.escape, _below(group, name))
+
+
+def _warped_labels(read: Read) -> Iterator[str]:
+    """Yield the paths of labels that xdreg has warped along with their image."""
+    new, old = (_parsed(read(f"labels/{n}")) for n in ("zarr.json", ".zattrs"))
+    attributes = new.get("attributes")
+    for own in (attributes, old):
+        names = own.get(WARPED) if isinstance(own, dict) else None
+        for name in names if isinstance(names, list) else ():
+            yield from _below("labels", name)
 
 
 def _transformation_paths(value: Any) -> Iterator[Any]:
