@@ -13,6 +13,7 @@ from tests.benchmarks.common import (
     row,
     timed,
 )
+from tests.benchmarks.contrasts import contrasts
 from tests.benchmarks.determinism import determinism
 from tests.benchmarks.engine import engine
 from tests.benchmarks.failures import failures
@@ -23,6 +24,7 @@ from tests.benchmarks.machinery import machinery
 from tests.benchmarks.motion import motion
 from tests.benchmarks.paper import paper
 from tests.benchmarks.pose import pose
+from tests.benchmarks.robustness import robustness
 from tests.benchmarks.scale import scale
 from tests.benchmarks.speed import speed
 from tests.benchmarks.tradeoff import tradeoff
@@ -102,6 +104,8 @@ BENCHMARKS = {
         determinism,
         engine,
         pose,
+        contrasts,
+        robustness,
         brains,
         machinery,
         motion,
