@@ -12,7 +12,8 @@ import xarray as xr
 import xdreg
 from xdreg.accessor import FieldAccessor, ImageAccessor, _Method
 from xdreg.fields.store import save_field
-from xdreg.registration.planned_stage import PlannedBSpline, PlannedStage
+from xdreg.registration.planned_methods import PlannedBSpline
+from xdreg.registration.planned_stage import PlannedStage
 from xdreg.stores.ome_writer import write_ome_zarr
 from xdreg.views.napari_plugin import view
 

@@ -151,7 +151,7 @@ def test_a_failed_block_is_tried_once_more_with_safer_options(monkeypatch):
         return local_correlation(fixed, moving, step=step, **options)
 
     monkeypatch.setattr(
-        "xdreg.registration.planned_stage.local_correlation", fails_at_full_step
+        "xdreg.registration.planned_methods.local_correlation", fails_at_full_step
     )
     pair = xdreg.datasets.phantom_pair((96, 64), amplitude=2.0, spacing=(1.0, 2.0))
     field = pair.fixed.dreg.register(

@@ -37,7 +37,7 @@ def test_bytes_are_those_that_readers_read(monkeypatch):
 
     monkeypatch.setattr("xdreg.registration.source.Source.check", lambda source: None)
     monkeypatch.setattr(
-        "xdreg.registration.planned_stage.PlannedLocalCorrelation.block_options",
+        "xdreg.registration.planned_methods.PlannedLocalCorrelation.block_options",
         lambda *_: {"iterations": 1},
     )
     monkeypatch.setattr(ImageReader, "read", counted)

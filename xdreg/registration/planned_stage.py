@@ -1,9 +1,6 @@
 """One stage of a plan with everything decided: levels, blocks, method, options.
 
-`PLANNED` has one class for each kind of stage. It knows which function registers a
-block, with which options, what that costs, and whether it runs in a process of its own.
-A new method is one file in `xdreg.engines`, a stage in `xdreg.stages` and one entry
-here.
+`planned_methods` has one class for each kind of stage.
 """
 
 from __future__ import annotations
@@ -12,28 +9,8 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dask.system import CPU_COUNT
-
-from xdreg.engines import elastix
-from xdreg.engines.discrete_search import SEARCH_BYTES
-from xdreg.engines.isolated import Isolated
-from xdreg.engines.linear import linear, linear_displacement
-from xdreg.engines.local_correlation import by_level, local_correlation, safer
 from xdreg.partition import Partition
 from xdreg.registration.estimates import own_process_memory, window_memory
-from xdreg.stages import (
-    OWN_METRICS,
-    Affine,
-    BSpline,
-    Consensus,
-    Custom,
-    LocalCorrelation,
-    Rigid,
-    Similarity,
-    Stage,
-    Translation,
-)
-from xdreg.stores.pyramid import START_VOXELS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,9 +23,6 @@ if TYPE_CHECKING:
 
 #: The memory limit of an elastix process, as a multiple of its estimate.
 LIMIT_FACTOR = 3
-
-#: Control points of a B-spline, in voxels of the stage's level.
-BSPLINE_SPACING_VOXELS = {2: 10, 3: 6}
 
 
 @dataclass(frozen=True)
@@ -190,178 +164,3 @@ class PlannedStage:
     def safer_options(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return options for a second attempt at a failed block, if there are any."""
         return None
-
-
-class PlannedLinear(PlannedStage):
-    """One linear transform of the whole image."""
-
-    @classmethod
-    def cut(
-        cls, stage: Any, grid: Grid, block_shape: PerAxisVoxels, overlap: PerAxisVoxels
-    ) -> Partition:
-        """Return a single block, the whole image."""
-        return Partition(grid, grid.shape, (0,) * grid.ndim, (1,) * grid.ndim)
-
-    @property
-    def method(self) -> RegistrationMethod:
-        """The engine of xdreg or elastix, by the metric."""
-        return linear if self.metric in (*OWN_METRICS, "auto") else elastix.linear
-
-    @property
-    def by_elastix(self) -> bool:
-        """Whether the metric is one of elastix's."""
-        return self.method is elastix.linear
-
-
-class PlannedLocalCorrelation(PlannedStage):
-    """Local correlation or descriptors, in the worker's threads."""
-
-    joint: ClassVar[bool] = True
-
-    @property
-    def method(self) -> RegistrationMethod:
-        """The engine of local correlation."""
-        return local_correlation
-
-    @property
-    def searches(self) -> bool:
-        """Whether a block looks for large motion by a discrete search."""
-        if self.options.search is not None:
-            return bool(self.options.search)
-        grid = self.partition.grid
-        return (
-            self.partition.size == 1 and grid.size <= START_VOXELS[grid.extended_ndim]
-        )
-
-    @property
-    def window_memory(self) -> int:
-        """The peak memory of one block in its worker, in bytes."""
-        return super().window_memory + (SEARCH_BYTES if self.searches else 0)
-
-    @property
-    def smoothing(self) -> list[Any]:
-        """The smoothing of an update and of the total, physical units."""
-        options = self.engine_options
-        return [options["update_sigma"], options["field_sigma"]]
-
-    @property
-    def engine_options(self) -> dict[str, Any]:
-        """Keyword arguments for the engine, as the level of the stage needs them."""
-        options = super().engine_options | {"search": self.searches}
-        return by_level(options, self.partition.grid, finest=self.finest)
-
-    def block_options(self, fixed: Source, moving: Source) -> dict[str, Any]:
-        """Return the options, with noise and stiffness of the whole images.
-
-        All blocks get the same, so that they agree.
-        """
-        return self.engine_options | {
-            "contrast": list(zip(fixed.contrast, moving.contrast, strict=True)),
-            "stiffness": fixed.stiffness,
-            "threads": max(1, CPU_COUNT // self.partition.size),
-        }
-
-    def safer_options(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return options for a stiffer field."""
-        return safer(options, self.partition.grid)
-
-
-class PlannedBSpline(PlannedStage):
-    """B-splines of elastix. Large blocks come out worse: 64³ voxels by default."""
-
-    default_block_shape: ClassVar[Mapping[int, int]] = {2: 1024, 3: 64}
-    #: A B-spline reaches as far as its control points.
-    default_overlap: ClassVar[Mapping[int, int]] = {2: 16, 3: 16}
-
-    @property
-    def method(self) -> RegistrationMethod:
-        """Elastix's B-splines."""
-        return elastix.bspline
-
-    @property
-    def by_elastix(self) -> bool:
-        """Always."""
-        return True
-
-    @property
-    def smoothing(self) -> list[Any]:
-        """The distance of control points, physical units."""
-        return [self.engine_options["grid_spacing"]]
-
-    @property
-    def engine_options(self) -> dict[str, Any]:
-        """Keyword arguments for elastix."""
-        options = super().engine_options
-        grid = self.partition.grid
-        if self.options.grid_spacing is None:
-            voxels = BSPLINE_SPACING_VOXELS[grid.extended_ndim]
-            options["grid_spacing"] = [voxels * step for step in grid.spacing]
-        return options
-
-
-class PlannedConsensus(PlannedStage):
-    """Linear transforms of blocks, reduced to the one on which they agree."""
-
-    @property
-    def method(self) -> RegistrationMethod:
-        """The linear engine of xdreg."""
-        return linear_displacement
-
-    @property
-    def reduction(self) -> Any:
-        """The kind of linear transform."""
-        return self.options.transform
-
-
-class PlannedCustom(PlannedStage):
-    """A user's method."""
-
-    @property
-    def method(self) -> RegistrationMethod:
-        """The user's function."""
-        return self.options.method  # type: ignore[no-any-return]
-
-    @property
-    def isolated_method(self) -> RegistrationMethod:
-        """The user's function, called in an engine process unless told otherwise."""
-        if not self.isolated:
-            return self.method
-        return Isolated.of(self.method, self.options.timeout, self.memory_limit)
-
-    @property
-    def reduction(self) -> Any:
-        """The user's function or kind; None where blocks are blended."""
-        return self.options.reduction
-
-    @property
-    def isolated(self) -> bool:
-        """Whether the user left it so."""
-        return bool(self.options.isolated)
-
-    @property
-    def iterations(self) -> str:
-        """Nothing: only the method knows."""
-        return ""
-
-    @property
-    def engine_options(self) -> dict[str, Any]:
-        """The user's keyword arguments."""
-        return dict(self.options.options)
-
-
-#: What each kind of stage is planned as.
-PLANNED: Mapping[type[Stage], type[PlannedStage]] = {
-    Translation: PlannedLinear,
-    Rigid: PlannedLinear,
-    Similarity: PlannedLinear,
-    Affine: PlannedLinear,
-    LocalCorrelation: PlannedLocalCorrelation,
-    BSpline: PlannedBSpline,
-    Consensus: PlannedConsensus,
-    Custom: PlannedCustom,
-}
-
-
-def planned_kind(stage: Stage) -> type[PlannedStage]:
-    """Return the class in `PLANNED` for a stage, or for a subclass of one."""
-    return next(PLANNED[kind] for kind in type(stage).__mro__ if kind in PLANNED)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from html import escape
-from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from dask.utils import format_bytes
@@ -21,7 +18,8 @@ from xdreg.registration.estimates import (
     patch_bytes,
     worker_memory,
 )
-from xdreg.registration.planned_stage import PlannedStage, planned_kind
+from xdreg.registration.plan_table import as_html, as_text, lengths, times
+from xdreg.registration.planned_methods import planned_kind
 from xdreg.stages import (
     OWN_METRICS,
     Affine,
@@ -35,16 +33,13 @@ from xdreg.stages import (
 from xdreg.stores.pyramid import Pyramid, build_pyramid, image_levels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from xdreg.registration.planned_stage import PlannedStage
     from xdreg.stages import Metric, MetricOrAuto
 
 #: Largest level that is registered linearly, whole, in voxels.
 LINEAR_VOXELS = {2: 512**2, 3: 400_000}
-
-
-#: Width of a table on a terminal.
-COLUMNS = 80
 
 
 @dataclass(frozen=True)
@@ -137,11 +132,11 @@ class Plan:
                 "stage": f"{number} {stage.options.name}",
                 "metric": stage.metric,
                 "level": f"{stage.fixed_level} / {stage.moving_level}",
-                "image": _times(stage.partition.grid.shape),
-                "blocks": _times(stage.partition.counts),
-                "window": _times(stage.partition.window_shape),
-                "field points": _times(stage.partition.field_grid.shape),
-                "smoothing": " / ".join(map(_lengths, stage.smoothing)),
+                "image": times(stage.partition.grid.shape),
+                "blocks": times(stage.partition.counts),
+                "window": times(stage.partition.window_shape),
+                "field points": times(stage.partition.field_grid.shape),
+                "smoothing": " / ".join(map(lengths, stage.smoothing)),
                 "iterations": stage.iterations,
                 "memory": format_bytes(stage.memory),
                 "reads": format_bytes(self.bytes_read(stage)),
@@ -166,56 +161,13 @@ class Plan:
 
     def __str__(self) -> str:
         """Return the table, in as many parts as fit a terminal, and notes below it."""
-        rows = self.table()
-        first, *others = columns = [
-            [name, *(row[name] for row in rows)] for name in rows[0]
-        ]
-        widths = {column[0]: max(map(len, column)) for column in columns}
-        parts = [[first]]
-        for column in others:
-            used = sum(widths[c[0]] + len("  ") for c in parts[-1])
-            if used + widths[column[0]] > COLUMNS and len(parts[-1]) > 1:
-                parts.append([first])
-            parts[-1].append(column)
-        lines: list[str] = []
-        for part in parts:
-            for cells in zip(*part, strict=True):
-                padded = (
-                    cell.ljust(widths[column[0]])
-                    for cell, column in zip(cells, part, strict=True)
-                )
-                lines.append("  ".join(padded).rstrip())
-            lines.append("")
-        for note in self.notes():
-            lines += wrap(note, COLUMNS, subsequent_indent="  ")
-        return "\n".join(lines)
+        return as_text(self.table(), self.notes())
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         """Return the table and the notes for a notebook."""
-        rows = self.table()
-        head = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(v)}</td>" for v in row.values()) + "</tr>"
-            for row in rows
-        )
-        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes())
-        return (
-            f"<div><b>xdreg plan</b><table><thead><tr>{head}</tr></thead>"
-            f"<tbody>{body}</tbody></table><ul>{notes}</ul></div>"
-        )
-
-
-def _times(numbers: Iterable[object]) -> str:
-    return " × ".join(map(str, numbers))
-
-
-def _lengths(value: Any) -> str:
-    """Return a length, or one per axis, as text."""
-    axes = value if isinstance(value, (list, tuple)) else [value]
-    numbers = [f"{length:.3g}" for length in axes]
-    return numbers[0] if len(set(numbers)) == 1 else _times(numbers)
+        return as_html(self.table(), self.notes())
 
 
 def make_plan(

@@ -5,7 +5,8 @@ import pytest
 import xdreg
 from xdreg.engines import elastix
 from xdreg.engines.isolated import Isolated
-from xdreg.registration.planned_stage import LIMIT_FACTOR, PLANNED, planned_kind
+from xdreg.registration.planned_methods import PLANNED, planned_kind
+from xdreg.registration.planned_stage import LIMIT_FACTOR
 from xdreg.stages import Stage
 
 PAIR = xdreg.datasets.phantom_pair((96, 112))
