@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ from xdreg.stages import (
 from xdreg.stores.pyramid import Pyramid, build_pyramid, image_levels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from xdreg.registration.planned_stage import PlannedStage
     from xdreg.stages import Metric, MetricOrAuto
