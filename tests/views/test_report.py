@@ -2,11 +2,13 @@
 
 import base64
 import hashlib
+import io
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import xdreg
 from tests.helpers.viewers import HOSTILE
@@ -75,7 +77,7 @@ def test_the_numbers_are_those_of_the_registration(registered, hostile_report):
     for name, count in counts.items():
         assert f"{count} {name}" in text
     assert f"{counts['success']} of 6 blocks of the last stage succeeded" in text
-    assert "1 of 6 blocks of the last stage contribute no update" in text
+    assert "1 of 6 blocks of the last stage contributes no update" in text
     seconds = field.block_seconds.values
     assert f"{seconds.sum():.1f} s in all blocks" in text
     assert "block_shape [32, 32]" in text
@@ -117,3 +119,57 @@ def test_odd_arguments_end_in_one_clear_error(odd, registered, tmp_path):
             field.dreg.report(path, pair.fixed, moving, **points | {name: odd})
     with pytest.raises(xdreg.InputError, match="must map labels to names"):
         field.dreg.report(path, pair.fixed, moving, label_names=[1])
+
+
+def picture_of(page, place):
+    """Return a picture of a page as an array."""
+    source = page.all("img")[place]["src"].partition(",")[2]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source))))
+
+
+@pytest.mark.parametrize("units", ["millimeter", "micrometer"])
+def test_three_planes_with_z_upwards_in_a_body(units, tmp_path):
+    values = np.zeros((20, 24, 28), np.float32)
+    values[15:] = 1.0  # bright for large z
+    image = xdreg.make_image(values, 1.0, units=units)
+    field = make_field(np.zeros((3, 20, 24, 28), np.float32), grid_of(image))
+    path = xdreg.report(field, tmp_path / "qc.html", image, image)
+    page = Page(path.read_text("utf-8"))
+    body = units == "millimeter"
+    assert ("coronal, y = " in page.text) == ("z upwards" in page.text) == body
+    wipes = [v for v in page.all("img") if v["alt"] == "fixed image"]
+    assert len(wipes) == 3
+    coronal = picture_of(page, page.all("img").index(wipes[1]))
+    top, bottom = coronal[: len(coronal) // 5], coronal[-len(coronal) // 5 :]
+    assert (top.mean() > 200) == (bottom.mean() < 50) == body
+
+
+def test_it_leads_with_the_verdict_landmarks_and_labels(registered, tmp_path):
+    pair, moving, field = registered
+    wrong = pair.moving_points.copy()
+    wrong[7] += 60.0
+    labels = [(v > 20_000).astype("uint8") for v in (pair.fixed.compute(), moving)]
+    path = field.dreg.report(
+        tmp_path / "qc.html",
+        pair.fixed.assign_attrs(name="round 1"),
+        moving.assign_attrs(name="round 2"),
+        landmarks=(pair.fixed_points, wrong),
+        labels=labels,
+        label_names={1: "nuclei"},
+    )
+    html = path.read_text("utf-8")
+    text = " ".join(Page(html).text.split())
+    assert text.count("round 2 registered to round 1") == 2
+    order = ['class="verdict', 'id="landmarks"', 'id="labels"', 'id="pair"']
+    order += ['id="field"', 'id="stages"']
+    places = [html.index(part) for part in order]
+    assert places == sorted(places)
+    assert re.search(r"landmarks? (is|are) much farther off .*: 8 \(8\d", text)
+    assert '<tr class="odd"><th scope="row">8</th>' in html
+    assert "mean Dice of 1 label" in text
+    assert "outlines of the labels on the fixed image" in html
+    for wrong_number in (
+        r"\b1 \w+s (are|have|of)\b",
+        r"\b1 (landmarks|labels|blocks)\b",
+    ):
+        assert not re.search(wrong_number, text)

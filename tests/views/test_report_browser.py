@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 
+import xdreg
 from tests.helpers.viewers import CHROMIUM, HOSTILE
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -87,6 +88,7 @@ def visible(page):
 def test_the_line_follows_mouse_and_keys(opened):
     slider = opened.locator(".wipe input[type=range]").first
     assert clip(opened, "after") == "inset(0px 0px 0px 50%)"
+    opened.locator(".wipe .stack").first.scroll_into_view_if_needed()
     box = opened.locator(".wipe .stack").first.bounding_box()
     opened.mouse.move(box["x"] + box["width"] / 2, box["y"] + 40)
     opened.mouse.down()
@@ -136,3 +138,43 @@ def test_printed_the_three_pictures_stand_side_by_side(opened):
     assert opened.pdf(format="A4").startswith(b"%PDF")
     opened.emulate_media(media="screen")
     assert opened.errors == []
+
+
+#: Words of which one part stands in one line and the rest in another.
+BROKEN = """() => {
+  const found = [], walker = document.createTreeWalker(document.body, 4);
+  while (walker.nextNode()) {
+    const node = walker.currentNode;
+    for (const word of node.data.matchAll(/[\\p{L}\\p{N}]+/gu)) {
+      const range = document.createRange();
+      range.setStart(node, word.index);
+      range.setEnd(node, word.index + word[0].length);
+      const tops = [...range.getClientRects()].map((box) => Math.round(box.top));
+      if (new Set(tops).size > 1) found.push(word[0]);
+    }
+  }
+  return found;
+}"""
+
+
+def test_no_word_is_broken_at_any_width(browser, tmp_path):
+    pair = xdreg.datasets.phantom_pair((48, 56), amplitude=2.0)
+    options = {"metric": "lncc", "block_shape": 24, "progress": False}
+    field = pair.fixed.dreg.register(pair.moving, **options)
+    manifest = {"source": "/data/measured/histology_kidney/section.ome.zarr"}
+    path = field.dreg.report(
+        tmp_path / "qc.html",
+        pair.fixed.assign_attrs(
+            name="kidney section, stained with haematoxylin", **manifest
+        ),
+        pair.moving.assign_attrs(name="immunohistochemistry"),
+        landmarks=(pair.fixed_points, pair.moving_points),
+        landmark_names=[f"ureteropelvic junction {i}" for i in range(50)],
+    )
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    root = "document.documentElement"
+    for width in (1600, 1100, 800, 701, 600, 420, 320):
+        page.set_viewport_size({"width": width, "height": 768})
+        assert page.evaluate(BROKEN) == [], width
+        assert page.evaluate(f"{root}.scrollWidth - {root}.clientWidth") <= 0

@@ -33,10 +33,10 @@ def test_what_stands_out_is_said(registered):
     )
     for part in (
         "fixed image given to this report is not the one that was registered: 64 × 80",
-        "1 of 6 blocks of the last stage contribute no update (1 rejected)",
+        "1 of 6 blocks of the last stage contributes no update (1 rejected)",
         "agree no better",
         "of all points of the field",
         "landmarks are farther off",
-        "1 of 1 labels overlap less",
+        "1 of 1 label overlaps less",
     ):
         assert part in text

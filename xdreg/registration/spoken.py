@@ -44,7 +44,7 @@ class _Compiling(event.Listener):  # type: ignore[misc]
 
     def on_start(self, event: Any) -> None:
         """Look at the cache before the first kernel is compiled."""
-        dispatcher = (event.data or {}).get("dispatcher")
+        dispatcher: Any = (event.data or {}).get("dispatcher")
         module = getattr(getattr(dispatcher, "py_func", None), "__module__", "")
         if self._heard or not module.startswith("xdreg.numerics"):
             return

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -200,6 +200,7 @@ class ImageView:
         displacement: FieldReader | None = None,
         *,
         colours: bool = False,
+        order: Literal[0, 1] = 1,
     ) -> NDArray[np.float32]:
         """Resample the image, pulled through a field if given, in a plane.
 
@@ -213,19 +214,21 @@ class ImageView:
         pixel = min(plane.spacing)
         channels = range(3) if colours else [None]
         found = [
-            _resampled(self.reader_for(pixel, plane.dims, c), displacement, plane)
+            _resampled(
+                self.reader_for(pixel, plane.dims, c), displacement, plane, order
+            )
             for c in channels
         ]
         return np.stack(found, axis=-1) if colours else found[0]
 
 
 def _resampled(
-    reader: ImageReader, displacement: FieldReader, plane: Plane
+    reader: ImageReader, displacement: FieldReader, plane: Plane, order: Literal[0, 1]
 ) -> NDArray[np.float32]:
     """Resample in tiles; warn of what cannot be read, and leave NaN there."""
     shape = plane.grid.shape
     result = np.full(shape, np.nan, np.float32)
-    how = Interpolation(1, None, np.nan)
+    how = Interpolation(order, None, np.nan if order else 0)
     parts = [[slice(i, min(i + TILE, n)) for i in range(0, n, TILE)] for n in shape]
     for tile in itertools.product(*parts):
         try:

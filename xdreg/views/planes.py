@@ -70,6 +70,12 @@ class Plane:
         )  # fmt: skip
 
     @property
+    def ratio(self) -> float:
+        """Width over height."""
+        left, right, lower, upper = self.extent
+        return abs((right - left) / (lower - upper))
+
+    @property
     def upward(self) -> bool:
         """Whether rows are shown from the bottom to the top, as `runs_upward`."""
         return self.dims[0] == "z" and (
@@ -82,6 +88,16 @@ class Plane:
         if self.cut is None:
             return ""
         return f"{self.cut} = {self.position:.4g} {self.grid.units or ''}".rstrip()
+
+    @property
+    def title(self) -> str:
+        """The text, after the name of the plane in a body."""
+        of_body = self.anatomical or runs_upward("z", self.grid.units)
+        return f"{BODY[self.cut]}, {self.text}" if self.cut and of_body else self.text
+
+
+#: Names of the planes of a body, by the dim that they cut.
+BODY = {"z": "axial", "y": "coronal", "x": "sagittal"}
 
 
 def runs_upward(dim: str, units: str | None) -> bool:

@@ -87,7 +87,7 @@ def name_pair(ax: Any, fixed: str, moving: str, *, red_green: bool = False) -> N
 
     colours = ((1.0, 0.0, 0.0), PAIR_RGB[1]) if red_green else PAIR_RGB
     handles = [
-        Patch(facecolor=colour, label=_legend_name(name, role))
+        Patch(facecolor=colour, label=role_name(name, role))
         for colour, name, role in zip(
             colours, (fixed, moving), ("fixed", "moving"), strict=True
         )
@@ -100,7 +100,8 @@ def name_pair(ax: Any, fixed: str, moving: str, *, red_green: bool = False) -> N
         text.set_parse_math(False)
 
 
-def _legend_name(name: str, role: str) -> str:
+def role_name(name: str, role: str) -> str:
+    """Return the role of an image and its name, shortened."""
     if role in name:
         return name if len(name) <= LONGEST_NAME else role
     short = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"

@@ -27,6 +27,7 @@ from xdreg.stores.outputs import check_file, new_file
 from xdreg.stores.paths import as_address, is_remote, local_path
 from xdreg.views import report_content as content
 from xdreg.views import report_figures as figures
+from xdreg.views.plot_axes import role_name
 from xdreg.views.scene import make_scene
 from xdreg.views.summary import image_text, mean_similarity
 
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
+    from xdreg.fields.accuracy import LandmarkErrors
     from xdreg.fields.provenance import StageRecord
-    from xdreg.views.scene import Scene
+    from xdreg.views.scene import Scene, ScenePlane
 
 #: Most blocks that are shown one by one.
 WORST = 10
@@ -125,12 +127,19 @@ def report(
         raise InputError(msg)
     options = {"channel": channel, "moving_channel": moving_channel}
     scene = make_scene(field, fixed, moving, **options)
-    context = _context(
-        scene,
-        _pair_of(landmarks, "landmarks"),
-        landmark_names,
-        _pair_of(labels, "labels"),
-        label_names or {},
+    errors = None
+    if landmarks is not None:
+        pair = _pair_of(landmarks, "landmarks")
+        errors = landmark_errors(field, *pair, names=landmark_names)
+    context = _context(scene, errors)
+    context |= _labels(scene, context["planes"], labels, label_names or {})
+    context["remarks"] = content.remarks(
+        field,
+        context["agreement"],
+        context["folds"],
+        errors,
+        context["overlap_of"],
+        {view.name: view.grids[0] for view in scene.pair},
     )
     context["title"] = _title(scene) if title is None else str(title)
     text = render(context)
@@ -146,7 +155,7 @@ def render(context: Mapping[str, Any]) -> str:
     """
     try:
         import jinja2
-        from markupsafe import Markup
+        from markupsafe import Markup, escape
     except ImportError as error:
         msg = "reports need jinja2 and matplotlib: pip install 'xdreg[report]'"
         raise ImportError(msg) from error
@@ -162,6 +171,10 @@ def render(context: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # A path may go on in the next line after any of its folders.
+    environment.filters["path"] = lambda text: Markup("/<wbr>").join(
+        escape(part) for part in text.split("/")
+    )
     digest = hashlib.sha256(script.encode()).digest()
     text = environment.from_string(page).render(
         context,
@@ -173,52 +186,61 @@ def render(context: Mapping[str, Any]) -> str:
     return printable(text)
 
 
-def _context(
-    scene: Scene,
-    landmarks: tuple[Any, Any] | None,
-    landmark_names: Sequence[object] | None,
-    labels: tuple[Any, Any] | None,
-    label_names: Mapping[int, object],
-) -> dict[str, Any]:
-    """Return everything that the page shows."""
+def _context(scene: Scene, errors: LandmarkErrors | None) -> dict[str, Any]:
+    """Return what the page shows, apart from labels and remarks."""
     field, grid = scene.field, field_grid(scene.field)
     cuts: list[str | None] = [None] if grid.ndim == 2 else list(grid.dims)
     planes = [scene.plane(cut) for cut in cuts]
-    errors = None
-    if landmarks is not None:
-        errors = landmark_errors(field, *landmarks, names=landmark_names)
-    overlaps, lonely = ({}, []) if labels is None else label_overlaps(field, *labels)
-    worst_first = dict(sorted(overlaps.items(), key=lambda item: item[1].dice[1]))
     across = content.across_modalities(field)
-    agreement = content.similarity(field, planes)
-    folds = content.folding(field, planes)
-    given = {view.name: view.grids[0] for view in scene.pair}
     last = last_deformable(field)
+    odd = [] if errors is None else content.outliers(errors)
     return {
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": version("xdreg"),
+        "counted": content.counted,
         "verdict": verdict(field),
         "units": grid.units or "",
         "field_text": image_text(grid).replace("voxels", "points"),
-        "agreement": agreement,
-        "folds": folds,
+        "agreement": content.similarity(field, planes),
+        "folds": content.folding(field, planes),
         "statuses": {} if last is None else last.statuses,
-        "remarks": content.remarks(field, agreement, folds, errors, overlaps, given),
         "inputs": content.inputs(field),
+        "planes": planes,
+        "names": [role_name(view.title, view.name) for view in scene.pair],
+        "taken_upward": any(p.plane.upward and not p.plane.anatomical for p in planes),
         "wipes": [figures.wipe(plane) for plane in planes],
         "pairs": [figures.pair_figure(plane, across=across) for plane in planes],
         "fields": [figures.field_figure(plane) for plane in planes],
         "stages": [_stage(field, stage) for stage in stages_of(field)],
         "errors": errors,
+        "odd": odd,
         "error_figure": errors and figures.landmark_figure(errors, grid.units),
+        "error_map": errors and figures.landmark_map(planes, errors, odd),
+        "blocks": _blocks(scene, last),
+    }
+
+
+def _labels(
+    scene: Scene, planes: Sequence[ScenePlane], labels: Any, names: Mapping[int, object]
+) -> dict[str, Any]:
+    """Return what the page shows of labels, the worst first."""
+    pair = None if labels is None else _pair_of(labels, "labels")
+    found, lonely = ({}, []) if pair is None else label_overlaps(scene.field, *pair)
+    overlaps = dict(sorted(found.items(), key=lambda item: item[1].dice[1]))
+    shown = [*overlaps][: figures.MOST_LABELS]
+    called = {label: str(names.get(label) or label) for label in shown}
+    return {
         "dice": np.mean([v.dice for v in overlaps.values()] or [(0, 0)], axis=0),
+        "overlap_of": overlaps,
         "overlaps": [
-            (label, str(label_names.get(label, "")), overlap)
-            for label, overlap in worst_first.items()
+            (label, str(names.get(label, "")), overlap)
+            for label, overlap in overlaps.items()
         ],
         "lonely": lonely,
-        "label_figure": figures.label_figure(worst_first) if overlaps else None,
-        "blocks": _blocks(scene, last),
+        "label_figure": figures.label_figure(overlaps) if overlaps else None,
+        "label_map": (
+            figures.label_map(planes, pair, called) if pair and overlaps else None
+        ),
     }
 
 
@@ -244,9 +266,7 @@ def _blocks(
     return [(v, figures.block_figure(scene, where, v["index"])) for v in facts]
 
 
-def _pair_of(given: Any, name: str) -> tuple[Any, Any] | None:
-    if given is None:
-        return None
+def _pair_of(given: Any, name: str) -> tuple[Any, Any]:
     if isinstance(given, tuple | list) and len(given) == 2:
         return given[0], given[1]
     msg = f"{name} must be a pair, one of fixed and one of moving; got {given!r:.80}"

@@ -37,6 +37,12 @@ from xdreg.views.summary import image_text
 #: A field of at most this many numbers is searched for folds; of others the planes.
 MOST_SEARCHED = 2**27
 
+#: Fewest landmarks among which some stand out, and times the median at which they do.
+LEAST_LANDMARKS, FAR_OFF = 5, 4.0
+
+#: Most outliers that are named.
+LISTED = 5
+
 #: Longest text of an option or a source.
 LONGEST = 400
 
@@ -195,7 +201,10 @@ def remarks(
         found += _landmark_remarks(errors)
     worse = sum(v.dice[1] < v.dice[0] for v in overlaps.values())
     if worse:
-        found.append(f"{worse} of {len(overlaps)} labels overlap less afterwards.")
+        verb = "overlaps" if worse == 1 else "overlap"
+        found.append(
+            f"{worse} of {counted(len(overlaps), 'label')} {verb} less afterwards."
+        )
     return found
 
 
@@ -215,10 +224,10 @@ def _block_remarks(last: StageRecord) -> list[str]:
     bad = {name: count for name, count in last.statuses.items() if name not in fine}
     if bad:
         text = ", ".join(f"{count} {name}" for name, count in bad.items())
-        found.append(
-            f"{sum(bad.values())} of {sum(last.statuses.values())} blocks of the last "
-            f"stage contribute no update ({text})."
-        )
+        count = sum(bad.values())
+        share = f"{count} of {counted(sum(last.statuses.values()), 'block')}"
+        verb = "contributes" if count == 1 else "contribute"
+        found.append(f"{share} of the last stage {verb} no update ({text}).")
     if success not in last.statuses:
         found.append("No block of the last stage succeeded.")
     return found
@@ -226,16 +235,55 @@ def _block_remarks(last: StageRecord) -> list[str]:
 
 def _landmark_remarks(errors: LandmarkErrors) -> list[str]:
     found = []
-    total = len(errors.names)
+    odd = outliers(errors)
+    if odd:
+        median = errors.table()["median"][1]
+        listed = ", ".join(
+            f"{errors.names[i]} ({errors.after[i]:.3g})" for i in odd[:LISTED]
+        )
+        more = f" and {len(odd) - LISTED} more" if len(odd) > LISTED else ""
+        found.append(
+            f"{counted(len(odd), 'landmark')} {'is' if len(odd) == 1 else 'are'} much "
+            f"farther off than the median of {median:.3g}: {listed}{more}. Look there "
+            "in both images: a landmark may be misplaced, or the field wrong."
+        )
     worse = int((errors.after > errors.before).sum())
     if worse:
-        found.append(f"{worse} of {total} landmarks are farther off afterwards.")
+        verb = "is" if worse == 1 else "are"
+        share = f"{worse} of {counted(len(errors.names), 'landmark')}"
+        found.append(f"{share} {verb} farther off afterwards.")
     if errors.outside:
+        verbs = ("lies", "is") if errors.outside == 1 else ("lie", "are")
+        share = f"{errors.outside} of {counted(len(errors.names), 'landmark')}"
         found.append(
-            f"{errors.outside} of {total} landmarks lie outside the image that the "
-            "field was made for, and are not counted."
+            f"{share} {verbs[0]} outside the image that the field was made for, and "
+            f"{verbs[1]} not counted."
         )
     return found
+
+
+def outliers(errors: LandmarkErrors) -> list[int]:
+    """Return the landmarks that are much farther off than the others, worst first.
+
+    By Tukey's outer fence, and at least a multiple of the median.
+    """
+    known = errors.after[np.isfinite(errors.after)]
+    if known.size < LEAST_LANDMARKS:
+        return []
+    low, median, high = np.percentile(known, (25, 50, 75))
+    fence = max(high + 3 * (high - low), FAR_OFF * median)
+    return [i for i in errors.order if errors.after[i] > fence]
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun.
+
+    Examples
+    --------
+    >>> counted(1, "block"), counted(3, "label")
+    ('1 block', '3 labels')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def block_facts(stage: StageRecord, count: int) -> list[dict[str, Any]]:

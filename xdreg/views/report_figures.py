@@ -11,10 +11,20 @@ import numpy as np
 from xdreg.fields.preimage import affine_part
 from xdreg.fields.reader import FieldReader
 from xdreg.numerics import kernels
+from xdreg.stores.pyramid import image_levels
+from xdreg.views.colours import LENGTHS, PAIR_RGB
+from xdreg.views.image_view import image_view
 from xdreg.views.pictures import Style, overlay
 from xdreg.views.planes import Plane
 from xdreg.views.plot import draw_pair
-from xdreg.views.plot_axes import in_units, panel_height, picture
+from xdreg.views.plot_axes import (
+    LONGEST_NAME,
+    colour_bar,
+    in_units,
+    name_pair,
+    panel_height,
+    picture,
+)
 from xdreg.views.plot_blocks import block_map
 from xdreg.views.plot_field import draw_grid, draw_jacobian, draw_magnitude, draw_quiver
 
@@ -38,6 +48,12 @@ PANEL, PICTURE = 4.3, 3.3
 #: Pixels of a block's picture along its longer side.
 BLOCK_PIXELS = 256
 
+#: Landmarks and labels that are named in pictures, and the colour of what stands out.
+NAMED, ODD = 5, "#d55e00"
+
+#: Most labels that are drawn.
+MOST_LABELS = 60
+
 BEFORE_COLOUR, AFTER_COLOUR = "#9a9a9a", "#0072b2"
 
 
@@ -48,13 +64,13 @@ def wipe(plane: ScenePlane) -> dict[str, Any]:
     """
     fixed, moving = plane.scene.pair
     shown = plane.in_colours
-    left, right, lower, upper = plane.plane.extent
+    rows = slice(None, None, -1 if plane.plane.upward else 1)
     return {
-        "title": plane.plane.text,
-        "fixed": picture_url(fixed.stretched(shown.fixed)),
-        "before": picture_url(moving.stretched(shown.before)),
-        "after": picture_url(moving.stretched(shown.after)),
-        "ratio": abs((right - left) / (lower - upper)),
+        "title": plane.plane.title,
+        "fixed": picture_url(fixed.stretched(shown.fixed)[rows]),
+        "before": picture_url(moving.stretched(shown.before)[rows]),
+        "after": picture_url(moving.stretched(shown.after)[rows]),
+        "ratio": plane.plane.ratio,
     }
 
 
@@ -97,6 +113,7 @@ def pair_figure(plane: ScenePlane, *, across: bool) -> str:
     for number, (ax, style) in enumerate(zip(axes, styles, strict=True)):
         draw_pair(ax, plane, style, before=number == 0)
         ax.set_title(f"{style}, {'before' if number == 0 else 'after'}")
+    figure.suptitle(plane.plane.title, parse_math=False)
     return _figure_url(figure)
 
 
@@ -108,6 +125,7 @@ def field_figure(plane: ScenePlane) -> str:
     draw_quiver(axes[1], plane.field)
     draw_magnitude(axes[2], plane.field)
     draw_jacobian(axes[3], plane.field)
+    figure.suptitle(plane.plane.title, parse_math=False)
     return _figure_url(figure)
 
 
@@ -141,6 +159,101 @@ def landmark_figure(errors: LandmarkErrors, units: str | None) -> str:
     ax.grid(color="0.9")
     ax.legend(frameon=False)
     return _figure_url(figure)
+
+
+def landmark_map(
+    planes: Sequence[ScenePlane], errors: LandmarkErrors, odd: Sequence[int]
+) -> str:
+    """Draw all landmarks on the fixed image, projected onto its planes.
+
+    Colours are the errors after registration. The worst have their names, those that
+    stand out are ringed.
+    """
+    figure, axes = _side_by_side(planes)
+    known = [i for i in errors.order[::-1] if np.isfinite(errors.after[i])]
+    usual = [i for i in known if i not in odd]
+    limit = float(errors.after[usual].max()) if usual else 1.0
+    named = [i for i in errors.order if i in known][:NAMED]
+    for ax, shown in zip(axes, planes, strict=True):
+        _draw_fixed(ax, shown)
+        y, x = errors.fixed[:, list(shown.plane.axes)].T
+        drawn = ax.scatter(
+            x[known], y[known], c=errors.after[known], cmap=LENGTHS, vmin=0,
+            vmax=limit or 1.0, s=22, edgecolors="black", linewidths=0.5,
+        )  # fmt: skip
+        ax.plot(x[odd], y[odd], "o", color=ODD, markersize=13, fillstyle="none")
+        for i in named:
+            _write(ax, x[i], y[i], errors.names[i])
+    units = planes[0].plane.grid.units
+    extend = "max" if odd else "neither"
+    colour_bar(axes[-1], drawn, f"error after{in_units(units)}", extend=extend)
+    return _figure_url(figure, fine=1.0 if len(planes) > 1 else 1.5)
+
+
+def label_map(
+    planes: Sequence[ScenePlane], labels: tuple[Any, Any], names: dict[int, str]
+) -> str:
+    """Draw outlines of labels: of fixed in magenta, of moving after it in green.
+
+    ``names`` has labels to draw, the worst first, of which some are named.
+    """
+    figure, axes = _side_by_side(planes)
+    field, displacement = planes[0].scene.field, planes[0].scene.displacement
+    views = [
+        image_view(_finest(image), f"{side} labels", field)
+        for image, side in zip(labels, ("fixed", "moving"), strict=True)
+    ]
+    for ax, shown in zip(axes, planes, strict=True):
+        _draw_fixed(ax, shown)
+        maps = [
+            view.pixels(shown.plane, mapping, order=0)
+            for view, mapping in zip(views, (None, displacement), strict=True)
+        ]
+        rows, columns = shown.plane.positions
+        for place, (label, name) in enumerate(names.items()):
+            for values, colour in zip(maps, PAIR_RGB, strict=True):
+                inside = values == label
+                if inside.any() and not inside.all():
+                    ax.contour(
+                        columns, rows, inside, [0.5], colors=[colour], linewidths=0.9
+                    )
+            where = np.nonzero(maps[0] == label)
+            if place < NAMED and where[0].size:
+                _write(ax, columns[where[1]].mean(), rows[where[0]].mean(), name)
+    name_pair(axes[0], "fixed labels", "moving labels, after")
+    return _figure_url(figure, fine=1.0 if len(planes) > 1 else 1.5)
+
+
+def _finest(image: Any) -> Any:
+    """Return the finest level of labels: coarser ones may hold means of numbers."""
+    return image_levels(image, "labels")[0]
+
+
+def _side_by_side(planes: Sequence[ScenePlane]) -> tuple[Any, Any]:
+    """Return a figure with axes for planes in a row, each as wide as it shows."""
+    shares = [shown.plane.ratio for shown in planes]
+    height = min(PICTURE * len(planes) / sum(shares) + 1.0, 2.2 * PICTURE)
+    figure = _new_figure(PANEL * max(len(planes), 1.6), height)
+    axes = figure.subplots(1, len(planes), width_ratios=shares, squeeze=False)[0]
+    return figure, axes
+
+
+def _draw_fixed(ax: Any, shown: ScenePlane) -> None:
+    fixed = shown.scene.pair[0]
+    picture(ax, fixed.stretched(shown.fixed), shown.plane, cmap="gray", vmin=0, vmax=1)
+    ax.set_title(shown.plane.title, parse_math=False)
+
+
+def _write(ax: Any, x: float, y: float, name: str) -> None:
+    """Write a name into a picture, so that it is read on black and on white."""
+    from matplotlib.patheffects import withStroke
+
+    short = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    ax.annotate(
+        short, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8,
+        color="white", parse_math=False, clip_on=True,
+        path_effects=[withStroke(linewidth=2, foreground="black")],
+    )  # fmt: skip
 
 
 def label_figure(overlaps: dict[int, LabelOverlap]) -> str:
