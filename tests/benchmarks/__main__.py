@@ -28,6 +28,7 @@ from tests.benchmarks.robustness import robustness
 from tests.benchmarks.scale import scale
 from tests.benchmarks.speed import speed
 from tests.benchmarks.tradeoff import tradeoff
+from tests.benchmarks.verdict import verdict
 from xdreg.coordinates import grid_of
 from xdreg.fields.diagnostics import status_counts
 from xdreg.fields.field import field_grid
@@ -116,6 +117,7 @@ BENCHMARKS = {
         field,
         speed,
         tradeoff,
+        verdict,
     )
 }
 

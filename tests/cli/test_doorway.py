@@ -17,17 +17,30 @@ def python(*arguments):
     )
 
 
-def test_python_m_and_the_help_load_no_slow_library():
+def loaded_by(*arguments):
+    """Return what the command prints, and the names of the libraries it loads."""
     code = (
-        "import runpy, sys; sys.argv = ['xdreg', '--help']\n"
+        f"import runpy, sys; sys.argv = ['xdreg', *{arguments}]\n"
         "try: runpy.run_module('xdreg', run_name='__main__')\n"
-        "except SystemExit: print(*{m.split('.')[0] for m in sys.modules})"
+        "except SystemExit: print('\\f', *{m.split('.')[0] for m in sys.modules})"
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
-    assert "register" in done.stdout
+    out, _, loaded = done.stdout.partition("\f")
+    return out, set(loaded.split())
+
+
+def test_python_m_and_the_help_load_no_slow_library():
+    out, loaded = loaded_by("--help")
+    assert "register" in out
     slow = {"dask", "zarr", "numba", "scipy", "ngff_zarr", "itk", "yaml"}
-    assert slow.isdisjoint(done.stdout.split())
+    assert slow.isdisjoint(loaded)
+
+
+def test_to_look_at_an_image_loads_no_engine(pair):
+    out, loaded = loaded_by("info", str(pair[0]))
+    assert "spacing" in out
+    assert {"numba", "ngff_zarr", "itk", "distributed", "tifffile"}.isdisjoint(loaded)
 
 
 def test_help_names_what_an_option_takes(xdreg_command):

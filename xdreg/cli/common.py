@@ -134,10 +134,13 @@ def given_path(text: str | Path) -> Path:
 
 def open_path(path: str) -> Any:
     """Open an image, OME-Zarr or a file that ITK reads."""
-    from xdreg.stores.image_files import open_image
-    from xdreg.stores.ome_zarr import open_ome_zarr
+    if _is_store(path):
+        from xdreg.stores.ome_zarr import open_ome_zarr
 
-    return open_ome_zarr(path) if _is_store(path) else open_image(path)
+        return open_ome_zarr(path)
+    from xdreg.stores.image_files import open_image
+
+    return open_image(path)
 
 
 def open_path_or_field(path: str) -> Any:

@@ -23,11 +23,10 @@ def info(
 
     Example: xdreg info fixed.ome.zarr
     """
-    from xdreg.fields.field import field_grid
-    from xdreg.stores.pyramid import image_levels
-
     opened = open_path_or_field(path)
     if isinstance(opened, xr.Dataset):
+        from xdreg.fields.field import field_grid
+
         grid, summary = field_grid(opened), field_summary(opened)
         values = {"kind": "field", "grid": grid.to_dict(), **summary}
         text = (
@@ -38,6 +37,8 @@ def info(
         lines["verdict"] = verdict_line(summary)
         answer(values, lines, as_json=as_json)
         return
+    from xdreg.stores.pyramid import image_levels
+
     levels = [_level(array) for array in image_levels(opened, "image")]
     if as_json:
         answer({"kind": "image", "levels": levels}, {}, as_json=True)

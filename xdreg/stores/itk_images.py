@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
-from scipy.optimize import linear_sum_assignment
 
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.errors import InputError, StoreError
 from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units, rows_of
-from xdreg.numerics.itk_transforms import set_geometry
 from xdreg.stores.named_files import why_not_a_file
 from xdreg.stores.paths import as_address, local_path
 from xdreg.stores.voxel_files import check_voxels
@@ -106,6 +104,8 @@ def turned(
 
     Also the axes in that order, and the sign of each axis as it was.
     """
+    from scipy.optimize import linear_sum_assignment  # loads slowly
+
     axes, order = linear_sum_assignment(-np.abs(direction))
     signs = np.empty(len(direction))
     signs[order] = np.sign(direction[axes, order])
@@ -147,6 +147,8 @@ def to_itk_image(array: xr.DataArray) -> Any:
     values = values.astype(_itk_dtype(values))
     values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
     image = itk.image_from_array(values, is_vector=vector)
+    from xdreg.numerics.itk_transforms import set_geometry  # loads numba
+
     set_geometry(image, grid)
     return image
 
