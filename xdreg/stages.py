@@ -25,6 +25,9 @@ Metric = Literal["lncc", "mind", "ncc", "mi", "msd"]
 MetricOrAuto = Literal["auto", "lncc", "mind", "ncc", "mi", "msd"]
 PerAxis = float | Sequence[float]
 
+#: Voxels, or a share of the block such as 0.1 or ``"10%"``.
+Overlap = float | str | Sequence[float | str]
+
 #: Kinds of linear transform.
 Kind = Literal["translation", "rigid", "similarity", "affine"]
 
@@ -52,8 +55,9 @@ class RegistrationMethod(Protocol):
 
     ``fixed`` and ``moving`` are DataArrays ``([c], [z], y, x)``, each with a boolean
     coordinate ``mask`` of the voxels that count; ``moving`` is already pulled through
-    the field so far. Returns an ``itk.Transform``, or a displacement DataArray
-    ``(component, [z], y, x)`` in physical units, fixed → moving.
+    the field so far. Returns an ``itk.Transform``, a homogeneous matrix in dims order,
+    or a displacement DataArray ``(component, [z], y, x)`` in physical units, fixed →
+    moving.
     """
 
     def __call__(
@@ -258,14 +262,14 @@ class Blockwise(Stage):
     block_shape, overlap
         Size of a block, and by how much its window exceeds it on every side, in voxels
         of the stage's level; one number, or one per dim. By default those given to
-        ``register``.
+        ``register``. An overlap below 1, or such as ``"10%"``, is a share of the block.
     field_step
         Voxels of the stage's level between points of the displacement field. By default
         2 at the finest level of the registration, and 1 before.
     """
 
     block_shape: int | Sequence[int] | None = None
-    overlap: int | Sequence[int] | None = None
+    overlap: Overlap | None = None
     field_step: int | Sequence[int] | None = None
 
 

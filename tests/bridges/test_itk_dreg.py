@@ -148,6 +148,51 @@ def test_its_own_consensus_takes_rigid_blocks():
     np.testing.assert_allclose(found[:3, 3], matrix[:3, 3], atol=1e-4)
 
 
+@needs_itk_dreg
+def test_a_passthrough_of_blocks_of_which_the_first_failed():
+    grid = Grid(("z", "y", "x"), (8, 8, 8), (1.0, 1.0, 2.0), (3.0, 4.0, 5.0))
+    values = np.full((3, 8, 8, 8), 1.5, np.float32)
+    results = [
+        BlockResult((0, 0, 0), "crashed", grid, grid, grid, None, np.nan),
+        BlockResult((0, 0, 1), "success", grid, grid, grid, values, 1.0),
+    ]
+
+    def first(block_results, **_):
+        found = next(iter(block_results)).result.transform
+        return RegistrationTransformResult(transform=found, inv_transform=None)
+
+    found = Reduction(first)(iter(results))
+    moved = list(found.TransformPoint([7.0, 6.0, 5.0]))
+    np.testing.assert_allclose(moved, [8.5, 7.5, 6.5])
+    module = importlib.import_module("itk_dreg.reduce_dfield.dreg")
+    collection = module.TransformCollectionReduceResultsMethod()
+    with pytest.raises(xdreg.MethodError, match="ReduceToDisplacementField"):
+        Reduction(collection)(iter(results))
+
+
+@needs_itk_dreg
+def test_masks_reach_a_method_that_takes_them():
+    fixed, moving, _ = textured()
+    marked = [
+        image.assign_coords(mask=(image.dims, np.asarray(image > 0.5)))
+        for image in (fixed, moving)
+    ]
+    seen = {}
+
+    def method(fixed_subimage, fixed_mask, moving_mask, **_):
+        seen["fixed"] = np.array(itk.array_view_from_image(fixed_mask))
+        seen["moving"] = np.array(itk.array_view_from_image(moving_mask))
+        return BlockPairRegistrationResult(
+            status=BlockRegStatus.SUCCESS,
+            transform=itk.TranslationTransform[itk.D, 2].New(),
+            transform_domain=fixed_subimage,
+        )
+
+    BlockMethod(method, masks=True)(*marked)
+    np.testing.assert_array_equal(seen["fixed"], fixed > 0.5)
+    np.testing.assert_array_equal(seen["moving"], moving > 0.5)
+
+
 def test_methods_are_told_apart():
     def token(value):
         known = what_is_known(value, "it")

@@ -89,3 +89,19 @@ def test_blocks_of_a_stage_come_first_then_those_of_the_run_then_the_default():
     assert planned(free, block_shape=60).partition.counts == (2, 2)
     assert planned(free).partition.counts == (1, 1)
     assert planned(free, block_shape=20).partition.overlap == (10, 10)
+
+
+@pytest.mark.parametrize(
+    ("overlap", "expected"),
+    [("10%", (3, 4)), (0.25, (8, 10)), ([0.1, 6], (3, 6)), (7, (7, 7))],
+)
+def test_an_overlap_may_be_a_share_of_the_block(overlap, expected):
+    stage = xdreg.LocalCorrelation(level=0, block_shape=40, overlap=overlap)
+    assert planned(stage).partition.overlap == expected
+
+
+@pytest.mark.parametrize("overlap", ["ten", "60%", "-5%", 1.5, True])
+def test_an_overlap_that_is_none_is_refused(overlap):
+    stage = xdreg.LocalCorrelation(level=0, block_shape=40, overlap=overlap)
+    with pytest.raises(xdreg.InputError, match="overlap"):
+        planned(stage)

@@ -111,3 +111,22 @@ def test_a_reduction_that_fails_names_its_stage():
     with pytest.raises(RuntimeError, match="no consensus") as caught:
         fixed.dreg.register(moving, stages=[stage], metric="lncc", progress=False)
     assert "reduction of stage 0" in caught.value.__notes__[0]
+
+
+def test_methods_and_reductions_return_matrices():
+    fixed, moving, truth = textured(1.0)
+
+    def method(fixed, moving):
+        return truth.tolist()
+
+    def reduction(results):
+        return next(r for r in results if r.status == "success").fit("affine").tolist()
+
+    options = {"level": 0, "block_shape": (80, 90), "overlap": "10%"}
+    for extra in ({}, {"reduction": reduction}):
+        stage = xdreg.Custom(method=method, isolated=False, **options, **extra)
+        field = fixed.dreg.register(
+            moving, stages=[stage], metric="lncc", progress=False
+        )
+        found = xdreg.bridges.to_matrix(field, tolerance=np.inf)
+        assert corners_error(found, truth, fixed.shape) < 0.1

@@ -37,6 +37,9 @@ class BlockMethod:
     initial
         Whether to pass an identity as ``initial_transform``, or None for methods that
         accept none. The moving block is already warped by the field so far.
+    masks
+        Whether to pass ``fixed_mask`` and ``moving_mask``, images of 0 and 1, or None
+        without a mask, to methods that take them.
     **options
         Further keyword arguments for the method.
 
@@ -44,7 +47,8 @@ class BlockMethod:
     -----
     Both blocks share a grid: the block's window with its overlap, which is also their
     requested region. ``block_info`` has the window's slices in voxels counted from the
-    physical origin, and their starts as ``chunk_index``. Masks are not passed. A result
+    physical origin, and their starts as ``chunk_index``. An inverse that the method
+    returns is not used: the blended field has another, see `xdreg.inverse`. A result
     without success raises `xdreg.MethodError`, and the block counts as ``crashed``.
 
     Examples
@@ -54,9 +58,17 @@ class BlockMethod:
     >>> stage = xdreg.Custom(method=method, level=1)
     """
 
-    def __init__(self, method: Any, *, initial: bool = True, **options: Any) -> None:
+    def __init__(
+        self,
+        method: Any,
+        *,
+        initial: bool = True,
+        masks: bool = False,
+        **options: Any,
+    ) -> None:
         _check(method, "BlockPairRegistrationMethod")
         self._method, self._initial, self._options = method, initial, options
+        self._masks = masks
         self.__name__ = str(getattr(method, "__name__", type(method).__name__))
 
     def __call__(
@@ -67,6 +79,8 @@ class BlockMethod:
         grid = grid_of(fixed, "fixed")
         pairs = zip(grid.origin, grid.spacing, strict=True)
         starts = [round(origin / step) for origin, step in pairs]
+        if self._masks:
+            options["fixed_mask"], options["moving_mask"] = map(_mask, (fixed, moving))
         result = self._method(
             fixed_subimage=to_itk_image(fixed),
             moving_subimage=to_itk_image(moving),
@@ -81,6 +95,13 @@ class BlockMethod:
             msg = f"{self.__name__} reports {status}"
             raise MethodError(msg)
         return result.transform
+
+
+def _mask(image: xr.DataArray) -> Any:
+    """Return which voxels of a block count as an ITK image, None if all do."""
+    if "mask" not in image.coords:
+        return None
+    return to_itk_image((image["mask"] > 0).astype(np.uint8))
 
 
 class Reduction:
@@ -115,7 +136,9 @@ class Reduction:
 
     def __call__(self, results: Iterator[BlockResult]) -> Any:
         """Reduce the results of all blocks; return an ``itk.Transform``."""
-        located = [self._located(result) for result in results]
+        # Those without a transform last: methods may take the first for an example.
+        ordered = sorted(results, key=lambda result: result.displacement is None)
+        located = [self._located(result) for result in ordered]
         image = located[0][1]
         found = self._method(
             block_results=[result for result, _ in located],
@@ -123,7 +146,17 @@ class Reduction:
             initial_transform=_identity_transform(image),
             **self._options,
         )
-        return found.transform
+        transform = found.transform
+        # Those of itk-dreg map points, too.
+        if not hasattr(transform, "GetInputSpaceDimension"):
+            name, found = type(self._method).__name__, type(transform).__name__
+            msg = (
+                f"{name} returned a {found}, which is no itk.Transform; take "
+                "ReduceToDisplacementFieldMethod, or no reduction: by default blocks "
+                "are blended"
+            )
+            raise MethodError(msg)
+        return transform
 
     def _located(self, result: BlockResult) -> tuple[Any, Grid]:
         interface = _interface()

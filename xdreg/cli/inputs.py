@@ -65,7 +65,9 @@ BlockShape = Annotated[
 ]
 Overlap = Annotated[
     str | None,
-    typer.Option(metavar="VOXELS", help="Voxels of overlap per side, one or per axis."),
+    typer.Option(
+        metavar="VOXELS", help="Overlap per side: voxels, one or per axis, or 10%."
+    ),
 ]
 Initial = Annotated[
     str | None,
@@ -151,8 +153,9 @@ def merged(context: typer.Context, options: Path | None) -> dict[str, Any]:
         name: (list(value) or None) if isinstance(value, list | tuple) else value
         for name, value in context.params.items()
     }
-    for name in ("block_shape", "overlap"):
-        given[name] = whole_numbers(given[name], "--" + name.replace("_", "-"))
+    given["block_shape"] = whole_numbers(given["block_shape"], "--block-shape")
+    if "%" not in str(given["overlap"]):
+        given["overlap"] = whole_numbers(given["overlap"], "--overlap")
     # Later versions of Typer bring their own click: compare the source by its name.
     typed = {
         name

@@ -10,7 +10,7 @@ import xarray as xr
 
 from xdreg.coordinates import grid_of
 from xdreg.errors import MethodError
-from xdreg.grid import check_real
+from xdreg.grid import check_real, checked_matrix
 from xdreg.numerics import kernels
 
 if TYPE_CHECKING:
@@ -39,12 +39,17 @@ class MethodResult:
 def as_displacement(result: object, grid: Grid) -> NDArray[np.float32]:
     """Return the result of a method as a displacement (ndim, *grid.shape).
 
-    A result is an itk.Transform, a DataArray (component, [z], y, x) or a
-    `MethodResult`: fixed → moving, in physical units. Without coordinates it must have
-    the shape of the window, ``grid``.
+    A result is an itk.Transform, a homogeneous matrix in dims order, a DataArray
+    (component, [z], y, x) or a `MethodResult`: fixed → moving, in physical units.
+    Without coordinates it must have the shape of the window, ``grid``.
     """
     if isinstance(result, MethodResult):
         result = result.displacement
+    if isinstance(result, np.ndarray | list | tuple):
+        matrix = checked_matrix(result, grid.ndim, "the method's result")
+        return kernels.resample_displacement(
+            *kernels.affine_displacement(matrix, grid), grid
+        )
     if not isinstance(result, xr.DataArray):
         # itk loads slowly
         from xdreg.numerics.itk_transforms import displacement_from_itk

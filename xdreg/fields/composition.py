@@ -175,7 +175,8 @@ def split_affine(field: xr.Dataset) -> tuple[NDArray[np.float64], xr.Dataset]:
             "and cannot be taken out; leave affine out"
         )
         raise InputError(msg)
-    return matrix, compose(field, MatrixMove(np.linalg.inv(matrix)))
+    back = np.asarray(np.linalg.inv(matrix), np.float64)
+    return matrix, compose(field, MatrixMove(back))
 
 
 def between(field: xr.Dataset, fixed: Grid | None, moving: Grid | None) -> xr.Dataset:

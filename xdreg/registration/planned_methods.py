@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from xdreg.grid import Grid
     from xdreg.registration.source import Source
-    from xdreg.stages import RegistrationMethod
+    from xdreg.stages import Overlap, RegistrationMethod
 
     PerAxisVoxels = int | Sequence[int] | None
 
@@ -50,7 +50,7 @@ class PlannedLinear(PlannedStage):
 
     @classmethod
     def cut(
-        cls, stage: Any, grid: Grid, block_shape: PerAxisVoxels, overlap: PerAxisVoxels
+        cls, stage: Any, grid: Grid, block_shape: PerAxisVoxels, overlap: Overlap | None
     ) -> Partition:
         """Return a single block, the whole image."""
         return Partition(grid, grid.shape, (0,) * grid.ndim, (1,) * grid.ndim)

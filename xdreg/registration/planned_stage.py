@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,16 +14,39 @@ from xdreg.partition import Partition
 from xdreg.registration.estimates import own_process_memory, window_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from xdreg.grid import Grid
     from xdreg.registration.source import Source
-    from xdreg.stages import MetricOrAuto, RegistrationMethod
+    from xdreg.stages import MetricOrAuto, Overlap, RegistrationMethod
 
     PerAxisVoxels = int | Sequence[int] | None
 
 #: The memory limit of an elastix process, as a multiple of its estimate.
 LIMIT_FACTOR = 3
+
+
+def _in_voxels(overlap: Overlap, block_shape: tuple[int, ...]) -> Any:
+    """Return an overlap whose shares of the block are voxels, one per axis."""
+    several = isinstance(overlap, Sequence) and not isinstance(overlap, str)
+    given: list[Any] = list(overlap) if several else [overlap] * len(block_shape)  # type: ignore[arg-type]
+    if not any(_share(value) for value in given) or len(given) != len(block_shape):
+        return overlap
+    pairs = zip(given, block_shape, strict=True)
+    return [
+        max(round(_share(value) * size), 1) if _share(value) else value
+        for value, size in pairs
+    ]
+
+
+def _share(value: Any) -> float:
+    """Return the share of a block that an overlap such as "10%" or 0.1 is, else 0."""
+    text = str(value)
+    try:
+        number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        return 0.0
+    return number if 0 < number < 1 else 0.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +81,7 @@ class PlannedStage:
 
     @classmethod
     def cut(
-        cls, stage: Any, grid: Grid, block_shape: PerAxisVoxels, overlap: PerAxisVoxels
+        cls, stage: Any, grid: Grid, block_shape: PerAxisVoxels, overlap: Overlap | None
     ) -> Partition:
         """Return the blocks of a stage on a level's grid.
 
@@ -69,15 +93,14 @@ class PlannedStage:
             shape = cls.default_block_shape[grid.extended_ndim]
         margin = stage.overlap if stage.overlap is not None else overlap
         step = stage.field_step or 1
+        bare = Partition.balanced(grid, block_shape=shape, overlap=0, field_step=step)
         if margin is None:
             # Never more than half of a block.
-            bare = Partition.balanced(
-                grid, block_shape=shape, overlap=0, field_step=step
-            )
             margin = [
                 min(cls.default_overlap[grid.extended_ndim], size // 2)
                 for size in bare.block_shape
             ]
+        margin = _in_voxels(margin, bare.block_shape)
         return Partition.balanced(
             grid, block_shape=shape, overlap=margin, field_step=step
         )

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from xdreg.registration.planned_stage import PlannedStage
-    from xdreg.stages import Metric, MetricOrAuto
+    from xdreg.stages import Metric, MetricOrAuto, Overlap
 
 #: Largest level that is registered linearly, whole, in voxels.
 LINEAR_VOXELS = {2: 512**2, 3: 400_000}
@@ -178,7 +178,7 @@ def make_plan(
     stages: Any,
     metric: MetricOrAuto,
     block_shape: int | Sequence[int] | None,
-    overlap: int | Sequence[int] | None,
+    overlap: Overlap | None,
     initial_is_field: bool,
 ) -> Plan:
     """Decide levels, stages and blocks; the arguments are those of `register`.

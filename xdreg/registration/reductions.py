@@ -203,7 +203,7 @@ def _consensus(
 def _as_update(value: Any, task: BlockTask) -> NDArray[Any]:
     """Return the value of a user's reduction as a matrix or a displacement."""
     grid = task.partition.field_grid
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | list | tuple):
         return checked_matrix(value, grid.ndim, "the reduction's matrix")
     if hasattr(value, "IsLinear") and value.IsLinear():
         from xdreg.numerics.itk_transforms import check_transform, matrix_from_itk

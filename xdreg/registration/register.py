@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from xdreg.registration.inputs import Channels
     from xdreg.registration.progress import Listener
     from xdreg.registration.source import PairImage
-    from xdreg.stages import MetricOrAuto
+    from xdreg.stages import MetricOrAuto, Overlap
 
 
 def register(
@@ -40,7 +40,7 @@ def register(
     stages: Any = None,
     metric: MetricOrAuto = "auto",
     block_shape: int | Sequence[int] | None = None,
-    overlap: int | Sequence[int] | None = None,
+    overlap: Overlap | None = None,
     fixed_mask: Any = None,
     moving_mask: Any = None,
     initial: Any = None,
@@ -79,7 +79,8 @@ def register(
         level if that is smaller. Linear stages have one block, the image.
     overlap
         Voxels by which a block's window exceeds it on every side. By default 8
-        in 3-D and 32 in 2-D, for `BSpline` 16, and at most half a block.
+        in 3-D and 32 in 2-D, for `BSpline` 16, and at most half a block. A number below
+        1, or text such as ``"10%"``, is a share of the block.
     fixed_mask, moving_mask : DataArray, DataTree, "auto" or False, optional
         Voxels that count are not zero. On the grid of any level of its image. By
         default all voxels count but NaN and padding: pieces of one value that reach the
@@ -184,7 +185,7 @@ def plan(
     stages: Any = None,
     metric: MetricOrAuto = "auto",
     block_shape: int | Sequence[int] | None = None,
-    overlap: int | Sequence[int] | None = None,
+    overlap: Overlap | None = None,
     fixed_mask: Any = None,
     moving_mask: Any = None,
     initial: Any = None,

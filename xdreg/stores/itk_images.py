@@ -88,6 +88,12 @@ def _check_image(image: Any) -> None:
             "xdreg.open_image"
         )
         raise InputError(msg)
+    if image.GetBufferedRegion() != image.GetLargestPossibleRegion():
+        msg = (
+            "the voxels of the itk.Image are not in memory; read them, for example by "
+            "reader.Update(), or open the file with xdreg.open_image"
+        )
+        raise InputError(msg)
     ndim = int(image.GetImageDimension())
     if ndim not in (2, 3):
         msg = (
