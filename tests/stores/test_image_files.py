@@ -123,3 +123,37 @@ def test_other_kinds_say_what_opens_them(tmp_path):
     (tmp_path / "a.czi").write_bytes(b"ZISRAWFILE")
     with pytest.raises(xdreg.StoreError, match="bioio"):
         xdreg.open_image(tmp_path / "a.czi")
+
+
+@pytest.mark.parametrize("damage", ["turn", "spacing", "rows", "position", "cut"])
+def test_slices_that_do_not_go_together_are_refused(damage, tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    for number in range(4):
+        path = tmp_path / f"{number}.dcm"
+        write_slice(path, number, 3 * number, "1.2.3", 3.0)
+    # The last: what is left of the others would be evenly spaced.
+    data = pydicom.dcmread(path)
+    if damage == "turn":
+        data.ImageOrientationPatient = [0, 1, 0, 1, 0, 0]
+    elif damage == "spacing":
+        data.PixelSpacing = [0.5, 0.4]
+    elif damage == "rows":
+        data.Rows, data.PixelData = 4, data.PixelData[: 2 * 4 * data.Columns]
+    elif damage == "position":
+        del data.ImagePositionPatient
+    data.save_as(path, enforce_file_format=True)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(xdreg.StoreError, match=r"3\.dcm"):
+        xdreg.open_image(tmp_path)
+
+
+def test_other_files_next_to_a_series(tmp_path):
+    for number in range(4):
+        path = tmp_path / f"{number}.dcm"
+        write_slice(path, number, 3 * number, "1.2.3", 3.0)
+    (tmp_path / "README.txt").write_text("a series", encoding="utf-8")
+    header = path.read_bytes()
+    (tmp_path / "report.dcm").write_bytes(header[: header.find(b"\xe0\x7f\x10\x00")])
+    with pytest.warns(UserWarning, match="report.dcm is DICOM without"):
+        np.testing.assert_array_equal(xdreg.open_image(tmp_path), VALUES)

@@ -17,8 +17,8 @@ from xdreg.grid import (
     normalise_units,
     positive_per_axis,
 )
+from xdreg.stores.dicom_series import read_series
 from xdreg.stores.itk_images import from_itk_image, read_image
-from xdreg.stores.nodes import is_zarr_folder
 from xdreg.stores.orientation import CONVENTION
 from xdreg.stores.paths import as_address, is_remote, local_path
 from xdreg.stores.tiff_images import is_tiff, open_tiff
@@ -49,9 +49,6 @@ _UNITS = {
 
 #: Most bytes of a header.
 _MOST_HEADER = 2**16
-
-#: Most difference between the steps of slices, as a share of one.
-_UNEVEN = 1e-2
 
 
 def open_image(
@@ -108,7 +105,7 @@ def open_image(
         result = _with_bioio(place)
     else:
         folder = place.is_dir() and not is_remote(address)
-        image = _read_folder(place, series) if folder else read_image(path)
+        image = read_series(place, series) if folder else read_image(path)
         if place.suffix.lower() in _PICTURES and spacing is None:
             msg = f"{address} is a picture, which has no size of a voxel; give it"
             raise InputError(msg, spacing=..., units="micrometer")
@@ -181,51 +178,6 @@ def _one_slice(array: xr.DataArray, image: Any, address: str) -> xr.DataArray:
     grid = grid_of(array)
     steps = (thickness, *grid.spacing[1:])
     return array.assign_coords(coordinates(replace(grid, spacing=steps)))
-
-
-def _read_folder(folder: Path, series: Any) -> Any:
-    """Read the one series of DICOM in a folder as an ``itk.Image``."""
-    import itk
-
-    if is_zarr_folder(folder):
-        msg = f"{folder} is a Zarr store; open it with xdreg.open_ome_zarr"
-        raise StoreError(msg)
-    if (folder / "attributes.json").exists() or folder.suffix == ".n5":
-        msg = (
-            f"{folder} is N5; convert it to OME-Zarr, for example with Fiji: File › "
-            "Save As › HDF5/N5/Zarr/OME-NGFF, and open that with xdreg.open_ome_zarr"
-        )
-        raise StoreError(msg)
-    finder = itk.GDCMSeriesFileNames.New()
-    finder.SetUseSeriesDetails(False)
-    finder.SetDirectory(str(folder))
-    found = list(finder.GetSeriesUIDs())
-    if not found:
-        msg = (
-            f"{folder} is a directory without a series of DICOM; expected a file, or "
-            "open it as OME-Zarr with xdreg.open_ome_zarr"
-        )
-        raise StoreError(msg)
-    if series not in found and (series is not None or len(found) > 1):
-        msg = f"{folder} has the series {found}; choose one of them"
-        raise InputError(msg, series=found[0])
-    names = list(finder.GetFileNames(series or found[0]))
-    try:
-        image = itk.imread(names)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        msg = f"ITK cannot read the series in {folder}. It says: {reason}"
-        raise StoreError(msg) from error
-    key = "ITK_non_uniform_sampling_deviation"
-    metadata = image.GetMetaDataDictionary()
-    deviation = float(metadata[key]) if metadata.HasKey(key) else 0.0
-    if deviation > _UNEVEN * list(image.GetSpacing())[-1]:
-        msg = (
-            f"the slices in {folder} are not evenly spaced, by up to {deviation:g} "
-            "mm: some are missing, or it is more than one volume; complete the series"
-        )
-        raise StoreError(msg)
-    return image
 
 
 def _with_bioio(place: Path) -> xr.DataArray:
