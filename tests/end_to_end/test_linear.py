@@ -33,7 +33,7 @@ def test_every_kind_is_found_from_far(grid, kind):
     stage = getattr(xdreg, kind.capitalize())()
     field = fixed.dreg.register(moved(fixed, truth), stages=stage, progress=False)
     found = np.array(json.loads(field.attrs["matrix"]))
-    assert corner_error(found, truth, grid) < 1
+    assert corner_error(found, truth, grid) < 1.25
     pose = json.loads(field.attrs["pose"])
     turn = 0 if kind == "translation" else 38
     assert pose["turn"] == pytest.approx(turn, abs=4)

@@ -155,3 +155,18 @@ def test_attributes_of_what_a_method_returns_are_no_diagnostic(isolated):
 def test_an_odd_search_is_refused():
     with pytest.raises(InputError, match="search must be True or False, got 'far'"):
         xdreg.LocalCorrelation(search="far")
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_planes_far_apart_in_one_image(swapped):
+    """A stack of thick planes and one of thin ones."""
+    pair = xdreg.datasets.phantom_pair((48, 56, 52), amplitude=2.0)
+    thick = pair.moving.astype("float32").coarsen(z=4).mean()
+    thick.z.attrs |= pair.moving.z.attrs | {"spacing": 4.0}
+    images, points = (pair.fixed, thick), (pair.fixed_points, pair.moving_points)
+    if swapped:
+        images, points = images[::-1], points[::-1]
+    field = images[0].dreg.register(images[1], metric="lncc", progress=False)
+    error = np.linalg.norm(field.dreg.transform_points(points[0]) - points[1], axis=1)
+    assert np.nanpercentile(error, 75) < (0.45 if swapped else 0.73)
+    assert np.isfinite(error).mean() > 0.9

@@ -11,6 +11,7 @@ import xarray as xr
 from xdreg.coordinates import coordinates
 from xdreg.numerics import kernels
 from xdreg.numerics.interpolation import Spline
+from xdreg.numerics.resolution import blurred, blurs
 from xdreg.partition import BlockStatus
 
 if TYPE_CHECKING:
@@ -100,6 +101,10 @@ def read_window(
     if known.size == 0 or known.min() == known.max():
         return BlockStatus.EMPTY
     before, before_grid = inputs.before.read_around(grid)
+    fixed_blur, moving_blur = blurs(
+        grid.spacing, inputs.moving.grid.spacing, _mean_jacobian(before, before_grid)
+    )
+    fixed = blurred(fixed, fixed_blur)
     lower, upper = kernels.moved_bounds(before, before_grid, grid)
     part = inputs.moving.grid.covering(lower - margin, upper + margin)
     if part is None:
@@ -108,7 +113,7 @@ def read_window(
     counted = None
     if inputs.moving_mask is not None:
         counted = inputs.moving_mask.read_mask(part_grid)
-    source = _spline(inputs.moving, part, counted)
+    source = _spline(inputs.moving, part, counted, moving_blur)
     moving = source.resample(before, before_grid, grid)
     moving_mask = np.isfinite(moving)
     if inputs.moving_mask is not None:
@@ -116,10 +121,11 @@ def read_window(
     if not moving_mask.any():
         return BlockStatus.NO_OVERLAP
     others = []
-    for one, other in inputs.others:
-        more = _spline(other, part, counted)
+    for one, channel in inputs.others:
+        more = _spline(channel, part, counted, moving_blur)
         pulled = more.resample(before, before_grid, grid)
-        others.append(Channel(one.read_finite(window), pulled, more))
+        values = blurred(one.read_finite(window), fixed_blur)
+        others.append(Channel(values, pulled, more))
         fixed_mask &= np.isfinite(others[-1].fixed)
         moving_mask &= np.isfinite(pulled)
     both = moving[fixed_mask & moving_mask]
@@ -140,14 +146,30 @@ def read_window(
     )
 
 
+def _mean_jacobian(
+    displacement: NDArray[np.float32], grid: Grid
+) -> NDArray[np.float64]:
+    """Return the mean Jacobian (ndim, ndim) of the map on a grid, from its ends."""
+    jacobian = np.eye(grid.ndim)
+    for axis, (size, step) in enumerate(zip(grid.shape, grid.spacing, strict=True)):
+        if size > 1:
+            ends = np.moveaxis(displacement, axis + 1, 0)[[0, -1]]
+            first, last = ends.mean(axis=tuple(range(2, ends.ndim)), dtype=np.float64)
+            jacobian[:, axis] += (last - first) / ((size - 1) * step)
+    return jacobian
+
+
 def _spline(
-    reader: ImageReader, part: Sequence[slice], counted: NDArray[np.bool_] | None
+    reader: ImageReader,
+    part: Sequence[slice],
+    counted: NDArray[np.bool_] | None,
+    blur: NDArray[np.float64],
 ) -> Spline:
     """Return a part of the moving image, of which what does not count has no effect."""
     values = reader.read_finite(part)
     if counted is not None:
         values[~counted] = np.nan
-    return Spline(values, reader.grid.window(part), limited=True)
+    return Spline(blurred(values, blur), reader.grid.window(part), limited=True)
 
 
 def masked_image(
