@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import typer.testing
 import xarray as xr
+import zarr
 
 import xdreg
 from tests.helpers.fields import field_and_moving
@@ -76,3 +77,17 @@ def test_mistakes_are_named(stored, options, message):
     assert isinstance(done.exception, xdreg.InputError)
     assert message in str(done.exception)
     assert not (stored[2] / "out.zarr").exists()
+
+
+def test_the_layout_of_the_store(stored):
+    _, _, folder = stored
+    options = ["--version", "0.6", "--chunks", "16", "--shards", "32,48"]
+    assert run(folder, *options).exit_code == 0
+    array = zarr.open_array(folder / "out.zarr" / "0")
+    assert (array.chunks[-2:], array.shards[-2:]) == ((16, 16), (32, 48))
+    found = xdreg.open_ome_zarr(folder / "out.zarr")
+    assert found.attrs["ome_zarr_version"].startswith("0.6")
+    assert run(folder, "--version", "0.4", name="old.zarr").exit_code == 0
+    assert (folder / "old.zarr" / ".zattrs").exists()
+    done = run(folder, "--version", "0.4", "--shards", "32", name="other.zarr")
+    assert isinstance(done.exception, xdreg.InputError)

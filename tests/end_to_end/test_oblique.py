@@ -194,3 +194,14 @@ def test_a_nifti_by_way_of_ngff_zarr_is_not_mirrored(signs, tmp_path):
         nz.to_ngff_zarr(str(tmp_path / "a.zarr"), levels, version="0.5")
         stored = xdreg.open_ome_zarr(tmp_path / "a.zarr", level=0)
         np.testing.assert_array_equal(stored.squeeze(), opened)
+
+
+def test_pictures_refuse_an_image_turned_otherwise():
+    fixed, turned = (
+        xdreg.from_itk_image(itk_volume(np.ones((8, 9, 10)), direction))
+        for direction in (TURNED, OTHER)
+    )
+    field = xdreg.compose(np.eye(4), like=fixed)
+    with pytest.raises(xdreg.InputError, match="moving has the direction"):
+        xdreg.make_scene(field, fixed, turned)
+    xdreg.make_scene(field, fixed, fixed)

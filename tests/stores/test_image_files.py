@@ -157,3 +157,10 @@ def test_other_files_next_to_a_series(tmp_path):
     (tmp_path / "report.dcm").write_bytes(header[: header.find(b"\xe0\x7f\x10\x00")])
     with pytest.warns(UserWarning, match="report.dcm is DICOM without"):
         np.testing.assert_array_equal(xdreg.open_image(tmp_path), VALUES)
+
+
+def test_bioio_without_a_reader_names_what_to_install(tmp_path):
+    pytest.importorskip("bioio")
+    (tmp_path / "a.czi").write_bytes(b"ZISRAWFILE")
+    with pytest.raises(xdreg.StoreError, match="pip install bioio-czi"):
+        xdreg.open_image(tmp_path / "a.czi")

@@ -7,8 +7,8 @@ import xarray as xr
 import zarr
 
 import xdreg
-from tests.helpers.stores import sample
-from xdreg.stores.ome_writer import write_ome_zarr
+from tests.helpers.stores import levels_of, sample
+from xdreg.stores.ome_writer import make_layout, write_ome_zarr
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "float64"])
@@ -116,3 +116,25 @@ def test_an_altered_chunk_is_noticed(tmp_path):
     chunk.write_bytes(stored)
     with pytest.raises(RuntimeError, match="checksum"):
         zarr.open_array(tmp_path / "a.zarr" / "0")[:]
+
+
+def test_many_chunks_are_kept_in_few_files():
+    lazy = dask.array.zeros((3000, 3000, 3000), chunks=512, dtype="uint8")
+    image = xdreg.make_image(lazy, 1.0, units="micrometer")
+    options = {"levels": None, "chunks": None, "shards": None, "name": None}
+    assert make_layout(image, "0.5", **options).together == (4, 4, 4)
+    assert make_layout(image[:500], "0.5", **options).together is None
+    assert make_layout(image, "0.4", **options).together is None
+
+
+def test_shards_are_files_of_several_chunks(tmp_path):
+    xdreg.save(sample(2), tmp_path / "a.zarr", chunks=16, shards=32)
+    array = zarr.open_array(tmp_path / "a.zarr" / "0")
+    assert (array.chunks, array.shards) == ((16, 16), (32, 32))
+    files = [p for p in (tmp_path / "a.zarr" / "0" / "c").rglob("*") if p.is_file()]
+    assert len(files) == 3 * 3
+    np.testing.assert_array_equal(levels_of(tmp_path / "a.zarr")[0], sample(2))
+    with pytest.raises(xdreg.InputError, match="multiples of the chunks"):
+        xdreg.save(sample(2), tmp_path / "b.zarr", chunks=16, shards=24)
+    with pytest.raises(xdreg.InputError, match=r"version='0\.5'"):
+        xdreg.save(sample(2), tmp_path / "b.zarr", version="0.4", shards=32)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError, UnreadableError
-from xdreg.fields.field import field_grid
+from xdreg.fields.field import facing, field_grid
 from xdreg.fields.provenance import registered_channels, selects
 from xdreg.fields.reader import FieldReader
 from xdreg.fields.warp import Interpolation, warp_window
@@ -254,6 +254,8 @@ def image_view(
     if grids[0].dims != like.dims:
         msg = f"{name} has dimensions {grids[0].dims} and the field {like.dims}"
         raise InputError(msg)
+    side = facing(field) if name == "moving" else like
+    side.check_direction(grids[0], name, f"the {name} image of the field")
     select = _selection(field, levels[0], name, channel)
     rgb = channel is None and is_rgb(levels[0])
     view = ImageView(name, levels, grids, select, rgb)
