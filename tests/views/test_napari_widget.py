@@ -147,6 +147,17 @@ def test_a_layer_placed_by_hand_is_the_start(viewer):
     assert "pose" in widget.field.attrs
 
 
+def test_a_mirrored_layer_is_found(viewer):
+    add_pair(viewer)
+    layer = viewer.layers["moving"]
+    layer.data = np.ascontiguousarray(np.asarray(layer.data)[:, ::-1])
+    widget = from_menu(viewer)
+    widget.preset.value, widget.metric.value = "affine", "lncc"
+    widget.begin.value = "search the pose, mirrored too"
+    run(widget)
+    assert widget.field.dreg.pose["mirror"]
+
+
 def test_units_of_layers_placed_by_hand(viewer):
     add_pair(viewer)
     widget = from_menu(viewer)

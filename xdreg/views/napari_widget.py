@@ -73,7 +73,8 @@ PRESETS: dict[str, Callable[[Pyramid, int], list[Stage]]] = {
 LINEAR_PRESETS = ("affine", "rigid")
 
 #: Where to start: as the moving layer was placed by hand, if it was; always; never.
-STARTS = ("automatic", "where the layers lie", "search the pose")
+MIRROR = "search the pose, mirrored too"
+STARTS = ("automatic", "where the layers lie", "search the pose", MIRROR)
 
 TOOLTIPS = {
     "fixed": "The image that stays. The result has its voxels.",
@@ -243,6 +244,7 @@ class RegisterWidget(Container):  # type: ignore[misc]
             "stages": preset(pyramid, self.level.value),
             "metric": self.metric.value,
             "initial": self._initial(place, fixed, moving),
+            "allow_mirror": self.begin.value == MIRROR,
             "channel": _channel(fixed),
             "moving_channel": _channel(moving),
             "fixed_mask": _mask(self.fixed_mask.value, fixed_layer, "fixed_mask"),
@@ -261,8 +263,10 @@ class RegisterWidget(Container):  # type: ignore[misc]
         """
         other = layer_matrix(self.moving.value)
         placed = any(not np.array_equal(m, np.eye(len(m))) for m in (place, other))
-        automatic, search = STARTS[0], STARTS[-1]
-        if self.begin.value == search or (self.begin.value == automatic and not placed):
+        automatic, _, *searched = STARTS
+        if self.begin.value in searched or (
+            self.begin.value == automatic and not placed
+        ):
             return None
         if len(place) != len(other):
             return place  # refused with the images
