@@ -22,7 +22,7 @@ from tests.helpers.data import ROOT
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.numerics import kernels
 
-SHAPES = {2: (160, 192), 3: (56, 64, 72)}
+SHAPES = {2: (160, 192), 3: (40, 48, 56)}
 
 #: Largest median error of a right result, in physical units.
 REAL = {"lung_ct": 2.5, "histology_kidney": 5.0}

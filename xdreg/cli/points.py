@@ -75,10 +75,11 @@ def points(
         moved = transform_points(opened, found.points, inverse=inverse)
     with new_file(output, overwrite=overwrite) as partial:
         found.write(partial, moved)
+    noun = "point" if len(moved) == 1 else "points"
     lost = int(np.isnan(moved).any(axis=1).sum())
     rest = f", {lost} of them nan: outside the fixed image" if lost else ""
     answer(
         {"points": output, "count": len(moved), "unmapped": lost},
-        {"wrote": f"{len(moved)} points to {output}{rest}"},
+        {"wrote": f"{len(moved)} {noun} to {output}{rest}"},
         as_json=as_json,
     )

@@ -103,7 +103,8 @@ def _of_stage(stage: StageRecord, *, last: bool) -> tuple[list[str], list[str]]:
     unused = ~np.isin(status[tried], USED)
     count, share = int(unused.sum()), float(unused.mean())
     failures, doubts = [], []
-    which = "it was" if tried.sum() == 1 else f"{count} of {tried.sum()} blocks were"
+    verb = "was" if count == 1 else "were"
+    which = "it was" if tried.sum() == 1 else f"{count} of {tried.sum()} blocks {verb}"
     words = sorted({status_name(v) for v in status[tried][unused]})
     text = f"{name}: {which} not used ({', '.join(words)})"
     # An earlier stage that does nothing leaves the work to those after it.
