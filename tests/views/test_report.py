@@ -93,6 +93,14 @@ def test_a_field_that_says_nothing_of_itself_has_a_report(tmp_path):
     assert sum(v.get("type") == "range" for v in page.all("input")) == 3
 
 
+def test_landmarks_are_drawn_along_the_axes_of_an_oblique_image():
+    turn = ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0))
+    grid = xdreg.Grid(("z", "y", "x"), (4, 5, 6), (1.0,) * 3, (0.0,) * 3, direction=turn)
+    inside = np.array([[1.0, 2.0, 3.0]])
+    world = inside @ np.array(turn).T
+    np.testing.assert_allclose(report_figures.along_axes(world, grid), inside)
+
+
 def test_a_file_that_exists_is_kept(registered, tmp_path):
     pair, moving, field = registered
     path = tmp_path / "qc.html"

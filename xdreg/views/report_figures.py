@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from xdreg.fields.accuracy import LabelOverlap, LandmarkErrors
     from xdreg.fields.provenance import StageRecord
+    from xdreg.grid import Grid
     from xdreg.partition import Partition
     from xdreg.views.scene import Scene, ScenePlane
 
@@ -170,13 +171,14 @@ def landmark_map(
     stand out are ringed.
     """
     figure, axes = _side_by_side(planes)
+    points = along_axes(errors.fixed, planes[0].scene.pair[0].grids[0])
     known = [i for i in errors.order[::-1] if np.isfinite(errors.after[i])]
     usual = [i for i in known if i not in odd]
     limit = float(errors.after[usual].max()) if usual else 1.0
     named = [i for i in errors.order if i in known][:NAMED]
     for ax, shown in zip(axes, planes, strict=True):
         _draw_fixed(ax, shown)
-        y, x = errors.fixed[:, list(shown.plane.axes)].T
+        y, x = points[:, list(shown.plane.axes)].T
         drawn = ax.scatter(
             x[known], y[known], c=errors.after[known], cmap=LENGTHS, vmin=0,
             vmax=limit or 1.0, s=22, edgecolors="black", linewidths=0.5,
@@ -188,6 +190,11 @@ def landmark_map(
     extend = "max" if odd else "neither"
     colour_bar(axes[-1], drawn, f"error after{in_units(units)}", extend=extend)
     return _figure_url(figure, fine=1.0 if len(planes) > 1 else 1.5)
+
+
+def along_axes(points: NDArray[np.float64], grid: Grid) -> NDArray[np.float64]:
+    """Return points of the world along the axes of an image that may be oblique."""
+    return points if grid.direction is None else points @ grid.from_world[:-1, :-1].T
 
 
 def label_map(
