@@ -141,10 +141,13 @@ def verdict():
     for name, most in REAL.items() if ROOT.exists() else ():
         pair = xdreg.datasets.fetch(name, ROOT)
         masks = {"fixed_mask": pair.fixed_mask, "moving_mask": pair.moving_mask}
+        colour = (
+            "luminance" if "c" in xdreg.image_levels(pair.fixed, "f")[0].dims else None
+        )
         moving = xdreg.image_levels(pair.moving, "moving")[0]
         flipped = moving.copy(data=moving.data[..., ::-1, :])
         for what, image, used in (("", pair.moving, masks), (" mirrored", flipped, {})):
-            field, seconds = registered(pair.fixed, image, **used)
+            field, seconds = registered(pair.fixed, image, channel=colour, **used)
             errors = xdreg.landmark_errors(field, pair.fixed_points, pair.moving_points)
             error = np.inf if what else float(np.nanmedian(errors.after))
             tally.add(name + what, field, error <= most, error, seconds)

@@ -95,7 +95,9 @@ def test_a_field_that_says_nothing_of_itself_has_a_report(tmp_path):
 
 def test_landmarks_are_drawn_along_the_axes_of_an_oblique_image():
     turn = ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0))
-    grid = xdreg.Grid(("z", "y", "x"), (4, 5, 6), (1.0,) * 3, (0.0,) * 3, direction=turn)
+    grid = xdreg.Grid(
+        ("z", "y", "x"), (4, 5, 6), (1.0,) * 3, (0.0,) * 3, direction=turn
+    )
     inside = np.array([[1.0, 2.0, 3.0]])
     world = inside @ np.array(turn).T
     np.testing.assert_allclose(report_figures.along_axes(world, grid), inside)
