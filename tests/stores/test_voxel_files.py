@@ -1,6 +1,8 @@
 """Image files that hold fewer voxels than they say."""
 
+import contextlib
 import gzip
+import locale
 import zlib
 
 import itk
@@ -107,6 +109,26 @@ def test_files_that_are_cut_off(tmp_path, kind, dtype):
         voxels.write_bytes(whole[:length])
         with pytest.raises(xdreg.StoreError, match=r"cut off|cannot read"):
             xdreg.open_image(file)
+
+
+def test_the_locale_is_kept(tmp_path):
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+    except locale.Error:
+        pytest.skip("no locale but C")
+    own = locale.setlocale(locale.LC_ALL)
+    file = tmp_path / "a.vtk"
+    itk.imwrite(itk.image_from_array(WHOLE), str(file))
+    locale.setlocale(locale.LC_ALL, own)
+    try:
+        for length in (len(file.read_bytes()), 1000, 100):
+            file.write_bytes(file.read_bytes()[:length])
+            with contextlib.suppress(xdreg.StoreError):
+                xdreg.open_image(file)
+            assert locale.setlocale(locale.LC_ALL) == own, length
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
 
 
 def test_scaled_voxels_are_smaller_on_disk(tmp_path):

@@ -17,7 +17,7 @@ from xdreg.errors import InputError, StoreError
 from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units, rows_of
 from xdreg.stores.named_files import why_not_a_file
 from xdreg.stores.paths import as_address, local_path
-from xdreg.stores.voxel_files import check_voxels
+from xdreg.stores.voxel_files import check_voxels, kept_locale
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -198,7 +198,8 @@ def read_image(path: str | os.PathLike[str]) -> Any:
         raise StoreError(msg)
     check_voxels(place)
     try:
-        return itk.imread(str(place))
+        with kept_locale():
+            return itk.imread(str(place))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         msg = f"ITK cannot read {address}, is it an image? It says: {reason}"

@@ -6,11 +6,13 @@ many of its readers return what happens to be in memory.
 
 from __future__ import annotations
 
+import locale
 import math
 import os
 import re
 import struct
 import zlib
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from xdreg.errors import StoreError
@@ -18,6 +20,7 @@ from xdreg.stores.files import read_end
 from xdreg.stores.named_files import check_names
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 #: How headers of MetaImage and NRRD name the files of their voxels.
@@ -132,6 +135,18 @@ def _by_pattern(path: Path, name: str, numbers: list[str]) -> list[str]:
     raise StoreError(msg)
 
 
+@contextmanager
+def kept_locale() -> Iterator[None]:
+    """Restore the process's locale, which ITK's reader of VTK leaves at ``C``."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        if locale.setlocale(locale.LC_ALL) != before:
+            locale.setlocale(locale.LC_ALL, before)
+
+
+@kept_locale()
 def _described(path: Path) -> Any:
     """Return ITK's reader of a file, after the header; None if ITK has none."""
     import itk
