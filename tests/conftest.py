@@ -6,6 +6,9 @@ import warnings
 import pytest
 from hypothesis import settings
 
+#: Scripts for interpreters with libraries that tests cannot have beside others.
+collect_ignore = ["helpers/spatialdata_pair.py", "helpers/torch_sampling.py"]
+
 settings.register_profile("xdreg", deadline=None, max_examples=40)
 settings.load_profile("xdreg")
 

@@ -78,7 +78,8 @@ def moving_grid(field: xr.Dataset) -> Grid | None:
 
 def facing(field: xr.Dataset) -> Grid:
     """Return a grid with the direction that a field leads to: its moving image's."""
-    return moving_grid(field) or field_grid(field)
+    own = field_grid(field)
+    return moving_grid(field) or own
 
 
 def _stored_grid(field: xr.Dataset, name: str) -> Grid | None:

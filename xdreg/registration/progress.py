@@ -183,7 +183,7 @@ def time_text(left: float) -> str:
     Examples
     --------
     >>> time_text(4000.0), time_text(80.0), time_text(9.6), time_text(math.nan)
-    ('about 1 h 7 min left', 'about 1 min 20 s left', 'about 10 s left', '')
+    ('about 1 h 6 min left', 'about 1 min 20 s left', 'about 10 s left', '')
     """
     if not left > 0:
         return ""
