@@ -15,7 +15,9 @@ class _Shares(Callback):
 
     def _posttask(self, *_):
         task = self.bars.tasks[self.line]
-        self.shares.append(task.completed / task.total)
+        # Dask calls its callbacks in any order: this one may come before the line's own.
+        if task.total is not None:
+            self.shares.append(task.completed / task.total)
 
 
 def test_the_bar_does_not_fall_back_when_another_computation_begins():
