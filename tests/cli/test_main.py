@@ -14,9 +14,11 @@ import typer
 
 import xdreg
 from tests.helpers.commands import ON_A_TERMINAL, run
+from xdreg.cli.commands import SENTENCES
 from xdreg.cli.main import app, describe
 
-COMMANDS = typer.main.get_command(app).commands
+GROUP = typer.main.get_command(app)
+COMMANDS = {name: GROUP.get_command(None, name) for name in SENTENCES}
 
 
 #: Registers, slowly enough to be stopped in the midst of it.
@@ -45,6 +47,33 @@ def test_every_command_has_an_example_that_names_its_arguments(name, xdreg_comma
     assert re.search(rf"Example: xdreg {name}\b", out)
     for parameter in COMMANDS[name].params:
         assert getattr(parameter, "help", None), f"{name} {parameter.name}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_all_commands_has_the_first_line_of_each(name):
+    assert COMMANDS[name].help.splitlines()[0] == SENTENCES[name]
+
+
+def test_the_help_of_all_commands_imports_none_of_them():
+    code = """
+import contextlib, sys, xdreg
+before = set(sys.modules)
+from xdreg.cli.main import main
+for sys.argv in (["xdreg", "--help"], ["xdreg", "regster"]):
+    with contextlib.suppress(SystemExit):
+        main()
+slow = {"dask", "numba", "rich", "scipy", "yaml", "zarr"}
+print(*{name.split(".")[0] for name in sys.modules} & slow - before)
+print(*(name for name in sys.modules if name.startswith("xdreg.cli.")))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    *_, slow, loaded = done.stdout.splitlines()
+    assert slow == ""
+    assert loaded.split() == [
+        f"xdreg.cli.{n}" for n in ("commands", "speaking", "main")
+    ]
+    assert "Did you mean 'register'" in done.stderr
 
 
 def test_version(xdreg_command):

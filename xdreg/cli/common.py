@@ -45,10 +45,6 @@ _out = Console(markup=False, highlight=False)
 CONNECT_LIMIT = 30
 
 
-class Stopped(Exception):
-    """A command that the user stopped; the message says how to resume it."""
-
-
 def answer(
     result: Mapping[str, Any], lines: Mapping[str, str], *, as_json: bool
 ) -> None:

@@ -20,30 +20,19 @@ from typing import Annotated
 
 import typer
 
-from xdreg.cli.common import Stopped
-from xdreg.cli.convert import convert
-from xdreg.cli.demo import demo
-from xdreg.cli.info import info
-from xdreg.cli.invert import invert
-from xdreg.cli.points import points
-from xdreg.cli.register import plan, register
-from xdreg.cli.report import report
-from xdreg.cli.speaking import note, speaking
-from xdreg.cli.view import view
-from xdreg.cli.warp import warp
+from xdreg.cli.commands import Subcommands
+from xdreg.cli.speaking import Stopped, note, speaking
 from xdreg.errors import XdregError
 
 app = typer.Typer(
     help="Register images too large for memory, block by block.",
+    cls=Subcommands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    # Plain: to load what colours it takes as long as the rest.
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# In the order of the help page.
-_COMMANDS = register, plan, warp, points, invert, convert, info, report, view, demo
-for _command in _COMMANDS:
-    app.command()(_command)
 
 #: Error numbers of an output that takes no more.
 _FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO

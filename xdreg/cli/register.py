@@ -12,7 +12,6 @@ from xdreg.cli import inputs
 from xdreg.cli.common import (
     AsJson,
     Overwrite,
-    Stopped,
     answer,
     given_path,
     on_cluster,
@@ -20,7 +19,7 @@ from xdreg.cli.common import (
     show,
 )
 from xdreg.cli.options_file import check_options_file, write_options
-from xdreg.cli.speaking import Quiet, ShowProgress, Verbose
+from xdreg.cli.speaking import Quiet, ShowProgress, Stopped, Verbose
 from xdreg.cli.summary import agreement, one_channel, outcome, verdict_line
 
 if TYPE_CHECKING:

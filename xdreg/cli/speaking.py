@@ -13,7 +13,6 @@ import warnings
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from xdreg.errors import printable
 
@@ -23,8 +22,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger("xdreg")
 
 
+class Stopped(Exception):
+    """A command that the user stopped; the message says how to resume it."""
+
+
 def note(text: str, style: str | None = None) -> None:
     """Print a line on stderr, after the name of the command."""
+    from rich.console import Console
+
     Console(stderr=True).print(
         printable(f"xdreg: {text}"),
         style=style,
