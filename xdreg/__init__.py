@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from xdreg.fields.accuracy import LandmarkErrors, label_overlaps, landmark_errors
     from xdreg.fields.composition import compose as _compose
     from xdreg.fields.diagnostics import status_counts
-    from xdreg.fields.field import identity as _identity
-    from xdreg.fields.field import make_field as _make_field
+    from xdreg.fields.displacement import identity as _identity
+    from xdreg.fields.displacement import make_field as _make_field
     from xdreg.fields.inverse import inverse as _inverse
     from xdreg.fields.measures import (
         consistency,
@@ -123,7 +123,7 @@ _LAZY = {
     "fields.accuracy": ("LandmarkErrors", "label_overlaps", "landmark_errors"),
     "fields.composition": ("compose",),
     "fields.diagnostics": ("status_counts",),
-    "fields.field": ("identity", "make_field"),
+    "fields.displacement": ("identity", "make_field"),
     "fields.inverse": ("inverse",),
     "fields.measures": (
         "consistency",

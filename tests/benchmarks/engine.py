@@ -31,7 +31,8 @@ from tests.benchmarks.common import (
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.engines.local_correlation import local_correlation
 from xdreg.fields.diagnostics import status_counts
-from xdreg.fields.field import field_grid, make_field
+from xdreg.fields.displacement import make_field
+from xdreg.fields.field import field_grid
 from xdreg.grid import Grid
 from xdreg.numerics import kernels
 from xdreg.numerics.metrics import normalised_correlation

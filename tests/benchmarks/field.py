@@ -15,13 +15,8 @@ from tests.benchmarks.common import pair, row
 from tests.benchmarks.warped import peaks, throughput
 from tests.helpers.data import landmarks
 from xdreg.coordinates import grid_of
-from xdreg.fields.field import (
-    field_grid,
-    fixed_grid,
-    make_field,
-    moving_grid,
-    open_displacement,
-)
+from xdreg.fields.displacement import make_field, open_displacement
+from xdreg.fields.field import field_grid, fixed_grid, moving_grid
 from xdreg.fields.preimage import Preimage, affine_part
 
 PAIRS = ("lung_ct", "mouse_brain", "exm_lowres")

@@ -18,7 +18,7 @@ import xarray as xr
 import xdreg
 from tests.benchmarks.common import row
 from xdreg.coordinates import coordinates
-from xdreg.fields.field import make_field
+from xdreg.fields.displacement import make_field
 from xdreg.grid import Grid
 from xdreg.numerics import kernels
 from xdreg.registration import blockwise, outcome, register_block

@@ -20,7 +20,7 @@ import xdreg
 from tests.benchmarks.common import row, timed
 from tests.benchmarks.large import alone, peak_memory
 from xdreg.coordinates import coordinates, grid_of
-from xdreg.fields.field import make_field
+from xdreg.fields.displacement import make_field
 from xdreg.grid import Grid
 from xdreg.stores.pyramid import image_levels
 

@@ -12,7 +12,8 @@ from tests.helpers.fields import Known, difference, moving_like
 from tests.helpers.matrices import TURN
 from tests.helpers.pairs import zero_field
 from xdreg.fields.composition import compose
-from xdreg.fields.field import field_grid, make_field
+from xdreg.fields.displacement import make_field
+from xdreg.fields.field import field_grid
 from xdreg.grid import Grid
 
 

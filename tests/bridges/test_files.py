@@ -9,7 +9,8 @@ import xdreg
 from tests.helpers.fields import Known, difference
 from tests.helpers.matrices import TURN
 from xdreg.fields.composition import compose
-from xdreg.fields.field import field_grid, make_field
+from xdreg.fields.displacement import make_field
+from xdreg.fields.field import field_grid
 from xdreg.grid import Grid
 
 

@@ -7,7 +7,8 @@ import xdreg
 from tests.helpers.fields import Known, difference
 from xdreg.bridges.prepare import _fitting_step, _needed
 from xdreg.fields.composition import compose
-from xdreg.fields.field import field_grid, fixed_grid, in_units
+from xdreg.fields.displacement import in_units
+from xdreg.fields.field import field_grid, fixed_grid
 from xdreg.grid import Grid
 
 

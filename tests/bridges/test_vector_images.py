@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import xdreg
-from xdreg.fields.field import make_field
+from xdreg.fields.displacement import make_field
 from xdreg.grid import Grid
 from xdreg.numerics.itk_transforms import displacement_image
 

@@ -22,7 +22,7 @@ def loaded_by(*arguments):
     code = (
         f"import runpy, sys; sys.argv = ['xdreg', *{arguments}]\n"
         "try: runpy.run_module('xdreg', run_name='__main__')\n"
-        "except SystemExit: print('\\f', *{m.split('.')[0] for m in sys.modules})"
+        "except SystemExit: print('\\f', *sys.modules)"
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
@@ -33,14 +33,33 @@ def loaded_by(*arguments):
 def test_python_m_and_the_help_load_no_slow_library():
     out, loaded = loaded_by("--help")
     assert "register" in out
-    slow = {"dask", "zarr", "numba", "scipy", "ngff_zarr", "itk", "yaml"}
+    slow = {"dask", "zarr", "numba", "scipy", "ngff_zarr", "itk", "yaml", "rich"}
     assert slow.isdisjoint(loaded)
+    own = {name for name in loaded if name.startswith("xdreg.cli.")}
+    assert own == {f"xdreg.cli.{name}" for name in ("main", "commands", "speaking")}
 
 
-def test_to_look_at_an_image_loads_no_engine(pair):
-    out, loaded = loaded_by("info", str(pair[0]))
-    assert "spacing" in out
-    assert {"numba", "ngff_zarr", "itk", "distributed", "tifffile"}.isdisjoint(loaded)
+def test_to_look_at_an_image_or_a_field_loads_no_engine(pair, tmp_path):
+    image = xdreg.open_ome_zarr(pair[0])["scale1/image"]
+    field = image.dreg.register(image, stages=[xdreg.Translation()], progress=False)
+    field.dreg.to_ome_zarr(tmp_path / "field.ome.zarr")
+    for path, word in ((pair[0], "spacing"), (tmp_path / "field.ome.zarr", "verdict")):
+        out, loaded = loaded_by("info", str(path))
+        assert word in out
+        slow = {"dask.array", "distributed", "itk", "ngff_zarr", "numba", "tifffile"}
+        assert (slow | {"scipy"}).isdisjoint(loaded)
+
+
+def test_what_is_printed_of_a_field_of_several_steps(xdreg_command, pair, tmp_path):
+    image = xdreg.open_ome_zarr(pair[0])["scale1/image"]
+    field = image.dreg.register(image, stages=[xdreg.Translation()], progress=False)
+    field.dreg.to_ome_zarr(tmp_path / "plain.zarr")
+    field.dreg.to_ome_zarr(tmp_path / "affine.zarr", affine=True)
+    plain, steps = (
+        xdreg_command("info", tmp_path / f"{name}.zarr")[1]
+        for name in ("plain", "affine")
+    )
+    assert plain == steps
 
 
 def test_help_names_what_an_option_takes(xdreg_command):

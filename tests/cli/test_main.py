@@ -54,28 +54,6 @@ def test_the_help_of_all_commands_has_the_first_line_of_each(name):
     assert COMMANDS[name].help.splitlines()[0] == SENTENCES[name]
 
 
-def test_the_help_of_all_commands_imports_none_of_them():
-    code = """
-import contextlib, sys, xdreg
-before = set(sys.modules)
-from xdreg.cli.main import main
-for sys.argv in (["xdreg", "--help"], ["xdreg", "regster"]):
-    with contextlib.suppress(SystemExit):
-        main()
-slow = {"dask", "numba", "rich", "scipy", "yaml", "zarr"}
-print(*{name.split(".")[0] for name in sys.modules} & slow - before)
-print(*(name for name in sys.modules if name.startswith("xdreg.cli.")))
-"""
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
-    *_, slow, loaded = done.stdout.splitlines()
-    assert slow == ""
-    assert loaded.split() == [
-        f"xdreg.cli.{n}" for n in ("commands", "speaking", "main")
-    ]
-    assert "Did you mean 'register'" in done.stderr
-
-
 def test_version(xdreg_command):
     assert xdreg_command("--version")[1].strip() == f"xdreg {xdreg.__version__}"
 

@@ -6,7 +6,7 @@ import xdreg
 from tests.helpers.commands import run
 from xdreg.cli.report import report
 from xdreg.coordinates import grid_of
-from xdreg.fields.field import make_field
+from xdreg.fields.displacement import make_field
 from xdreg.views import report_figures
 
 

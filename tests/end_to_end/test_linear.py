@@ -16,7 +16,7 @@ from tests.helpers.images import (
     moved,
     rotation,
 )
-from xdreg.engines.pose import DOUBTFUL
+from xdreg.engines.pose_text import DOUBTFUL
 
 
 @pytest.mark.parametrize("grid", [FLAT, SOLID])

@@ -11,7 +11,8 @@ import xarray as xr
 import xdreg
 from tests.helpers.methods import nothing, shift_by_two
 from xdreg.coordinates import coordinates, grid_of
-from xdreg.fields.field import in_units, make_field, moving_grid
+from xdreg.fields.displacement import in_units, make_field
+from xdreg.fields.field import moving_grid
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid
 from xdreg.numerics import kernels

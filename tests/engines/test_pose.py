@@ -13,7 +13,8 @@ from tests.helpers.images import (
     moved,
     rotation,
 )
-from xdreg.engines.pose import DOUBTFUL, Pose, find_pose, pose_text
+from xdreg.engines.pose import Pose, find_pose
+from xdreg.engines.pose_text import DOUBTFUL, pose_text
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import xdreg
 from tests.helpers.fields import Known, image, moving_like, unreadable
 from tests.helpers.matrices import affine, applied
 from xdreg.fields import composition
-from xdreg.fields.field import field_grid, fixed_grid, make_field, moving_grid
+from xdreg.fields.displacement import make_field
+from xdreg.fields.field import field_grid, fixed_grid, moving_grid
 from xdreg.grid import Grid
 from xdreg.numerics import kernels
 from xdreg.numerics.itk_transforms import displacement_image, matrix_to_itk

@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 
 import xdreg
-from xdreg.fields.field import (
-    field_grid,
-    make_field,
-)
+from xdreg.fields.displacement import make_field
+from xdreg.fields.field import field_grid
 from xdreg.grid import Grid
 
 

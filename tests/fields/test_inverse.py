@@ -10,12 +10,8 @@ import xdreg
 from tests.helpers.fields import Known, Watched, folding, image, moving_like, unreadable
 from xdreg.fields import inverse as inverse_field
 from xdreg.fields.diagnostics import status_counts
-from xdreg.fields.field import (
-    field_grid,
-    fixed_grid,
-    make_field,
-    moving_grid,
-)
+from xdreg.fields.displacement import make_field
+from xdreg.fields.field import field_grid, fixed_grid, moving_grid
 from xdreg.fields.preimage import Preimage
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid

@@ -15,7 +15,8 @@ from tests.helpers.scenes import (
     write_scene,
 )
 from xdreg.fields.composition import compose
-from xdreg.fields.field import field_grid, make_field
+from xdreg.fields.displacement import make_field
+from xdreg.fields.field import field_grid
 
 v06 = nz.v06.zarr_metadata
 

@@ -9,7 +9,8 @@ import zarr
 import xdreg
 from tests.helpers.fields import Known, difference, moving_like
 from xdreg.coordinates import coordinates
-from xdreg.fields.field import field_grid, make_field
+from xdreg.fields.displacement import make_field
+from xdreg.fields.field import field_grid
 from xdreg.grid import Grid
 
 

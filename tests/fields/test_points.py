@@ -9,9 +9,7 @@ from tests.helpers.fields import (
     Known,
     wavy,
 )
-from xdreg.fields.field import (
-    field_grid,
-)
+from xdreg.fields.field import field_grid
 from xdreg.grid import Grid
 
 CASES = [(2, 0), (2, 60), (3, 0), (3, 60), (3, 150)]

@@ -5,7 +5,7 @@ import pytest
 
 import xdreg
 from tests.helpers.fields import Known
-from xdreg.fields.field import open_displacement
+from xdreg.fields.displacement import open_displacement
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid
 from xdreg.numerics.kernels import (

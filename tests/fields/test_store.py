@@ -8,7 +8,7 @@ import xarray as xr
 import xdreg
 from tests.helpers.fields import noise, wavy
 from xdreg.coordinates import grid_of
-from xdreg.fields.field import make_field
+from xdreg.fields.displacement import make_field
 from xdreg.grid import Grid
 
 

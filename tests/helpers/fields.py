@@ -5,7 +5,8 @@ import numpy as np
 import xarray as xr
 
 from xdreg.coordinates import coordinates
-from xdreg.fields.field import field_grid, make_field
+from xdreg.fields.displacement import make_field
+from xdreg.fields.field import field_grid
 from xdreg.grid import Grid
 from xdreg.numerics import kernels
 

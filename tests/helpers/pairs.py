@@ -5,7 +5,7 @@ import xarray as xr
 
 from tests.helpers.matrices import applied, turn
 from xdreg.coordinates import coordinates
-from xdreg.fields.field import make_field
+from xdreg.fields.displacement import make_field
 from xdreg.grid import Grid
 
 SHAPE = (72, 96)

@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 
 import xdreg
-from xdreg.fields.field import make_field
+from xdreg.fields.displacement import make_field
 from xdreg.grid import Grid
 
 #: Displacements along y and x.

@@ -18,7 +18,7 @@ from tests.helpers.disks import ROOT
 from tests.helpers.pairs import zero_field
 from tests.helpers.stores import sample
 from xdreg.cli.main import app
-from xdreg.fields.field import FIELD_CHUNK
+from xdreg.fields.displacement import FIELD_CHUNK
 from xdreg.stores.outputs import new_file, new_store
 
 SLOW = """

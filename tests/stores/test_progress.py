@@ -15,7 +15,7 @@ class _Shares(Callback):
 
     def _posttask(self, *_):
         task = self.bars.tasks[self.line]
-        # Dask calls its callbacks in any order: this one may come before the line's own.
+        # Dask calls its callbacks in any order: this may come before the line's own.
         if task.total is not None:
             self.shares.append(task.completed / task.total)
 

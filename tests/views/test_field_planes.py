@@ -6,7 +6,7 @@ import pytest
 
 import xdreg
 from tests.helpers.fields import Known
-from xdreg.fields.field import make_field
+from xdreg.fields.displacement import make_field
 from xdreg.fields.measures import jacobian_determinant
 from xdreg.grid import Grid
 from xdreg.views.field_planes import field_plane

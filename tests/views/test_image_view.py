@@ -8,7 +8,7 @@ import xarray as xr
 import xdreg
 from tests.helpers.fields import DIMS, Known, moving_like
 from xdreg.coordinates import coordinates, grid_of
-from xdreg.fields.field import make_field
+from xdreg.fields.displacement import make_field
 from xdreg.fields.warp import warp
 from xdreg.grid import Grid
 from xdreg.views import image_view as views

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.fields import Known, Watched, noisy_moving
-from xdreg.fields.field import open_displacement
+from xdreg.fields.displacement import open_displacement
 from xdreg.fields.provenance import recorded_image
 from xdreg.grid import Grid
 from xdreg.stores.readers import ImageReader

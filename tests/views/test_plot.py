@@ -9,7 +9,7 @@ import xarray as xr
 import xdreg
 from tests.helpers.viewers import ODD
 from xdreg.coordinates import grid_of
-from xdreg.fields.field import make_field
+from xdreg.fields.displacement import make_field
 
 matplotlib.use("Agg")
 

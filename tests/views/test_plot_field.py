@@ -7,7 +7,7 @@ import pytest
 import xdreg
 from tests.helpers.fields import Known, folding
 from xdreg.coordinates import grid_of
-from xdreg.fields.field import make_field
+from xdreg.fields.displacement import make_field
 
 matplotlib.use("Agg")
 

@@ -14,7 +14,7 @@ import xdreg
 from tests.helpers.viewers import HOSTILE
 from xdreg.coordinates import grid_of
 from xdreg.fields import accuracy as judging
-from xdreg.fields.field import make_field
+from xdreg.fields.displacement import make_field
 from xdreg.views import report as reporting
 from xdreg.views import report_figures
 

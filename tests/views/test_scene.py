@@ -7,7 +7,7 @@ import xarray as xr
 import xdreg
 from tests.helpers.fields import Known, noisy_moving
 from xdreg.coordinates import coordinates, grid_of
-from xdreg.fields.field import make_field
+from xdreg.fields.displacement import make_field
 from xdreg.views.scene import make_scene
 
 

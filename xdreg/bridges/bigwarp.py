@@ -24,7 +24,8 @@ from dask.base import tokenize
 from xdreg.bridges.prepare import for_tool, needed
 from xdreg.errors import StoreError, UnavailableError, UnreadableError
 from xdreg.fields.composition import as_one_field, split_affine
-from xdreg.fields.field import field_grid, make_field, ordered_displacement
+from xdreg.fields.displacement import make_field, ordered_displacement
+from xdreg.fields.field import field_grid
 from xdreg.grid import SPATIAL_DIMS, Grid, normalise_units
 from xdreg.stores.identity import folder_identity
 from xdreg.stores.ome_checks import check_shape

@@ -16,12 +16,8 @@ import xarray as xr
 from xdreg.bridges.prepare import needed
 from xdreg.errors import InputError
 from xdreg.fields.composition import compose
-from xdreg.fields.field import (
-    field_grid,
-    moving_grid,
-    open_displacement,
-    ordered_displacement,
-)
+from xdreg.fields.displacement import open_displacement, ordered_displacement
+from xdreg.fields.field import field_grid, moving_grid
 from xdreg.fields.preimage import affine_part
 from xdreg.fields.targets import grid_like
 from xdreg.grid import Grid, checked_matrix, real_array

@@ -24,7 +24,8 @@ from xdreg.bridges.transform_files import as_itk, flat, from_parts, read
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
 from xdreg.fields.composition import split_affine
-from xdreg.fields.field import facing, make_field
+from xdreg.fields.displacement import make_field
+from xdreg.fields.field import facing
 from xdreg.fields.targets import grid_like
 from xdreg.grid import Grid
 from xdreg.numerics.itk_transforms import displacement_from_itk, set_geometry

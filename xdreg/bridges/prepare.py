@@ -19,13 +19,8 @@ import xarray as xr
 
 from xdreg.errors import InputError, StoreError
 from xdreg.fields.composition import compose
-from xdreg.fields.field import (
-    facing,
-    field_grid,
-    fixed_grid,
-    in_units,
-    open_displacement,
-)
+from xdreg.fields.displacement import in_units, open_displacement
+from xdreg.fields.field import facing, field_grid, fixed_grid
 from xdreg.grid import UNIT_METRES, Grid, whole_per_axis
 from xdreg.numerics import kernels
 

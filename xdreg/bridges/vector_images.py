@@ -19,7 +19,7 @@ from xdreg.bridges.prepare import MILLIMETRES, for_tool, in_world, itk_errors
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
 from xdreg.fields.composition import as_one_field
-from xdreg.fields.field import make_field
+from xdreg.fields.displacement import make_field
 from xdreg.numerics.itk_transforms import displacement_image
 from xdreg.stores.itk_images import from_itk_image, read_image
 from xdreg.stores.outputs import new_file

@@ -1,6 +1,6 @@
 """The command ``xdreg``: one file for each subcommand.
 
-Read `main`, `common`, `speaking`, then any subcommand: `register` (with `inputs`,
-`options_file` and `summary`), `warp`, `points`, `invert`, `convert`, `info`, `report`,
-`view`, `demo`.
+Read `main`, `commands`, `common`, `speaking`, then any subcommand: `register` (with
+`inputs`, `options_file` and `summary`), `warp`, `points`, `invert`, `convert`, `info`,
+`report`, `view`, `demo`.
 """

@@ -130,7 +130,7 @@ def given_path(text: str | Path) -> Path:
 
 def open_path(path: str) -> Any:
     """Open an image, OME-Zarr or a file that ITK reads."""
-    if _is_store(path):
+    if is_store(path):
         from xdreg.stores.ome_zarr import open_ome_zarr
 
         return open_ome_zarr(path)
@@ -141,18 +141,25 @@ def open_path(path: str) -> Any:
 
 def open_path_or_field(path: str) -> Any:
     """Open an image, or a displacement field in OME-Zarr, which is a scene."""
-    if _is_store(path):
-        from xdreg.stores.nodes import open_group
+    if is_field_store(path):
+        from xdreg.fields.store import open_field
 
-        ome = open_group(path, None).attrs.get("ome")
-        if isinstance(ome, dict) and "scene" in ome:
-            from xdreg.fields.store import open_field
-
-            return open_field(path)
+        return open_field(path)
     return open_path(path)
 
 
-def _is_store(path: str) -> bool:
+def is_field_store(path: str) -> bool:
+    """Return whether a path is a scene in OME-Zarr."""
+    if not is_store(path):
+        return False
+    from xdreg.stores.nodes import open_group
+
+    ome = open_group(path, None).attrs.get("ome")
+    return isinstance(ome, dict) and "scene" in ome
+
+
+def is_store(path: str) -> bool:
+    """Return whether a path is read as OME-Zarr."""
     from xdreg.stores.nodes import is_zarr_folder
 
     address = as_address(path)
@@ -166,7 +173,7 @@ def open_transform(path: str) -> Any:
     from xdreg.bridges.transform_files import read_transforms
     from xdreg.fields.store import open_field
 
-    if _is_store(path):
+    if is_store(path):
         return open_field(path)
     place = local_path(as_address(path))
     if not place.is_file():

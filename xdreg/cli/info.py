@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
-import xarray as xr
 from rich.table import Table
 
-from xdreg.cli.common import AsJson, answer, open_path_or_field, show
+from xdreg.cli.common import (
+    AsJson,
+    answer,
+    is_field_store,
+    is_store,
+    open_path,
+    show,
+)
 from xdreg.cli.summary import field_summary, summary_lines, verdict_line
 from xdreg.errors import printable
+from xdreg.stores.paths import as_address
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import xarray as xr
+
+    from xdreg.grid import Grid
 
 
 def info(
@@ -23,23 +38,11 @@ def info(
 
     Example: xdreg info fixed.ome.zarr
     """
-    opened = open_path_or_field(path)
-    if isinstance(opened, xr.Dataset):
-        from xdreg.fields.field import field_grid
-
-        grid, summary = field_grid(opened), field_summary(opened)
-        values = {"kind": "field", "grid": grid.to_dict(), **summary}
-        text = (
-            f"displacement field of {_sizes(grid.shape)} points in "
-            f"{', '.join(grid.dims)}, every {_sizes(grid.spacing)} {grid.units or ''}"
-        )
-        lines = {"field": text.rstrip(), **summary_lines(summary)}
-        lines["verdict"] = verdict_line(summary)
-        answer(values, lines, as_json=as_json)
+    field = _field(path) if is_field_store(path) else None
+    if field is not None:
+        _print_field(field, as_json=as_json)
         return
-    from xdreg.stores.pyramid import image_levels
-
-    levels = [_level(array) for array in image_levels(opened, "image")]
+    levels = _stored_levels(path) if is_store(path) else _levels(path)
     if as_json:
         answer({"kind": "image", "levels": levels}, {}, as_json=True)
         return
@@ -64,16 +67,79 @@ def _sizes(values: Any) -> str:
     return " × ".join(f"{v:g}" for v in values)
 
 
-def _level(array: xr.DataArray) -> dict[str, Any]:
-    from xdreg.coordinates import grid_of
+def _field(path: str) -> xr.Dataset:
+    """Open a field, with its displacement if it must be computed from several steps."""
+    from xdreg.fields.stored import read_stored
 
-    grid = grid_of(array)
+    outline = read_stored(as_address(path)).outline()
+    if outline is not None:
+        return outline
+    from xdreg.fields.store import open_field
+
+    return open_field(path)
+
+
+def _print_field(field: xr.Dataset, *, as_json: bool) -> None:
+    from xdreg.fields.field import field_grid
+
+    grid, summary = field_grid(field), field_summary(field)
+    values = {"kind": "field", "grid": grid.to_dict(), **summary}
+    text = (
+        f"displacement field of {_sizes(grid.shape)} points in "
+        f"{', '.join(grid.dims)}, every {_sizes(grid.spacing)} {grid.units or ''}"
+    )
+    lines = {"field": text.rstrip(), **summary_lines(summary)}
+    lines["verdict"] = verdict_line(summary)
+    answer(values, lines, as_json=as_json)
+
+
+def _stored_levels(path: str) -> list[dict[str, Any]]:
+    """Return the levels of a stored image, from its metadata alone."""
+    from xdreg.stores.nodes import open_given
+    from xdreg.stores.ome_metadata import read_metadata
+    from xdreg.stores.orientation import level_layout
+
+    address, group = open_given(path)
+    found = read_metadata(address, group)
+    levels = []
+    for array, level in found.levels:
+        layout = level_layout(array, level, found, address)
+        chunks = array.shards or array.chunks
+        sizes = ([of[axis] for axis in layout.order] for of in (array.shape, chunks))
+        levels.append(_row(layout.dims, layout.grid, array.dtype, *sizes))
+    return levels
+
+
+def _levels(path: str) -> list[dict[str, Any]]:
+    """Return the levels of an image that is no store."""
+    from xdreg.coordinates import grid_of
+    from xdreg.stores.pyramid import image_levels
+
+    return [
+        _row(
+            [str(dim) for dim in array.dims],
+            grid_of(array),
+            array.dtype,
+            array.shape,
+            [sizes[0] for sizes in array.chunks] if array.chunks else None,
+        )
+        for array in image_levels(open_path(path), "image")
+    ]
+
+
+def _row(
+    dims: Sequence[str],
+    grid: Grid,
+    dtype: Any,
+    shape: Sequence[int],
+    chunks: Sequence[int] | None,
+) -> dict[str, Any]:
     return {
-        "dims": [str(dim) for dim in array.dims],
-        "shape": array.shape,
+        "dims": list(dims),
+        "shape": list(shape),
         "spacing": grid.spacing,
         "origin": grid.origin,
         "units": grid.units,
-        "dtype": str(array.dtype),
-        "chunks": [sizes[0] for sizes in array.chunks] if array.chunks else None,
+        "dtype": str(dtype),
+        "chunks": None if chunks is None else list(np.minimum(chunks, shape).tolist()),
     }

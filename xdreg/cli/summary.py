@@ -53,7 +53,7 @@ def field_summary(field: xr.Dataset) -> dict[str, Any]:
 
 def summary_lines(summary: Mapping[str, Any]) -> dict[str, str]:
     """Return lines of text from the result of `field_summary`."""
-    from xdreg.engines.pose import pose_text
+    from xdreg.engines.pose_text import pose_text
 
     lines = {}
     if summary["metric"] is not None:
@@ -92,7 +92,7 @@ def agreement(
     The images are levels, finest first, of one channel and time point. The measure is
     mutual information ``across`` modalities, else normalised correlation.
     """
-    from xdreg.fields.field import identity
+    from xdreg.fields.displacement import identity
     from xdreg.fields.warp import warp
     from xdreg.numerics.metrics import mutual_information, normalised_correlation
 

@@ -67,10 +67,6 @@ NEARLY_EQUAL = 0.02
 #: than this share of its longest extent.
 DIFFERENT = 0.05
 
-#: Below this margin another pose fits about as well. Calibrated on rotated and cropped
-#: real pairs, phantoms and pairs without a right answer: see the benchmarks.
-DOUBTFUL = 0.125
-
 #: A pose of this margin is certain: none of the mirrored moving image fits better.
 CERTAIN = 0.4
 
@@ -157,18 +153,6 @@ class Pose:
             "runner_up": round(self.runner_up, 4),
             "margin": round(self.margin, 3),
         }
-
-
-def pose_text(pose: Mapping[str, Any], units: str | None) -> str:
-    """Return a pose as a line of text, from the result of `Pose.to_dict`."""
-    shift = ", ".join(f"{value:g}" for value in pose["shift"])
-    mirror = "a mirror and " if pose.get("mirror") else ""
-    return (
-        f"{mirror}a turn of {pose['turn']:g}°, a scale of {pose['scale']:g} and a "
-        f"shift of ({shift}) {units or ''}".rstrip()
-        + f" (from {pose['origin']}; score {pose['score']:.2f}, that of the next "
-        f"{pose['runner_up']:.2f}, margin {pose['margin']:.2f})"
-    )
 
 
 def find_pose(

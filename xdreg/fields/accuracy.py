@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
-from xdreg.fields.field import field_grid, identity
+from xdreg.fields.displacement import identity
+from xdreg.fields.field import field_grid
 from xdreg.fields.points import transform_points
 from xdreg.fields.warp import warp
 from xdreg.numerics.metrics import target_registration_error

@@ -20,17 +20,13 @@ from numpy.typing import NDArray
 
 from xdreg.coordinates import grid_of
 from xdreg.errors import InputError, StoreError
-from xdreg.fields.field import (
+from xdreg.fields.displacement import (
     FIELD_CHUNK,
-    facing,
-    field_grid,
-    fixed_grid,
     in_units,
-    is_field,
     make_field,
-    moving_grid,
     open_displacement,
 )
+from xdreg.fields.field import facing, field_grid, fixed_grid, is_field, moving_grid
 from xdreg.fields.preimage import affine_part
 from xdreg.fields.reader import FieldReader
 from xdreg.fields.targets import grid_like

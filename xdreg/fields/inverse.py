@@ -21,14 +21,8 @@ from xdreg.coordinates import grid_of
 from xdreg.errors import InputError
 from xdreg.fields.composition import between
 from xdreg.fields.diagnostics import INVERSE_DIAGNOSTICS, status_attrs
-from xdreg.fields.field import (
-    FIELD_CHUNK,
-    field_grid,
-    fixed_grid,
-    make_field,
-    moving_grid,
-    open_displacement,
-)
+from xdreg.fields.displacement import FIELD_CHUNK, make_field, open_displacement
+from xdreg.fields.field import field_grid, fixed_grid, moving_grid
 from xdreg.fields.preimage import Preimage, affine_part
 from xdreg.fields.provenance import manifest_of
 from xdreg.fields.reader import FieldReader

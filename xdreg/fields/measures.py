@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 
 from xdreg.coordinates import coordinates
 from xdreg.fields.composition import FieldMove
-from xdreg.fields.field import (
+from xdreg.fields.displacement import (
     FIELD_CHUNK,
-    facing,
-    field_grid,
-    fixed_grid,
     open_displacement,
     ordered_displacement,
 )
+from xdreg.fields.field import facing, field_grid, fixed_grid
 from xdreg.fields.preimage import field_orientation
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid, whole_per_axis

@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import dask.array
-import numpy as np
 import zarr
 
 from xdreg.errors import InputError, StoreError
@@ -20,7 +18,6 @@ from xdreg.stores.ome_metadata import (
     multiscale_of,
     steps_of,
 )
-from xdreg.stores.ome_zarr import lazy_zarr
 
 #: Number of chunks from which they must have that many numbers: each takes a
 #: millisecond to read, and a graph of millions is not made in an hour.
@@ -39,20 +36,6 @@ class VectorStep:
     axis: int
     kind: str
     grid: Grid
-
-    def displacement(self) -> Any:
-        """Return displacements ``(ndim, *grid.shape)`` float32, lazily if converted."""
-        plain = self.axis == 0 and self.kind == "displacement"
-        if plain and self.array.dtype == np.float32:
-            return self.array
-        values = dask.array.moveaxis(lazy_zarr(self.array), self.axis, 0)
-        if self.kind == "coordinate":
-            axes = [self.grid.axis(dim) for dim in self.grid.dims]
-            places = np.ix_(*axes)
-            values = dask.array.stack(
-                [part - place for part, place in zip(values, places, strict=True)]
-            )
-        return values.rechunk({0: -1}).astype(np.float32)
 
 
 def vectors(address: str, group: zarr.Group, kind: str, units: Any) -> VectorStep:

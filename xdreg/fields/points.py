@@ -14,7 +14,8 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from xdreg.errors import InputError
-from xdreg.fields.field import facing, fixed_grid, open_displacement
+from xdreg.fields.displacement import open_displacement
+from xdreg.fields.field import facing, fixed_grid
 from xdreg.fields.preimage import Preimage, affine_part
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid

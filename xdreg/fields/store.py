@@ -9,44 +9,38 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import dask
 import dask.array
 import numpy as np
 import xarray as xr
-import zarr
 from zarr.storage import LocalStore
 
 from xdreg.coordinates import DIRECTION
-from xdreg.errors import InputError, StoreError
+from xdreg.errors import InputError
 from xdreg.fields.composition import as_one_field, split_affine
-from xdreg.fields.diagnostics import DIAGNOSTICS, INVERSE_DIAGNOSTICS
-from xdreg.fields.field import (
-    COMPONENT,
+from xdreg.fields.displacement import (
     FIELD_CHUNK,
-    field_grid,
     make_field,
     ordered_displacement,
+    stored_displacement,
 )
-from xdreg.fields.ome_scene_reader import read_steps
+from xdreg.fields.field import COMPONENT, field_grid
 from xdreg.fields.ome_scene_writer import FieldPart, write_field_metadata
 from xdreg.fields.ome_vectors import VectorStep
 from xdreg.fields.provenance import attrs_for
-from xdreg.grid import Grid, normalise_units
-from xdreg.partition import MOST_BLOCKS
+from xdreg.fields.stored import EXTRA, read_stored
 from xdreg.stores.apart import check_apart
 from xdreg.stores.named_files import absolute
-from xdreg.stores.nodes import child_names, open_array, open_group, open_named
 from xdreg.stores.ome_writer import write_ome_zarr
 from xdreg.stores.outputs import new_store
 from xdreg.stores.ownership import ARRAYS
 from xdreg.stores.paths import as_address
 from xdreg.stores.progress import working
 
-#: Groups for diagnostics and provenance, and names of the fields, by ``inverse``.
-_EXTRA = {False: "xdreg", True: "xdreg_inverse"}
+#: Names of the fields, by ``inverse``.
 _NAMES = {False: "displacement", True: "inverse"}
 
 
@@ -108,7 +102,7 @@ def save_field(
         _, extras = dask.compute(written, [part.extra for part in prepared])
         for (back, _), extra in zip(pairs, extras, strict=True):
             made = LocalStore(output.folder)
-            extra.to_zarr(made, group=_EXTRA[back], mode="a", consolidated=False)
+            extra.to_zarr(made, group=EXTRA[back], mode="a", consolidated=False)
 
 
 @dataclass(frozen=True)
@@ -224,93 +218,20 @@ def open_field(
         If ``like`` is needed, or its units do not convert.
     """
     address = as_address(path)
-    group = open_group(address, storage_options)
-    steps = read_steps(address, group, inverse=inverse, name=name)
-    extra = _read_extra(address, group, _EXTRA[inverse])
-    attrs = {k: v for k, v in extra.attrs.items() if k != ARRAYS}
-    stored = _parsed(address, "displacement_attrs", attrs.pop("displacement_attrs", {}))
-    fixed = _parsed(address, "fixed_grid", attrs.get("fixed_grid", "{}"))
-    try:
-        direction = Grid.from_dict(fixed).direction if fixed else None
-        normalise_units(stored.get("units"))
-    except (InputError, KeyError, TypeError, ValueError, OverflowError) as error:
-        msg = f"{address}: fixed_grid is {fixed!r}; expected a grid: {error}"
-        raise StoreError(msg) from error
-    parts: list[Any] = []
-    for step in steps:
-        if isinstance(step, VectorStep):
-            # OME-Zarr has no word for units such as pixels.
-            grid = replace(
-                step.grid,
-                units=step.grid.units or stored.get("units"),
-                direction=direction,
-            )
-            parts.append(make_field(step.displacement(), grid))
-        else:
-            parts.append(step)
+    stored = read_stored(address, storage_options, inverse=inverse, name=name)
+    parts: list[Any] = [
+        make_field(stored_displacement(step), stored.grid(step))
+        if isinstance(step, VectorStep)
+        else step
+        for step in stored.steps
+    ]
     field = parts[0]
     if len(parts) > 1 or like is not None:
         units = next(field_grid(p).units for p in parts if isinstance(p, xr.Dataset))
         field = as_one_field(parts, like, units, address)
-    field["displacement"].attrs |= stored
-    result: xr.Dataset = field.merge(extra)
-    result = result.assign_attrs({**field.attrs, **attrs})
+    field["displacement"].attrs |= stored.attrs
+    result: xr.Dataset = field.merge(stored.extra)
+    result = result.assign_attrs({**field.attrs, **stored.extra.attrs})
     # Where xarray keeps it, too. An attribute could come from the store.
     result.encoding["source"] = absolute(address)
     return result
-
-
-def _read_extra(address: str, group: zarr.Group, name: str) -> xr.Dataset:
-    """Return the diagnostics and provenance in a group of the store, if any."""
-    try:
-        child: Any = open_named(address, group, name)
-    except StoreError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            return xr.Dataset()
-        raise
-    try:
-        keys = filter(_is_diagnostic, child_names(child))
-        found = {
-            key: _variable(address, open_array(address, child, key)) for key in keys
-        }
-        return xr.Dataset(found, attrs=dict(child.attrs))
-    except StoreError:
-        raise
-    # Neither xarray nor Zarr documents what malformed metadata raises.
-    except Exception as error:
-        msg = f"{address}: the group {name!r} next to the field is damaged: {error}"
-        raise StoreError(msg) from error
-
-
-def _is_diagnostic(name: str) -> bool:
-    """Return whether an array is a known diagnostic of blocks."""
-    _, found, kind = name.rpartition("block_")
-    return bool(found) and kind in DIAGNOSTICS | INVERSE_DIAGNOSTICS
-
-
-def _variable(address: str, array: zarr.Array[Any]) -> xr.Variable:
-    """Return an array of diagnostics as the variable that xarray wrote."""
-    if array.size > MOST_BLOCKS:
-        msg = f"{address}: {array.path} has the shape {array.shape}, too many blocks"
-        raise StoreError(msg)
-    attrs = dict(array.attrs)
-    attrs.pop("_FillValue", None)
-    stored = getattr(array.metadata, "dimension_names", None)
-    dims: Any = attrs.pop("_ARRAY_DIMENSIONS", stored)
-    prefix = array.basename.rpartition("block_")[0]
-    if not all(str(dim).startswith(f"{prefix}block_") for dim in dims):
-        msg = f"{address}: {array.path} has the dimensions {dims}; expected blocks"
-        raise StoreError(msg)
-    return xr.Variable(dims, array[...], attrs)
-
-
-def _parsed(address: str, key: str, text: Any) -> dict[str, Any]:
-    """Return the object that an attribute holds as JSON."""
-    try:
-        value = json.loads(text) if isinstance(text, str) else text
-    except (ValueError, RecursionError):
-        value = text
-    if not isinstance(value, dict):
-        msg = f"{address}: the attribute {key} is {text!r}; expected an object as JSON"
-        raise StoreError(msg)
-    return value

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from xdreg.coordinates import coordinates, grid_of, spatial_dims
 from xdreg.errors import InputError
 from xdreg.fields.composition import between
-from xdreg.fields.field import field_grid, open_displacement
+from xdreg.fields.displacement import open_displacement
+from xdreg.fields.field import field_grid
 from xdreg.fields.reader import FieldReader
 from xdreg.fields.targets import Region, Spacing, resampling_grid
 from xdreg.grid import Grid, unit_ratio

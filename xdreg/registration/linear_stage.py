@@ -19,7 +19,8 @@ from dask.system import CPU_COUNT
 from xdreg.engines import elastix, metric_choice
 from xdreg.engines.linear import linear
 from xdreg.engines.metric_choice import Choice
-from xdreg.engines.pose import DOUBTFUL, Pose, find_pose, pose_text
+from xdreg.engines.pose import Pose, find_pose
+from xdreg.engines.pose_text import DOUBTFUL, pose_text
 from xdreg.errors import MethodTimeout, warn
 from xdreg.numerics.folding import orientation
 from xdreg.partition import BlockStatus

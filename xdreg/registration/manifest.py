@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from xdreg.errors import InputError
-from xdreg.fields.field import open_displacement
+from xdreg.fields.displacement import open_displacement
 from xdreg.registration.method_identity import what_is_known
 from xdreg.registration.workdir import LIMITS, VOXELS
 from xdreg.stores.identity import identity_of

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from xdreg.fields.diagnostics import block_variables
-from xdreg.fields.field import displacement_array
+from xdreg.fields.displacement import displacement_array
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xdreg.fields.field import in_units, open_displacement
+from xdreg.fields.displacement import in_units, open_displacement
 from xdreg.fields.reader import FieldReader, PrecededField
 from xdreg.numerics import kernels
 from xdreg.registration.window import Inputs

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from xdreg.engines.pose import DOUBTFUL
+from xdreg.engines.pose_text import DOUBTFUL
 from xdreg.fields.diagnostics import HARMLESS, status_name
 from xdreg.fields.provenance import pose_of, stages_of
 from xdreg.partition import BlockStatus

@@ -18,13 +18,12 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
 from xdreg.coordinates import coordinates
-from xdreg.errors import InputError, StoreError
-from xdreg.grid import SPATIAL_DIMS, Grid, rows_of
+from xdreg.errors import InputError
 from xdreg.stores.channels import with_channels
 from xdreg.stores.identity import key_of
 from xdreg.stores.nodes import open_given
 from xdreg.stores.ome_metadata import ImageMetadata, LevelMetadata, read_metadata
-from xdreg.stores.orientation import CONVENTION, placed_axes
+from xdreg.stores.orientation import CONVENTION, level_layout
 from xdreg.stores.reordered import Reordered
 
 if TYPE_CHECKING:
@@ -230,21 +229,7 @@ def lazy(source: Any) -> dask.array.Array:
 def _open_level(
     source: zarr.Array[Any], level: LevelMetadata, image: ImageMetadata, address: str
 ) -> xr.DataArray:
-    placed = placed_axes(level, source.shape, image.orientations, address)
-    spatial = tuple(dim for dim in SPATIAL_DIMS if dim in placed)
-    dims = (*(dim for dim in ("t", "c") if dim in level.dims), *spatial)
-    stored = [placed[dim][0] if dim in placed else dim for dim in dims]
-    order = [level.dims.index(dim) for dim in stored]
-    backwards = [dim in placed and placed[dim][2] for dim in dims]
-    shape = tuple(source.shape[level.dims.index(placed[dim][0])] for dim in spatial)
-    spacing = tuple(level.scale[placed[dim][0]] for dim in spatial)
-    origin = tuple(placed[dim][1] for dim in spatial)
-    try:
-        turn = rows_of(image.direction)
-        grid = Grid(spatial, shape, spacing, origin, image.units, turn)
-    except (InputError, TypeError, ValueError) as error:
-        msg = f"{address}: the level {source.path!r} has no usable geometry: {error}"
-        raise StoreError(msg) from error
+    dims, order, backwards, grid = level_layout(source, level, image, address)
     as_stored = order == sorted(order) and not any(backwards)
     data = lazy_zarr(source) if as_stored else lazy(Reordered(source, order, backwards))
     array = xr.DataArray(data, dims=dims, coords=coordinates(grid), name="image")

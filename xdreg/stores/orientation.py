@@ -5,14 +5,17 @@ That is ITK's and DICOM's, LPS: x runs to the left, y to posterior, z to superio
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from xdreg.errors import StoreError
+from xdreg.errors import InputError, StoreError
+from xdreg.grid import SPATIAL_DIMS, Grid, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from xdreg.stores.ome_metadata import LevelMetadata
+    import zarr
+
+    from xdreg.stores.ome_metadata import ImageMetadata, LevelMetadata
 
 #: Name of the convention in an image's attributes.
 CONVENTION = "LPS"
@@ -30,6 +33,46 @@ _KEPT = {
     *("dorsal-to-palmar", "dorsal-to-plantar", "proximal-to-distal"),
     *("superficial-to-deep", "apical-to-basal", "apex-to-base"),
 }
+
+
+class Layout(NamedTuple):
+    """How a level is laid out as an image: its stored axes, and where voxels lie.
+
+    ``order`` has the stored axis of each dim; ``backwards``, whether it is reversed.
+    """
+
+    dims: tuple[str, ...]
+    order: list[int]
+    backwards: list[bool]
+    grid: Grid
+
+
+def level_layout(
+    source: zarr.Array[Any], level: LevelMetadata, image: ImageMetadata, address: str
+) -> Layout:
+    """Return how a level is laid out, with its axes in the order of dims.
+
+    Raises
+    ------
+    StoreError
+        If its geometry cannot be used.
+    """
+    placed = placed_axes(level, source.shape, image.orientations, address)
+    spatial = tuple(dim for dim in SPATIAL_DIMS if dim in placed)
+    dims = (*(dim for dim in ("t", "c") if dim in level.dims), *spatial)
+    stored = [placed[dim][0] if dim in placed else dim for dim in dims]
+    order = [level.dims.index(dim) for dim in stored]
+    backwards = [dim in placed and placed[dim][2] for dim in dims]
+    shape = tuple(source.shape[level.dims.index(placed[dim][0])] for dim in spatial)
+    spacing = tuple(level.scale[placed[dim][0]] for dim in spatial)
+    origin = tuple(placed[dim][1] for dim in spatial)
+    try:
+        turn = rows_of(image.direction)
+        grid = Grid(spatial, shape, spacing, origin, image.units, turn)
+    except (InputError, TypeError, ValueError) as error:
+        msg = f"{address}: the level {source.path!r} has no usable geometry: {error}"
+        raise StoreError(msg) from error
+    return Layout(dims, order, backwards, grid)
 
 
 def placed_axes(

@@ -14,7 +14,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xdreg.errors import InputError
-from xdreg.fields.field import field_grid, open_displacement, ordered_displacement
+from xdreg.fields.displacement import open_displacement, ordered_displacement
+from xdreg.fields.field import field_grid
 from xdreg.fields.measures import jacobian_determinant
 from xdreg.fields.preimage import affine_part
 from xdreg.numerics import kernels

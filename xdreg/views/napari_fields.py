@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xdreg.fields.field import field_grid, open_displacement
+from xdreg.fields.displacement import open_displacement
+from xdreg.fields.field import field_grid
 from xdreg.fields.provenance import last_deformable
 from xdreg.grid import Grid, pyramid_factors
 from xdreg.numerics.inversion import fit_affine

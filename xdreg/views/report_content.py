@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from dask.utils import format_bytes
 
-from xdreg.engines.pose import DOUBTFUL, pose_text
+from xdreg.engines.pose_text import DOUBTFUL, pose_text
 from xdreg.errors import InputError
 from xdreg.fields.accuracy import LabelOverlap, LandmarkErrors
 from xdreg.fields.diagnostics import HARMLESS, status_name

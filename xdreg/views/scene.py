@@ -17,7 +17,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xdreg.errors import InputError
-from xdreg.fields.field import field_grid, fixed_grid, open_displacement
+from xdreg.fields.displacement import open_displacement
+from xdreg.fields.field import field_grid, fixed_grid
 from xdreg.fields.provenance import IMAGES, recorded_image
 from xdreg.fields.reader import FieldReader
 from xdreg.grid import Grid, pyramid_factors
