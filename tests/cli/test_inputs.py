@@ -1,6 +1,7 @@
 """Arguments of register and plan: precedence, channels, initial transforms."""
 
 import json
+import tomllib
 
 import itk
 import numpy as np
@@ -74,3 +75,29 @@ def test_a_channel_of_an_image_without_any_is_refused(
     code, _, err = xdreg_command("register", *pair, "-o", tmp_path, option, "0")
     assert code == 1
     assert "no channel axis" in err
+
+
+def test_an_overlap_in_voxels_or_as_a_share_of_the_block(xdreg_command, pair, tmp_path):
+    file = tmp_path / "run.toml"
+    for text, expected in (
+        ("25%", lambda size: round(size / 4)),
+        ("0.25", lambda size: round(size / 4)),
+        ("6", lambda _: 6),
+        ("6,25%", None),
+    ):
+        code, _, err = xdreg_command(
+            *("plan", *pair, "--block-shape", "30", "--overlap", text),
+            *("--save-options", file, "--overwrite"),
+        )
+        assert code == 0, err
+        last = tomllib.loads(file.read_text(encoding="utf-8"))["stages"][-1]
+        shares = [round(size / 4) for size in last["block_shape"]]
+        wanted = [expected(n) for n in last["block_shape"]] if expected else None
+        assert last["overlap"] == (wanted or [6, shares[1]])
+
+
+@pytest.mark.parametrize("text", ["60%", "1.5", "ten", "10%,5%,5%", ""])
+def test_an_overlap_that_is_none_is_refused(xdreg_command, pair, text):
+    code, _, err = xdreg_command("plan", *pair, "--overlap", text)
+    assert code == 1
+    assert "overlap must be" in err

@@ -93,15 +93,21 @@ def test_blocks_of_a_stage_come_first_then_those_of_the_run_then_the_default():
 
 @pytest.mark.parametrize(
     ("overlap", "expected"),
-    [("10%", (3, 4)), (0.25, (8, 10)), ([0.1, 6], (3, 6)), (7, (7, 7))],
+    [
+        *(("10%", (3, 4)), (0.25, (8, 10)), ([0.1, 6], (3, 6)), (7, (7, 7))),
+        *((("50%", "1%"), (16, 1)), ((2, 3), (2, 3)), ("0.1", (3, 4))),
+    ],
 )
 def test_an_overlap_may_be_a_share_of_the_block(overlap, expected):
     stage = xdreg.LocalCorrelation(level=0, block_shape=40, overlap=overlap)
     assert planned(stage).partition.overlap == expected
 
 
-@pytest.mark.parametrize("overlap", ["ten", "60%", "-5%", 1.5, True])
-def test_an_overlap_that_is_none_is_refused(overlap):
-    stage = xdreg.LocalCorrelation(level=0, block_shape=40, overlap=overlap)
+@pytest.mark.parametrize("block_shape", [40, 1000])
+@pytest.mark.parametrize(
+    "overlap", ["ten", "60%", "-5%", "0%", 1.5, 8.0, True, ["10%"], [0.1, 0.2, 0.3]]
+)
+def test_an_overlap_that_is_none_is_refused(overlap, block_shape):
+    stage = xdreg.LocalCorrelation(level=0, block_shape=block_shape, overlap=overlap)
     with pytest.raises(xdreg.InputError, match="overlap"):
         planned(stage)

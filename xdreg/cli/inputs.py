@@ -66,7 +66,8 @@ BlockShape = Annotated[
 Overlap = Annotated[
     str | None,
     typer.Option(
-        metavar="VOXELS", help="Overlap per side: voxels, one or per axis, or 10%."
+        metavar="VOXELS",
+        help="Overlap per side: voxels, or 10% of the block; one, or one per axis.",
     ),
 ]
 Initial = Annotated[
@@ -154,8 +155,7 @@ def merged(context: typer.Context, options: Path | None) -> dict[str, Any]:
         for name, value in context.params.items()
     }
     given["block_shape"] = whole_numbers(given["block_shape"], "--block-shape")
-    if "%" not in str(given["overlap"]):
-        given["overlap"] = whole_numbers(given["overlap"], "--overlap")
+    given["overlap"] = _overlap(given["overlap"])
     # Later versions of Typer bring their own click: compare the source by its name.
     typed = {
         name
@@ -166,6 +166,14 @@ def merged(context: typer.Context, options: Path | None) -> dict[str, Any]:
     for name in typed & {"metric", "block_shape", "overlap"}:
         _check_unset_in_stages(name, stored.get("stages", ()), options)
     return given
+
+
+def _overlap(text: str | None) -> Any:
+    """Return voxels, or shares such as ``"10%"`` as text, one or one per axis."""
+    if text is None:
+        return None
+    parts = [int(part) if part.isdecimal() else part for part in text.split(",")]
+    return parts[0] if len(parts) == 1 else parts
 
 
 def _check_unset_in_stages(name: str, stages: Sequence[Stage], file: Any) -> None:

@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
+from xdreg.errors import InputError
 from xdreg.partition import Partition
 from xdreg.registration.estimates import own_process_memory, window_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from xdreg.grid import Grid
     from xdreg.registration.source import Source
@@ -26,27 +29,32 @@ if TYPE_CHECKING:
 LIMIT_FACTOR = 3
 
 
-def _in_voxels(overlap: Overlap, block_shape: tuple[int, ...]) -> Any:
-    """Return an overlap whose shares of the block are voxels, one per axis."""
-    several = isinstance(overlap, Sequence) and not isinstance(overlap, str)
-    given: list[Any] = list(overlap) if several else [overlap] * len(block_shape)  # type: ignore[arg-type]
-    if not any(_share(value) for value in given) or len(given) != len(block_shape):
-        return overlap
-    pairs = zip(given, block_shape, strict=True)
-    return [
-        max(round(_share(value) * size), 1) if _share(value) else value
-        for value, size in pairs
-    ]
+def _in_voxels(overlap: Any, block_shape: tuple[int, ...]) -> list[int]:
+    """Return an overlap, in voxels or as shares of the block, in voxels per axis."""
+    several = isinstance(overlap, list | tuple | np.ndarray)
+    given = list(overlap) if several else [overlap] * len(block_shape)
+    if len(given) != len(block_shape):
+        msg = f"overlap must be one value, or {len(block_shape)}; got {overlap!r}"
+        raise InputError(msg)
+    return [_voxels(*pair) for pair in zip(given, block_shape, strict=True)]
 
 
-def _share(value: Any) -> float:
-    """Return the share of a block that an overlap such as "10%" or 0.1 is, else 0."""
+def _voxels(value: Any, size: int) -> int:
+    """Return an overlap along one axis in voxels."""
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return int(value)
     text = str(value)
     try:
-        number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
-        return 0.0
-    return number if 0 < number < 1 else 0.0
+        share = math.nan
+    if 0 < share <= 0.5:
+        return max(round(share * size), 1)
+    msg = (
+        "overlap must be a whole number of voxels ≥ 0, or a share of the block of at "
+        f"most a half, such as 0.1 or '10%'; got {value!r}"
+    )
+    raise InputError(msg)
 
 
 @dataclass(frozen=True)
