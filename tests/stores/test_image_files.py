@@ -1,5 +1,7 @@
 """Image files by the libraries of their formats: units, DICOM, refusals."""
 
+from dataclasses import replace
+
 import itk
 import numpy as np
 import pytest
@@ -24,6 +26,29 @@ def test_the_units_of_nrrd(tmp_path):
     nrrd.write(str(tmp_path / "b.nrrd"), VALUES.T.copy(), header)
     with pytest.raises(xdreg.InputError, match=r"different units.*units="):
         xdreg.open_image(tmp_path / "b.nrrd")
+    # A unit of each axis, in a file that places it in no space.
+    plain = {"spacings": [500.0, 500.0, 2000.0], "units": ["um", "um", "um"]}
+    nrrd.write(str(tmp_path / "c.nrrd"), VALUES.T.copy(), plain)
+    assert grid_of(xdreg.open_image(tmp_path / "c.nrrd")) == replace(
+        grid, origin=(0.0, 0.0, 0.0)
+    )
+
+
+@pytest.mark.parametrize("place", ["space units", "units"])
+def test_units_of_nrrd_that_are_no_length(tmp_path, place):
+    nrrd = pytest.importorskip("nrrd")
+    header = (
+        {"space dimension": 3, "space directions": np.eye(3)}
+        if place == "space units"
+        else {"spacings": [1.0, 1.0, 1.0]}
+    )
+    path = tmp_path / "a.nrrd"
+    nrrd.write(str(path), VALUES.T.copy(), header | {place: ["foo", "foo", "foo"]})
+    with pytest.raises(xdreg.InputError, match=r"\['foo'\], none of them.*units="):
+        xdreg.open_image(path)
+    assert grid_of(xdreg.open_image(path, units="um")).units == "micrometer"
+    nrrd.write(str(path), VALUES.T.copy(), header | {place: ["", "", ""]})
+    assert grid_of(xdreg.open_image(path)).units == "millimeter"
 
 
 @pytest.mark.parametrize("line", [b"DistanceUnits = um", b"Comment = units: um"])

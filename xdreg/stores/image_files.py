@@ -40,9 +40,10 @@ _BIOIO = {
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 
 #: How headers of MetaImage and NRRD state a unit of length.
+_NRRD_UNITS = rb"^(?:space )?units: *((?:\"[^\"]*\" *)+)"
 _UNITS = {
-    ".nrrd": rb"^space units: *((?:\"[^\"]*\" *)+)",
-    ".nhdr": rb"^space units: *((?:\"[^\"]*\" *)+)",
+    ".nrrd": _NRRD_UNITS,
+    ".nhdr": _NRRD_UNITS,
     ".mha": rb"^(?:DistanceUnits *=|Comment *=.*?units? *[:=]?) *([^\s;,]+)",
     ".mhd": rb"^(?:DistanceUnits *=|Comment *=.*?units? *[:=]?) *([^\s;,]+)",
 }
@@ -148,8 +149,16 @@ def _with_stated_units(
 def _one_unit(found: list[bytes], place: Path) -> str | None:
     """Return the unit of a header's entries, None if it states none."""
     texts = [t for entry in found for t in entry.decode("latin-1").split('"')]
-    names = {normalise_units(t.strip()) for t in texts if t.strip()}
+    names: set[Any] = {normalise_units(t.strip()) for t in texts if t.strip()}
     known = {name for name in names if name is not None and name in UNIT_METRES}
+    names -= {None, "none", "???", *known}
+    # Of MetaImage it is a comment, which may say anything.
+    if names and not known and place.suffix.lower() in (".nrrd", ".nhdr"):
+        msg = (
+            f"{place} states the units {sorted(names)}, none of them known as a "
+            "length; give the one it means"
+        )
+        raise InputError(msg, units="micrometer")
     if len(known) > 1:
         msg = f"{place} states different units of length, {sorted(known)}; give one"
         raise InputError(msg, units=sorted(known)[0])

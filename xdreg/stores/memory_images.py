@@ -112,7 +112,8 @@ def _as_array(array: Any) -> Any:
         return array
     values = np.asarray(array)
     if values.dtype.kind not in "biuf":
-        msg = f"expected an array of numbers, got {type(array).__name__}"
+        kind = f"{type(array).__name__} of {values.dtype}"
+        msg = f"expected an array of real numbers, got {kind}"
         raise InputError(msg)
     return values
 
