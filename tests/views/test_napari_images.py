@@ -11,7 +11,8 @@ from tests.helpers.fields import Known, noisy_moving
 from tests.helpers.viewers import by_name
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.grid import Grid
-from xdreg.views.napari_images import image_layers, layer_image, placement, scene_layers
+from xdreg.stores.napari_layers import layer_image, placement
+from xdreg.views.napari_images import image_layers, scene_layers
 from xdreg.views.scene import make_scene
 
 DIMS = ("z", "y", "x")

@@ -17,7 +17,7 @@ from qtpy.QtWidgets import QApplication, QFileDialog
 
 import xdreg
 from xdreg.coordinates import grid_of
-from xdreg.views.napari_images import placement
+from xdreg.stores.napari_layers import placement
 
 DEFAULT = "affine, then local correlation"
 

@@ -14,6 +14,7 @@ from xdreg.coordinates import OTHER_DIMS, coordinates
 from xdreg.errors import InputError
 from xdreg.grid import SPATIAL_DIMS, Grid, is_finite, normalise_units, positive_per_axis
 from xdreg.stores.itk_images import from_itk_image
+from xdreg.stores.napari_layers import is_layer, placed_image
 from xdreg.stores.ome_zarr import lazy_zarr
 from xdreg.stores.systems import chosen_system, scale_and_shift
 
@@ -38,8 +39,9 @@ def make_image(
     Parameters
     ----------
     array
-        A numpy, Dask or Zarr array. Or an image or multiscale image of spatialdata,
-        an image of ITK or SimpleITK, which have a geometry of their own.
+        A numpy, Dask or Zarr array. Or an image of ITK or SimpleITK, an image or
+        multiscale image of spatialdata, or a layer of napari, which have a geometry of
+        their own.
     spacing
         Distance between the centres of voxels along ``[z], y, x``: one number, or one
         per axis. Needed for an array.
@@ -121,9 +123,11 @@ def _as_array(array: Any) -> Any:
 def image_of(
     image: Any, coordinate_system: str | None = None
 ) -> xr.DataArray | xr.DataTree | None:
-    """Return an image of ITK, SimpleITK or spatialdata; None if it is of none."""
+    """Return an image of ITK, SimpleITK, napari or spatialdata; None if of none."""
     if hasattr(image, "GetLargestPossibleRegion"):
         return from_itk_image(image)
+    if is_layer(image):
+        return placed_image(image)
     if type(image).__module__.startswith("SimpleITK"):
         return _of_simpleitk(image)
     if isinstance(image, xr.DataArray) and _is_element(image):

@@ -97,8 +97,9 @@ def image_levels(image: Any, name: str) -> list[xr.DataArray]:
 
     Parameters
     ----------
-    image : DataTree, DataArray, itk.Image, SimpleITK.Image or spatialdata element
-        A tree has a variable ``image`` in a node per level.
+    image
+        A DataTree, DataArray, itk.Image, SimpleITK.Image, spatialdata element or layer
+        of napari. A tree has a variable ``image`` in a node per level.
     name
         What to call it in an error.
 
@@ -124,12 +125,6 @@ def image_levels(image: Any, name: str) -> list[xr.DataArray]:
         msg = (
             f"{name} is an array without physical coordinates; give xdreg."
             "make_image(array, spacing=..., units='micrometer')"
-        )
-        raise InputError(msg)
-    if all(hasattr(image, part) for part in ("data", "scale", "translate")):
-        msg = (
-            f"{name} is a layer of napari; give xdreg.make_image(layer.data, "
-            "layer.scale, layer.translate, str(layer.units[0]))"
         )
         raise InputError(msg)
     msg = (

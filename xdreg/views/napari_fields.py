@@ -16,9 +16,10 @@ from xdreg.fields.provenance import last_deformable
 from xdreg.grid import Grid, pyramid_factors
 from xdreg.numerics.inversion import fit_affine
 from xdreg.partition import BlockStatus
+from xdreg.stores.napari_layers import placement
 from xdreg.views.colours import LENGTHS, STATUS_COLOURS
 from xdreg.views.lazy_readers import MagnitudeReader, WindowArray
-from xdreg.views.napari_images import AS_PLANES, image_layer, placement
+from xdreg.views.napari_images import AS_PLANES, image_layer
 from xdreg.views.pictures import enlargement
 
 if TYPE_CHECKING:

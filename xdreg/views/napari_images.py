@@ -14,9 +14,9 @@ import dask.array
 import numpy as np
 import xarray as xr
 
-from xdreg.coordinates import coordinates, grid_of
-from xdreg.errors import InputError, printable
-from xdreg.grid import SPATIAL_DIMS, UNIT_METRES, Grid, normalise_units
+from xdreg.coordinates import grid_of
+from xdreg.errors import printable
+from xdreg.stores.napari_layers import NO_UNIT, placement
 from xdreg.stores.pyramid import image_levels
 from xdreg.views.colours import PAIR_COLOURS
 from xdreg.views.image_view import ImageView, is_rgb
@@ -24,8 +24,6 @@ from xdreg.views.lazy_readers import WindowArray
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
     from xdreg.views.lazy_readers import Reader
     from xdreg.views.scene import Scene
@@ -36,12 +34,6 @@ LayerData = tuple[Any, dict[str, Any], str]
 #: Images are drawn as planes, also in the thick slices that arrows need.
 AS_PLANES = {"projection_mode": "none"}
 
-#: Voxels per axis of the pieces in which a layer without chunks is read.
-CHUNK = 64
-
-#: napari's unit for lengths without a unit.
-_NO_UNIT = "pixel"
-
 #: Units of time in OME-Zarr. napari would calculate with others, such as 9**9**9.
 _TIME_UNIT = re.compile("[a-z]*second|minute|hour|day")
 
@@ -49,17 +41,6 @@ _TIME_UNIT = re.compile("[a-z]*second|minute|hour|day")
 def plain(text: str) -> str:
     """Return text that no widget takes for markup: Qt looks for tags by itself."""
     return printable(text).replace("<", "‹").replace(">", "›")
-
-
-def placement(grid: Grid) -> dict[str, Any]:
-    """Return the options that place a layer on its grid."""
-    unit = grid.units if grid.units in UNIT_METRES else _NO_UNIT
-    return {
-        "scale": grid.spacing,
-        "translate": grid.origin,
-        "units": (unit,) * grid.ndim,
-        "axis_labels": grid.dims,
-    }
 
 
 def image_layer(
@@ -118,7 +99,7 @@ def _with_time(options: dict[str, Any], image: xr.DataArray) -> dict[str, Any]:
     before = {
         "scale": float(times[1] - times[0]) if times.size > 1 else 1.0,
         "translate": float(times[0]),
-        "units": unit if _TIME_UNIT.fullmatch(str(unit)) else _NO_UNIT,
+        "units": unit if _TIME_UNIT.fullmatch(str(unit)) else NO_UNIT,
         "axis_labels": "t",
     }
     return {k: (v, *options[k]) for k, v in before.items()}
@@ -156,68 +137,3 @@ def _readers_layer(
         "metadata": {"grids": tuple(reader.grid for reader in readers)},
     }
     return image_layer([WindowArray(reader) for reader in readers], options)
-
-
-def layer_image(layer: Any, name: str) -> xr.DataArray | xr.DataTree:
-    """Return a napari Image or Labels layer as an image that `xdreg.register` takes.
-
-    Its scale, translation and units are the geometry; pixels are no unit. Rotation,
-    shear and affine are left to `layer_matrix`. Levels are kept where their geometry is
-    known, as for layers made here; else the finest is taken.
-    """
-    ndim = layer.ndim
-    dims = SPATIAL_DIMS[-ndim:]
-    labels = tuple(str(label) for label in layer.axis_labels)
-    if ndim > len(SPATIAL_DIMS) or "t" in labels:
-        msg = (
-            f"{name}, the layer {layer.name!r}, has {ndim} axes, {labels}; split it "
-            "into one layer per time point"
-        )
-        raise InputError(msg)
-    units = {str(unit) for unit in layer.units}
-    if len(units) > 1:
-        msg = f"{name}, the layer {layer.name!r}, has axes in different units {units}"
-        raise InputError(msg)
-    unit = units.pop()
-    data = list(layer.data) if layer.multiscale else [layer.data]
-    shape = tuple(int(n) for n in data[0].shape[:ndim])
-    grid = Grid(
-        dims,
-        shape,
-        tuple(float(v) for v in layer.scale),
-        tuple(float(v) for v in layer.translate),
-        None if unit == _NO_UNIT else normalise_units(unit),
-    )
-    known = layer.metadata.get("grids") or [grid]
-    grids = known if placement(known[0]) == placement(grid) else [grid]
-    arrays = [_array_of(values, own) for values, own in zip(data, grids, strict=False)]
-    if len(arrays) == 1:
-        return arrays[0]
-    return xr.DataTree.from_dict(
-        {f"scale{i}": xr.Dataset({"image": array}) for i, array in enumerate(arrays)}
-    )
-
-
-def layer_matrix(layer: Any) -> NDArray[np.float64]:
-    """Return where a napari layer lies: the matrix from its image to napari's world.
-
-    The image is that of `layer_image`. The identity, unless the layer is rotated,
-    sheared or moved by an affine transform.
-    """
-    corners = np.vstack([np.zeros(layer.ndim), np.eye(layer.ndim)])
-    scale, translate = np.asarray(layer.scale), np.asarray(layer.translate)
-    world = np.array([layer.data_to_world(corner) for corner in corners])
-    matrix = np.eye(layer.ndim + 1)
-    if np.abs(world - corners * scale - translate).max() > 1e-9 * np.abs(world).max():
-        matrix[:-1, :-1] = (world[1:] - world[0]).T / scale
-        matrix[:-1, -1] = world[0] - matrix[:-1, :-1] @ translate
-    return matrix
-
-
-def _array_of(values: Any, grid: Grid) -> xr.DataArray:
-    """Return a layer's data with coordinates; lazy data stays lazy."""
-    dims = grid.dims if len(values.shape) == grid.ndim else (*grid.dims, "c")
-    if not isinstance(values, np.ndarray | dask.array.Array):
-        chunks = (CHUNK,) * len(values.shape)
-        values = dask.array.from_array(values, chunks=chunks, name=False)
-    return xr.DataArray(values, dims=dims, coords=coordinates(grid))

@@ -31,10 +31,11 @@ from xdreg.registration.progress import time_text
 from xdreg.registration.register import register
 from xdreg.registration.verdict import verdict
 from xdreg.stages import Affine, BSpline, LocalCorrelation, Rigid, Stage
+from xdreg.stores.napari_layers import layer_image, layer_matrix
 from xdreg.stores.pyramid import Pyramid, build_pyramid, image_levels
 from xdreg.views.colours import PAIR_COLOURS
 from xdreg.views.napari_fields import field_layers
-from xdreg.views.napari_images import layer_image, layer_matrix, plain, scene_layers
+from xdreg.views.napari_images import plain, scene_layers
 from xdreg.views.napari_plugin import add_layers
 from xdreg.views.scene import make_scene
 
