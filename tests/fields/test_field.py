@@ -76,3 +76,13 @@ def test_complex_numbers_are_refused_for_real_ones():
 
 def _refuse():
     raise AssertionError
+
+
+def test_the_identity_on_a_field_s_grids_records_no_registration():
+    pair = xdreg.datasets.phantom_pair((48, 56), amplitude=2.0)
+    field = pair.fixed.dreg.register(pair.moving, stages="translation", progress=False)
+    still = xdreg.identity(field)
+    assert still.dreg.verdict.word == "unknown"
+    assert list(still.data_vars) == ["displacement"]
+    points = np.array([[3.0, 4.0], [20.0, 30.0]])
+    np.testing.assert_array_equal(still.dreg.transform_points(points), points)

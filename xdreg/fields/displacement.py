@@ -98,16 +98,21 @@ def make_field(
 
 
 def identity(field: xr.Dataset) -> xr.Dataset:
-    """Return a field on the same grids that moves nothing in the world."""
+    """Return a field on the same grids that moves nothing in the world.
+
+    It has no diagnostics and no provenance.
+    """
     grid, moving = field_grid(field), facing(field)
-    same = field.assign(displacement=xr.zeros_like(field["displacement"]))
+    grids = {k: v for k, v in field.attrs.items() if k in ("fixed_grid", "moving_grid")}
+    zeros = xr.zeros_like(field["displacement"])
+    same = xr.Dataset({"displacement": zeros}, attrs=grids)
     if grid.direction == moving.direction:
         return same
     turn = moving.from_world @ grid.to_world
     values = kernels.resample_displacement(
         *kernels.affine_displacement(turn, grid), grid
     )
-    return field.assign(displacement=displacement_array(values, grid))
+    return same.assign(displacement=displacement_array(values, grid))
 
 
 def in_units(field: xr.Dataset, units: str | None) -> xr.Dataset:
