@@ -149,8 +149,9 @@ def test_an_image_without_voxels_is_refused(tmp_path):
     image = itk.image_from_array(np.ones((4, 5, 6), np.float32))
     itk.imwrite(image, str(tmp_path / "a.mha"))
     reader = itk.ImageFileReader.New(FileName=str(tmp_path / "a.mha"))
-    reader.UpdateOutputInformation()
-    with pytest.raises(xdreg.InputError, match=r"reader\.Update"):
-        xdreg.from_itk_image(reader.GetOutput())
+    for look in (lambda: None, reader.UpdateOutputInformation):
+        look()
+        with pytest.raises(xdreg.InputError, match=r"reader\.Update"):
+            xdreg.from_itk_image(reader.GetOutput())
     reader.Update()
     assert xdreg.from_itk_image(reader.GetOutput()).shape == (4, 5, 6)

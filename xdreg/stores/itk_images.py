@@ -88,7 +88,9 @@ def _check_image(image: Any) -> None:
             "xdreg.open_image"
         )
         raise InputError(msg)
-    if image.GetBufferedRegion() != image.GetLargestPossibleRegion():
+    # A reader that has not looked at its file has an image of no size.
+    whole = image.GetLargestPossibleRegion()
+    if image.GetBufferedRegion() != whole or not all(whole.GetSize()):
         msg = (
             "the voxels of the itk.Image are not in memory; read them, for example by "
             "reader.Update(), or open the file with xdreg.open_image"
