@@ -153,7 +153,10 @@ def test_a_users_mistake_is_one_clear_line(tmp_path):
     assert done.returncode == 1
     assert "does not exist" in done.stderr
     assert "Traceback" not in done.stderr
-    assert run("register", "only-one").returncode == 2
+
+
+def test_a_missing_argument_is_another_code(xdreg_command):
+    assert xdreg_command("register", "only-one")[0] == 2
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")

@@ -9,7 +9,8 @@ import xarray as xr
 import zarr
 
 import xdreg
-from tests.helpers.faulty import chosen, faulty, wave
+from tests.helpers.faulty import faulty, wave
+from tests.helpers.hostile import chosen
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.engines.local_correlation import local_correlation
 from xdreg.fields.diagnostics import status_counts

@@ -18,6 +18,7 @@ from distributed import Client, LocalCluster
 from distributed.scheduler import KilledWorker
 
 import xdreg
+from tests.helpers.forks import CLUSTER, context
 from tests.helpers.hostile import harm, hostile, shift
 from tests.helpers.pairs import shifted_pair
 from tests.helpers.runs import digest
@@ -29,7 +30,7 @@ from xdreg.registration.mapping import _suspects
 OPTIONS = {"block_shape": 24, "overlap": 8, "metric": "ncc", "progress": False}
 
 
-def run(kind, workdir=None, *, isolated=True, **options):
+def run(kind, workdir=None, *, isolated=False, **options):
     """Register in twelve blocks; two of them do harm."""
     stage = xdreg.Custom(
         method=hostile, level=0, options={"kind": kind, **options}, isolated=isolated
@@ -50,7 +51,9 @@ def cluster():
     settings = {
         # By default Dask gives up a worker that still restarts 15 s after it died.
         "distributed.deploy.lost-worker-timeout": "10 minutes",
+        **CLUSTER,
     }
+    context()
     with (
         dask.config.set(settings),
         LocalCluster(
@@ -69,7 +72,7 @@ def same(field, other):
 @pytest.mark.slow
 def test_a_crash_in_a_process_costs_no_worker(cluster, expected):
     workers = set(cluster.scheduler_info["workers"])
-    field = run("segfault")
+    field = run("segfault", isolated=True)
     same(field, expected[0])
     np.testing.assert_array_equal(field.block_status, expected[0].block_status)
     assert set(cluster.scheduler_info["workers"]) == workers
@@ -79,7 +82,7 @@ def test_a_crash_in_a_process_costs_no_worker(cluster, expected):
 def test_blocks_that_take_workers_down_are_given_up(cluster, expected, tmp_path):
     """The scheduler gives up a task that killed workers; the run continues."""
     cluster.scheduler.allowed_failures = 0
-    field = run("segfault", tmp_path / "run", isolated=False)
+    field = run("segfault", tmp_path / "run")
     same(field, expected[0])
     np.testing.assert_array_equal(field.block_status, expected[0].block_status)
     errors = (tmp_path / "run" / "stage_00" / "errors").glob("*.txt")
@@ -90,7 +93,7 @@ def first_dies_later(fixed, moving):
     """Kill the worker in the first block, at once; in the second, a while later."""
     row, column = (round(place) for place in grid_of(fixed).origin)
     if row < 1 and column < 24:
-        time.sleep(0.2 if column < 1 else 3.0)
+        time.sleep(0.2 if column < 1 else 1.5)
         harm("kill")
     return shift(fixed, moving)
 
@@ -134,7 +137,7 @@ def test_a_worker_that_is_killed_costs_the_blocks_in_flight(
     # The default: a good block may be on the worker when two bad ones kill it.
     cluster.scheduler.allowed_failures = 3
     # Each of the bad blocks kills its worker the first time it runs.
-    field = run("kill", isolated=False, **places)
+    field = run("kill", **places)
     same(field, expected[1])
     assert len(list((tmp_path / "log").iterdir())) <= 12 + 4
 
@@ -165,9 +168,15 @@ def test_separate_processes_that_come_go_and_die(tmp_path, expected):
 
     Then the scheduler is killed, and the same call resumes on another one.
     """
-    for name in ("once", "log"):
+    for name in ("gate", "log"):
         (tmp_path / name).mkdir()
-    places = {"once": str(tmp_path / "once"), "log": str(tmp_path / "log")}
+    places = {"gate": str(tmp_path / "gate"), "log": str(tmp_path / "log")}
+
+    def let(count):
+        (tmp_path / "gate" / str(count)).touch()
+
+    def calls():
+        return len(list((tmp_path / "log").iterdir()))
 
     def scheduler(name):
         file = tmp_path / name
@@ -186,28 +195,29 @@ def test_separate_processes_that_come_go_and_die(tmp_path, expected):
         processes.append(first)
         leaver = worker(file, "--memory-limit", "1GB")
         processes.append(leaver)
-        joiner = None
         with Client(scheduler_file=str(file)) as client:
             client.wait_for_workers(1, timeout=300)
-            done = _in_thread(run, "nap", tmp_path / "run", share=1, **places)
-            _until(lambda: len(list((tmp_path / "log").iterdir())) >= 2)
-            joiner = worker(file, "--memory-limit", "1GB")
-            processes.append(joiner)
+            let(2)
+            done = _in_thread(run, "none", tmp_path / "run", **places)
+            _until(lambda: calls() >= 3)
+            processes.append(worker(file, "--no-nanny"))
             client.wait_for_workers(2, timeout=300)
             leaver.terminate()
-            _until(lambda: len(list((tmp_path / "log").iterdir())) >= 5)
+            let(6)
+            _until(lambda: calls() >= 7)
             first.kill()
-            with pytest.raises(Exception, match="") as info:
+            with pytest.raises(Exception, match=r".") as info:
                 done.result(timeout=300)
             assert not isinstance(info.value, AssertionError)
         _until(lambda: not _locked(tmp_path / "run"))
         second, file = scheduler("second.json")
-        processes += [second, worker(file, "--memory-limit", "1GB")]
-        before = len(list((tmp_path / "log").iterdir()))
+        processes += [second, worker(file, "--no-nanny")]
+        let(99)
+        before = calls()
         with Client(scheduler_file=str(file)):
-            field = run("nap", tmp_path / "run", share=1, **places)
+            field = run("none", tmp_path / "run", **places)
         same(field, expected[1])
-        assert len(list((tmp_path / "log").iterdir())) - before < 12
+        assert calls() - before < 12
     finally:
         for process in processes:
             process.send_signal(signal.SIGTERM)
@@ -257,7 +267,9 @@ def test_a_worker_of_one_gigabyte(tmp_path):
     plan = fixed.dreg.plan(moving, **{k: options[k] for k in ("stages", "block_shape")})
     assert plan.worker_memory() < 1e9
     local = fixed.dreg.register(moving, **options)
+    context()
     with (
+        dask.config.set(CLUSTER),
         LocalCluster(
             n_workers=1,
             threads_per_worker=1,
@@ -281,7 +293,7 @@ def test_a_cluster_without_workers_is_told_of(expected):
         comes = threading.Timer(1.0, cluster.scale, [1])
         comes.start()
         with pytest.warns(UserWarning, match="the cluster has no workers yet"):
-            field = run("none", isolated=False)
+            field = run("none")
         comes.join()
     same(field, expected[1])
 

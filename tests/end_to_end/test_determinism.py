@@ -1,7 +1,7 @@
 """Equal bits from all schedulers, chunks and orders of blocks, and no leaks."""
 
 import gc
-import multiprocessing
+import json
 import random
 from concurrent.futures import ProcessPoolExecutor
 
@@ -11,7 +11,9 @@ import psutil
 import pytest
 
 import xdreg
+from tests.helpers.forks import context
 from tests.helpers.hostile import shift
+from tests.helpers.pairs import textured
 from tests.helpers.runs import digest
 from xdreg.engines import processes
 from xdreg.registration import blockwise
@@ -28,12 +30,24 @@ def test_threads(workers, alone):
 @pytest.mark.slow
 def test_processes(alone):
     # One pool, or every computation would start processes of its own.
-    context = multiprocessing.get_context("spawn")
     with (
-        ProcessPoolExecutor(2, mp_context=context) as pool,
+        ProcessPoolExecutor(2, mp_context=context()) as pool,
         dask.config.set(scheduler="processes", pool=pool),
     ):
         assert digest() == alone
+
+
+def test_the_search_for_a_pose():
+    fixed, moving, matrix = textured(40.0)
+    stage = xdreg.Affine(metric="lncc", iterations=3)
+    found = []
+    for workers in (1, 3):
+        with dask.config.set(scheduler="threads", num_workers=workers):
+            field = fixed.dreg.register(moving, stages=[stage], progress=False)
+        found.append(field.displacement.values)
+    np.testing.assert_array_equal(*found)
+    turn = np.array(json.loads(field.attrs["matrix"]))
+    np.testing.assert_allclose(turn[:2, :2], matrix[:2, :2], atol=0.02)
 
 
 @pytest.mark.parametrize("chunk", [7, {"z": 16, "y": 5, "x": 54}])
@@ -65,13 +79,13 @@ def test_a_run_that_was_resumed(alone, tmp_path):
 
 
 #: Blocks after which memory and handles are looked at, which takes as long as a block.
-COMPARED = [*range(99, 150), *range(250, 300)]
+COMPARED = [*range(69, 110), *range(160, 200)]
 
 
 @pytest.mark.parametrize("kind", ["threads", "processes"])
-def test_three_hundred_blocks_leave_nothing_behind(kind, monkeypatch):
-    """Memory, file handles, threads and temporary files stay as at block 100."""
-    image = xdreg.datasets.phantom_pair((15 * 40, 20 * 40), amplitude=1.0)
+def test_two_hundred_blocks_leave_nothing_behind(kind, monkeypatch):
+    """Memory, file handles, threads and temporary files stay as at block 70."""
+    image = xdreg.datasets.phantom_pair((10 * 40, 20 * 40), amplitude=1.0)
     images = image.fixed.compute(), image.moving.compute()
     stage = xdreg.LocalCorrelation(level=0, iterations=2, metric="lncc")
     if kind == "processes":
@@ -104,9 +118,9 @@ def test_three_hundred_blocks_leave_nothing_behind(kind, monkeypatch):
         images[0].dreg.register(
             images[1], stages=[stage], block_shape=40, overlap=8, progress=False
         )
-    assert len(samples) == 300
+    assert len(samples) == 200
     memory, *others = np.array([samples[number] for number in COMPARED]).T
-    assert memory[-50:].min() - memory[1:51].min() < 4e6
+    assert memory[-40:].min() - memory[1:41].min() < 4e6
     for values in others:
         assert values[0] == values[-1]
     processes.shutdown()

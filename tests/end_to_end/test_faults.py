@@ -1,6 +1,7 @@
 """Blocks that crash, hang or exhaust memory: only they are lost."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -155,9 +156,16 @@ def test_a_process_stopped_with_its_owner_leaves_no_record(tmp_path):
     """A worker that leaves kills its processes; their blocks have not failed."""
     fixed, moving = shifted_pair()
 
-    stage = xdreg.Custom(method=hostile, level=0, options={"kind": "sleep", "share": 1})
-    timer = threading.Timer(4.0, processes.shutdown)
-    timer.start()
+    (tmp_path / "log").mkdir()
+    options = {"kind": "sleep", "share": 1, "log": str(tmp_path / "log")}
+    stage = xdreg.Custom(method=hostile, level=0, options=options)
+
+    def shut_down():
+        while not list((tmp_path / "log").iterdir()):
+            time.sleep(0.05)
+        processes.shutdown()
+
+    threading.Thread(target=shut_down, daemon=True).start()
     with pytest.raises(Interrupted):
         fixed.dreg.register(
             moving,

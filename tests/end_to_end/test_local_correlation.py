@@ -23,6 +23,7 @@ def test_stage_registers_in_blocks_like_whole():
                 xdreg.LocalCorrelation(level=1, block_shape=1024),
                 xdreg.LocalCorrelation(level=0, block_shape=block),
             ],
+            metric="lncc",
             progress=False,
         )
         for block in (32, 1024)

@@ -9,7 +9,7 @@ from xdreg.coordinates import coordinates
 from xdreg.grid import Grid
 
 SHAPES = pytest.mark.parametrize(
-    ("shape", "block"), [((160, 176), 48), ((80, 88, 96), 32)], ids=["2-D", "3-D"]
+    ("shape", "block"), [((160, 176), 48), ((64, 72, 80), 32)], ids=["2-D", "3-D"]
 )
 
 

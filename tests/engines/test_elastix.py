@@ -15,12 +15,6 @@ GRID = Grid(("z", "y", "x"), (30, 36, 40), (2.5, 2.0, 1.5), (100.0, -50.0, 7.0),
 FLAT = Grid(("y", "x"), (48, 56), (2.0, 1.5), (-50.0, 7.0), None)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def stop_processes():
-    yield
-    processes.shutdown()
-
-
 def scene(points, grid, seed=0, count=60):
     """Return smooth blobs at fixed physical places, seen at any points."""
     random = np.random.default_rng(seed)

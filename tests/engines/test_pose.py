@@ -13,6 +13,7 @@ from tests.helpers.images import (
     moved,
     rotation,
 )
+from xdreg.engines import pose
 from xdreg.engines.pose import Pose, find_pose
 from xdreg.engines.pose_text import DOUBTFUL, pose_text
 
@@ -50,6 +51,21 @@ def test_an_upside_down_volume_is_found(axis):
     assert found.turn == pytest.approx(180, abs=5)
 
 
+@pytest.fixture
+def searched_once(monkeypatch):
+    """Keep the poses of a pair of images, which is the same in all of a test."""
+    found, best = {}, pose._Search.best
+
+    def once(self, *, mirrored=False, fewer=1):
+        key = mirrored, fewer
+        if key not in found:
+            found[key] = best(self, mirrored=mirrored, fewer=fewer)
+        return found[key]
+
+    monkeypatch.setattr(pose._Search, "best", once)
+
+
+@pytest.mark.usefixtures("searched_once")
 @pytest.mark.parametrize(("grid", "degrees"), [(FLAT, 100.0), (SOLID, 30.0)])
 @pytest.mark.parametrize("metric", ["lncc", "mind"])
 def test_a_mirrored_image_is_seen(grid, degrees, metric):

@@ -1,9 +1,6 @@
 """Pyramids warped into stores: every level, every grid, in one go or in several."""
 
-import os
 import signal
-import subprocess
-import sys
 
 import dask
 import numpy as np
@@ -12,6 +9,7 @@ import xarray as xr
 
 import xdreg
 from tests.helpers.fields import Known, field_and_moving
+from tests.helpers.forks import Script
 from tests.helpers.stores import levels_of
 from xdreg.coordinates import grid_of
 from xdreg.fields import warp as resampling
@@ -170,14 +168,10 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     field.dreg.to_ome_zarr(paths[0])
     xdreg.save(moving, paths[1])
     field, moving = xdreg.open_field(paths[0]), xdreg.open_ome_zarr(paths[1])
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, *map(str, paths)],
-        stdout=subprocess.PIPE, encoding="utf-8",
-    )  # fmt: skip
+    script = Script(KILLED, *paths)
     for _ in range(12):
-        assert process.stdout.readline().strip() == "writing"
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+        assert script.stdout.readline() == "writing\n"
+    script.end(signal.SIGKILL)
     assert not paths[2].exists()
     (journal,) = partial_path(paths[2]).glob("journal-*")
     entries = [p for p in journal.iterdir() if "-" in p.name]

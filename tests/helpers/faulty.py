@@ -5,14 +5,9 @@ import zlib
 import numpy as np
 import xarray as xr
 
+from tests.helpers.hostile import chosen
 from xdreg.coordinates import coordinates, grid_of
 from xdreg.engines.local_correlation import local_correlation
-
-
-def chosen(grid, share, seed=0):
-    """Return whether a block is to fail, by a hash of its position."""
-    place = np.round(grid.centre, 3).tobytes()
-    return zlib.crc32(place, seed) % 1000 < 1000 * share
 
 
 def wave(grid, voxels):

@@ -1,16 +1,25 @@
-"""Methods that crash, hang, exhaust memory or kill their worker in some blocks."""
+"""Methods that crash, hang, exhaust memory or kill their worker in some blocks.
+
+Engine processes load this module, so it imports little.
+"""
 
 import ctypes
 import os
 import signal
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
-from tests.helpers.faulty import chosen
 from xdreg.coordinates import grid_of
+
+
+def chosen(grid, share, seed=0):
+    """Return whether a block is to fail, by a hash of its position."""
+    place = np.round(grid.centre, 3).tobytes()
+    return zlib.crc32(place, seed) % 1000 < 1000 * share
 
 
 def shift(fixed, moving, *, voxels=2.0):
@@ -32,8 +41,6 @@ def harm(kind):
         ctypes.PyDLL(None).sleep(600)
     if kind == "sleep":
         time.sleep(600)
-    if kind == "nap":
-        time.sleep(1.0)
     if kind == "memory":
         held = []
         while sum(map(len, held)) < 8e9:
@@ -46,7 +53,16 @@ def harm(kind):
 
 
 def hostile(
-    fixed, moving, *, kind, share=0.25, seed=0, once=None, log=None, voxels=2.0
+    fixed,
+    moving,
+    *,
+    kind,
+    share=0.25,
+    seed=0,
+    once=None,
+    log=None,
+    gate=None,
+    voxels=2.0,
 ):
     """Fail in a share of the blocks, and shift the others.
 
@@ -57,11 +73,17 @@ def hostile(
         except for kind ``always``. Once a file ``calm`` is there, no block fails.
     log
         A directory where every call leaves a file named after the block's position.
+    gate
+        A directory. The call of a number waits until a file there has a name as large.
     """
     grid = grid_of(fixed)
     name = "_".join(f"{v:g}" for v in grid.origin)
     if log is not None:
         (Path(log) / f"{name}-{time.monotonic_ns()}").touch()
+    if gate is not None:
+        number = len(list(Path(log).iterdir()))
+        while number > max(int(file.name) for file in Path(gate).iterdir()):
+            time.sleep(0.05)
     if chosen(grid, share, seed):
         seen = None if once is None else Path(once) / name
         calm = seen is not None and seen.with_name("calm").exists()

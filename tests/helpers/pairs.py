@@ -59,6 +59,6 @@ def zero_field(shape):
     return make_field(np.zeros((ndim, *shape), np.float32), grid)
 
 
-def never(fixed, moving):
-    """Fail: a method that must not be called."""
+def never(*_, **__):
+    """Fail: a function that must not be called."""
     raise AssertionError

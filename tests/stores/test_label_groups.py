@@ -8,7 +8,6 @@ import pytest
 import zarr
 
 import xdreg
-from tests.helpers.commands import run
 from tests.helpers.images import texture
 
 LOOK = {
@@ -68,17 +67,17 @@ def test_labels_are_warped_along(tmp_path, version):
         field.dreg.warp_to(moving, out, overwrite=True, progress=False)
 
 
-def test_the_command_warps_labels(tmp_path):
+def test_the_command_warps_labels(xdreg_command, tmp_path):
     image, labels = store_with_labels(tmp_path / "moving.zarr", "0.5")
     field = xdreg.compose(np.eye(3), like=image)
     xdreg.save(field, tmp_path / "field.zarr")
     names = [str(tmp_path / n) for n in ("field.zarr", "moving.zarr", "moved.zarr")]
     options = ["-o", names[2], "--label-rule", "majority"]
-    assert run("warp", *names[:2], *options).returncode == 0
+    assert xdreg_command("warp", *names[:2], *options)[0] == 0
     found = xdreg.open_ome_zarr(tmp_path / "moved.zarr" / "labels" / "nuclei", level=0)
     np.testing.assert_array_equal(found, labels)
     options = ["-o", names[2], "--image-only", "--overwrite"]
-    assert run("warp", *names[:2], *options).returncode == 0
+    assert xdreg_command("warp", *names[:2], *options)[0] == 0
     assert not (tmp_path / "moved.zarr" / "labels").exists()
 
 

@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
+import signal
 import socket
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import xdreg
+from tests.helpers.forks import Script
 from xdreg.stores import locks
 
 HOLDER = """
@@ -29,20 +28,16 @@ HOLDER = """
 
 def holder(folder):
     """Start a Python that holds a lock, and return it with its temporary directory."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(HOLDER), str(folder)],
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-    )
-    temporary = Path(process.stdout.readline().strip())
-    assert process.stdout.readline() == "held\n"
-    return process, temporary
+    script = Script(HOLDER, folder)
+    temporary = Path(script.stdout.readline().strip())
+    assert script.stdout.readline() == "held\n"
+    return script, temporary
 
 
 def test_a_lock_ends_with_its_process_and_temporary_directories_are_swept(
     tmp_path, monkeypatch
 ):
-    process, temporary = holder(tmp_path)
+    script, temporary = holder(tmp_path)
     try:
         with (
             pytest.raises(xdreg.InputError, match="in use by process"),
@@ -52,8 +47,7 @@ def test_a_lock_ends_with_its_process_and_temporary_directories_are_swept(
         locks._sweep()
         assert temporary.exists()
     finally:
-        process.kill()
-        process.communicate()
+        script.end(signal.SIGKILL)
     with locks.Lock(tmp_path):
         pass
     assert temporary.exists()
@@ -157,16 +151,14 @@ def test_a_lock_ends_with_its_owner_though_a_fork_lives_on(tmp_path):
             print(child, flush=True)
             os._exit(0)
     """
-    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
-    child = int(process.stdout.readline())
+    script = Script(code, tmp_path)
+    child = int(script.stdout.readline())
     try:
-        process.wait(30)
+        assert script.end() == 0
         with locks.Lock(tmp_path):
             pass
     finally:
         os.kill(child, 9)
-        process.stdout.close()
 
 
 def make_link(file, precious):

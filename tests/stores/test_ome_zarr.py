@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 
+import dask
 import numpy as np
 import pytest
 import zarr
 
 import xdreg
 from tests.helpers.data import ROOT, needs_data
+from tests.helpers.forks import CLUSTER, context
 from tests.helpers.stores import sample
 from xdreg.coordinates import grid_of
 from xdreg.stores.ome_zarr import zarr_array_of
@@ -101,7 +103,9 @@ def test_a_cluster_reads_and_writes(tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
     monkeypatch.chdir(tmp_path)
     xdreg.save(sample(2), "image.zarr")
+    context()
     with (
+        dask.config.set(CLUSTER),
         distributed.LocalCluster(
             n_workers=1, threads_per_worker=1, dashboard_address=None
         ) as cluster,

@@ -4,8 +4,6 @@ import asyncio
 import errno
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -14,7 +12,7 @@ import numpy as np
 import pytest
 
 import xdreg
-from tests.helpers.disks import ROOT
+from tests.helpers.forks import Script
 from tests.helpers.pairs import zero_field
 from tests.helpers.stores import sample
 from xdreg.cli.main import app
@@ -60,17 +58,10 @@ def values_of(kind, path):
 
 def killed(kind, target, *, overwrite, chunks):
     """Write in another process, and kill it after so many chunks."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, kind, str(target), str(int(overwrite))],
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
+    script = Script(SLOW, kind, target, int(overwrite))
     for _ in range(chunks):
-        assert process.stdout.readline() == "writing\n"
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(30) == -signal.SIGKILL
-    process.stdout.close()
+        assert script.stdout.readline() == "writing\n"
+    assert script.end(signal.SIGKILL) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("kind", ["image", "field"])
@@ -334,6 +325,8 @@ def test_chunks_that_are_written_after_the_first_error_leave_nothing(
             return await to_thread(function, *arguments, **options)
         started.append(arguments)
         if len(started) == 1:
+            while len(started) < 2:
+                await asyncio.sleep(0.01)
             raise OSError(errno.ENOSPC, "No space left on device")
 
         def write():

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import xdreg
+from tests.helpers.pairs import never
 from tests.helpers.viewers import HOSTILE
 from xdreg.coordinates import grid_of
 from xdreg.fields import accuracy as judging
@@ -120,9 +121,11 @@ def test_a_file_that_exists_is_kept(registered, tmp_path):
 @pytest.mark.parametrize(
     "odd", [5, "x", object(), [], {}, np.zeros(3)], ids=lambda odd: type(odd).__name__
 )
-def test_odd_arguments_end_in_one_clear_error(odd, registered, tmp_path):
+def test_odd_arguments_end_in_one_clear_error(odd, registered, tmp_path, monkeypatch):
     pair, moving, field = registered
     points = {"landmarks": (pair.fixed_points, pair.moving_points)}
+    # Before anything is drawn.
+    monkeypatch.setattr(reporting, "_context", never)
     for name in ("landmarks", "landmark_names", "labels"):
         with pytest.raises(xdreg.InputError):
             path = tmp_path / "qc.html"
@@ -138,7 +141,9 @@ def picture_of(page, place):
 
 
 @pytest.mark.parametrize("units", ["millimeter", "micrometer"])
-def test_three_planes_with_z_upwards_in_a_body(units, tmp_path):
+def test_three_planes_with_z_upwards_in_a_body(units, tmp_path, monkeypatch):
+    for name in ("pair_figure", "field_figure"):
+        monkeypatch.setattr(report_figures, name, lambda *_, **__: "data:,")
     values = np.zeros((20, 24, 28), np.float32)
     values[15:] = 1.0  # bright for large z
     image = xdreg.make_image(values, 1.0, units=units)

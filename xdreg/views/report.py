@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-    from xdreg.fields.accuracy import LandmarkErrors
+    from xdreg.fields.accuracy import LabelOverlap, LandmarkErrors
     from xdreg.fields.provenance import StageRecord
     from xdreg.views.scene import Scene, ScenePlane
 
@@ -129,10 +129,12 @@ def report(
     scene = make_scene(field, fixed, moving, **options)
     errors = None
     if landmarks is not None:
-        pair = _pair_of(landmarks, "landmarks")
-        errors = landmark_errors(field, *pair, names=landmark_names)
+        points = _pair_of(landmarks, "landmarks")
+        errors = landmark_errors(field, *points, names=landmark_names)
+    pair = None if labels is None else _pair_of(labels, "labels")
+    overlaps = ({}, []) if pair is None else label_overlaps(field, *pair)
     context = _context(scene, errors)
-    context |= _labels(scene, context["planes"], labels, label_names or {})
+    context |= _labels(context["planes"], pair, overlaps, label_names or {})
     context["remarks"] = content.remarks(
         field,
         context["agreement"],
@@ -221,11 +223,13 @@ def _context(scene: Scene, errors: LandmarkErrors | None) -> dict[str, Any]:
 
 
 def _labels(
-    scene: Scene, planes: Sequence[ScenePlane], labels: Any, names: Mapping[int, object]
+    planes: Sequence[ScenePlane],
+    pair: tuple[Any, Any] | None,
+    found_and_lonely: tuple[Mapping[int, LabelOverlap], Sequence[int]],
+    names: Mapping[int, object],
 ) -> dict[str, Any]:
     """Return what the page shows of labels, the worst first."""
-    pair = None if labels is None else _pair_of(labels, "labels")
-    found, lonely = ({}, []) if pair is None else label_overlaps(scene.field, *pair)
+    found, lonely = found_and_lonely
     overlaps = dict(sorted(found.items(), key=lambda item: item[1].dice[1]))
     shown = [*overlaps][: figures.MOST_LABELS]
     called = {label: str(names.get(label) or label) for label in shown}
