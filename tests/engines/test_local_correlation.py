@@ -170,3 +170,18 @@ def test_descriptors_give_the_same_bits_in_any_number_of_threads(threads):
     expected = displacement(*images, iterations=8, metric="mind")
     found = displacement(*images, iterations=8, metric="mind", threads=threads)
     np.testing.assert_array_equal(found.values, expected.values)
+
+
+@pytest.mark.parametrize("metric", ["lncc", "mind"])
+@pytest.mark.parametrize("shape", [(48, 52, 56), (120, 131)])
+def test_a_stride_of_two_finds_the_same_motion(metric, shape):
+    pair = xdreg.datasets.phantom_pair(shape, amplitude=2.0)
+    images = pair.fixed.compute(), pair.moving.compute()
+    inside = pair.foreground.values
+    errors = []
+    for stride in (1, 2):
+        options = {"metric": metric, "stride": stride, "update_sigma": 2.0}
+        found = local_correlation(*images, **options).displacement.values
+        gap = found - pair.displacement.values
+        errors.append(np.sqrt((gap**2).sum(axis=0))[inside].mean())
+    assert errors[1] < 1.1 * errors[0] + 0.01

@@ -24,6 +24,7 @@ from xdreg.engines.descent import summed_forces
 from xdreg.engines.metric import NO_TENSOR, EngineMetric, Terms
 from xdreg.engines.voxel_units import VoxelUnits
 from xdreg.numerics import correlation_kernels as kernels
+from xdreg.numerics.nodes import Nodes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from xdreg.engines.descent import Array, Kernel, Totals
     from xdreg.engines.metric import ByDimension, Lengths
     from xdreg.grid import Grid
+    from xdreg.numerics.nodes import Shape
 
 #: Length of an update relative to force over curvature, the curvature summed over all
 #: axes: a least-squares step at an edge is 1, in a texture it is ndim. Longer steps
@@ -64,21 +66,22 @@ class Correlation(EngineMetric):
         self,
         pairs: Sequence[tuple[Array, Array]],
         units: VoxelUnits,
+        nodes: Nodes,
         radius: Lengths = None,
         contrast: Sequence[tuple[float, float]] | None = None,
         stiffness: Sequence[float] | None = None,
     ) -> tuple[tuple[Kernel, ...], Array]:
         """Return the kernels and the resistance of all channels."""
         box, steps = units.radius(radius, self.radius), units.squared_steps
-        forces, resistance = [], np.zeros(units.shape, np.float32)
+        forces, resistance = [], np.zeros(nodes.shape, np.float32)
         for i, (fixed, moving) in enumerate(pairs):
             spread = contrast[i] if contrast else None
             typical = stiffness[i] if stiffness else image_stiffness(fixed, units.grid)
             least = LEAST_STIFFNESS[units.ndim] * (typical or 1.0)
-            local = match_stiffness(fixed, box, steps, spread and spread[0])
+            local = match_stiffness(fixed, box, steps, spread and spread[0], nodes)
             resistance += (local + np.float32(least)) / np.float32(GAIN[units.ndim])
-            forces.append(correlation_force(fixed, moving, box, steps, spread))
-        return summed_forces(units.shape, forces), resistance
+            forces.append(correlation_force(fixed, moving, box, steps, spread, nodes))
+        return summed_forces(nodes.shape, forces), resistance
 
     def linear_terms(
         self, fixed: Array, units: VoxelUnits, contrast: tuple[float, float]
@@ -108,16 +111,19 @@ def correlation_force(
     radius: tuple[int, int, int],
     squared_steps: Array,
     contrast: tuple[float, float] | None = None,
+    nodes: Nodes | None = None,
 ) -> tuple[Kernel, ...]:
     """Return the kernels that pull ``moving`` to ``fixed``, for `descent`."""
     reference, source = _standardised(fixed, moving, contrast)
     pulled = np.empty_like(source)
+    stride = nodes.stride if nodes else (1, 1, 1)
+    box = _in_nodes(radius, stride)
 
     def pull_moving(start: int, stop: int, displacement: Array, *_: object) -> None:
-        kernels.pull(start, stop, displacement, source, pulled)
+        kernels.pull(start, stop, displacement, stride, source, pulled)
 
     def push(start: int, stop: int, _: Array, update: Array, totals: Totals) -> None:
-        images = reference, pulled, radius, squared_steps
+        images = reference, pulled, box, stride, squared_steps
         kernels.force(start, stop, *images, update, NO_TENSOR, totals)
 
     return pull_moving, push
@@ -128,12 +134,14 @@ def correlation_terms(
     pulled: Array,
     radius: tuple[int, int, int],
     contrast: tuple[float, float] | None = None,
+    nodes: Nodes | None = None,
 ) -> Terms:
-    """Return the force on every voxel and its curvature, for a linear fit."""
+    """Return the force on every node and its curvature, for a linear fit."""
     reference, source = _standardised(fixed, pulled, contrast)
-    terms = Terms.empty(reference.shape)
-    steps = np.ones(3, np.float32)
-    kernels.force(0, len(reference), reference, source, radius, steps, *terms.arrays)
+    nodes = nodes or Nodes(reference.shape)
+    terms = Terms.empty(nodes.shape)
+    how = _in_nodes(radius, nodes.stride), nodes.stride, np.ones(3, np.float32)
+    kernels.force(0, nodes.shape[0], reference, source, *how, *terms.arrays)
     return terms
 
 
@@ -142,6 +150,7 @@ def match_stiffness(
     radius: tuple[int, int, int],
     squared_steps: Array,
     contrast: float | None = None,
+    nodes: Nodes | None = None,
 ) -> Array:
     """Return the energy's curvature (z, y, x) along the update, at a perfect match.
 
@@ -149,7 +158,7 @@ def match_stiffness(
     image is smooth within a box, zero where it has no slope.
     """
     alone = image, image, radius, (contrast, contrast) if contrast else None
-    tensor = correlation_terms(*alone).tensor
+    tensor = correlation_terms(*alone, nodes).tensor
     diagonal = (tensor[..., i] for i in (0, 3, 5))
     along = sum(v * step for v, step in zip(diagonal, squared_steps, strict=True))
     return np.asarray(along, np.float32)
@@ -166,9 +175,19 @@ def mean_correlation(
     totals = np.zeros((reference.shape[0], 2))
     steps, no_update = np.ones(3, np.float32), np.empty((0, 0, 0, 3), np.float32)
     arrays = no_update, NO_TENSOR, totals
-    kernels.force(0, len(totals), reference, source, radius, steps, *arrays)
+    how = radius, (1, 1, 1), steps
+    kernels.force(0, len(totals), reference, source, *how, *arrays)
     count = totals[:, 1].sum()
     return float(totals[:, 0].sum() / count) if count else float("nan")
+
+
+def _in_nodes(radius: tuple[int, int, int], stride: tuple[int, int, int]) -> Shape:
+    """Return the half-width of a box in nodes whose width is nearest to the given."""
+    z, y, x = (
+        max(round(((2 * r + 1) / s - 1) / 2), 1) if r else 0
+        for r, s in zip(radius, stride, strict=True)
+    )
+    return z, y, x
 
 
 def _standardised(

@@ -3,10 +3,10 @@
 An iteration gets an update from the force, smooths and bounds it, applies it *before*
 the displacement (``φ ← φ ∘ (id + v)``) and smooths the total.
 
-Displacements are ``(z, y, x, 3)`` float32 in voxels. The components of a voxel are
-adjacent, so that every axis is smoothed along contiguous rows. Kernels work on a slab
-of planes, or of rows across them. They write each from inputs that no other slab
-changes, so the bits do not depend on the number of threads.
+Displacements are ``(z, y, x, 3)`` float32 in voxels, on `numerics.nodes`. Components
+of a node are adjacent, so that every axis is smoothed along contiguous rows. Kernels
+work on a slab of planes, or of rows across them. They write each from inputs that no
+other slab changes, so the bits do not depend on the number of threads.
 
 Sources: Yushkevich et al., Automated volumetry and regional thickness analysis of
 hippocampal subfields, Human Brain Mapping 2015 (greedy); Vercauteren et al.,
@@ -24,13 +24,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xdreg.errors import MethodTimeout
-from xdreg.numerics.filters import compiled, gaussian_taps, smooth_across, smooth_planes
+from xdreg.numerics.filters import compiled, node_taps, smooth_across, smooth_planes
 from xdreg.numerics.trilinear import cell, cell_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+
+    from xdreg.numerics.nodes import Nodes
 
     Array = NDArray[np.float32]
     Totals = NDArray[np.float64]
@@ -79,7 +81,7 @@ class Descent:
     of the settings' timeout.
     """
 
-    shape: tuple[int, int, int]
+    nodes: Nodes
     settings: Settings
     force: Callable[[], Force]
     end: float | None = None
@@ -102,18 +104,18 @@ class Descent:
         if self.end is not None:
             left = max(self.end - time.perf_counter(), 0.0)
             settings = replace(settings, timeout=left)
-        return descend(self.shape, kernels, settings, resistance, start, energies)
+        return descend(self.nodes, kernels, settings, resistance, start, energies)
 
 
 def descend(
-    shape: tuple[int, int, int],
+    nodes: Nodes,
     force: Sequence[Kernel],
     settings: Settings,
     resistance: Array | None = None,
     start: Array | None = None,
     energies: Sequence[float] = (),
 ) -> tuple[Array, list[float]]:
-    """Return the displacement (z, y, x, 3) in voxels at which a force vanishes.
+    """Return the displacement (z, y, x, 3) of nodes at which a force vanishes.
 
     Also returns the mean energy at the start of every iteration.
 
@@ -121,9 +123,9 @@ def descend(
     ----------
     force
         Kernels ``kernel(start, stop, displacement, update, totals)``, each run over all
-        planes before the next. The last one writes, for the planes from ``start`` to
-        ``stop``, the update (z, y, x, 3) in voxels, and into ``totals`` (z, 2) the sum
-        of the energy, to be raised, and the number of voxels it covers.
+        planes of nodes before the next. The last one writes, for the planes from
+        ``start`` to ``stop``, the update (z, y, x, 3) in voxels, and into ``totals``
+        (z, 2) the sum of the energy, to be raised, and the number of its terms.
     resistance : (z, y, x) float32
         Divisor of the update, smoothed alike: the force against an update per voxel of
         its length. By default 1. It is smoothed in place.
@@ -133,13 +135,15 @@ def descend(
         Those of the descent that ended at ``start`` and that this one continues.
     """
     began = time.perf_counter()
+    shape, stride = nodes.shape, nodes.stride
     total = np.zeros((*shape, 3), np.float32) if start is None else start
     update = np.zeros((*shape, 3), np.float32)
     totals = np.zeros((shape[0], 2))
-    update_taps = [gaussian_taps(sigma) for sigma in settings.update_sigma]
+    update_taps = _update_taps(settings.update_sigma, stride)
     energies = list(energies)
     step, since = settings.step, len(energies)
-    field_taps = [gaussian_taps(sigma * step**0.5) for sigma in settings.field_sigma]
+    field_taps = _field_taps(settings.field_sigma, step, stride)
+    per_node = np.array([1 / s for s in stride], np.float32)
     one = np.ones((1, 1, 1), np.float32)
     with _Slabs(shape, settings.threads) as slabs:
         if resistance is None:
@@ -159,12 +163,10 @@ def descend(
                 step, since = step / 2, 0
                 if step < LEAST_STEP:
                     break
-                field_taps = [
-                    gaussian_taps(s * step**0.5) for s in settings.field_sigma
-                ]
+                field_taps = _field_taps(settings.field_sigma, step, stride)
             if slabs.smooth(update, update_taps, resistance) < REST:
                 break
-            slabs.run(_compose, np.float32(step), total, update)
+            slabs.run(_compose, np.float32(step), per_node, total, update)
             total, update = update, total
             slabs.smooth(total, field_taps, one)
             spent = time.perf_counter() - began
@@ -175,6 +177,24 @@ def descend(
                 )
                 raise MethodTimeout(msg)
     return total, energies
+
+
+def _update_taps(sigma: Sequence[float], stride: Sequence[int]) -> list[Array]:
+    """Return the weights that smooth an update, the mean over a node's voxels."""
+    return [
+        node_taps(max(length**2 - (s**2 - 1) / 12, 0.0) ** 0.5, s)
+        for length, s in zip(sigma, stride, strict=True)
+    ]
+
+
+def _field_taps(
+    sigma: Sequence[float], step: float, stride: Sequence[int]
+) -> list[Array]:
+    """Return the weights that smooth the total after an update of at most ``step``."""
+    return [
+        node_taps(length * step**0.5, s)
+        for length, s in zip(sigma, stride, strict=True)
+    ]
 
 
 def _slope(values: list[float]) -> float:
@@ -238,10 +258,11 @@ class _Slabs:
 
 
 @compiled
-def _compose(start, stop, step, before, update):  # type: ignore[no-untyped-def]
+def _compose(start, stop, step, per_node, before, update):  # type: ignore[no-untyped-def]
     """Replace an update by the total that applies it first, ``v + before(x + v)``.
 
-    Vectors longer than ``step`` are shortened to it.
+    Vectors longer than ``step`` voxels are shortened to it. ``per_node`` converts
+    voxels to nodes.
     """
     nz, ny, nx = before.shape[:3]
     values, one = before.reshape(-1), np.float32(1)
@@ -260,9 +281,9 @@ def _compose(start, stop, step, before, update):  # type: ignore[no-untyped-def]
                     vy *= shorter
                     vx *= shorter
                 # An integer plus float32 would be float64, at half the speed.
-                z, fz, _ = cell(np.float32(k) + vz, nz)
-                y, fy, _ = cell(np.float32(j) + vy, ny)
-                x, fx, _ = cell(np.float32(i) + vx, nx)
+                z, fz, _ = cell(np.float32(k) + per_node[0] * vz, nz)
+                y, fy, _ = cell(np.float32(j) + per_node[1] * vy, ny)
+                x, fx, _ = cell(np.float32(i) + per_node[2] * vx, nx)
                 base = np.uintp(((z * ny + y) * nx + x) * 3)
                 for corner in range(4):
                     a = base + (dz if corner // 2 else none)

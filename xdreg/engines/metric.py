@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from xdreg.engines.descent import Array, Kernel
     from xdreg.engines.voxel_units import VoxelUnits
+    from xdreg.numerics.nodes import Nodes
 
     #: By the number of dimensions, 2 or 3.
     ByDimension = Mapping[int, float]
@@ -64,13 +65,15 @@ class EngineMetric(ABC):
         self,
         pairs: Sequence[tuple[Array, Array]],
         units: VoxelUnits,
+        nodes: Nodes,
         radius: Lengths = None,
         contrast: Sequence[tuple[float, float]] | None = None,
         stiffness: Sequence[float] | None = None,
     ) -> tuple[tuple[Kernel, ...], Array | None]:
         """Return the kernels and the resistance of all channels, for `descent`.
 
-        ``pairs`` are the fixed and moving image of each channel. The options are those
+        ``pairs`` are the fixed and moving image of each channel, ``nodes`` those of
+        displacements, updates and resistance. The options are those
         of `local_correlation`.
         """
 

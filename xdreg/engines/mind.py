@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from xdreg.engines.descent import Array, Kernel, Totals
     from xdreg.engines.metric import ByDimension, Lengths
     from xdreg.engines.voxel_units import VoxelUnits
+    from xdreg.numerics.nodes import Nodes
 
 #: Voxels of an update for a force of one, before smoothing reduces them.
 GAIN = {2: 16.0, 3: 7.0}
@@ -45,6 +46,7 @@ class SelfSimilarity(EngineMetric):
         self,
         pairs: Sequence[tuple[Array, Array]],
         units: VoxelUnits,
+        nodes: Nodes,
         radius: Lengths = None,
         contrast: Sequence[tuple[float, float]] | None = None,
         stiffness: Sequence[float] | None = None,
@@ -53,8 +55,8 @@ class SelfSimilarity(EngineMetric):
         gain = GAIN[units.ndim] / len(pairs)
         box = units.radius(radius, self.radius)
         steps = np.float32(gain) * units.squared_steps
-        forces = [descriptor_force(*images, box, steps) for images in pairs]
-        return summed_forces(units.shape, forces), None
+        forces = [descriptor_force(*images, box, steps, nodes) for images in pairs]
+        return summed_forces(nodes.shape, forces), None
 
     def linear_terms(
         self, fixed: Array, units: VoxelUnits, contrast: tuple[float, float]
@@ -66,7 +68,7 @@ class SelfSimilarity(EngineMetric):
         steps = np.ones(3, np.float32)
 
         def terms(pulled: Array) -> Terms:
-            images = still, reference, descriptor(pulled, radius), steps
+            images = still, (1, 1, 1), reference, descriptor(pulled, radius), steps
             result = Terms.empty(units.shape)
             descriptors.force(0, len(still), *images, *result.arrays)
             return result
@@ -85,18 +87,23 @@ class SelfSimilarity(EngineMetric):
 
 
 def descriptor_force(
-    fixed: Array, moving: Array, radius: tuple[int, int, int], squared_steps: Array
+    fixed: Array,
+    moving: Array,
+    radius: tuple[int, int, int],
+    squared_steps: Array,
+    nodes: Nodes | None = None,
 ) -> tuple[Kernel, ...]:
     """Return the kernels that pull ``moving`` to ``fixed``, for `descent`.
 
     Arguments are those of `correlation.correlation_force`.
     """
     reference, source = descriptor(fixed, radius), descriptor(moving, radius)
+    stride = nodes.stride if nodes else (1, 1, 1)
 
     def push(
         start: int, stop: int, displacement: Array, update: Array, totals: Totals
     ) -> None:
-        images = displacement, reference, source, squared_steps
+        images = displacement, stride, reference, source, squared_steps
         descriptors.force(start, stop, *images, update, NO_TENSOR, totals)
 
     return (push,)

@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 #: that of the default: smoothing shortens them.
 RADIUS = {3: 3.0}
 UPDATE_SIGMA = {3: 4.0}
-FIELD_SIGMA = {3: 1.0}
+FIELD_SIGMA = {3: 1.4}
 LONGER = 2.0
+
+#: Upper limit of the convergence: narrow boxes see the end of a motion, which is slow.
+CONVERGENCE = 1e-4
 
 #: Iterations of either kind that are compared.
 ITERATIONS = 3
@@ -51,6 +54,7 @@ def smooth_descent(
         rough.settings,
         update_sigma=units.voxels(None, UPDATE_SIGMA),
         field_sigma=units.voxels(None, FIELD_SIGMA),
+        convergence=min(rough.settings.convergence, CONVERGENCE),
     )
     return replace(rough, settings=settings, force=stronger)
 

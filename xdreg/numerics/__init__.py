@@ -1,6 +1,7 @@
 """Kernels and small numerics: arrays in, arrays out, without Dask, Zarr or files.
 
 Reading order: `kernels`, `interpolation`, `filters`, `trilinear`; then `folding`,
-`newton`, `inversion`, `metrics`, `point_tables`, `foreground`; `correlation_kernels`
-and `descriptors` for the engines. `itk_transforms` converts transforms from and to ITK.
+`newton`, `inversion`, `metrics`, `point_tables`, `foreground`; `nodes`,
+`correlation_kernels` and `descriptors` for the engines. `itk_transforms` converts
+transforms from and to ITK.
 """

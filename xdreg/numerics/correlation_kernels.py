@@ -19,11 +19,13 @@ import numpy as np
 from xdreg.numerics.filters import (
     close_plane,
     compiled,
+    copy,
     place_in,
     ring_of,
     sum_boxes,
     sum_ring,
 )
+from xdreg.numerics.nodes import places, row_of
 from xdreg.numerics.trilinear import cell, cell_steps, interpolate, interpolate_known
 
 #: Deviations below this share of an image's contrast are noise.
@@ -34,21 +36,23 @@ LEAST_SHARE = 0.2
 
 
 @compiled
-def pull(start, stop, displacement, moving, out):  # type: ignore[no-untyped-def]
-    """Sample ``moving`` at every displaced voxel; NaN outside."""
+def pull(start, stop, displacement, stride, moving, out):  # type: ignore[no-untyped-def]
+    """Sample ``moving`` at the displaced voxels of planes of nodes; NaN outside."""
     nz, ny, nx = moving.shape
+    cz, cy, cx = displacement.shape[:3]
+    at_z, at_y = places(nz, cz, stride[0]), places(ny, cy, stride[1])
+    at_x = places(nx, cx, stride[2])
+    scratch, row = np.empty((3, 3 * cx), np.float32), np.empty((nx, 3), np.float32)
     values = moving.reshape(-1)
     steps = cell_steps(moving.shape, 1)
     half = np.float32(0.5)
-    for k in range(start, stop):
+    for k in range(start * stride[0], min(stop * stride[0], nz)):
         for j in range(ny):
+            row_of(displacement, at_z, at_y, at_x, k, j, scratch, row)
             for i in range(nx):
-                pz = np.float32(k) + displacement[k, j, i, 0]
-                py = np.float32(j) + displacement[k, j, i, 1]
-                px = np.float32(i) + displacement[k, j, i, 2]
-                z, fz, bz = cell(pz, nz)
-                y, fy, by = cell(py, ny)
-                x, fx, bx = cell(px, nx)
+                z, fz, bz = cell(np.float32(k) + row[i, 0], nz)
+                y, fy, by = cell(np.float32(j) + row[i, 1], ny)
+                x, fx, bx = cell(np.float32(i) + row[i, 2], nx)
                 at = np.uintp((z * ny + y) * nx + x)
                 value = interpolate(values, at, steps, (fz, fy, fx))
                 if value != value:
@@ -59,21 +63,38 @@ def pull(start, stop, displacement, moving, out):  # type: ignore[no-untyped-def
 
 
 @compiled
-def _products(fixed, moving, ry, rx, out):  # type: ignore[no-untyped-def]
-    """Write the quantities to sum: 1, f, m, f², m², f·m; zero outside either mask."""
-    ny, nx = fixed.shape
-    for j in range(ny):
-        for i in range(nx):
-            f, m = fixed[j, i], moving[j, i]
-            counts = f == f and m == m
-            f = f if counts else np.float32(0)
-            m = m if counts else np.float32(0)
-            out[0, ry + j, rx + i] = np.float32(1) if counts else np.float32(0)
-            out[1, ry + j, rx + i] = f
-            out[2, ry + j, rx + i] = m
-            out[3, ry + j, rx + i] = f * f
-            out[4, ry + j, rx + i] = m * m
-            out[5, ry + j, rx + i] = f * m
+def _products(fixed, moving, plane, stride, ry, rx, out):  # type: ignore[no-untyped-def]
+    """Write the sums over each node's voxels of 1, f, m, f², m² and f·m.
+
+    Voxels outside either mask count as zero.
+    """
+    nz, ny, nx = fixed.shape
+    sz, sy, sx = stride
+    high, wide = (ny + sy - 1) // sy, (nx + sx - 1) // sx
+    out[:, ry : ry + high, rx : rx + wide] = 0
+    zero, one = np.float32(0), np.float32(1)
+    for k in range(plane * sz, min((plane + 1) * sz, nz)):
+        for j in range(ny):
+            f_row, m_row, row = fixed[k, j], moving[k, j], ry + j // sy
+            for n in range(wide):
+                c, f, m, ff, mm, fm = zero, zero, zero, zero, zero, zero
+                for i in range(n * sx, min(n * sx + sx, nx)):
+                    a, b = f_row[i], m_row[i]
+                    counts = a == a and b == b
+                    a = a if counts else zero
+                    b = b if counts else zero
+                    c += one if counts else zero
+                    f += a
+                    m += b
+                    ff += a * a
+                    mm += b * b
+                    fm += a * b
+                out[0, row, rx + n] += c
+                out[1, row, rx + n] += f
+                out[2, row, rx + n] += m
+                out[3, row, rx + n] += ff
+                out[4, row, rx + n] += mm
+                out[5, row, rx + n] += fm
 
 
 @compiled
@@ -149,74 +170,153 @@ def _coefficients(sums, least, ry, rx, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _slope(low, centre, high):  # type: ignore[no-untyped-def]
-    """Return the central difference; a NaN neighbour has the centre's value."""
-    low = low if low == low else centre
-    high = high if high == high else centre
-    return np.float32(0.5) * (high - low)
+def _slope(low, centre, high, out):  # type: ignore[no-untyped-def]
+    """Write the central differences of rows; a NaN neighbour has the centre's value."""
+    half = np.float32(0.5)
+    for i in range(out.size):
+        near = low[i] if low[i] == low[i] else centre[i]
+        far = high[i] if high[i] == high[i] else centre[i]
+        out[i] = half * (far - near)
 
 
 @compiled
-def _slopes(image, k, j, i):  # type: ignore[no-untyped-def]
-    """Return the gradient of an image at a voxel, per voxel."""
+def _slopes(image, k, j, beside, out):  # type: ignore[no-untyped-def]
+    """Write the gradient (3, x) of a row of an image, per voxel.
+
+    ``beside (x + 2)`` is work space: the row with its ends repeated.
+    """
     nz, ny, nx = image.shape
-    centre = image[k, j, i]
-    return (
-        _slope(image[max(k - 1, 0), j, i], centre, image[min(k + 1, nz - 1), j, i]),
-        _slope(image[k, max(j - 1, 0), i], centre, image[k, min(j + 1, ny - 1), i]),
-        _slope(image[k, j, max(i - 1, 0)], centre, image[k, j, min(i + 1, nx - 1)]),
-    )
+    row = image[k, j]
+    copy(row, beside[1 : nx + 1])
+    beside[0], beside[nx + 1] = row[0], row[nx - 1]
+    _slope(image[max(k - 1, 0), j], row, image[min(k + 1, nz - 1), j], out[0])
+    _slope(image[k, max(j - 1, 0)], row, image[k, min(j + 1, ny - 1)], out[1])
+    _slope(beside[:nx], row, beside[2:], out[2])
 
 
 @compiled
-def _push(fixed, pulled, k, sums, squared_steps, update, tensor):  # type: ignore[no-untyped-def]
-    """Write the update of plane ``k``: the gradient of the energy.
+def _residual(own, other, by_own, by_other, constant, out):  # type: ignore[no-untyped-def]
+    for i in range(out.size):
+        out[i] = own[i] * by_own[i] - other[i] * by_other[i] + constant[i]
 
-    Also write the curvature of a least-squares fit into ``tensor`` unless that is
-    empty: zz, zy, zx, yy, yx, xx.
+
+@compiled
+def _times(weight, values, out):  # type: ignore[no-untyped-def]
+    for i in range(out.size):
+        out[i] = weight[i] * values[i]
+
+
+@compiled
+def _add_products(a, b, c, d, out):  # type: ignore[no-untyped-def]
+    """Add ``a b + c d`` where that is known: where both images are."""
+    for i in range(out.size):
+        value = a[i] * b[i] + c[i] * d[i]
+        out[i] += value if value == value else np.float32(0)
+
+
+@compiled
+def _add_curvature(b, of_m, by_m, d, of_f, by_f, out):  # type: ignore[no-untyped-def]
+    """Add ``b ∇m ∇m + d ∇f ∇f`` of a row: zz, zy, zx, yy, yx, xx."""
+    n = 0
+    for p in range(3):
+        _times(b, of_m[p], by_m[p])
+        _times(d, of_f[p], by_f[p])
+        for q in range(p, 3):
+            _add_products(by_m[p], of_m[q], by_f[p], of_f[q], out[n])
+            n += 1
+
+
+@compiled
+def _spread(nodes, stride, sign, out):  # type: ignore[no-untyped-def]
+    """Give every voxel of a row the value of its node, times ``sign``."""
+    if stride == 1:
+        for i in range(out.size):
+            out[i] = sign * nodes[i]
+        return
+    for n in range(out.size // 2):
+        out[2 * n] = out[2 * n + 1] = sign * nodes[n]
+    if out.size % 2:
+        out[out.size - 1] = sign * nodes[out.size // 2]
+
+
+@compiled
+def _gather(rows, stride, factors, out):  # type: ignore[no-untyped-def]
+    """Write the means of rows (c, x) over the voxels of nodes, times factors (c)."""
+    size = rows.shape[1]
+    for c in range(rows.shape[0]):
+        row, factor = rows[c], np.float32(factors[c])
+        if stride == 1:
+            for n in range(size):
+                out[n, c] = factor * row[n]
+            continue
+        half = np.float32(0.5) * factor
+        for n in range(size // 2):
+            out[n, c] = half * (row[2 * n] + row[2 * n + 1])
+        if size % 2:
+            out[size // 2, c] = factor * row[size - 1]
+
+
+@compiled
+def _push(fixed, pulled, plane, stride, sums, squared_steps, update, tensor):  # type: ignore[no-untyped-def]
+    """Write the update of a plane of nodes: the mean over their voxels' gradients.
+
+    The gradient is ``g ∇m + h ∇f``. Also write the curvature of a least-squares fit
+    into ``tensor`` unless that is empty: zz, zy, zx, yy, yx, xx.
     """
     wanted = tensor.size > 0
-    sz, sy, sx = squared_steps
-    half = np.float32(0.5)
-    for j in range(pulled.shape[1]):
-        for i in range(pulled.shape[2]):
-            f, m = fixed[k, j, i], pulled[k, j, i]
-            if not (f == f and m == m):
-                update[k, j, i, 0] = 0
-                update[k, j, i, 1] = 0
-                update[k, j, i, 2] = 0
+    nz, ny, nx = fixed.shape
+    sz, sy, sx = stride
+    weights, beside = np.empty((5, nx), np.float32), np.empty(nx + 2, np.float32)
+    of_f, of_m = np.empty((3, nx), np.float32), np.empty((3, nx), np.float32)
+    by_f, by_m = np.empty((3, nx), np.float32), np.empty((3, nx), np.float32)
+    g, h = np.empty(nx, np.float32), np.empty(nx, np.float32)
+    total, curvature = np.empty((3, nx), np.float32), np.empty((6, nx), np.float32)
+    first, last = plane * sz, min((plane + 1) * sz, nz)
+    for row in range(update.shape[1]):
+        for n in range(5):
+            _spread(sums[n, row], sx, np.float32(-1 if n == 4 else 1), weights[n])
+        a, b, c, d, e = weights[0], weights[1], weights[2], weights[3], weights[4]
+        total[:], curvature[:] = 0, 0
+        top, bottom = row * sy, min(row * sy + sy, ny)
+        for k in range(first, last):
+            for j in range(top, bottom):
+                _residual(fixed[k, j], pulled[k, j], a, b, c, g)
+                _residual(fixed[k, j], pulled[k, j], d, a, e, h)
+                _slopes(pulled, k, j, beside, of_m)
+                _slopes(fixed, k, j, beside, of_f)
+                for p in range(3):
+                    _add_products(g, of_m[p], h, of_f[p], total[p])
                 if wanted:
-                    tensor[k, j, i] = 0
-                continue
-            a = half * sums[0, j, i]
-            b, d = half * sums[1, j, i], half * sums[3, j, i]
-            g = f * a - m * b + half * sums[2, j, i]
-            h = m * a - f * d + half * sums[4, j, i]
-            mz, my, mx = _slopes(pulled, k, j, i)
-            fz, fy, fx = _slopes(fixed, k, j, i)
-            update[k, j, i, 0] = sz * (g * mz - h * fz)
-            update[k, j, i, 1] = sy * (g * my - h * fy)
-            update[k, j, i, 2] = sx * (g * mx - h * fx)
-            if wanted:
-                tensor[k, j, i, 0] = b * mz * mz + d * fz * fz
-                tensor[k, j, i, 1] = b * mz * my + d * fz * fy
-                tensor[k, j, i, 2] = b * mz * mx + d * fz * fx
-                tensor[k, j, i, 3] = b * my * my + d * fy * fy
-                tensor[k, j, i, 4] = b * my * mx + d * fy * fx
-                tensor[k, j, i, 5] = b * mx * mx + d * fx * fx
+                    _add_curvature(b, of_m, by_m, d, of_f, by_f, curvature)
+        # Boxes lie around nodes only: each stands for those of its voxels.
+        share = np.float32(0.5 * sz * sy * sx / ((last - first) * (bottom - top)))
+        _gather(total, sx, share * squared_steps, update[plane, row])
+        if wanted:
+            share_of_all = np.full(6, share, np.float32)
+            _gather(curvature, sx, share_of_all, tensor[plane, row])
 
 
 @compiled
-def force(start, stop, fixed, pulled, radius, squared_steps, update, tensor, totals):  # type: ignore[no-untyped-def]
-    """Write update, tensor and totals of a slab, plane by plane.
+def force(  # type: ignore[no-untyped-def]
+    start, stop, fixed, pulled, radius, stride, squared_steps, update, tensor, totals
+):
+    """Write update, tensor and totals of a slab of nodes, plane by plane.
 
     Products, their box sums, coefficients, and the box sums of these give the update.
-    With an empty ``update`` only the totals are written: energy and number of voxels.
+    Boxes lie around nodes; ``radius`` is their half-width in nodes. With an empty
+    ``update`` only the totals are written: energy and number of nodes.
     """
-    nz, ny, nx = fixed.shape
+    size = fixed.shape
+    nz, ny = (
+        (size[0] + stride[0] - 1) // stride[0],
+        (size[1] + stride[1] - 1) // stride[1],
+    )
+    nx = (size[2] + stride[2] - 1) // stride[2]
     rz, ry, rx = radius
     depth = 2 * rz + 1
-    room = min(depth, nz) * min(2 * ry + 1, ny) * min(2 * rx + 1, nx)
+    room = 1
+    for axis in range(3):
+        room *= min((2 * radius[axis] + 1) * stride[axis], size[axis])
     least = np.float32(LEAST_SHARE * room)
     high, wide = ny + 2 * ry, nx + 2 * rx
     padded = np.zeros((6, high, wide), np.float32)
@@ -229,7 +329,7 @@ def force(start, stop, fixed, pulled, radius, squared_steps, update, tensor, tot
     for p in range(max(0, start - 2 * rz), stop + 2 * rz):
         here = products[place_in(products, p)]
         if p < nz:
-            _products(fixed[p], pulled[p], ry, rx, padded)
+            _products(fixed, pulled, p, stride, ry, rx, padded)
             for q in range(6):
                 sum_boxes(padded[q], ry, rx, scratch, here[q])
         else:
@@ -256,4 +356,4 @@ def force(start, stop, fixed, pulled, radius, squared_steps, update, tensor, tot
         k = centre - rz
         if start <= k < stop:
             sum_ring(coefficients, centre, pulls)
-            _push(fixed, pulled, k, pulls, squared_steps, update, tensor)
+            _push(fixed, pulled, k, stride, pulls, squared_steps, update, tensor)

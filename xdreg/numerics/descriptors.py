@@ -25,7 +25,8 @@ from xdreg.numerics.filters import (
     sum_boxes,
     sum_ring,
 )
-from xdreg.numerics.trilinear import cell
+from xdreg.numerics.nodes import places, row_of
+from xdreg.numerics.trilinear import cell, cell_steps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -132,114 +133,167 @@ def _describe(image, known, pairs, radius, least, out):  # type: ignore[no-untyp
 
 
 @compiled
-def _counting(descriptor, weight):  # type: ignore[no-untyped-def]
-    """Return a corner's weight, zero if it is `NOT_COUNTED`."""
-    return weight if descriptor[0] != NOT_COUNTED else np.float32(0)
+def _pull_plane(k, displacement, at_z, at_y, at_x, source, out):  # type: ignore[no-untyped-def]
+    """Sample descriptors at the displaced voxels of a plane; NaN if unknown.
 
-
-@compiled
-def _pull_plane(k, displacement, source, out):  # type: ignore[no-untyped-def]
-    """Sample descriptors at the displaced voxels of a plane; NaN if unknown."""
+    Corners of a cell that are `NOT_COUNTED` have no weight.
+    """
     nz, ny, nx, channels = source.shape
-    half = np.float32(0.5)
+    half, one, none = np.float32(0.5), np.float32(1), np.float32(0)
+    values, steps = source.reshape(-1), cell_steps(source.shape[:3], channels)
+    scratch = np.empty((3, 3 * displacement.shape[2]), np.float32)
+    row = np.empty((nx, 3), np.float32)
     for j in range(ny):
+        row_of(displacement, at_z, at_y, at_x, k, j, scratch, row)
         for i in range(nx):
-            z, fz, bz = cell(np.float32(k) + displacement[k, j, i, 0], nz)
-            y, fy, by = cell(np.float32(j) + displacement[k, j, i, 1], ny)
-            x, fx, bx = cell(np.float32(i) + displacement[k, j, i, 2], nx)
+            z, fz, bz = cell(np.float32(k) + row[i, 0], nz)
+            y, fy, by = cell(np.float32(j) + row[i, 1], ny)
+            x, fx, bx = cell(np.float32(i) + row[i, 2], nx)
             if not (bz <= half and by <= half and bx <= half):
                 out[j, i, 0] = np.nan
                 continue
-            z1, y1, x1 = min(z + 1, nz - 1), min(y + 1, ny - 1), min(x + 1, nx - 1)
-            gz, gy, gx = 1 - fz, 1 - fy, 1 - fx
-            w000 = _counting(source[z, y, x], gz * gy * gx)
-            w001 = _counting(source[z, y, x1], gz * gy * fx)
-            w010 = _counting(source[z, y1, x], gz * fy * gx)
-            w011 = _counting(source[z, y1, x1], gz * fy * fx)
-            w100 = _counting(source[z1, y, x], fz * gy * gx)
-            w101 = _counting(source[z1, y, x1], fz * gy * fx)
-            w110 = _counting(source[z1, y1, x], fz * fy * gx)
-            w111 = _counting(source[z1, y1, x1], fz * fy * fx)
-            known = w000 + w001 + w010 + w011 + w100 + w101 + w110 + w111
+            gz, gy, gx = one - fz, one - fy, one - fx
+            a = np.uintp(((z * ny + y) * nx + x) * channels)
+            b, c, d = a + steps[2], a + steps[1], a + steps[1] + steps[2]
+            e, f, g = a + steps[0], b + steps[0], c + steps[0]
+            h = d + steps[0]
+            wa = gz * gy * gx if values[a] != NOT_COUNTED else none
+            wb = gz * gy * fx if values[b] != NOT_COUNTED else none
+            wc = gz * fy * gx if values[c] != NOT_COUNTED else none
+            wd = gz * fy * fx if values[d] != NOT_COUNTED else none
+            we = fz * gy * gx if values[e] != NOT_COUNTED else none
+            wf = fz * gy * fx if values[f] != NOT_COUNTED else none
+            wg = fz * fy * gx if values[g] != NOT_COUNTED else none
+            wh = fz * fy * fx if values[h] != NOT_COUNTED else none
+            known = wa + wb + wc + wd + we + wf + wg + wh
             if known < half:
                 out[j, i, 0] = np.nan
                 continue
-            scale = np.float32(1) / (np.float32(SCALE) * known)
-            for c in range(channels):
-                value = (
-                    w000 * np.float32(source[z, y, x, c])
-                    + w001 * np.float32(source[z, y, x1, c])
-                    + w010 * np.float32(source[z, y1, x, c])
-                    + w011 * np.float32(source[z, y1, x1, c])
-                    + w100 * np.float32(source[z1, y, x, c])
-                    + w101 * np.float32(source[z1, y, x1, c])
-                    + w110 * np.float32(source[z1, y1, x, c])
-                    + w111 * np.float32(source[z1, y1, x1, c])
-                )
-                out[j, i, c] = scale * value
+            scale = one / (np.float32(SCALE) * known)
+            found = out[j, i]
+            for channel in range(channels):
+                n = np.uintp(channel)
+                near = wa * np.float32(values[a + n]) + wb * np.float32(values[b + n])
+                near += wc * np.float32(values[c + n]) + wd * np.float32(values[d + n])
+                far = we * np.float32(values[e + n]) + wf * np.float32(values[f + n])
+                far += wg * np.float32(values[g + n]) + wh * np.float32(values[h + n])
+                found[n] = scale * (near + far)
+
+
+@compiled
+def _known(values, at, other):  # type: ignore[no-untyped-def]
+    """Return an offset, or another where its descriptor is unknown."""
+    return at if values[at] == values[at] else other
+
+
+@compiled
+def _add_curvature(values, offsets, channels, out):  # type: ignore[no-untyped-def]
+    """Add the products of the slopes of a voxel's descriptor, summed over channels."""
+    z0, z1, y0, y1, x0, x1 = offsets
+    quarter = np.float32(0.25)
+    for channel in range(channels):
+        n = np.uintp(channel)
+        dz, dy = values[z1 + n] - values[z0 + n], values[y1 + n] - values[y0 + n]
+        dx = values[x1 + n] - values[x0 + n]
+        out[0] += quarter * dz * dz
+        out[1] += quarter * dz * dy
+        out[2] += quarter * dz * dx
+        out[3] += quarter * dy * dy
+        out[4] += quarter * dy * dx
+        out[5] += quarter * dx * dx
 
 
 @compiled
 def force(  # type: ignore[no-untyped-def]
-    start, stop, displacement, fixed, source, squared_steps, update, tensor, totals
+    start,
+    stop,
+    displacement,
+    stride,
+    fixed,
+    source,
+    squared_steps,
+    update,
+    tensor,
+    totals,
 ):
     """Write update, tensor and totals of a slab; see `correlation_kernels.force`.
 
-    Three planes of pulled descriptors are kept for their slopes.
+    Three planes of pulled descriptors are kept for their slopes. Totals count voxels.
     """
     nz, ny, nx, channels = fixed.shape
-    sz, sy, sx = squared_steps
+    cz, cy, cx = displacement.shape[:3]
+    at_z, at_y = places(nz, cz, stride[0]), places(ny, cy, stride[1])
+    at_x = places(nx, cx, stride[2])
+    where = displacement, at_z, at_y, at_x, source
     wanted = tensor.size > 0
+    update[start:stop] = 0
+    totals[start:stop] = 0
+    if wanted:
+        tensor[start:stop] = 0
+    first, last = start * stride[0], min(stop * stride[0], nz)
     ring = np.empty((3, ny, nx, channels), np.float32)
-    for p in range(max(0, start - 1), min(nz, start + 1)):
-        _pull_plane(p, displacement, source, ring[p % 3])
-    for k in range(start, stop):
+    pulled, reference = ring.reshape(-1), fixed.reshape(-1)
+    half, share = np.float32(0.5), np.float32(1 / SCALE)
+    for p in range(max(0, first - 1), min(nz, first + 1)):
+        _pull_plane(p, *where, ring[p % 3])
+    size = ny * nx * channels
+    for k in range(first, last):
         if k + 1 < nz:
-            _pull_plane(k + 1, displacement, source, ring[(k + 1) % 3])
-        here = ring[k % 3]
-        below = ring[(k - 1) % 3] if k > 0 else here
-        above = ring[(k + 1) % 3] if k + 1 < nz else here
+            _pull_plane(k + 1, *where, ring[(k + 1) % 3])
+        plane = k // stride[0]
+        here, below, above = k % 3, max(k - 1, 0) % 3, min(k + 1, nz - 1) % 3
         energy, count = np.float64(0), np.float64(0)
         for j in range(ny):
-            south, north = here[max(j - 1, 0)], here[min(j + 1, ny - 1)]
+            south, north = max(j - 1, 0), min(j + 1, ny - 1)
             for i in range(nx):
-                update[k, j, i, 0] = 0
-                update[k, j, i, 1] = 0
-                update[k, j, i, 2] = 0
-                if wanted:
-                    tensor[k, j, i] = 0
-                if fixed[k, j, i, 0] == NOT_COUNTED or np.isnan(here[j, i, 0]):
+                at = np.uintp((j * nx + i) * channels)
+                own = np.uintp(k * size) + at
+                o = np.uintp(here * size) + at
+                if reference[own] == NOT_COUNTED or pulled[o] != pulled[o]:
                     continue
-                centre = here[j, i]
-                z0 = centre if np.isnan(below[j, i, 0]) else below[j, i]
-                z1 = centre if np.isnan(above[j, i, 0]) else above[j, i]
-                y0 = centre if np.isnan(south[i, 0]) else south[i]
-                y1 = centre if np.isnan(north[i, 0]) else north[i]
-                x0, x1 = here[j, max(i - 1, 0)], here[j, min(i + 1, nx - 1)]
-                x0 = centre if np.isnan(x0[0]) else x0
-                x1 = centre if np.isnan(x1[0]) else x1
+                z0 = _known(pulled, np.uintp(below * size) + at, o)
+                z1 = _known(pulled, np.uintp(above * size) + at, o)
+                line = here * ny
+                y0 = _known(pulled, np.uintp(((line + south) * nx + i) * channels), o)
+                y1 = _known(pulled, np.uintp(((line + north) * nx + i) * channels), o)
+                row = (line + j) * nx
+                x0 = np.uintp((row + max(i - 1, 0)) * channels)
+                x1 = np.uintp((row + min(i + 1, nx - 1)) * channels)
+                x0, x1 = _known(pulled, x0, o), _known(pulled, x1, o)
                 squares = np.float32(0)
                 vz, vy, vx = np.float32(0), np.float32(0), np.float32(0)
-                for c in range(channels):
-                    gap = np.float32(fixed[k, j, i, c]) / SCALE - centre[c]
-                    dz = np.float32(0.5) * (z1[c] - z0[c])
-                    dy = np.float32(0.5) * (y1[c] - y0[c])
-                    dx = np.float32(0.5) * (x1[c] - x0[c])
+                for channel in range(channels):
+                    n = np.uintp(channel)
+                    gap = share * np.float32(reference[own + n]) - pulled[o + n]
                     squares += gap * gap
-                    vz += gap * dz
-                    vy += gap * dy
-                    vx += gap * dx
-                    if wanted:
-                        tensor[k, j, i, 0] += dz * dz
-                        tensor[k, j, i, 1] += dz * dy
-                        tensor[k, j, i, 2] += dz * dx
-                        tensor[k, j, i, 3] += dy * dy
-                        tensor[k, j, i, 4] += dy * dx
-                        tensor[k, j, i, 5] += dx * dx
-                update[k, j, i, 0] = sz * vz
-                update[k, j, i, 1] = sy * vy
-                update[k, j, i, 2] = sx * vx
+                    vz += gap * (pulled[z1 + n] - pulled[z0 + n])
+                    vy += gap * (pulled[y1 + n] - pulled[y0 + n])
+                    vx += gap * (pulled[x1 + n] - pulled[x0 + n])
+                v, m = j // stride[1], i // stride[2]
+                update[plane, v, m, 0] += half * vz
+                update[plane, v, m, 1] += half * vy
+                update[plane, v, m, 2] += half * vx
                 energy += 1 - squares / channels
                 count += 1
-        totals[k, 0] = energy
-        totals[k, 1] = count
+                if wanted:
+                    offsets = z0, z1, y0, y1, x0, x1
+                    _add_curvature(pulled, offsets, channels, tensor[plane, v, m])
+        totals[plane, 0] += energy
+        totals[plane, 1] += count
+    _scale(start, stop, (nz, ny, nx), stride, squared_steps, update)
+
+
+@compiled
+def _scale(start, stop, size, stride, squared_steps, update):  # type: ignore[no-untyped-def]
+    """Divide sums over the voxels of nodes by their number, and apply the steps."""
+    sz, sy, sx = stride
+    for k in range(start, stop):
+        deep = min(sz, size[0] - k * sz)
+        for j in range(update.shape[1]):
+            high = min(sy, size[1] - j * sy)
+            for i in range(update.shape[2]):
+                share = np.float32(1) / np.float32(
+                    deep * high * min(sx, size[2] - i * sx)
+                )
+                for c in range(3):
+                    update[k, j, i, c] *= share * squared_steps[c]

@@ -26,12 +26,31 @@ compiled: Callable[..., Any] = numba.njit(
     cache=True, nogil=True, fastmath=FAST, error_model="numpy"
 )
 
+#: Variance above which a sampled Gaussian has the one it is made for.
+LEAST_VARIANCE = 0.3
+
 #: Most numbers to sum one by one. More are summed by threes, which takes fewer steps
 #: but one more pass.
 FEW = 7
 
 #: Numbers per chunk of a sum, which stay in the nearest cache.
 CHUNK = 1024
+
+
+def node_taps(sigma: float, stride: int) -> NDArray[np.float32]:
+    """Return the weights on nodes of the same variance as `gaussian_taps` on voxels.
+
+    Where it is too small for a sampled Gaussian, three weights have it.
+    """
+    taps = gaussian_taps(sigma)
+    if stride == 1:
+        return taps
+    place = np.arange(taps.size) - taps.size // 2
+    variance = float(np.sum(taps * place**2, dtype=np.float64)) / stride**2
+    if variance > LEAST_VARIANCE:
+        return gaussian_taps(variance**0.5)
+    half = variance / 2
+    return np.asarray([half, 1 - variance, half], np.float32)
 
 
 def gaussian_taps(sigma: float) -> NDArray[np.float32]:
