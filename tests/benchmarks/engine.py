@@ -4,6 +4,7 @@ Peers run where ``XDREG_PEERS`` names the Python of an environment with ``antspy
 ``picsl-greedy``; elastix runs in this one.
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -79,14 +80,17 @@ def compile_time():
 
 
 def throughput():
-    """Print voxel-iterations per second of a 128³ block, one thread and two blocks."""
+    """Print voxel-iterations per second of a 128³ block, one thread and two blocks.
+
+    A coarse level has a node per voxel, the finest level every second.
+    """
     phantom = xdreg.datasets.phantom_pair((128, 128, 128), amplitude=4.0)
     images = phantom.fixed.compute(), phantom.moving.compute()
-    for metric in ("lncc", "mind"):
+    for metric, stride in itertools.product(("lncc", "mind"), (1, 2)):
         counted = {}
 
-        def run(number, metric=metric, counted=counted):
-            options = {"iterations": number, "metric": metric}
+        def run(number, metric=metric, stride=stride, counted=counted):
+            options = {"iterations": number, "metric": metric, "stride": stride}
             counted[number] = timed(local_correlation, *images, **options)[1]
             return counted[number]
 
@@ -100,7 +104,7 @@ def throughput():
                 both.append(long - short)
         millions = 10 * 128**3 / 1e6
         row(
-            f"throughput {metric}",
+            f"throughput {metric}, stride {stride}",
             one_thread=f"{millions / one:.1f} M/s",
             two_blocks=f"{float(2 * one / np.median(both)):.2f} x",
         )

@@ -45,6 +45,12 @@ def as_displacement(result: object, grid: Grid) -> NDArray[np.float32]:
     """
     if isinstance(result, MethodResult):
         result = result.displacement
+    if isinstance(result, np.ndarray) and result.ndim == grid.ndim + 1:
+        msg = (
+            f"the method returned an array of shape {result.shape}. A displacement is "
+            f"a DataArray with dims {('component', *grid.dims)}"
+        )
+        raise MethodError(msg)
     if isinstance(result, np.ndarray | list | tuple):
         matrix = checked_matrix(result, grid.ndim, "the method's result")
         return kernels.resample_displacement(
