@@ -20,6 +20,7 @@ from xdreg.numerics.filters import (
     close_plane,
     compiled,
     copy,
+    exact,
     place_in,
     ring_of,
     sum_boxes,
@@ -132,7 +133,7 @@ def _own_shares(ratio, cross, spread, out):  # type: ignore[no-untyped-def]
         out[i] = ratio[i] * cross[i] / spread[i]
 
 
-@compiled
+@exact
 def _constants(ratio, share, own_mean, other_mean, out):  # type: ignore[no-untyped-def]
     for i in range(out.size):
         out[i] = share[i] * own_mean[i] - ratio[i] * other_mean[i]
@@ -194,7 +195,7 @@ def _slopes(image, k, j, beside, out):  # type: ignore[no-untyped-def]
     _slope(beside[:nx], row, beside[2:], out[2])
 
 
-@compiled
+@exact
 def _residual(own, other, by_own, by_other, constant, out):  # type: ignore[no-untyped-def]
     for i in range(out.size):
         out[i] = own[i] * by_own[i] - other[i] * by_other[i] + constant[i]
@@ -206,7 +207,7 @@ def _times(weight, values, out):  # type: ignore[no-untyped-def]
         out[i] = weight[i] * values[i]
 
 
-@compiled
+@exact
 def _add_products(a, b, c, d, out):  # type: ignore[no-untyped-def]
     """Add ``a b + c d`` where that is known: where both images are."""
     for i in range(out.size):

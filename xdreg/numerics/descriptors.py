@@ -20,6 +20,7 @@ import numpy as np
 from xdreg.numerics.filters import (
     close_plane,
     compiled,
+    exact,
     place_in,
     ring_of,
     sum_boxes,
@@ -132,6 +133,20 @@ def _describe(image, known, pairs, radius, least, out):  # type: ignore[no-untyp
     return total
 
 
+@exact
+def _interpolate(values, at, weights, scale, out):  # type: ignore[no-untyped-def]
+    """Write the weighted sum of the descriptors at eight offsets, times ``scale``."""
+    a, b, c, d, e, f, g, h = at
+    wa, wb, wc, wd, we, wf, wg, wh = weights
+    for channel in range(out.size):
+        n = np.uintp(channel)
+        near = wa * np.float32(values[a + n]) + wb * np.float32(values[b + n])
+        near += wc * np.float32(values[c + n]) + wd * np.float32(values[d + n])
+        far = we * np.float32(values[e + n]) + wf * np.float32(values[f + n])
+        far += wg * np.float32(values[g + n]) + wh * np.float32(values[h + n])
+        out[n] = scale * (near + far)
+
+
 @compiled
 def _pull_plane(k, displacement, at_z, at_y, at_x, source, out):  # type: ignore[no-untyped-def]
     """Sample descriptors at the displaced voxels of a plane; NaN if unknown.
@@ -170,14 +185,8 @@ def _pull_plane(k, displacement, at_z, at_y, at_x, source, out):  # type: ignore
                 out[j, i, 0] = np.nan
                 continue
             scale = one / (np.float32(SCALE) * known)
-            found = out[j, i]
-            for channel in range(channels):
-                n = np.uintp(channel)
-                near = wa * np.float32(values[a + n]) + wb * np.float32(values[b + n])
-                near += wc * np.float32(values[c + n]) + wd * np.float32(values[d + n])
-                far = we * np.float32(values[e + n]) + wf * np.float32(values[f + n])
-                far += wg * np.float32(values[g + n]) + wh * np.float32(values[h + n])
-                found[n] = scale * (near + far)
+            weights = wa, wb, wc, wd, we, wf, wg, wh
+            _interpolate(values, (a, b, c, d, e, f, g, h), weights, scale, out[j, i])
 
 
 @compiled

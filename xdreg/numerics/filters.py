@@ -26,6 +26,11 @@ compiled: Callable[..., Any] = numba.njit(
     cache=True, nogil=True, fastmath=FAST, error_model="numpy"
 )
 
+#: For sums of products into an array. Compilers vectorise such a loop unless the arrays
+#: lie close together in memory, and may contract the products in another way then: the
+#: bits would depend on where arrays lie.
+exact: Callable[..., Any] = numba.njit(cache=True, nogil=True, error_model="numpy")
+
 #: Variance above which a sampled Gaussian has the one it is made for.
 LEAST_VARIANCE = 0.3
 

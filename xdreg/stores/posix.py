@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 WINDOWS = os.name == "nt"
 
+#: Signals that a whole terminal or batch job receives.
+LEFT_TO_PARENT = (signal.SIGINT, signal.SIGTERM)
+
 #: Exit code of a process that was killed, as `subprocess` reports it.
 KILLED = -int(getattr(signal, "SIGKILL", 9))
 
@@ -236,6 +239,8 @@ def heed_signals() -> None:
     """Undo `leave_signals_to_parent`, in a fork: a pool ends its workers by SIGTERM."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if not WINDOWS:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, LEFT_TO_PARENT)
 
 
 def leave_signals_to_parent() -> None:
@@ -244,10 +249,17 @@ def leave_signals_to_parent() -> None:
     The parent decides what they mean. Otherwise a block would count as crashed because
     its process heard of the end first. Timers that would send other signals are
     stopped.
+
+    Forks get their signals late rather than never: none is lost before `heed_signals`.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in LEFT_TO_PARENT:
+        signal.signal(number, signal.SIG_IGN)
     if not WINDOWS:
+        mask = signal.pthread_sigmask
+        os.register_at_fork(
+            before=lambda: mask(signal.SIG_BLOCK, LEFT_TO_PARENT),
+            after_in_parent=lambda: mask(signal.SIG_UNBLOCK, LEFT_TO_PARENT),
+        )
         for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
             signal.setitimer(timer, 0)
 
