@@ -140,3 +140,31 @@ def test_exits_are_described():
 
 def test_peak_memory_is_that_of_a_process_with_libraries():
     assert 30e6 < posix.peak_memory() < 64e9
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no forks")
+def test_a_signal_to_a_fork_that_has_only_begun_is_not_lost():
+    """A pool ends its workers at once if their work is done before they begin."""
+    code = """
+        import os, signal, time
+        from xdreg.stores import posix
+        os.register_at_fork(after_in_child=lambda: time.sleep(0.5))
+        posix.leave_signals_to_parent()
+        posix.after_fork(posix.heed_signals)
+        fork = os.fork()
+        if fork == 0:
+            time.sleep(20)
+            os._exit(0)
+        os.kill(fork, signal.SIGTERM)
+        assert os.WTERMSIG(os.waitpid(fork, 0)[1]) == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGTERM)  # left to the parent, as before
+        print("ignored")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        check=True,
+        encoding="utf-8",
+        timeout=60,
+    )
+    assert done.stdout.strip() == "ignored"

@@ -61,7 +61,7 @@ def to_grid(
 
     Examples
     --------
-    >>> from xdreg.fields.field import make_field
+    >>> from xdreg.fields.displacement import make_field
     >>> grid = Grid(("y", "x"), (4, 5), (2.0, 1.0), (0.0, 0.0))
     >>> field = make_field(np.full((2, 4, 5), 2.0, np.float32), grid, moving=grid)
     >>> to_grid(field, normalized=False)[:, 0, 0].values

@@ -97,7 +97,7 @@ def write_transform(
     --------
     >>> import tempfile
     >>> import numpy as np
-    >>> from xdreg.fields.field import make_field
+    >>> from xdreg.fields.displacement import make_field
     >>> from xdreg.grid import Grid
     >>> grid = Grid(("y", "x"), (4, 5), (20.0, 10.0), (0.0, 0.0), "micrometer")
     >>> field = make_field(np.full((2, 4, 5), 5.0, np.float32), grid)

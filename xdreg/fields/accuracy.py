@@ -111,7 +111,7 @@ def landmark_errors(
     --------
     >>> import xdreg
     >>> from xdreg.coordinates import grid_of
-    >>> from xdreg.fields.field import make_field
+    >>> from xdreg.fields.displacement import make_field
     >>> pair = xdreg.datasets.phantom_pair((48, 56))
     >>> field = make_field(pair.displacement.values, grid_of(pair.fixed))
     >>> errors = landmark_errors(field, pair.fixed_points, pair.moving_points)

@@ -131,7 +131,7 @@ def compose(
     Examples
     --------
     >>> import numpy as np
-    >>> from xdreg.fields.field import make_field
+    >>> from xdreg.fields.displacement import make_field
     >>> grid = Grid(("y", "x"), (4, 4), (1.0, 1.0), (0.0, 0.0))
     >>> shift = make_field(np.ones((2, 4, 4), np.float32), grid)
     >>> twice = np.diag([2.0, 2.0, 1.0])

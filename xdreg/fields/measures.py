@@ -87,7 +87,7 @@ def folded_share(field: xr.Dataset) -> xr.DataArray:
 
     Examples
     --------
-    >>> from xdreg.fields.field import make_field
+    >>> from xdreg.fields.displacement import make_field
     >>> grid = Grid(("y", "x"), (8, 8), (1.0, 1.0), (0.0, 0.0))
     >>> float(folded_share(make_field(np.zeros((2, 8, 8), np.float32), grid)))
     0.0
@@ -127,7 +127,7 @@ def statistics(
 
     Examples
     --------
-    >>> from xdreg.fields.field import make_field
+    >>> from xdreg.fields.displacement import make_field
     >>> grid = Grid(("y", "x"), (8, 8), (1.0, 1.0), (0.0, 0.0))
     >>> field = make_field(np.full((2, 8, 8), 3.0, np.float32), grid)
     >>> statistics(field, block_shape=4).max_displacement.values
@@ -222,7 +222,7 @@ def consistency(field: xr.Dataset, inverse: xr.Dataset) -> xr.DataArray:
 
     Examples
     --------
-    >>> from xdreg.fields.field import make_field
+    >>> from xdreg.fields.displacement import make_field
     >>> grid = Grid(("y", "x"), (4, 4), (1.0, 1.0), (0.0, 0.0))
     >>> there = make_field(np.full((2, 4, 4), 0.75, np.float32), grid)
     >>> back = make_field(np.full((2, 4, 4), -0.75, np.float32), grid)

@@ -55,7 +55,7 @@ def transform_layer(
 
     Examples
     --------
-    >>> from xdreg.fields.field import make_field
+    >>> from xdreg.fields.displacement import make_field
     >>> from xdreg.grid import Grid
     >>> grid = Grid(("y", "x"), (3, 3), (1.0, 1.0), (0.0, 0.0))
     >>> field = make_field(np.full((2, 3, 3), 0.5, np.float32), grid)
