@@ -63,7 +63,7 @@ def pull(start, stop, displacement, stride, moving, out):  # type: ignore[no-unt
                 out[k, j, i] = value if inside else np.float32(np.nan)
 
 
-@compiled
+@exact
 def _products(fixed, moving, plane, stride, ry, rx, out):  # type: ignore[no-untyped-def]
     """Write the sums over each node's voxels of 1, f, m, f², m² and f·m.
 
@@ -98,7 +98,7 @@ def _products(fixed, moving, plane, stride, ry, rx, out):  # type: ignore[no-unt
                 out[5, row, rx + n] += fm
 
 
-@compiled
+@exact
 def _moments(count, values, squares, mean, spread):  # type: ignore[no-untyped-def]
     """Write a row's means, and its sums of squared deviations, including noise."""
     for i in range(count.size):
@@ -108,7 +108,7 @@ def _moments(count, values, squares, mean, spread):  # type: ignore[no-untyped-d
         spread[i] = deviations + np.float32(NOISE * NOISE) * n
 
 
-@compiled
+@exact
 def _co_deviations(products, values, mean, out):  # type: ignore[no-untyped-def]
     for i in range(out.size):
         out[i] = products[i] - values[i] * mean[i]
@@ -127,7 +127,7 @@ def _ratios(count, least, cross, spread_f, spread_m, out):  # type: ignore[no-un
     return energy, counted
 
 
-@compiled
+@exact
 def _own_shares(ratio, cross, spread, out):  # type: ignore[no-untyped-def]
     for i in range(out.size):
         out[i] = ratio[i] * cross[i] / spread[i]
@@ -170,7 +170,7 @@ def _coefficients(sums, least, ry, rx, out):  # type: ignore[no-untyped-def]
     return energy, count
 
 
-@compiled
+@exact
 def _slope(low, centre, high, out):  # type: ignore[no-untyped-def]
     """Write the central differences of rows; a NaN neighbour has the centre's value."""
     half = np.float32(0.5)
@@ -180,7 +180,7 @@ def _slope(low, centre, high, out):  # type: ignore[no-untyped-def]
         out[i] = half * (far - near)
 
 
-@compiled
+@exact
 def _slopes(image, k, j, beside, out):  # type: ignore[no-untyped-def]
     """Write the gradient (3, x) of a row of an image, per voxel.
 
@@ -201,7 +201,7 @@ def _residual(own, other, by_own, by_other, constant, out):  # type: ignore[no-u
         out[i] = own[i] * by_own[i] - other[i] * by_other[i] + constant[i]
 
 
-@compiled
+@exact
 def _times(weight, values, out):  # type: ignore[no-untyped-def]
     for i in range(out.size):
         out[i] = weight[i] * values[i]
@@ -215,7 +215,7 @@ def _add_products(a, b, c, d, out):  # type: ignore[no-untyped-def]
         out[i] += value if value == value else np.float32(0)
 
 
-@compiled
+@exact
 def _add_curvature(b, of_m, by_m, d, of_f, by_f, out):  # type: ignore[no-untyped-def]
     """Add ``b ∇m ∇m + d ∇f ∇f`` of a row: zz, zy, zx, yy, yx, xx."""
     n = 0
@@ -227,7 +227,7 @@ def _add_curvature(b, of_m, by_m, d, of_f, by_f, out):  # type: ignore[no-untype
             n += 1
 
 
-@compiled
+@exact
 def _spread(nodes, stride, sign, out):  # type: ignore[no-untyped-def]
     """Give every voxel of a row the value of its node, times ``sign``."""
     if stride == 1:
@@ -240,7 +240,7 @@ def _spread(nodes, stride, sign, out):  # type: ignore[no-untyped-def]
         out[out.size - 1] = sign * nodes[out.size // 2]
 
 
-@compiled
+@exact
 def _gather(rows, stride, factors, out):  # type: ignore[no-untyped-def]
     """Write the means of rows (c, x) over the voxels of nodes, times factors (c)."""
     size = rows.shape[1]
@@ -257,7 +257,7 @@ def _gather(rows, stride, factors, out):  # type: ignore[no-untyped-def]
             out[size // 2, c] = factor * row[size - 1]
 
 
-@compiled
+@exact
 def _push(fixed, pulled, plane, stride, sums, squared_steps, update, tensor):  # type: ignore[no-untyped-def]
     """Write the update of a plane of nodes: the mean over their voxels' gradients.
 

@@ -147,7 +147,7 @@ def _interpolate(values, at, weights, scale, out):  # type: ignore[no-untyped-de
         out[n] = scale * (near + far)
 
 
-@compiled
+@exact
 def _pull_plane(k, displacement, at_z, at_y, at_x, source, out):  # type: ignore[no-untyped-def]
     """Sample descriptors at the displaced voxels of a plane; NaN if unknown.
 
@@ -189,13 +189,13 @@ def _pull_plane(k, displacement, at_z, at_y, at_x, source, out):  # type: ignore
             _interpolate(values, (a, b, c, d, e, f, g, h), weights, scale, out[j, i])
 
 
-@compiled
+@exact
 def _known(values, at, other):  # type: ignore[no-untyped-def]
     """Return an offset, or another where its descriptor is unknown."""
     return at if values[at] == values[at] else other
 
 
-@compiled
+@exact
 def _add_curvature(values, offsets, channels, out):  # type: ignore[no-untyped-def]
     """Add the products of the slopes of a voxel's descriptor, summed over channels."""
     z0, z1, y0, y1, x0, x1 = offsets
@@ -292,7 +292,7 @@ def force(  # type: ignore[no-untyped-def]
     _scale(start, stop, (nz, ny, nx), stride, squared_steps, update)
 
 
-@compiled
+@exact
 def _scale(start, stop, size, stride, squared_steps, update):  # type: ignore[no-untyped-def]
     """Divide sums over the voxels of nodes by their number, and apply the steps."""
     sz, sy, sx = stride

@@ -26,9 +26,9 @@ compiled: Callable[..., Any] = numba.njit(
     cache=True, nogil=True, fastmath=FAST, error_model="numpy"
 )
 
-#: For sums of products into an array. Compilers vectorise such a loop unless the arrays
-#: lie close together in memory, and may contract the products in another way then: the
-#: bits would depend on where arrays lie.
+#: Without `FAST`. A function that is not inlined may be compiled in more than one way,
+#: alone and within its caller, and which of them runs depends on what was compiled in
+#: this process and what was stored. Sums of products are then contracted differently.
 exact: Callable[..., Any] = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 #: Variance above which a sampled Gaussian has the one it is made for.

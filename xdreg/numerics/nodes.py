@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xdreg.numerics.filters import compiled
+from xdreg.numerics.filters import exact
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +77,7 @@ class Nodes:
         return out
 
 
-@compiled
+@exact
 def places(voxels, nodes, stride):  # type: ignore[no-untyped-def]
     """Return the node before every voxel of an axis, the next, and the share of that.
 
@@ -93,13 +93,13 @@ def places(voxels, nodes, stride):  # type: ignore[no-untyped-def]
     return low, high, share
 
 
-@compiled
+@exact
 def _blend(near, far, share, out):  # type: ignore[no-untyped-def]
     for i in range(out.size):
         out[i] = near[i] + share * (far[i] - near[i])
 
 
-@compiled
+@exact
 def row_of(displacement, at_z, at_y, at_x, k, j, scratch, row):  # type: ignore[no-untyped-def]
     """Write the displacement (x, 3) of a row of voxels.
 
@@ -119,7 +119,7 @@ def row_of(displacement, at_z, at_y, at_x, k, j, scratch, row):  # type: ignore[
             row[i, c] = line[a + d] + w * (line[b + d] - line[a + d])
 
 
-@compiled
+@exact
 def _expand(displacement, stride, out):  # type: ignore[no-untyped-def]
     nz, ny, nx = out.shape[:3]
     cz, cy, cx = displacement.shape[:3]
@@ -131,7 +131,7 @@ def _expand(displacement, stride, out):  # type: ignore[no-untyped-def]
             row_of(displacement, at_z, at_y, at_x, k, j, scratch, out[k, j])
 
 
-@compiled
+@exact
 def _average(fine, stride, out):  # type: ignore[no-untyped-def]
     sz, sy, sx = stride
     count = np.zeros(out.shape[:3], np.float32)
