@@ -20,14 +20,13 @@ import numpy as np
 from xdreg.numerics.filters import (
     close_plane,
     compiled,
-    exact,
     place_in,
     ring_of,
     sum_boxes,
     sum_ring,
 )
 from xdreg.numerics.nodes import places, row_of
-from xdreg.numerics.trilinear import cell, cell_steps
+from xdreg.numerics.trilinear import cell
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -133,29 +132,17 @@ def _describe(image, known, pairs, radius, least, out):  # type: ignore[no-untyp
     return total
 
 
-@exact
-def _interpolate(values, at, weights, scale, out):  # type: ignore[no-untyped-def]
-    """Write the weighted sum of the descriptors at eight offsets, times ``scale``."""
-    a, b, c, d, e, f, g, h = at
-    wa, wb, wc, wd, we, wf, wg, wh = weights
-    for channel in range(out.size):
-        n = np.uintp(channel)
-        near = wa * np.float32(values[a + n]) + wb * np.float32(values[b + n])
-        near += wc * np.float32(values[c + n]) + wd * np.float32(values[d + n])
-        far = we * np.float32(values[e + n]) + wf * np.float32(values[f + n])
-        far += wg * np.float32(values[g + n]) + wh * np.float32(values[h + n])
-        out[n] = scale * (near + far)
+@compiled
+def _counting(descriptor, weight):  # type: ignore[no-untyped-def]
+    """Return a corner's weight, zero if it is `NOT_COUNTED`."""
+    return weight if descriptor[0] != NOT_COUNTED else np.float32(0)
 
 
-@exact
+@compiled
 def _pull_plane(k, displacement, at_z, at_y, at_x, source, out):  # type: ignore[no-untyped-def]
-    """Sample descriptors at the displaced voxels of a plane; NaN if unknown.
-
-    Corners of a cell that are `NOT_COUNTED` have no weight.
-    """
+    """Sample descriptors at the displaced voxels of a plane; NaN if unknown."""
     nz, ny, nx, channels = source.shape
-    half, one, none = np.float32(0.5), np.float32(1), np.float32(0)
-    values, steps = source.reshape(-1), cell_steps(source.shape[:3], channels)
+    half = np.float32(0.5)
     scratch = np.empty((3, 3 * displacement.shape[2]), np.float32)
     row = np.empty((nx, 3), np.float32)
     for j in range(ny):
@@ -167,49 +154,33 @@ def _pull_plane(k, displacement, at_z, at_y, at_x, source, out):  # type: ignore
             if not (bz <= half and by <= half and bx <= half):
                 out[j, i, 0] = np.nan
                 continue
-            gz, gy, gx = one - fz, one - fy, one - fx
-            a = np.uintp(((z * ny + y) * nx + x) * channels)
-            b, c, d = a + steps[2], a + steps[1], a + steps[1] + steps[2]
-            e, f, g = a + steps[0], b + steps[0], c + steps[0]
-            h = d + steps[0]
-            wa = gz * gy * gx if values[a] != NOT_COUNTED else none
-            wb = gz * gy * fx if values[b] != NOT_COUNTED else none
-            wc = gz * fy * gx if values[c] != NOT_COUNTED else none
-            wd = gz * fy * fx if values[d] != NOT_COUNTED else none
-            we = fz * gy * gx if values[e] != NOT_COUNTED else none
-            wf = fz * gy * fx if values[f] != NOT_COUNTED else none
-            wg = fz * fy * gx if values[g] != NOT_COUNTED else none
-            wh = fz * fy * fx if values[h] != NOT_COUNTED else none
-            known = wa + wb + wc + wd + we + wf + wg + wh
+            z1, y1, x1 = min(z + 1, nz - 1), min(y + 1, ny - 1), min(x + 1, nx - 1)
+            gz, gy, gx = 1 - fz, 1 - fy, 1 - fx
+            w000 = _counting(source[z, y, x], gz * gy * gx)
+            w001 = _counting(source[z, y, x1], gz * gy * fx)
+            w010 = _counting(source[z, y1, x], gz * fy * gx)
+            w011 = _counting(source[z, y1, x1], gz * fy * fx)
+            w100 = _counting(source[z1, y, x], fz * gy * gx)
+            w101 = _counting(source[z1, y, x1], fz * gy * fx)
+            w110 = _counting(source[z1, y1, x], fz * fy * gx)
+            w111 = _counting(source[z1, y1, x1], fz * fy * fx)
+            known = w000 + w001 + w010 + w011 + w100 + w101 + w110 + w111
             if known < half:
                 out[j, i, 0] = np.nan
                 continue
-            scale = one / (np.float32(SCALE) * known)
-            weights = wa, wb, wc, wd, we, wf, wg, wh
-            _interpolate(values, (a, b, c, d, e, f, g, h), weights, scale, out[j, i])
-
-
-@exact
-def _known(values, at, other):  # type: ignore[no-untyped-def]
-    """Return an offset, or another where its descriptor is unknown."""
-    return at if values[at] == values[at] else other
-
-
-@exact
-def _add_curvature(values, offsets, channels, out):  # type: ignore[no-untyped-def]
-    """Add the products of the slopes of a voxel's descriptor, summed over channels."""
-    z0, z1, y0, y1, x0, x1 = offsets
-    quarter = np.float32(0.25)
-    for channel in range(channels):
-        n = np.uintp(channel)
-        dz, dy = values[z1 + n] - values[z0 + n], values[y1 + n] - values[y0 + n]
-        dx = values[x1 + n] - values[x0 + n]
-        out[0] += quarter * dz * dz
-        out[1] += quarter * dz * dy
-        out[2] += quarter * dz * dx
-        out[3] += quarter * dy * dy
-        out[4] += quarter * dy * dx
-        out[5] += quarter * dx * dx
+            scale = np.float32(1) / (np.float32(SCALE) * known)
+            for c in range(channels):
+                value = (
+                    w000 * np.float32(source[z, y, x, c])
+                    + w001 * np.float32(source[z, y, x1, c])
+                    + w010 * np.float32(source[z, y1, x, c])
+                    + w011 * np.float32(source[z, y1, x1, c])
+                    + w100 * np.float32(source[z1, y, x, c])
+                    + w101 * np.float32(source[z1, y, x1, c])
+                    + w110 * np.float32(source[z1, y1, x, c])
+                    + w111 * np.float32(source[z1, y1, x1, c])
+                )
+                out[j, i, c] = scale * value
 
 
 @compiled
@@ -233,7 +204,6 @@ def force(  # type: ignore[no-untyped-def]
     cz, cy, cx = displacement.shape[:3]
     at_z, at_y = places(nz, cz, stride[0]), places(ny, cy, stride[1])
     at_x = places(nx, cx, stride[2])
-    where = displacement, at_z, at_y, at_x, source
     wanted = tensor.size > 0
     update[start:stop] = 0
     totals[start:stop] = 0
@@ -241,58 +211,61 @@ def force(  # type: ignore[no-untyped-def]
         tensor[start:stop] = 0
     first, last = start * stride[0], min(stop * stride[0], nz)
     ring = np.empty((3, ny, nx, channels), np.float32)
-    pulled, reference = ring.reshape(-1), fixed.reshape(-1)
-    half, share = np.float32(0.5), np.float32(1 / SCALE)
     for p in range(max(0, first - 1), min(nz, first + 1)):
-        _pull_plane(p, *where, ring[p % 3])
-    size = ny * nx * channels
+        _pull_plane(p, displacement, at_z, at_y, at_x, source, ring[p % 3])
     for k in range(first, last):
         if k + 1 < nz:
-            _pull_plane(k + 1, *where, ring[(k + 1) % 3])
+            planes = displacement, at_z, at_y, at_x
+            _pull_plane(k + 1, *planes, source, ring[(k + 1) % 3])
+        here = ring[k % 3]
+        below = ring[(k - 1) % 3] if k > 0 else here
+        above = ring[(k + 1) % 3] if k + 1 < nz else here
         plane = k // stride[0]
-        here, below, above = k % 3, max(k - 1, 0) % 3, min(k + 1, nz - 1) % 3
         energy, count = np.float64(0), np.float64(0)
         for j in range(ny):
-            south, north = max(j - 1, 0), min(j + 1, ny - 1)
+            south, north = here[max(j - 1, 0)], here[min(j + 1, ny - 1)]
+            row = j // stride[1]
             for i in range(nx):
-                at = np.uintp((j * nx + i) * channels)
-                own = np.uintp(k * size) + at
-                o = np.uintp(here * size) + at
-                if reference[own] == NOT_COUNTED or pulled[o] != pulled[o]:
+                if fixed[k, j, i, 0] == NOT_COUNTED or np.isnan(here[j, i, 0]):
                     continue
-                z0 = _known(pulled, np.uintp(below * size) + at, o)
-                z1 = _known(pulled, np.uintp(above * size) + at, o)
-                line = here * ny
-                y0 = _known(pulled, np.uintp(((line + south) * nx + i) * channels), o)
-                y1 = _known(pulled, np.uintp(((line + north) * nx + i) * channels), o)
-                row = (line + j) * nx
-                x0 = np.uintp((row + max(i - 1, 0)) * channels)
-                x1 = np.uintp((row + min(i + 1, nx - 1)) * channels)
-                x0, x1 = _known(pulled, x0, o), _known(pulled, x1, o)
+                centre = here[j, i]
+                z0 = centre if np.isnan(below[j, i, 0]) else below[j, i]
+                z1 = centre if np.isnan(above[j, i, 0]) else above[j, i]
+                y0 = centre if np.isnan(south[i, 0]) else south[i]
+                y1 = centre if np.isnan(north[i, 0]) else north[i]
+                x0, x1 = here[j, max(i - 1, 0)], here[j, min(i + 1, nx - 1)]
+                x0 = centre if np.isnan(x0[0]) else x0
+                x1 = centre if np.isnan(x1[0]) else x1
+                n = i // stride[2]
                 squares = np.float32(0)
                 vz, vy, vx = np.float32(0), np.float32(0), np.float32(0)
-                for channel in range(channels):
-                    n = np.uintp(channel)
-                    gap = share * np.float32(reference[own + n]) - pulled[o + n]
+                for c in range(channels):
+                    gap = np.float32(fixed[k, j, i, c]) / SCALE - centre[c]
+                    dz = np.float32(0.5) * (z1[c] - z0[c])
+                    dy = np.float32(0.5) * (y1[c] - y0[c])
+                    dx = np.float32(0.5) * (x1[c] - x0[c])
                     squares += gap * gap
-                    vz += gap * (pulled[z1 + n] - pulled[z0 + n])
-                    vy += gap * (pulled[y1 + n] - pulled[y0 + n])
-                    vx += gap * (pulled[x1 + n] - pulled[x0 + n])
-                v, m = j // stride[1], i // stride[2]
-                update[plane, v, m, 0] += half * vz
-                update[plane, v, m, 1] += half * vy
-                update[plane, v, m, 2] += half * vx
+                    vz += gap * dz
+                    vy += gap * dy
+                    vx += gap * dx
+                    if wanted:
+                        tensor[plane, row, n, 0] += dz * dz
+                        tensor[plane, row, n, 1] += dz * dy
+                        tensor[plane, row, n, 2] += dz * dx
+                        tensor[plane, row, n, 3] += dy * dy
+                        tensor[plane, row, n, 4] += dy * dx
+                        tensor[plane, row, n, 5] += dx * dx
+                update[plane, row, n, 0] += vz
+                update[plane, row, n, 1] += vy
+                update[plane, row, n, 2] += vx
                 energy += 1 - squares / channels
                 count += 1
-                if wanted:
-                    offsets = z0, z1, y0, y1, x0, x1
-                    _add_curvature(pulled, offsets, channels, tensor[plane, v, m])
         totals[plane, 0] += energy
         totals[plane, 1] += count
     _scale(start, stop, (nz, ny, nx), stride, squared_steps, update)
 
 
-@exact
+@compiled
 def _scale(start, stop, size, stride, squared_steps, update):  # type: ignore[no-untyped-def]
     """Divide sums over the voxels of nodes by their number, and apply the steps."""
     sz, sy, sx = stride
