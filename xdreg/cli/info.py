@@ -38,9 +38,8 @@ def info(
 
     Example: xdreg info fixed.ome.zarr
     """
-    field = _field(path) if is_field_store(path) else None
-    if field is not None:
-        _print_field(field, as_json=as_json)
+    if is_field_store(path):
+        _print_field(_field(path), as_json=as_json)
         return
     levels = _stored_levels(path) if is_store(path) else _levels(path)
     if as_json:

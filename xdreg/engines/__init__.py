@@ -4,6 +4,6 @@ Reading order: `local_correlation`, the default, with `descent`, `correlation`, 
 `smoothness` and `discrete_search`; `linear`, with `pose`, `pose_text` and
 `shift_search`; `metric_choice`. `elastix`, with `elastix_parameters` and `bspline`,
 runs in the processes of `processes`: `elastix_process` and `process_worker` are the
-inner side.
-`isolated` runs users' methods there. `result` is what every method returns.
+inner side. `isolated` runs users' methods there. `result` is what every method
+returns.
 """

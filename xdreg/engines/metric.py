@@ -73,8 +73,8 @@ class EngineMetric(ABC):
         """Return the kernels and the resistance of all channels, for `descent`.
 
         ``pairs`` are the fixed and moving image of each channel, ``nodes`` those of
-        displacements, updates and resistance. The options are those
-        of `local_correlation`.
+        displacements, updates and resistance. The options are those of
+        `local_correlation`.
         """
 
     @abstractmethod

@@ -24,7 +24,7 @@ from xdreg.numerics.filters import (
     sum_boxes,
     sum_ring,
 )
-from xdreg.numerics.nodes import places, row_of
+from xdreg.numerics.nodes import nodes_of, places, row_of
 from xdreg.numerics.trilinear import cell, cell_steps, interpolate, interpolate_known
 
 #: Deviations below this share of an image's contrast are noise.
@@ -69,7 +69,7 @@ def _products(fixed, moving, plane, stride, ry, rx, out):  # type: ignore[no-unt
     """
     nz, ny, nx = fixed.shape
     sz, sy, sx = stride
-    high, wide = (ny + sy - 1) // sy, (nx + sx - 1) // sx
+    high, wide = nodes_of(ny, sy), nodes_of(nx, sx)
     out[:, ry : ry + high, rx : rx + wide] = 0
     zero, one = np.float32(0), np.float32(1)
     for k in range(plane * sz, min((plane + 1) * sz, nz)):
@@ -248,11 +248,8 @@ def force(  # type: ignore[no-untyped-def]
     ``update`` only the totals are written: energy and number of nodes.
     """
     size = fixed.shape
-    nz, ny = (
-        (size[0] + stride[0] - 1) // stride[0],
-        (size[1] + stride[1] - 1) // stride[1],
-    )
-    nx = (size[2] + stride[2] - 1) // stride[2]
+    nz, ny = nodes_of(size[0], stride[0]), nodes_of(size[1], stride[1])
+    nx = nodes_of(size[2], stride[2])
     rz, ry, rx = radius
     depth = 2 * rz + 1
     room = 1

@@ -26,9 +26,7 @@ compiled: Callable[..., Any] = numba.njit(
     cache=True, nogil=True, fastmath=FAST, error_model="numpy"
 )
 
-#: Without `FAST`. A function that is not inlined may be compiled in more than one way,
-#: alone and within its caller, and which of them runs depends on what was compiled in
-#: this process and what was stored. Sums of products are then contracted differently.
+#: Without `FAST`: a sum of products may then not be contracted to fewer roundings.
 exact: Callable[..., Any] = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 #: Variance above which a sampled Gaussian has the one it is made for.

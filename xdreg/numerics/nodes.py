@@ -57,7 +57,7 @@ class Nodes:
     @property
     def shape(self) -> Shape:
         """The number of nodes (z, y, x)."""
-        z, y, x = (-(-n // s) for n, s in zip(self.voxels, self.stride, strict=True))
+        z, y, x = map(nodes_of, self.voxels, self.stride)
         return z, y, x
 
     def expanded(self, displacement: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -75,6 +75,12 @@ class Nodes:
         out = np.zeros((*self.shape, 3), np.float32)
         _average(displacement, self.stride, out)
         return out
+
+
+@exact
+def nodes_of(voxels, stride):  # type: ignore[no-untyped-def]
+    """Return the number of nodes along an axis."""
+    return (voxels + stride - 1) // stride
 
 
 @exact
