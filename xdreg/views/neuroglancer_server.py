@@ -15,7 +15,9 @@ import json
 import logging
 import re
 import secrets
+import socket
 import sys
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +41,9 @@ _OWN_NAMES = (HOST, "localhost")
 
 #: Seconds that a connection may be silent.
 PATIENCE = 60
+
+#: Bytes of a refused request that are read and dropped, and how many at once.
+_LEFT, _PART = 2**20, 2**14
 
 #: Voxels per axis of a chunk.
 CHUNK = {2: 256, 3: 64}
@@ -148,6 +153,20 @@ class ImageServer(ThreadingHTTPServer):
         except OSError as error:
             msg = f"port {port} cannot be listened to: {error.strerror}; take another"
             raise StoreError(msg) from error
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection when the other side has, or after a while.
+
+        If bytes were left unread the system would reset it, and the answer to a
+        request that was refused before its end would be lost.
+        """
+        with suppress(OSError):
+            request.shutdown(socket.SHUT_WR)
+            request.settimeout(1)
+            for _ in range(_LEFT // _PART):
+                if not request.recv(_PART):
+                    break
+        self.close_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log a request that failed: browsers cut off what is no longer in view."""
