@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from xdreg.fields.displacement import identity as _identity
     from xdreg.fields.displacement import make_field as _make_field
     from xdreg.fields.inverse import inverse as _inverse
+    from xdreg.fields.landmarks import LandmarkTransform, landmarks
     from xdreg.fields.measures import (
         consistency,
         folded_share,
@@ -64,9 +65,9 @@ if TYPE_CHECKING:
     from xdreg.fields.store import save
     from xdreg.fields.warp import warp as _warp
     from xdreg.fields.warp_to import warp_to
+    from xdreg.numerics.consensus import find_consensus
     from xdreg.numerics.metrics import dice, target_registration_error
     from xdreg.partition import Partition
-    from xdreg.registration.consensus import find_consensus
     from xdreg.registration.planned_stage import PlannedStage
     from xdreg.registration.planning import Plan
     from xdreg.registration.progress import Advance
@@ -125,6 +126,7 @@ _LAZY = {
     "fields.diagnostics": ("status_counts",),
     "fields.displacement": ("identity", "make_field"),
     "fields.inverse": ("inverse",),
+    "fields.landmarks": ("LandmarkTransform", "landmarks"),
     "fields.measures": (
         "consistency",
         "folded_share",
@@ -137,7 +139,7 @@ _LAZY = {
     "fields.warp_to": ("warp_to",),
     "numerics.metrics": ("dice", "target_registration_error"),
     "partition": ("Partition",),
-    "registration.consensus": ("find_consensus",),
+    "numerics.consensus": ("find_consensus",),
     "registration.planned_stage": ("PlannedStage",),
     "registration.planning": ("Plan",),
     "registration.progress": ("Advance",),
@@ -166,6 +168,7 @@ __all__ = [
     "Grid",
     "InputError",
     "LandmarkErrors",
+    "LandmarkTransform",
     "LocalCorrelation",
     "MethodCrash",
     "MethodError",
@@ -196,6 +199,7 @@ __all__ = [
     "jacobian_determinant",
     "label_overlaps",
     "landmark_errors",
+    "landmarks",
     "make_field",
     "make_image",
     "make_scene",

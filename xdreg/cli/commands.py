@@ -15,6 +15,8 @@ SENTENCES = {
     "runs.",
     "warp": "Resample MOVING through FIELD onto the fixed grid, or another.",
     "points": "Map POINTS of the fixed image into the moving one, in physical units.",
+    "landmarks": "Fit a transform to landmarks, fixed → moving; print residuals and "
+    "outliers.",
     "invert": "Write the inverse of FIELD, moving → fixed, on the grid of the moving "
     "image.",
     "convert": "Convert FIELD between formats, which the suffixes of FIELD and OUT "

@@ -109,9 +109,10 @@ def compose(
 
     Parameters
     ----------
-    *transforms : Dataset, itk.Transform or (ndim + 1, ndim + 1) matrix
-        Fields, ITK transforms and homogeneous matrices. Matrices are in dims order;
-        matrices and ITK transforms are in the units of the result, and in the world.
+    *transforms : Dataset, itk.Transform, matrix or LandmarkTransform
+        Fields, ITK transforms, homogeneous matrices (ndim + 1, ndim + 1), and results
+        of `landmarks`. Matrices are in dims order. All but fields are in the world, and
+        in the units of the result unless they state their own.
     like : Dataset, DataArray, DataTree or Grid, optional
         A field or an image on whose grid to compute the result; by default the first
         transform, which then has to be a field.
@@ -235,6 +236,8 @@ def _move(transform: Any, grid: Grid, name: str) -> Move:
     """Return a transform as a move of points along its own axes."""
     if isinstance(transform, MatrixMove):
         return transform
+    if hasattr(transform, "for_grid"):  # of landmarks
+        return transform.for_grid(grid, name)
     if isinstance(transform, xr.Dataset):
         return FieldMove.of(transform, grid, name)
     if hasattr(transform, "TransformPoint"):

@@ -164,7 +164,7 @@ def _of_frame(
 
     kinds = [dtype for dtype in points[names].dtypes if isinstance(dtype, np.dtype)]
     rounding = max(map(_rounding, kinds), default=0)
-    return PointTable(np.stack(parts, axis=1), rounding, replaced, _names(points))
+    return PointTable(np.stack(parts, axis=1), rounding, replaced, table_names(points))
 
 
 def _of_geometries(points: Any, dims: Sequence[str] | None, name: str) -> PointTable:
@@ -193,7 +193,7 @@ def _of_geometries(points: Any, dims: Sequence[str] | None, name: str) -> PointT
         )
         return points.set_geometry(new) if points.ndim == 2 else new
 
-    names = _names(points) if points.ndim == 2 else None
+    names = table_names(points) if points.ndim == 2 else None
     values = np.array(stored[:, :ndim][:, ::-1])
     return PointTable(values, _rounding(values.dtype), replaced, names)
 
@@ -224,7 +224,7 @@ def _of_columns(
     return PointTable(whole[:, places], _rounding(points.dtype), replaced)
 
 
-def _names(points: pd.DataFrame) -> tuple[str, ...] | None:
+def table_names(points: pd.DataFrame) -> tuple[str, ...] | None:
     """Return what a table calls its points, if it has one column for that."""
     columns = list(points.columns)
     called = next((points[c] for c in NAME_COLUMNS if columns.count(c) == 1), None)

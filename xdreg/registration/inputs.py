@@ -6,6 +6,7 @@ The pair with channels and masks, the starting point, the blocks to run again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -15,6 +16,7 @@ import xarray as xr
 
 from xdreg.errors import InputError
 from xdreg.fields.field import field_grid, is_field
+from xdreg.fields.landmarks import LandmarkTransform, check_inside
 from xdreg.fields.points import transform_points
 from xdreg.grid import checked_matrix, real_array, unit_ratio
 from xdreg.partition import BlockStatus
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 #: Asks for all channels of an image.
 ALL = "all"
+
+#: Most points on which a thin-plate spline that a run starts from is sampled.
+START_POINTS = 2**18
 
 #: How a user names channels.
 Channels = int | str | Sequence[int | str] | None
@@ -100,16 +105,28 @@ def check_fresh(fresh: object, retry: Sequence[BlockStatus], workdir: object) ->
         raise InputError(msg, workdir=...)
 
 
-def starting_point(initial: Any, grid: Grid) -> Any:
+def starting_point(initial: Any, plan: Plan) -> Any:
     """Return ``initial`` as a matrix, a field Dataset, an ITK transform or None.
+
+    A thin-plate spline becomes a field on the first stage's grid, or a coarser one.
 
     Raises
     ------
     InputError
         If it is of another type or dimension, or cannot be inverted.
     """
+    grid = plan.fixed.grids[0]
     if initial is None:
         return None
+    if isinstance(initial, LandmarkTransform):
+        initial = initial.for_grid(grid, "initial")
+        check_inside(initial.pairs, plan.fixed.placed)
+        if initial.matrix is not None:
+            return checked_matrix(initial.matrix, grid.ndim, "initial")
+        coarse = plan.stages[0].partition.field_grid
+        coarse = replace(coarse, direction=plan.fixed.direction)
+        step = int(np.ceil((coarse.size / START_POINTS) ** (1 / grid.ndim)))
+        return initial.to_field(coarse, plan.moving.placed, step=step).compute()
     if isinstance(initial, xr.Dataset):
         return _checked_field(initial, grid)
     if hasattr(initial, "TransformPoint"):

@@ -55,7 +55,7 @@ def place(
         check_sizes(plan, None)
         mass = initial == CENTERS[1]
         return _shift(plan, *(_centre(image, mass=mass) for image in pair)), None
-    start = along_axes(starting_point(initial, fixed), plan)
+    start = along_axes(starting_point(initial, plan), plan)
     check_sizes(plan, start)
     turn = _turn(plan)
     low, high = plan.moving.grids[0].bounds

@@ -16,8 +16,8 @@ import numpy as np
 from xdreg.engines.result import as_displacement
 from xdreg.grid import checked_matrix
 from xdreg.numerics import kernels
+from xdreg.numerics.consensus import find_consensus, fit_linear
 from xdreg.partition import BlockStatus
-from xdreg.registration.consensus import find_consensus, fit_linear
 from xdreg.registration.judge import RECORD
 from xdreg.registration.mapping import map_over_blocks
 from xdreg.registration.register_block import read_patch

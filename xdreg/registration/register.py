@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dask
 import xarray as xr
 
+from xdreg.fields.landmarks import THIN_PLATE
 from xdreg.registration.inputs import (
     check_fresh,
     check_methods,
@@ -87,10 +88,11 @@ def register(
         border, unless they surround a whole object. False counts padding, too.
         ``"auto"`` leaves out a uniform background around the content, except in linear
         stages, which need the content's outline.
-    initial : itk.Transform, Dataset, (ndim + 1, ndim + 1) array or str, optional
-        Where to start: a transform, a field, or a homogeneous matrix in dims order,
-        fixed → moving, physical units. ``"centers"`` starts centre on centre, and
-        ``"centers_of_mass"`` with the centres of what differs from the images' borders.
+    initial : itk.Transform, Dataset, matrix, LandmarkTransform or str, optional
+        Where to start: a transform, a field, a homogeneous matrix (ndim + 1, ndim + 1)
+        in dims order, fixed → moving, physical units, or `landmarks`. ``"centers"``
+        starts centre on centre, and ``"centers_of_mass"`` with the centres of what
+        differs from the images' borders.
         By default the first linear stage searches the pose, and images that do not
         overlap start centre on centre; the attribute ``start`` then says so.
     allow_mirror
@@ -272,4 +274,4 @@ def _is_field_like(initial: Any) -> bool:
     """Return whether a run starts from more than a linear transform."""
     if hasattr(initial, "IsLinear"):
         return not initial.IsLinear()
-    return isinstance(initial, xr.Dataset)
+    return isinstance(initial, xr.Dataset) or getattr(initial, "kind", "") == THIN_PLATE

@@ -5,6 +5,7 @@ Nothing here needs napari, which takes a voxel's position for that of its centre
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import dask.array
@@ -23,6 +24,9 @@ CHUNK = 64
 
 #: napari's unit for lengths without a unit.
 NO_UNIT = "pixel"
+
+#: Kinds of layers that are made of points.
+KINDS = ("points", "shapes", "surface")
 
 
 def is_layer(image: object) -> bool:
@@ -129,3 +133,42 @@ def _array_of(values: Any, grid: Grid) -> xr.DataArray:
         chunks = (CHUNK,) * len(values.shape)
         values = dask.array.from_array(values, chunks=chunks, name=False)
     return xr.DataArray(values, dims=dims, coords=coordinates(grid))
+
+
+def layer_data(layer: Any) -> tuple[Any, dict[str, Any], str]:
+    """Return data, metadata and kind of a layer, or raise if it is turned or none."""
+    parts = tuple(layer) if isinstance(layer, tuple | list) else ()
+    whole = len(parts) == 3 and isinstance(parts[1], Mapping) and parts[2] in KINDS
+    if not whole:
+        msg = (
+            f"a layer must be a tuple (data, meta, kind) of a kind among {KINDS}, as "
+            "from layer.as_layer_data_tuple() of napari"
+        )
+        raise InputError(msg)
+    meta = dict(parts[1])
+    for name in ("rotate", "shear", "affine"):
+        value = np.asarray(0.0 if meta.get(name) is None else meta[name], float)
+        identity = value.ndim == 2 and np.array_equal(value, np.eye(len(value)))
+        if value.any() and not identity:
+            msg = (
+                f"the layer has a {name}; apply it to the data first, and leave only "
+                "scale and translate"
+            )
+            raise InputError(msg)
+    return parts[0], meta, parts[2]
+
+
+def per_axis(
+    meta: Mapping[str, Any], name: str, default: float, count: int
+) -> NDArray[np.float64]:
+    """Return one number per axis from a layer's metadata."""
+    value = meta.get(name)
+    if value is None:
+        return np.full(count, default)
+    values = np.array(value, np.float64).ravel()
+    if len(values) != count or not np.isfinite(values).all():
+        msg = (
+            f"{name} of the layer must be {count} numbers, one per axis, got {value!r}"
+        )
+        raise InputError(msg)
+    return values

@@ -92,14 +92,14 @@ def point_names(path: Path) -> list[str] | None:
     """Return the points' names if the file is a CSV with a column of names."""
     if kind_of(path) != "CSV":
         return None
-    header, rows = _read_table(path)
+    header, rows = csv_rows(path)
     column = next((header.index(n) for n in NAME_COLUMNS if n in header), None)
     if column is None:
         return None
     return [row[column] if column < len(row) else "" for row in rows]
 
 
-def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
+def csv_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     """Return the header and the non-empty rows of a CSV file."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -124,7 +124,7 @@ def _unreadable(path: Path, kind: str, error: Exception) -> StoreError:
 
 
 def _read_csv(path: Path, dims: tuple[str, ...]) -> PointFile:
-    header, rows = _read_table(path)
+    header, rows = csv_rows(path)
     columns = [header.index(name) for name in column_names(header, dims, str(path))]
     points = np.empty((len(rows), len(dims)))
     for number, row in enumerate(rows):

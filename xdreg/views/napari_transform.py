@@ -6,7 +6,6 @@ Layer data are the tuples ``(data, meta, kind)`` that napari's plugins exchange 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,14 +13,12 @@ import numpy as np
 from xdreg.errors import InputError
 from xdreg.fields.field import field_grid
 from xdreg.fields.points import transform_points
+from xdreg.stores.napari_layers import layer_data, per_axis
 
 if TYPE_CHECKING:
     import xarray as xr
-    from numpy.typing import NDArray
 
     from xdreg.views.napari_images import LayerData
-
-KINDS = ("points", "shapes", "surface")
 
 
 def transform_layer(
@@ -65,7 +62,7 @@ def transform_layer(
     >>> data[0].tolist(), meta["scale"], kind
     ([[0.5, 0.5], [2.5, 1.5]], (1.0, 1.0), 'shapes')
     """
-    data, meta, kind = _checked(layer)
+    data, meta, kind = layer_data(layer)
     groups = [data] if kind == "points" else list(data)
     if kind == "surface":
         groups = groups[:1]
@@ -76,8 +73,8 @@ def transform_layer(
         msg = f"the layer has data of {sorted(axes)} axes; expected {ndim} or more"
         raise InputError(msg)
     count = axes.pop()
-    scale = _per_axis(meta, "scale", 1.0, count)
-    translate = _per_axis(meta, "translate", 0.0, count)
+    scale = per_axis(meta, "scale", 1.0, count)
+    translate = per_axis(meta, "translate", 0.0, count)
     joined = np.concatenate([np.empty((0, count)), *arrays])
     physical = joined[:, -ndim:] * scale[-ndim:] + translate[-ndim:]
     joined[:, -ndim:] = transform_points(field, physical, inverse=inverse)
@@ -90,40 +87,3 @@ def transform_layer(
     elif kind == "surface":
         moved = (*moved, *data[1:])
     return moved, meta, kind
-
-
-def _checked(layer: Any) -> LayerData:
-    parts = tuple(layer) if isinstance(layer, tuple | list) else ()
-    whole = len(parts) == 3 and isinstance(parts[1], Mapping) and parts[2] in KINDS
-    if not whole:
-        msg = (
-            f"a layer must be a tuple (data, meta, kind) of a kind among {KINDS}, as "
-            "from layer.as_layer_data_tuple() of napari"
-        )
-        raise InputError(msg)
-    meta = dict(parts[1])
-    for name in ("rotate", "shear", "affine"):
-        value = np.asarray(0.0 if meta.get(name) is None else meta[name], float)
-        identity = value.ndim == 2 and np.array_equal(value, np.eye(len(value)))
-        if value.any() and not identity:
-            msg = (
-                f"the layer has a {name}; apply it to the data first, and leave only "
-                "scale and translate"
-            )
-            raise InputError(msg)
-    return parts[0], meta, parts[2]
-
-
-def _per_axis(
-    meta: Mapping[str, Any], name: str, default: float, count: int
-) -> NDArray[np.float64]:
-    value = meta.get(name)
-    if value is None:
-        return np.full(count, default)
-    values = np.array(value, np.float64).ravel()
-    if len(values) != count or not np.isfinite(values).all():
-        msg = (
-            f"{name} of the layer must be {count} numbers, one per axis, got {value!r}"
-        )
-        raise InputError(msg)
-    return values

@@ -7,7 +7,7 @@ import pytest
 
 import xdreg
 from tests.helpers.matrices import affine, applied, turn
-from xdreg.registration.consensus import find_consensus, fit_linear
+from xdreg.numerics.consensus import find_consensus, fit_linear
 
 KINDS = ("translation", "rigid", "similarity", "affine")
 
