@@ -74,6 +74,8 @@ if TYPE_CHECKING:
     from xdreg.registration.reductions import BlockResult
     from xdreg.registration.register import plan
     from xdreg.registration.register import register as _register
+    from xdreg.registration.rounds import register_rounds
+    from xdreg.registration.rounds_result import Rounds
     from xdreg.stores.image_files import open_image as _open_image
     from xdreg.stores.itk_images import from_itk_image as _from_itk_image
     from xdreg.stores.itk_images import to_itk_image
@@ -82,6 +84,7 @@ if TYPE_CHECKING:
     from xdreg.views.napari_plugin import open_viewer
     from xdreg.views.napari_transform import transform_layer
     from xdreg.views.report import report
+    from xdreg.views.rounds_report import report_rounds
     from xdreg.views.scene import make_scene
 
     # Results that have `dreg`, so that its methods are checked.
@@ -145,6 +148,8 @@ _LAZY = {
     "registration.progress": ("Advance",),
     "registration.reductions": ("BlockResult",),
     "registration.register": ("plan", "register"),
+    "registration.rounds": ("register_rounds",),
+    "registration.rounds_result": ("Rounds",),
     "stores.image_files": ("open_image",),
     "stores.itk_images": ("from_itk_image", "to_itk_image"),
     "stores.memory_images": ("make_image",),
@@ -153,6 +158,7 @@ _LAZY = {
     "views.napari_plugin": ("open_viewer",),
     "views.napari_transform": ("transform_layer",),
     "views.report": ("report",),
+    "views.rounds_report": ("report_rounds",),
     "views.scene": ("make_scene",),
 }
 _MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
@@ -178,6 +184,7 @@ __all__ = [
     "PlannedStage",
     "RegistrationMethod",
     "Rigid",
+    "Rounds",
     "Similarity",
     "StoreError",
     "Translation",
@@ -211,7 +218,9 @@ __all__ = [
     "plan",
     "plot",
     "register",
+    "register_rounds",
     "report",
+    "report_rounds",
     "save",
     "statistics",
     "status_counts",

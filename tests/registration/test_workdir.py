@@ -205,3 +205,17 @@ def test_json_of_another_stage_counts_as_missing(tmp_path):
     write_json(tmp_path / "stage_00" / "linear.json", {"matrix": 1})
     (tmp_path / "stage_00").rename(tmp_path / "stage_02")
     assert read_json(tmp_path / "stage_02" / "linear.json") is None
+
+
+def test_fresh_finds_padding_anew(tmp_path):
+    pair = xdreg.datasets.phantom_pair((64, 72), amplitude=1.0)
+    fixed, moving = (
+        image.astype("float32").compute() for image in (pair.fixed, pair.moving)
+    )
+    options = {"stages": [xdreg.LocalCorrelation(level=0, metric="lncc", iterations=1)]}
+    options |= {"initial": np.eye(3), "progress": False}
+    wide, narrow = (fixed.where(fixed.x > edge, -1.0) for edge in (30, 10))
+    wide.dreg.register(moving, workdir=tmp_path, **options)
+    again = narrow.dreg.register(moving, workdir=tmp_path, fresh=True, **options)
+    alone = narrow.dreg.register(moving, **options)
+    assert again.attrs["xdreg"] == alone.attrs["xdreg"]

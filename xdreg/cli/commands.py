@@ -11,6 +11,8 @@ from typer.core import TyperGroup
 #: First lines of the subcommands' docstrings, in the order of the help page.
 SENTENCES = {
     "register": "Register MOVING to FIXED; write field.ome.zarr and moved.ome.zarr.",
+    "rounds": "Register ROUNDS to FIXED; write their fields and one image of all "
+    "channels.",
     "plan": "Print the stages, blocks, memory and bytes of a registration; nothing "
     "runs.",
     "warp": "Resample MOVING through FIELD onto the fixed grid, or another.",

@@ -199,14 +199,19 @@ def require(given: dict[str, Any], **flags: str) -> None:
 def opened(given: dict[str, Any]) -> tuple[list[Any], list[Any], Any]:
     """Open the images, the masks and the initial transform."""
     images = [open_path(given[name]) for name in ("fixed", "moving")]
+    masks = [opened_mask(given[name]) for name in ("fixed_mask", "moving_mask")]
+    return images, masks, opened_start(given["initial"])
+
+
+def opened_mask(given: str | None) -> Any:
+    """Return a mask as `xdreg.register` takes it."""
     names = {None: None, "auto": "auto", "none": False}
-    masks = [
-        names[mask] if mask in names else open_path(mask)
-        for mask in (given["fixed_mask"], given["moving_mask"])
-    ]
-    start = given["initial"]
-    named = start in (None, *CENTERS)
-    return images, masks, start if named else open_transform(start)
+    return names[given] if given in names else open_path(str(given))
+
+
+def opened_start(given: str | None) -> Any:
+    """Return where to start, as `xdreg.register` takes it."""
+    return given if given in (None, *CENTERS) else open_transform(str(given))
 
 
 def given_or_recorded(

@@ -74,7 +74,9 @@ def describe(error: XdregError) -> str:
     flags = []
     for name, value in error.remedy.items():
         flag = f"--{name.replace('_', '-')}"
-        flags.append(flag if value is True or value is ... else f"{flag} {value}")
+        by_round = value.items() if isinstance(value, dict) else ()
+        values = [f"{one}={own}" for one, own in by_round] or [value]
+        flags += [flag if v is True or v is ... else f"{flag} {v}" for v in values]
     return f"{error.message}: {', '.join(flags)}" if flags else error.message
 
 

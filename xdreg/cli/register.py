@@ -80,7 +80,7 @@ def register(
                 given, save_options, began, progress=progress, overwrite=overwrite
             )
     except KeyboardInterrupt:
-        raise Stopped(_how_to_resume(given["workdir"])) from None
+        raise Stopped(how_to_resume(given["workdir"])) from None
     answer(values, lines, as_json=as_json)
     if values["verdict"]["word"] == "failed":
         raise typer.Exit(FAILED)
@@ -220,7 +220,8 @@ def _plan_values(made: Plan) -> dict[str, Any]:
     }
 
 
-def _how_to_resume(workdir: Any) -> str:
+def how_to_resume(workdir: Any) -> str:
+    """Return what to say of a run that was stopped."""
     if workdir is None:
         return "stopped; nothing is kept. With --workdir FOLDER a run can be resumed"
     return f"stopped; finished blocks are kept in {workdir}: the same command resumes"

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version as installed_version
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import dask.array
 import numpy as np
@@ -29,7 +29,6 @@ from xdreg.fields.targets import Region, Spacing, resampling_grid
 from xdreg.fields.warp import (
     CHUNK,
     Interpolation,
-    Warper,
     along_axes,
     make_warper,
     warped_like,
@@ -156,8 +155,33 @@ def warp_to(
             looks[one] = look
             own = _job(field, layers, target, along, levels_from, (*options, one))
             jobs.append(replace(own, place=f"{LABELS}/{one}/"))
-    text = "\n".join(_description(job) for job in jobs)
     check_apart(path, field, moving, like)
+    write_jobs(
+        jobs,
+        path,
+        looks=looks,
+        overwrite=overwrite,
+        fresh=fresh,
+        storage_options=storage_options,
+        progress=progress,
+    )
+
+
+def write_jobs(
+    jobs: Sequence[Job],
+    path: str | os.PathLike[str],
+    *,
+    looks: Mapping[str, Any] | None = None,
+    overwrite: bool,
+    fresh: bool,
+    storage_options: Mapping[str, Any] | None,
+    progress: bool,
+) -> None:
+    """Write images into one store, or what is missing of them.
+
+    ``looks`` are documents of labels by their names; the others are as in `warp_to`.
+    """
+    text = "\n".join(_description(job) for job in jobs)
     with (
         working("warping", enabled=progress),
         resumable_store(
@@ -173,19 +197,37 @@ def warp_to(
             for job in jobs:
                 lay_out(folder / "store" / job.place, job.layout)
             if looks:
-                write_label_documents(folder / "store", looks, version)
+                write_label_documents(folder / "store", looks, jobs[0].layout.version)
             shutil.copytree(folder / "store", output.folder, dirs_exist_ok=True)
         done = journal.entries()
         for job in jobs:
             _write_job(job, output, journal, done)
 
 
+class PartMaker(Protocol):
+    """Computes any part of an image on the grid ``target``; see `Warper`."""
+
+    @property
+    def target(self) -> Grid:
+        """Grid of the whole image."""
+        ...
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Axes for time points and channels."""
+        ...
+
+    def part(self, position: tuple[int, ...], window: Sequence[slice]) -> NDArray[Any]:
+        """Return a window for one time point and channel."""
+        ...
+
+
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """An image to warp, its layout below ``place`` in the store, a warper per level."""
 
     layout: Layout
-    warpers: Sequence[Warper | None]
+    warpers: Sequence[PartMaker | None]
     how: Interpolation
     place: str = ""
 
@@ -197,7 +239,7 @@ def _job(
     how: Interpolation,
     levels_from: str,
     options: tuple[Any, ...],
-) -> _Job:
+) -> Job:
     """Return what is to be done for an image, of which ``images`` are the levels."""
     dtype = make_warper(field, images[0], target, how).dtype
     layout = _layout(images[0], target, dtype, *options)
@@ -209,11 +251,11 @@ def _job(
         else replace(make_warper(field, images[source], grid, how), dtype=dtype)
         for source, grid in zip(sources, layout.grids, strict=True)
     ]
-    return _Job(layout, warpers, how)
+    return Job(layout, warpers, how)
 
 
 def _write_job(
-    job: _Job, output: Output, journal: Journal, done: Mapping[str, int]
+    job: Job, output: Output, journal: Journal, done: Mapping[str, int]
 ) -> None:
     """Write all levels of an image."""
     count, layout = len(job.warpers), job.layout
@@ -261,7 +303,7 @@ def _sources(
     return sources
 
 
-def _description(job: _Job) -> str:
+def _description(job: Job) -> str:
     """Return text that differs if any bit of the result may differ."""
     layout, image = job.layout, job.layout.image
     values = {
@@ -289,7 +331,7 @@ class _Level:
 
     name: str
     dims: tuple[str, ...]
-    warper: Warper | None
+    warper: PartMaker | None
     finer: zarr.Array[Any] | None
     factors: tuple[int, ...]
     labels: bool

@@ -139,6 +139,16 @@ def run_manifest(
     }
 
 
+def describe_fixed(fixed: PairImage) -> dict[str, Any]:
+    """Return the description of a fixed image that several runs share."""
+    return {
+        "fixed": describe_source(fixed.pyramid),
+        "fixed_mask": _describe_mask(fixed.mask),
+        "channels": list(fixed.channels),
+        "versions": versions(),
+    }
+
+
 def describe_inputs(
     plan: Plan, start: Any, fixed: PairImage, moving: PairImage
 ) -> dict[str, Any]:

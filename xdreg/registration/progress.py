@@ -75,10 +75,12 @@ class StageProgress:
         called instead, from any thread, several times a second.
     stages
         Number of stages of the run.
+    name
+        Name of the run, before those of its stages.
     """
 
-    def __init__(self, shown: bool | Listener, stages: int = 1) -> None:
-        self._stages = stages
+    def __init__(self, shown: bool | Listener, stages: int = 1, name: str = "") -> None:
+        self._stages, self._name = stages, f"{name}: " if name else ""
         self._listener = shown if callable(shown) else None
         enabled = shown is True
         console = Console(stderr=True)
@@ -121,6 +123,7 @@ class StageProgress:
         raises, to end the body soon. The listener's exception replaces any that the
         body raises.
         """
+        description = self._name + description
         line = self._bars.add_task(description, total=total, failures="", left="")
         self._call_listener(Advance(description, 0, total))
         silent = self._bars.disable and self._listener is None

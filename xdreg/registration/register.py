@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from xdreg.partition import BlockStatus
     from xdreg.registration.inputs import Channels
     from xdreg.registration.progress import Listener
-    from xdreg.registration.source import PairImage
+    from xdreg.registration.source import PairImage, Source
     from xdreg.stages import MetricOrAuto, Overlap
 
 
@@ -147,7 +147,7 @@ def register(
     >>> field.displacement.dims
     ('component', 'y', 'x')
     """
-    plan, start, said, pair, again = _checked(
+    request = checked(
         fixed,
         moving,
         (channel, moving_channel),
@@ -162,17 +162,8 @@ def register(
         block_shape=block_shape,
         overlap=overlap,
     )
-    describe = functools.partial(
-        run_manifest, plan, start, *pair, allow_mirror=allow_mirror
-    )
-    manifest = describe()
-    if workdir is not None:
-        check_known(manifest)
     # Made here, so that a temporary one lasts as long as this Python.
-    directory = WorkDirectory(workdir)
-    with directory.writing():
-        directory.claim(manifest, describe, fresh=fresh)
-    run = Run(plan, *pair, start, said, directory, manifest, tuple(again))
+    run = request.claimed(WorkDirectory(workdir))
     if compute:
         return run(progress)
     # Dask would load the images that it finds inside. They may be written meanwhile.
@@ -226,7 +217,7 @@ def plan(
     InputError, StoreError
         As in `register`, apart from those about what ``workdir`` holds.
     """
-    return _checked(
+    return checked(
         fixed,
         moving,
         (channel, moving_channel),
@@ -240,10 +231,57 @@ def plan(
         metric=metric,
         block_shape=block_shape,
         overlap=overlap,
-    )[0]
+    ).plan
 
 
-def _checked(
+@dataclass(frozen=True)
+class Request:
+    """A registration whose arguments were checked; the first parameters are of `Run`.
+
+    ``again`` are statuses of blocks to run again, ``manifest`` describes the request as
+    it is now.
+    """
+
+    plan: Plan
+    fixed: PairImage
+    moving: PairImage
+    start: Any
+    said: str | None
+    again: tuple[BlockStatus, ...]
+    fresh: bool
+    allow_mirror: bool
+
+    def manifest(self) -> dict[str, Any]:
+        """Describe the run."""
+        pair = self.fixed, self.moving
+        return run_manifest(
+            self.plan, self.start, *pair, allow_mirror=self.allow_mirror
+        )
+
+    def claimed(
+        self, directory: WorkDirectory, shared: Source | None = None, name: str = ""
+    ) -> Run:
+        """Claim a work directory, and return the run; the last are those of `Run`."""
+        manifest = self.manifest()
+        if not directory.temporary:
+            check_known(manifest)
+        with directory.writing():
+            directory.claim(manifest, self.manifest, fresh=self.fresh)
+        return Run(
+            self.plan,
+            self.fixed,
+            self.moving,
+            self.start,
+            self.said,
+            directory,
+            manifest,
+            self.again,
+            shared,
+            name,
+        )
+
+
+def checked(
     fixed: Any,
     moving: Any,
     channels: tuple[Channels, Channels],
@@ -255,19 +293,19 @@ def _checked(
     fresh: bool,
     allow_mirror: bool,
     **planned: Any,
-) -> tuple[Plan, Any, str | None, tuple[PairImage, PairImage], list[BlockStatus]]:
-    """Return the plan, the start and what to say of it, the pair, blocks to repeat."""
+) -> Request:
+    """Check the arguments of `register`, and return what to run."""
     made = make_plan(fixed, moving, **planned, initial_is_field=_is_field_like(initial))
     check_methods(made)
     pair = pair_images(made, channels, masks)
     start, said = place(initial, made, pair)
     check_mirror(made, start if said is None else None, allow_mirror=allow_mirror)
-    again = retried(retry, workdir)
+    again = tuple(retried(retry, workdir))
     check_fresh(fresh, again, workdir)
     if workdir is not None:
         stored = (m for m in masks if not isinstance(m, str | bool))
         check_apart(workdir, fixed, moving, *stored, initial, what="workdir")
-    return made, start, said, pair, again
+    return Request(made, *pair, start, said, again, fresh, allow_mirror)
 
 
 def _is_field_like(initial: Any) -> bool:

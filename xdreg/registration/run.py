@@ -54,6 +54,10 @@ class Run:
         The description that the work directory holds.
     retry
         Statuses of blocks that run again when a run is resumed.
+    shared
+        The fixed image, if several runs share it.
+    name
+        What to call the run in its progress; empty for the only one.
     """
 
     plan: Plan
@@ -64,12 +68,14 @@ class Run:
     directory: WorkDirectory
     manifest: dict[str, Any]
     retry: tuple[BlockStatus, ...] = ()
+    shared: Source | None = None
+    name: str = ""
 
     def __call__(
         self, progress: bool | Listener = True, *, check: bool = False
     ) -> xr.Dataset:
         """Run all stages and return the field; ``check`` the images before, too."""
-        lines = StageProgress(progress, len(self.plan.stages))
+        lines = StageProgress(progress, len(self.plan.stages), self.name)
         with (
             self.directory.lock(),
             self.directory.writing(),
@@ -103,7 +109,7 @@ class Run:
     def _run(self, lines: StageProgress) -> xr.Dataset:
         check_workers()
         shared = Shared(
-            Source(self.fixed, self.directory.path),
+            self.shared or Source(self.fixed, self.directory.path),
             Source(self.moving, self.directory.path),
             self.directory,
             self.retry,

@@ -32,10 +32,12 @@ _IN_STAGE = (
 
 _SIDE = r"(?:fixed|moving)"
 
+_MASK = r"(?:foreground|padding)"
+
 _OWN = re.compile(
     rf"stage_\d{{2,}}(?:/?|/(?:{_IN_STAGE}))|choice\.(?:json|part)"
     rf"|{_SIDE}_levels(?:_\d+)?(?:/?|/(?:\d+{_MADE}|{_HALF}))"
-    rf"|{_SIDE}_foreground{_MADE}|\.{_SIDE}_foreground\.\d+\.chunk\.\d+\.\d+"
+    rf"|{_SIDE}_{_MASK}{_MADE}|\.{_SIDE}_{_MASK}\.\d+\.chunk\.\d+\.\d+"
 )
 
 _STAGE = re.compile(r"stage_(\d\d|[1-9]\d{2,})")

@@ -27,6 +27,7 @@ files carry checksums, and those that fail them count as missing.
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import json
 import os
@@ -124,6 +125,14 @@ class WorkDirectory:
         except OSError as error:
             msg = f"workdir {self.path} cannot be made: {error.strerror}"
             raise StoreError(msg) from error
+
+    def below(self, *names: str) -> WorkDirectory:
+        """Return the directory of one of several runs, in this one."""
+        inner = copy.copy(self)
+        inner.path = self.path.joinpath(*names)
+        with self.writing():
+            inner.path.mkdir(parents=True, exist_ok=True)
+        return inner
 
     def lock(self) -> Lock:
         """Return the lock of the directory, a context manager for one run at a time."""

@@ -115,11 +115,7 @@ def report(
     >>> file.read_text("utf-8").startswith("<!doctype html>")
     True
     """
-    address = as_address(path)
-    if is_remote(address):
-        msg = f"a report is a local file, got {address}; copy it there afterwards"
-        raise InputError(msg)
-    target = local_path(address)
+    target = local_page(path)
     check_apart(target, field, fixed, moving, labels)
     check_file(target, overwrite=overwrite)
     if label_names is not None and not isinstance(label_names, Mapping):
@@ -144,14 +140,27 @@ def report(
         {view.name: view.grids[0] for view in scene.pair},
     )
     context["title"] = _title(scene) if title is None else str(title)
-    text = render(context)
+    return write_page(target, render(context), overwrite=overwrite)
+
+
+def local_page(path: str | os.PathLike[str]) -> Path:
+    """Return where to write a report, or raise if that is a URL."""
+    address = as_address(path)
+    if is_remote(address):
+        msg = f"a report is a local file, got {address}; copy it there afterwards"
+        raise InputError(msg)
+    return local_path(address)
+
+
+def write_page(target: Path, text: str, *, overwrite: bool) -> Path:
+    """Write a report, and return its path."""
     with new_file(target, overwrite=overwrite) as file:
         file.write_text(text, encoding="utf-8")
     return target
 
 
-def render(context: Mapping[str, Any]) -> str:
-    """Return a report's page; the template escapes all that it is given.
+def render(context: Mapping[str, Any], page: str = "report") -> str:
+    """Return a report by the template of a page, which escapes all that it is given.
 
     Characters that turn text around are escaped too, and those that UTF-8 lacks.
     """
@@ -163,9 +172,9 @@ def render(context: Mapping[str, Any]) -> str:
         raise ImportError(msg) from error
 
     folder = files("xdreg.views") / "templates"
-    page, style, script = (
-        (folder / f"report.{kind}").read_text(encoding="utf-8")
-        for kind in ("html", "css", "js")
+    template, style, script = (
+        (folder / name).read_text(encoding="utf-8")
+        for name in (f"{page}.html", "report.css", "report.js")
     )
     environment = jinja2.Environment(
         autoescape=True,
@@ -178,7 +187,7 @@ def render(context: Mapping[str, Any]) -> str:
         escape(part) for part in text.split("/")
     )
     digest = hashlib.sha256(script.encode()).digest()
-    text = environment.from_string(page).render(
+    text = environment.from_string(template).render(
         context,
         # From the package, not from data; the policy lets no other script run.
         style=Markup(style),
