@@ -55,7 +55,7 @@ class Run:
     retry
         Statuses of blocks that run again when a run is resumed.
     shared
-        The fixed image, if several runs share it.
+        The fixed image if several runs share it; it was checked.
     name
         What to call the run in its progress; empty for the only one.
     """
@@ -117,8 +117,9 @@ class Run:
             allow_mirror=self.manifest["allow_mirror"],
             lines=lines,
         )
-        for source in (shared.fixed, shared.moving):
-            source.check()
+        if self.shared is None:
+            shared.fixed.check()
+        shared.moving.check()
         plan, state = self.plan, initial_state(self.start, self.plan)
         if self.said is not None:
             _log.info("%s", self.said)

@@ -80,8 +80,7 @@ class Source:
     image
         The image as it was given.
     folder
-        The work directory, for levels and masks that are made. Several runs may share
-        an image: what is made or found is so once.
+        The work directory, for levels and masks that are made.
     """
 
     def __init__(self, image: PairImage, folder: Path) -> None:
@@ -93,7 +92,6 @@ class Source:
         self._counted: ImageReader | None = None
         self._foreground: ImageReader | None = None
         self._share: float | None = None
-        self._checked = False
         self._readers: dict[tuple[int, int], ImageReader] = {}
 
     @property
@@ -111,15 +109,12 @@ class Source:
 
     def check(self) -> None:
         """Check contents and NaN of the image on a coarse level; find its mask."""
-        if self._checked:
-            return
         for channel in range(len(self._channels)):
             self._check_channel(channel)
         if self._mask in (None, AUTO):
             self._find_padding()
         if self._mask == AUTO:
             self._find_foreground()
-        self._checked = True
 
     @cached_property
     def contrast(self) -> list[float]:
