@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         statistics,
     )
     from xdreg.fields.points import transform_points
+    from xdreg.fields.regions import point_regions, region_volumes
     from xdreg.fields.store import open_field as _open_field
     from xdreg.fields.store import save
     from xdreg.fields.warp import warp as _warp
@@ -137,6 +138,7 @@ _LAZY = {
         "statistics",
     ),
     "fields.points": ("transform_points",),
+    "fields.regions": ("point_regions", "region_volumes"),
     "fields.store": ("open_field", "save"),
     "fields.warp": ("warp",),
     "fields.warp_to": ("warp_to",),
@@ -217,6 +219,8 @@ __all__ = [
     "open_viewer",
     "plan",
     "plot",
+    "point_regions",
+    "region_volumes",
     "register",
     "register_rounds",
     "report",

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from xdreg.fields import measures as _measures
     from xdreg.fields import points as _points
     from xdreg.fields import provenance as _provenance
+    from xdreg.fields import regions as _regions
     from xdreg.fields import store as _store
     from xdreg.fields import tables as _tables
     from xdreg.fields import warp as _warp
@@ -77,6 +78,7 @@ else:
     _measures = _Lazy("fields.measures")
     _points = _Lazy("fields.points")
     _provenance = _Lazy("fields.provenance")
+    _regions = _Lazy("fields.regions")
     _tables = _Lazy("fields.tables")
     _store = _Lazy("fields.store")
     _warp = _Lazy("fields.warp")
@@ -175,6 +177,8 @@ class FieldAccessor:
     warp = _Method(lambda: to_image(_warp.warp))
     warp_to = _Method(lambda: _warp_to.warp_to)
     transform_points = _Method(lambda: _points.transform_points)
+    point_regions = _Method(lambda: _regions.point_regions)
+    region_volumes = _Method(lambda: _regions.region_volumes)
     transform_layer = _Method(lambda: _napari_transform.transform_layer)
     inverse = _Method(lambda: to_field(_inverse.inverse))
     compose = _Method(lambda: to_field(_composition.compose))

@@ -37,7 +37,7 @@ def test_landmarks_by_a_known_field():
     [
         ([[0, 0]], [[0, 0]], None, r"\(n, 3\)"),
         ([[0, 0, 0]], [[0, 0, 0]] * 2, None, "row i of fixed"),
-        ("abc", [[0, 0, 0]], None, "fixed landmarks must be an array of real numbers"),
+        ([["a"] * 3], [[0, 0, 0]], None, "must be an array of real numbers"),
         ([[0, 0, 0]], [[0, 0, 0]], ["a", "b"], "2 names"),
     ],
 )

@@ -153,7 +153,8 @@ def test_tables_and_csv_are_read_by_column(tmp_path):
      ("a.fcsv", fcsv("LPS", "LPS").replace("# Coord", "# Other"), "no coordinate"),
      ("a.fcsv", "1,2,3\n", "columns"), ("a.csv", "z,y,x\n1,2,b\n", "cannot be read"),
      ("a.csv", "1,2,3\n", "'y'"), ("a.csv", "", "empty"),
-     ("a.txt", "z,y,x\n1,2\n", "cannot be read")],
+     ("a.csv", "z,y,x\n1,2\n", "cannot be read"),
+     ("a.txt", "z,y,x\n1,2,3\n", "must be .csv"), ("a.geojson", "{}", "a table")],
 )  # fmt: skip
 def test_a_bad_file_is_named(tmp_path, name, text, message):
     path = tmp_path / name

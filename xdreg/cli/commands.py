@@ -17,6 +17,7 @@ SENTENCES = {
     "runs.",
     "warp": "Resample MOVING through FIELD onto the fixed grid, or another.",
     "points": "Map POINTS of the fixed image into the moving one, in physical units.",
+    "regions": "Print the volume of each region of LABELS in both images of FIELD.",
     "landmarks": "Fit a transform to landmarks, fixed → moving; print residuals and "
     "outliers.",
     "invert": "Write the inverse of FIELD, moving → fixed, on the grid of the moving "

@@ -5,7 +5,7 @@ Reading order:
 1. `field`, the layout; `displacement`, its values as arrays; `reader`, windows and
    points of it; `targets`, grids of results.
 2. `points`, `warp`, `warp_to`, `composition`, `preimage`, `inverse`, `measures`,
-   `landmarks`.
+   `landmarks`, `regions`.
 3. `diagnostics`, `provenance`, `tables`, `accuracy`: what a registration says of
    itself, and what landmarks and labels say of it.
 4. `store`, saving and opening; `stored`, what a store holds, without displacements;

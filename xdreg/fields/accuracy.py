@@ -18,9 +18,11 @@ from xdreg.errors import InputError
 from xdreg.fields.displacement import identity
 from xdreg.fields.field import field_grid
 from xdreg.fields.points import transform_points
+from xdreg.fields.regions import label_image
 from xdreg.fields.warp import warp
 from xdreg.numerics.metrics import target_registration_error
-from xdreg.numerics.point_tables import paired_names, read_table
+from xdreg.numerics.point_tables import paired_names
+from xdreg.stores.landmark_files import read_landmarks
 from xdreg.stores.pyramid import image_levels
 
 #: Most voxels of the level on which labels are compared.
@@ -92,8 +94,8 @@ def landmark_errors(
     field : Dataset
         A displacement field.
     fixed, moving : (n, ndim), physical units
-        Corresponding points, in the field's units: arrays in dims order, or tables as
-        `transform_points` takes them.
+        Corresponding points as `landmarks` takes them, in the field's units unless they
+        state their own.
     names
         Names of the landmarks; by default the column ``name``, ``label`` or ``id`` of a
         table, else their numbers, from 1.
@@ -120,7 +122,11 @@ def landmark_errors(
     """
     dims = field_grid(field).dims
     given = ((fixed, "fixed landmarks"), (moving, "moving landmarks"))
-    tables = [read_table(points, dims, name) for points, name in given]
+    units = field_grid(field).units
+    tables = [
+        read_landmarks(points, name, dims).in_units(units, name)
+        for points, name in given
+    ]
     pair = [table.values for table in tables]
     if len(pair[0]) != len(pair[1]):
         msg = (
@@ -235,19 +241,10 @@ def _label_level(image: Any, name: str) -> xr.DataArray:
     """Return the level of a label image that is compared, in dims order."""
     levels = image_levels(image, name)
     level = next((v for v in levels if v.size <= LABEL_VOXELS), levels[-1])
-    for dim in ("t", "c"):
-        if level.sizes.get(dim) == 1:
-            level = level.isel({dim: 0}, drop=True)
-    if level.dtype.kind not in "biu":
-        msg = f"{name} must be whole numbers, got {level.dtype}; use .astype('uint16')"
-        raise InputError(msg)
+    level = label_image(level, name)
     grid = grid_of(level, name)
-    if len(level.dims) != grid.ndim:
-        msg = f"{name} have dimensions {level.dims}; choose one channel and time point"
-        raise InputError(msg)
     step = max(1, int(np.ceil((level.size / LABEL_VOXELS) ** (1 / grid.ndim))))
-    part = level.isel({dim: slice(None, None, step) for dim in grid.dims})
-    return part.transpose(*grid.dims)
+    return level.isel({dim: slice(None, None, step) for dim in grid.dims})
 
 
 def _count(

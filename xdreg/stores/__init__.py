@@ -5,6 +5,7 @@ Reading order: how an image is opened (`ome_zarr`, `ome_metadata`, `systems`,
 `fetching`, `unpacking`), how blocks read it (`pyramid`, `channels`, `readers`), how an
 output is written (`ome_writer`, `label_groups`, `outputs`, `resumable`), other formats
 (`image_files`, `tiff_images`, `dicom_series`, `itk_images`, `memory_images`,
-`napari_layers`, `point_files`, `landmark_files`), real pairs to try (`published_pairs`), and what all of
-them use (`paths`, `retrying`, `locks`, `posix`, `progress`, `graphs`).
+`napari_layers`, `point_files`, `landmark_files`, `region_names`), real pairs to try
+(`published_pairs`), and what all of them use (`paths`, `retrying`, `locks`, `posix`,
+`progress`, `graphs`).
 """

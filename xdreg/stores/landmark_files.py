@@ -21,7 +21,7 @@ from xdreg.grid import SPATIAL_DIMS, UNIT_METRES, normalise_units, unit_ratio
 from xdreg.numerics.point_tables import read_table, table_names
 from xdreg.stores.napari_layers import NO_UNIT, layer_data, layer_matrix, per_axis
 from xdreg.stores.paths import as_address, local_path
-from xdreg.stores.point_files import csv_rows
+from xdreg.stores.point_files import csv_rows, point_frame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,8 +64,9 @@ def read_landmarks(
     Parameters
     ----------
     points
-        What `read_table` takes; the path of a CSV with named columns, or of Slicer's
-        fcsv or mrk.json; a points layer of napari, or its tuple ``(data, meta, kind)``.
+        What `read_table` takes; the path of CSV or Parquet with named columns, or of
+        Slicer's fcsv or mrk.json; a points layer of napari, or its tuple
+        ``(data, meta, kind)``.
     name
         What to call them in an error.
     dims
@@ -80,11 +81,10 @@ def read_landmarks(
         path = local_path(as_address(points))
         if path.name.lower().endswith((".fcsv", ".json")):
             return _checked(_slicer(path), dims, name)
-        columns, rows = csv_rows(path)
-        if _is_bigwarp(columns):
+        if path.suffix.lower() == ".csv" and _is_bigwarp(csv_rows(path)[0]):
             msg = f"{path} is BigWarp's and holds both; give it as fixed_points alone"
             raise InputError(msg)
-        points = _frame(path, columns, rows)
+        points = point_frame(path)
     elif _is_layer(points):
         return _checked(_layer(points, name), dims, name)
     table = read_table(points, dims, name)
@@ -131,17 +131,6 @@ def _is_bigwarp(row: Sequence[str]) -> bool:
     """Return whether the first row of a file is one of BigWarp's, without a header."""
     flag = row[1].strip().lower() if len(row) in (6, 8) else ""
     return flag in ("true", "false")
-
-
-def _frame(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
-    """Return a CSV file as a table, of which columns of numbers are numbers."""
-    try:
-        table = pd.DataFrame(rows, columns=columns)
-        numeric = [c for c in table if str(c) in SPATIAL_DIMS or "axis-" in str(c)]
-        return table.assign(**{c: pd.to_numeric(table[c]) for c in numeric})
-    except (ValueError, TypeError) as error:
-        msg = f"{path} cannot be read as points: {error}"
-        raise StoreError(msg) from error
 
 
 def _is_layer(points: Any) -> bool:

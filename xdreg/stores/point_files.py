@@ -22,6 +22,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from xdreg.errors import InputError, StoreError
+from xdreg.grid import SPATIAL_DIMS
 from xdreg.numerics.point_tables import NAME_COLUMNS, column_names
 from xdreg.stores.named_files import check_names
 
@@ -117,6 +118,37 @@ def csv_rows(path: Path) -> tuple[list[str], list[list[str]]]:
             )
             raise InputError(msg)
     return [name.strip() for name in rows[0]], rows[1:]
+
+
+def point_frame(path: Path) -> Any:
+    """Return a CSV or Parquet file as a table of pandas.
+
+    Of CSV, only the columns with coordinates are converted to numbers.
+    """
+    import pandas as pd
+
+    kind = kind_of(path)
+    if kind not in ("CSV", "Parquet"):
+        msg = f"{path} is {kind}; expected a table, CSV or Parquet"
+        raise InputError(msg)
+    try:
+        if kind == "Parquet":
+            return pd.read_parquet(path)
+        header, rows = csv_rows(path)
+        table = pd.DataFrame(rows, columns=header)
+        numeric = [c for c in header if c in SPATIAL_DIMS or c.startswith("axis-")]
+        return table.assign(**{c: pd.to_numeric(table[c]) for c in numeric})
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        raise _unreadable(path, kind, error) from error
+
+
+def write_frame(table: Any, path: Path) -> None:
+    """Write a table of pandas as CSV or Parquet."""
+    if kind_of(path) == "Parquet":
+        table.to_parquet(path, index=False)
+    else:
+        # As points are written elsewhere.
+        table.to_csv(path, index=False, na_rep="nan", encoding="utf-8")
 
 
 def _unreadable(path: Path, kind: str, error: Exception) -> StoreError:
