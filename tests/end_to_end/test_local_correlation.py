@@ -37,6 +37,22 @@ def test_stage_registers_in_blocks_like_whole():
     assert np.median(length[inside]) < 0.05
 
 
+def test_light_from_opposite_sides_moves_nothing():
+    pair = xdreg.datasets.phantom_pair((48, 56, 52), amplitude=2.0)
+    fall = np.exp(-2 * np.linspace(0, 1, 48, dtype=np.float32))[:, None, None]
+    points = np.argwhere(pair.foreground.values)[::37]
+    truth = np.moveaxis(pair.displacement.values, 0, -1)[tuple(points.T)]
+    errors = []
+    for near, far in ((np.ones_like(fall), np.ones_like(fall)), (fall, fall[::-1])):
+        field = (pair.fixed * near).dreg.register(
+            pair.moving * far, metric="lncc", progress=False
+        )
+        moved = field.dreg.transform_points(points.astype(float)) - points
+        errors.append(np.percentile(np.linalg.norm(moved - truth, axis=1), 95))
+    even, uneven = errors
+    assert uneven < 1.5 * even
+
+
 def test_what_a_mask_leaves_out_sets_no_scale():
     """Neither noise nor stiffness is measured against it."""
     pair = xdreg.datasets.phantom_pair((64, 72), amplitude=2.0)

@@ -60,6 +60,28 @@ def test_padding_is_told_and_can_be_counted(pair, caplog):
     assert "without_padding" not in every.attrs["xdreg"]
 
 
+def test_a_foreground_ends_where_padding_begins(tmp_path):
+    made = xdreg.datasets.phantom_pair((40, 72, 56), amplitude=1.0)
+    fixed, moving = (
+        image.astype("float32").compute() for image in (made.fixed, made.moving)
+    )
+    cone = (
+        np.hypot(
+            *(np.indices(fixed.shape)[1:] - np.array([35.5, 27.5])[:, None, None, None])
+        )
+        < 24
+    )
+    stages = [xdreg.Affine(metric="lncc")]
+    shares = []
+    for mask in (None, "auto"):
+        field = registered(
+            padded(fixed, ~cone, -32768), moving, fixed_mask=mask, stages=stages
+        )
+        entry = json.loads(field.attrs["xdreg"])["fixed_mask"]
+        shares.append(entry["share"])
+    assert shares[1] <= shares[0] <= cone.mean()
+
+
 def test_a_value_around_a_whole_object_counts():
     made = xdreg.datasets.phantom_pair((40, 48, 44), amplitude=1.0)
     fixed, moving = (

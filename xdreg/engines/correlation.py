@@ -24,6 +24,7 @@ from xdreg.engines.descent import summed_forces
 from xdreg.engines.metric import NO_TENSOR, EngineMetric, Terms
 from xdreg.engines.voxel_units import VoxelUnits
 from xdreg.numerics import correlation_kernels as kernels
+from xdreg.numerics.brightness import matched_brightness
 from xdreg.numerics.nodes import Nodes
 
 if TYPE_CHECKING:
@@ -82,6 +83,10 @@ class Correlation(EngineMetric):
             resistance += (local + np.float32(least)) / np.float32(GAIN[units.ndim])
             forces.append(correlation_force(fixed, moving, box, steps, spread, nodes))
         return summed_forces(nodes.shape, forces), resistance
+
+    def matched(self, fixed: Array, moving: Array, units: VoxelUnits) -> Array:
+        """Return fixed without a slow factor of brightness that moving lacks."""
+        return matched_brightness(fixed, moving, units.radius(None, self.radius))
 
     def linear_terms(
         self, fixed: Array, units: VoxelUnits, contrast: tuple[float, float]

@@ -12,7 +12,7 @@ damping: Marquardt, J. SIAM 1963.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -165,10 +165,27 @@ def fit(
 
     The score is the mean energy where the images overlap, 0 to 1, reduced in proportion
     where the overlap is below `FULL_OVERLAP`. ``until`` is the value of
-    ``time.perf_counter`` at which to stop.
+    ``time.perf_counter`` at which to stop. If a slow factor of brightness is found, the
+    fit is continued without it.
     """
-    problem = _Problem(fixed, moving, metric)
     basis = _basis(kind, fixed.grid.ndim)
+    problem = _Problem(fixed, moving, metric)
+    matrix, score = _climb(problem, start, basis, iterations, until)
+    evened = problem.matched(matrix)
+    if evened is not None:
+        problem = _Problem(evened, moving, metric)
+        matrix, score = _climb(problem, matrix, basis, iterations, until)
+    return matrix, score
+
+
+def _climb(
+    problem: _Problem,
+    start: Matrix,
+    basis: Matrix,
+    iterations: int,
+    until: float | None,
+) -> tuple[Matrix, float]:
+    """Return the transform of the highest score near a start, and that score."""
     matrix, damping = start, DAMPING
     terms, score = problem.terms(matrix)
     for _ in range(iterations):
@@ -210,6 +227,7 @@ class _Problem:
 
     def __init__(self, fixed: Volume, moving: Volume, metric: OwnMetric) -> None:
         self._fixed, self._moving = fixed, moving
+        self._metric = METRICS[metric]
         grid = fixed.grid
         self._units = VoxelUnits(grid)
         self._smaller = min(fixed.extent, moving.extent)
@@ -218,7 +236,7 @@ class _Problem:
         index = np.moveaxis(np.indices(grid.shape), 0, -1).reshape(-1, grid.ndim)
         place = (grid.index_to_physical(index) - grid.centre) / self._size
         self._place = np.concatenate([place, np.ones((len(place), 1))], axis=1)
-        self._terms = METRICS[metric].linear_terms(
+        self._terms = self._metric.linear_terms(
             fixed.values.reshape(self._units.shape),
             self._units,
             (fixed.contrast, moving.contrast),
@@ -227,18 +245,27 @@ class _Problem:
     def terms(self, matrix: Matrix) -> tuple[Terms, float]:
         """Return the linearised energy at a transform, and the score."""
         grid = self._fixed.grid
-        pulled = kernels.warp_array(
-            self._moving.values,
-            self._moving.grid,
-            *kernels.affine_displacement(matrix, grid),
-            grid,
-        )
-        terms = self._terms(pulled.reshape(self._units.shape))
+        terms = self._terms(self._pulled(matrix))
         if not self._smaller:
             # A small mask may be empty on a coarse level.
             return terms, 0.0
         overlap = terms.count * float(np.prod(grid.spacing)) / self._smaller
         return terms, terms.energy * min(1.0, overlap / FULL_OVERLAP)
+
+    def matched(self, matrix: Matrix) -> Volume | None:
+        """Return fixed without a slow factor of brightness, if it has one."""
+        values = self._fixed.values.reshape(self._units.shape)
+        evened = self._metric.matched(values, self._pulled(matrix), self._units)
+        if evened is values:
+            return None
+        return replace(self._fixed, values=evened.reshape(self._fixed.grid.shape))
+
+    def _pulled(self, matrix: Matrix) -> NDArray[np.float32]:
+        """Return the moving image (z, y, x) on the fixed grid."""
+        image, grid = self._moving, self._fixed.grid
+        field = kernels.affine_displacement(matrix, grid)
+        pulled = kernels.warp_array(image.values, image.grid, *field, grid)
+        return pulled.reshape(self._units.shape)
 
     def normal_equations(self, terms: Terms) -> tuple[Matrix, Matrix]:
         """Return matrix and right-hand side for the entries of an affine update."""

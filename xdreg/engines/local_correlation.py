@@ -180,10 +180,10 @@ def local_correlation(
         )
         raise InputError(msg)
     units, own = VoxelUnits(grid), METRICS[metric]
-    pairs = [
-        (masked_values(one, grid), masked_values(other, grid))
-        for one, other in zip(_channels(fixed), _channels(moving), strict=True)
-    ]
+    pairs = []
+    for channels in zip(_channels(fixed), _channels(moving), strict=True):
+        one, other = (masked_values(channel, grid) for channel in channels)
+        pairs.append((own.matched(one, other, units), other))
     settings = Settings(
         units.voxels(update_sigma, own.update_sigma),
         units.voxels(field_sigma, own.field_sigma),

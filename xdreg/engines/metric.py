@@ -77,6 +77,10 @@ class EngineMetric(ABC):
         `local_correlation`.
         """
 
+    def matched(self, fixed: Array, moving: Array, units: VoxelUnits) -> Array:
+        """Return fixed as it is compared with moving, which it lies on roughly."""
+        return fixed
+
     @abstractmethod
     def linear_terms(
         self, fixed: Array, units: VoxelUnits, contrast: tuple[float, float]

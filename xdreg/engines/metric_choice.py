@@ -36,6 +36,7 @@ from scipy import ndimage
 from xdreg.engines.linear import Volume, fit, levels
 from xdreg.engines.own_metrics import METRICS, local_similarity
 from xdreg.engines.pose import Pose, find_pose
+from xdreg.engines.voxel_units import VoxelUnits
 from xdreg.grid import pyramid_factors
 from xdreg.numerics import kernels
 from xdreg.numerics.correlation_kernels import NOISE
@@ -192,13 +193,14 @@ class _CoarsePair:
 
     def agreement(self, matrix: Matrix) -> tuple[float, float]:
         """Return the agreement by ``"lncc"`` and by ``"mind"`` in an alignment."""
-        fixed, grid = self._fixed.values, self._fixed.grid
+        grid = self._fixed.grid
         axes, quarters = tuple(range(grid.ndim)), np.array(grid.shape) // 4
         pulled = [self._pulled(matrix)]
         for signs in itertools.product((-1, 1), repeat=grid.ndim - 1):
             shift = np.multiply((1, *signs), quarters)
             pulled.append(np.roll(pulled[0], shift, axes))
         masks = [self._compared(moving) for moving in pulled]
+        fixed = self._matched(pulled[0])
         correlation, shapes = (
             _above_chance(
                 *(
@@ -212,8 +214,8 @@ class _CoarsePair:
 
     def linearity(self, matrix: Matrix) -> float:
         """Return the linearity of the intensities in an alignment."""
-        fixed, pulled = self._fixed.values, self._pulled(matrix)
-        both = self._compared(pulled)
+        pulled = self._pulled(matrix)
+        both, fixed = self._compared(pulled), self._matched(pulled)
         a, b = fixed[both].astype(np.float64), pulled[both].astype(np.float64)
         if a.size <= BINS or a.min() == a.max() or b.min() == b.max():
             return float("nan")
@@ -227,6 +229,13 @@ class _CoarsePair:
         if inside.sum() < LEAST_INSIDE * inside.size:
             inside = np.isfinite(self._fixed.values) & np.isfinite(pulled)
         return np.asarray(inside & (self._varied | _has_contrast(pulled)))
+
+    def _matched(self, pulled: Array) -> Array:
+        """Return the fixed image without a slow factor of brightness."""
+        units = VoxelUnits(self._fixed.grid)
+        one, other = (v.reshape(units.shape) for v in (self._fixed.values, pulled))
+        matched = METRICS["lncc"].matched(one, other, units)
+        return np.asarray(matched.reshape(pulled.shape))
 
     def _pulled(self, matrix: Matrix) -> Array:
         """Return the moving image on the fixed grid."""

@@ -232,8 +232,15 @@ class _Search:
             return []
         coarsest, *rest = levels(self._images[0])
         fits = [_Fit(matrix, 0.0, number) for number, matrix in enumerate(starts)]
-        fits = _best_different(self._fitted(fits, coarsest), grid)[:LAST]
-        return _best_different(self._fitted(fits, rest[0]), grid) if rest else fits
+        found = self._fitted(fits, coarsest)
+        fits = _best_different(found, grid)[:LAST]
+        if not rest:
+            return fits
+        # The positions that were given go on: a slow factor of brightness, which is
+        # not seen yet, may be worth more than all structure.
+        given = [] if mirrored else found[:2]
+        fits += [f for f in given if _differs(f, fits, grid)]
+        return _best_different(self._fitted(fits, rest[0]), grid)
 
     def _fitted(self, starts: list[_Fit], spacing: tuple[float, ...]) -> list[_Fit]:
         """Refine poses on one level."""
@@ -327,12 +334,17 @@ def _best_different(fits: list[_Fit], grid: Grid) -> list[_Fit]:
     others = [f for f in fits if f.score < least]
     equals.sort(key=lambda f: f.number)
     others.sort(key=lambda f: -f.score)
-    apart = DIFFERENT * _extent(grid)
     kept: list[_Fit] = []
     for candidate in equals + others:
-        if all(_distance(candidate.matrix, k.matrix, grid) > apart for k in kept):
+        if _differs(candidate, kept, grid):
             kept.append(candidate)
     return kept
+
+
+def _differs(candidate: _Fit, others: list[_Fit], grid: Grid) -> bool:
+    """Return whether a pose differs from all others."""
+    apart = DIFFERENT * _extent(grid)
+    return all(_distance(candidate.matrix, o.matrix, grid) > apart for o in others)
 
 
 def _extent(grid: Grid) -> float:

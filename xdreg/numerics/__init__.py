@@ -2,6 +2,6 @@
 
 Reading order: `kernels`, `interpolation`, `filters`, `trilinear`; then `folding`,
 `newton`, `inversion`, `metrics`, `point_tables`, `foreground`; `nodes`,
-`correlation_kernels` and `descriptors` for the engines. `itk_transforms` converts
-transforms from and to ITK.
+`brightness`, `correlation_kernels` and `descriptors` for the engines. `itk_transforms`
+converts transforms from and to ITK.
 """

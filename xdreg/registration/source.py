@@ -240,7 +240,7 @@ class Source:
 
     def _find_foreground(self) -> None:
         """Store the mask of the foreground."""
-        self._foreground = self._store_mask("foreground", foreground)
+        self._foreground = self._store_mask("foreground", _measured_foreground)
         share = self._share or 0
         if share < LEAST_FOREGROUND or share == 1:
             what = (
@@ -276,6 +276,11 @@ def _not_padding(values: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return what is not padding."""
     found = padding(values)
     return np.ones(values.shape, bool) if found is None else ~found
+
+
+def _measured_foreground(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return the foreground without padding, into which its margin may reach."""
+    return np.asarray(foreground(values) & _not_padding(values))
 
 
 @dataclass(frozen=True)
