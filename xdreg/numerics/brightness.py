@@ -154,7 +154,7 @@ def _compare(fixed: Array, moving: Array, factors: tuple[int, ...]) -> _Boxes | 
     if weights.mean() < LEAST_CORRELATION or abs(sign) < LEAST_AGREED:
         return None
     return _Boxes(
-        (np.argwhere(serves) + 0.5) * np.array(factors, np.float64) - 0.5,
+        np.asarray((np.argwhere(serves) + 0.5) * factors - 0.5, np.float64),
         0.5 * np.log(aa[serves] / bb[serves]),
         np.stack([a[serves] + middles[0], b[serves] + middles[1]]),
         weights,
