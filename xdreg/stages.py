@@ -34,6 +34,9 @@ Kind = Literal["translation", "rigid", "similarity", "affine"]
 #: Starts that are named: the middles of the imaged regions, or of what they show.
 CENTERS = ("centers", "centers_of_mass")
 
+#: Devices that blocks are registered on; ``"auto"`` is one of the others.
+Device = Literal["cpu", "cuda", "auto"]
+
 #: Metrics of xdreg's own engines.
 OwnMetric = Literal["lncc", "mind"]
 OWN_METRICS: tuple[Metric, ...] = get_args(OwnMetric)
@@ -305,6 +308,10 @@ class LocalCorrelation(Blockwise):
         Whether a block searches for large motion: with narrower boxes in between, in
         3-D, and by a discrete search over a quarter of its window, which gives a second
         starting point. By default where one block of few voxels holds the whole image.
+    device
+        ``"cuda"`` registers the blocks on a GPU, through CuPy. The field then differs
+        by rounding. ``"auto"`` does if all processes that may be given a block have
+        one, which is decided when the run is planned. By default ``"cpu"``.
 
     References
     ----------
@@ -317,7 +324,7 @@ class LocalCorrelation(Blockwise):
     nearest_metric: ClassVar[Mapping[str, Metric]] = OWN_NEAREST
     passed_on: ClassVar[tuple[str, ...]] = (
         "iterations", "timeout", "radius", "update_sigma", "field_sigma", "step",
-        "convergence", "search",
+        "convergence", "search", "device",
     )  # fmt: skip
     axis_options: ClassVar[tuple[str, ...]] = ("radius", "update_sigma", "field_sigma")
 
@@ -327,12 +334,14 @@ class LocalCorrelation(Blockwise):
     step: float | None = None
     convergence: float | None = None
     search: bool | None = None
+    device: Device = "cpu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.search is not None and not isinstance(self.search, bool):
             msg = f"search must be True or False, got {self.search!r}"
             raise InputError(msg)
+        _check_choice(self.device, get_args(Device), "device")
 
     @property
     def name(self) -> str:

@@ -18,7 +18,7 @@ def test_descriptor_of_the_paper(shape, channels):
     found = descriptor(values, radius)
     assert found.shape == (*shape, channels)
     distances = []
-    for pair in descriptors._pairs(shape):
+    for pair in descriptors.neighbour_pairs(shape):
         shifted = []
         for side in pair:
             places = [

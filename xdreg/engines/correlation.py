@@ -16,7 +16,7 @@ defined, by default those of the images.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from xdreg.engines.descent import summed_forces
 from xdreg.engines.metric import NO_TENSOR, EngineMetric, Terms
 from xdreg.engines.voxel_units import VoxelUnits
 from xdreg.numerics import correlation_kernels as kernels
+from xdreg.numerics.array_correlation import ArrayCorrelation
 from xdreg.numerics.brightness import matched_brightness
 from xdreg.numerics.nodes import Nodes
 
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from xdreg.engines.descent import Array, Kernel, Totals
+    from xdreg.engines.descent import Array, Force, Kernel, Totals
     from xdreg.engines.metric import ByDimension, Lengths
     from xdreg.grid import Grid
+    from xdreg.numerics.arrays import ArraySpace
     from xdreg.numerics.nodes import Shape
 
 #: Length of an update relative to force over curvature, the curvature summed over all
@@ -71,18 +73,32 @@ class Correlation(EngineMetric):
         radius: Lengths = None,
         contrast: Sequence[tuple[float, float]] | None = None,
         stiffness: Sequence[float] | None = None,
-    ) -> tuple[tuple[Kernel, ...], Array]:
-        """Return the kernels and the resistance of all channels."""
+        space: ArraySpace | None = None,
+    ) -> Force:
+        """Return the force and the resistance of all channels."""
         box, steps = units.radius(radius, self.radius), units.squared_steps
-        forces, resistance = [], np.zeros(nodes.shape, np.float32)
+        forces: list[Any] = []
+        local: Any
+        force: Any
+        resistance = (space.xp if space else np).zeros(nodes.shape, np.float32)
         for i, (fixed, moving) in enumerate(pairs):
             spread = contrast[i] if contrast else None
             typical = stiffness[i] if stiffness else image_stiffness(fixed, units.grid)
             least = LEAST_STIFFNESS[units.ndim] * (typical or 1.0)
-            local = match_stiffness(fixed, box, steps, spread and spread[0], nodes)
+            if space is None:
+                local = match_stiffness(fixed, box, steps, spread and spread[0], nodes)
+                force = correlation_force(fixed, moving, box, steps, spread, nodes)
+            else:
+                inner = _in_nodes(box, nodes.stride)
+                force = ArrayCorrelation(
+                    space, fixed, moving, spread, inner, steps, nodes
+                )
+                local = force.curvature()
             resistance += (local + np.float32(least)) / np.float32(GAIN[units.ndim])
-            forces.append(correlation_force(fixed, moving, box, steps, spread, nodes))
-        return summed_forces(nodes.shape, forces), resistance
+            forces.append(force)
+        if space is None:
+            return summed_forces(nodes.shape, forces), resistance
+        return forces, resistance
 
     def matched(self, fixed: Array, moving: Array, units: VoxelUnits) -> Array:
         """Return fixed without a slow factor of brightness that moving lacks."""

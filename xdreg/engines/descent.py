@@ -19,7 +19,7 @@ import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
     Totals = NDArray[np.float64]
     Kernel = Callable[[int, int, Array, Array, Totals], None]
-    Force = tuple[Sequence[Kernel], Array | None]
+    #: What a level takes: of `CompiledLevel` kernels, and the resistance.
+    Force = tuple[Any, Any]
 
 
 #: Iterations from which the slope of the energy is computed.
@@ -72,18 +73,45 @@ class Settings:
     timeout: float | None
 
 
+class Level(Protocol):
+    """The arrays of a descent, and the operations of an iteration on them.
+
+    A context, within which the operations may be called.
+    """
+
+    def __enter__(self) -> Level:
+        """Begin."""
+
+    def __exit__(self, *exception: object) -> None:
+        """End."""
+
+    def push(self) -> float:
+        """Write the update from the force; return the mean energy."""
+
+    def smooth_update(self) -> float:
+        """Smooth the update, divide it by the resistance; return its longest vector."""
+
+    def move(self, step: float) -> None:
+        """Apply the update, of at most ``step`` voxels, first; smooth the total."""
+
+    def displacement(self) -> Array:
+        """Return the total (z, y, x, 3)."""
+
+
 @dataclass(frozen=True)
 class Descent:
     """The settings of a descent, and a function that makes its force.
 
-    A force, the kernels and the resistance of `descend`, is made anew for each run, as
-    it holds copies of the images. ``end`` is a value of ``time.perf_counter`` in place
-    of the settings' timeout.
+    A force, the kernels and the resistance of `CompiledLevel`, is made anew for each
+    run, as it holds copies of the images. ``level`` makes the arrays that the descent
+    works on; another kind takes forces of its own kind. ``end`` is a value of
+    ``time.perf_counter`` in place of the settings' timeout.
     """
 
     nodes: Nodes
     settings: Settings
     force: Callable[[], Force]
+    level: Callable[..., Level]
     end: float | None = None
 
     def run(
@@ -94,7 +122,8 @@ class Descent:
     ) -> tuple[Array, list[float]]:
         """Run `descend` for at most so many iterations, those before included.
 
-        By default, and at most, it is the settings' number.
+        By default, and at most, it is the settings' number. It begins at ``start`` (z,
+        y, x, 3), voxels, which is changed; by default at zero.
         """
         kernels, resistance = self.force()
         settings = self.settings
@@ -104,20 +133,45 @@ class Descent:
         if self.end is not None:
             left = max(self.end - time.perf_counter(), 0.0)
             settings = replace(settings, timeout=left)
-        return descend(self.nodes, kernels, settings, resistance, start, energies)
+        level = self.level(self.nodes, settings, kernels, resistance, start)
+        return descend(level, settings, energies)
 
 
 def descend(
-    nodes: Nodes,
-    force: Sequence[Kernel],
-    settings: Settings,
-    resistance: Array | None = None,
-    start: Array | None = None,
-    energies: Sequence[float] = (),
+    level: Level, settings: Settings, energies: Sequence[float] = ()
 ) -> tuple[Array, list[float]]:
     """Return the displacement (z, y, x, 3) of nodes at which a force vanishes.
 
-    Also returns the mean energy at the start of every iteration.
+    Also returns the mean energy at the start of every iteration. ``energies`` are those
+    of the descent that ended where this one begins, and that it continues.
+    """
+    began = time.perf_counter()
+    energies = list(energies)
+    step, since = settings.step, len(energies)
+    with level:
+        for iteration in range(len(energies), settings.iterations):
+            energies.append(level.push())
+            since += 1
+            least = settings.convergence * max(energies[-1], LEAST_ENERGY)
+            if since > SLOPE_WINDOW and _slope(energies[-SLOPE_WINDOW:]) < least:
+                step, since = step / 2, 0
+                if step < LEAST_STEP:
+                    break
+            if level.smooth_update() < REST:
+                break
+            level.move(step)
+            spent = time.perf_counter() - began
+            if settings.timeout is not None and spent > settings.timeout:
+                msg = (
+                    f"stopped after {iteration + 1} iterations and {spent:.0f} s; "
+                    "allow more time, or give it smaller blocks or fewer iterations"
+                )
+                raise MethodTimeout(msg)
+    return level.displacement(), energies
+
+
+class CompiledLevel:
+    """The operations of an iteration by compiled kernels, in threads.
 
     Parameters
     ----------
@@ -131,55 +185,63 @@ def descend(
         its length. By default 1. It is smoothed in place.
     start : (z, y, x, 3) float32, voxels
         Initial displacement, which is changed; by default zero.
-    energies
-        Those of the descent that ended at ``start`` and that this one continues.
     """
-    began = time.perf_counter()
-    shape, stride = nodes.shape, nodes.stride
-    total = np.zeros((*shape, 3), np.float32) if start is None else start
-    update = np.zeros((*shape, 3), np.float32)
-    totals = np.zeros((shape[0], 2))
-    update_taps = _update_taps(settings.update_sigma, stride)
-    energies = list(energies)
-    step, since = settings.step, len(energies)
-    field_taps = _field_taps(settings.field_sigma, step, stride)
-    per_node = np.array([1 / s for s in stride], np.float32)
-    one = np.ones((1, 1, 1), np.float32)
-    with _Slabs(shape, settings.threads) as slabs:
-        if resistance is None:
-            resistance = one
-        else:
-            update[...] = resistance[..., np.newaxis]
-            slabs.smooth(update, update_taps, one)
-            resistance[...] = update[..., 0]
-        for iteration in range(len(energies), settings.iterations):
-            for kernel in force:
-                slabs.run(kernel, total, update, totals)
-            energy, count = totals.sum(axis=0)
-            energies.append(float(energy / max(count, 1.0)))
-            since += 1
-            least = settings.convergence * max(energies[-1], LEAST_ENERGY)
-            if since > SLOPE_WINDOW and _slope(energies[-SLOPE_WINDOW:]) < least:
-                step, since = step / 2, 0
-                if step < LEAST_STEP:
-                    break
-                field_taps = _field_taps(settings.field_sigma, step, stride)
-            if slabs.smooth(update, update_taps, resistance) < REST:
-                break
-            slabs.run(_compose, np.float32(step), per_node, total, update)
-            total, update = update, total
-            slabs.smooth(total, field_taps, one)
-            spent = time.perf_counter() - began
-            if settings.timeout is not None and spent > settings.timeout:
-                msg = (
-                    f"stopped after {iteration + 1} iterations and {spent:.0f} s; "
-                    "allow more time, or give it smaller blocks or fewer iterations"
-                )
-                raise MethodTimeout(msg)
-    return total, energies
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        settings: Settings,
+        force: Sequence[Kernel],
+        resistance: Array | None = None,
+        start: Array | None = None,
+    ) -> None:
+        shape, self._stride = nodes.shape, nodes.stride
+        self._force, self._settings = force, settings
+        self._total = np.zeros((*shape, 3), np.float32) if start is None else start
+        self._update = np.zeros((*shape, 3), np.float32)
+        self._totals = np.zeros((shape[0], 2))
+        self._taps = update_taps(settings.update_sigma, nodes.stride)
+        self._per_node = np.array([1 / s for s in nodes.stride], np.float32)
+        self._one = np.ones((1, 1, 1), np.float32)
+        self._slabs = _Slabs(shape, settings.threads)
+        self._resistance = self._one
+        if resistance is not None:
+            self._update[...] = resistance[..., np.newaxis]
+            self._slabs.smooth(self._update, self._taps, self._one)
+            resistance[...] = self._update[..., 0]
+            self._resistance = resistance
+
+    def __enter__(self) -> CompiledLevel:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._slabs.close()
+
+    def push(self) -> float:
+        """Write the update from the force; return the mean energy."""
+        for kernel in self._force:
+            self._slabs.run(kernel, self._total, self._update, self._totals)
+        energy, count = self._totals.sum(axis=0)
+        return float(energy / max(count, 1.0))
+
+    def smooth_update(self) -> float:
+        """Smooth the update, divide it by the resistance; return its longest vector."""
+        return self._slabs.smooth(self._update, self._taps, self._resistance)
+
+    def move(self, step: float) -> None:
+        """Apply the update, of at most ``step`` voxels, first; smooth the total."""
+        total, update = self._total, self._update
+        self._slabs.run(_compose, np.float32(step), self._per_node, total, update)
+        self._total, self._update = update, total
+        taps = field_taps(self._settings.field_sigma, step, self._stride)
+        self._slabs.smooth(self._total, taps, self._one)
+
+    def displacement(self) -> Array:
+        """Return the total (z, y, x, 3)."""
+        return self._total
 
 
-def _update_taps(sigma: Sequence[float], stride: Sequence[int]) -> list[Array]:
+def update_taps(sigma: Sequence[float], stride: Sequence[int]) -> list[Array]:
     """Return the weights that smooth an update, the mean over a node's voxels."""
     return [
         node_taps(max(length**2 - (s**2 - 1) / 12, 0.0) ** 0.5, s)
@@ -187,7 +249,7 @@ def _update_taps(sigma: Sequence[float], stride: Sequence[int]) -> list[Array]:
     ]
 
 
-def _field_taps(
+def field_taps(
     sigma: Sequence[float], step: float, stride: Sequence[int]
 ) -> list[Array]:
     """Return the weights that smooth the total after an update of at most ``step``."""
@@ -233,10 +295,8 @@ class _Slabs:
         most = max(map(len, self._slabs))
         self._pool = ThreadPoolExecutor(most) if most > 1 else None
 
-    def __enter__(self) -> _Slabs:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
+        """End the threads."""
         if self._pool is not None:
             self._pool.shutdown()
 

@@ -9,6 +9,7 @@ Kernels release the GIL, so that blocks run in parallel threads of one process.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from dataclasses import replace
@@ -17,7 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xdreg.coordinates import grid_of
-from xdreg.engines.descent import Descent, Settings
+from xdreg.engines.array_level import ArrayLevel
+from xdreg.engines.descent import CompiledLevel, Descent, Settings
+from xdreg.engines.device import working_on
 from xdreg.engines.discrete_search import large_motion
 from xdreg.engines.own_metrics import METRICS
 from xdreg.engines.result import MethodResult
@@ -28,7 +31,7 @@ from xdreg.numerics.nodes import Nodes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any
+    from typing import Any, Literal
 
     import xarray as xr
 
@@ -93,6 +96,7 @@ def local_correlation(
     contrast: Sequence[tuple[float, float]] | None = None,
     stiffness: Sequence[float] | None = None,
     threads: int = 1,
+    device: Literal["cpu", "cuda"] = "cpu",
     timeout: float | None = None,
 ) -> MethodResult:
     """Register two images on one grid by a diffeomorphism.
@@ -143,6 +147,9 @@ def local_correlation(
         default that of the array. Not used for descriptors.
     threads
         Number of threads. The bits of the result do not depend on it.
+    device
+        ``"cuda"`` for the GPU, where one block is registered at a time. The result
+        differs by rounding.
     timeout : float, second, optional
         Time limit. During the second descent it ends that descent only.
 
@@ -196,24 +203,28 @@ def local_correlation(
 
     nodes = Nodes.smoothed(units.shape, settings.update_sigma, stride)
 
-    def force_of(lengths: Lengths) -> Force:
-        return own.force(pairs, units, nodes, lengths, contrast, stiffness)
+    with working_on(device) as space:
 
-    end = None if timeout is None else time.perf_counter() + timeout
-    plain = Descent(nodes, settings, lambda: force_of(radius), end)
-    if search:
-        narrow = None
-        if own.wide_box and units.ndim == 3:
-            lengths = NARROW * np.array(units.radius(radius, own.radius)) * grid.spacing
-            narrow = replace(plain, force=lambda: force_of(lengths.tolist()))
-        found, better = _searched(plain, narrow, *pairs[0])
-        return MethodResult(units.physical(nodes.expanded(found)), float(better))
-    if rougher and own.wide_box and units.ndim == 3:
-        smooth = smooth_descent(plain, units, force_of)
-        found = descend_either_way(plain, smooth, rougher)
-    else:
-        found, _ = plain.run()
-    return MethodResult(units.physical(nodes.expanded(found)))
+        def force_of(lengths: Lengths) -> Force:
+            return own.force(pairs, units, nodes, lengths, contrast, stiffness, space)
+
+        level = CompiledLevel if space is None else functools.partial(ArrayLevel, space)
+        end = None if timeout is None else time.perf_counter() + timeout
+        plain = Descent(nodes, settings, lambda: force_of(radius), level, end)
+        better = math.nan
+        if search:
+            narrow = None
+            if own.wide_box and units.ndim == 3:
+                box = units.radius(radius, own.radius)
+                lengths = (NARROW * np.array(box) * grid.spacing).tolist()
+                narrow = replace(plain, force=lambda: force_of(lengths))
+            found, better = _searched(plain, narrow, *pairs[0])
+        elif rougher and own.wide_box and units.ndim == 3:
+            smooth = smooth_descent(plain, units, force_of)
+            found = descend_either_way(plain, smooth, rougher)
+        else:
+            found, _ = plain.run()
+    return MethodResult(units.physical(nodes.expanded(found)), float(better))
 
 
 def _searched(

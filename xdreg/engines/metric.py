@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from xdreg.engines.descent import Array, Kernel
+    from xdreg.engines.descent import Array, Force
     from xdreg.engines.voxel_units import VoxelUnits
+    from xdreg.numerics.arrays import ArraySpace
     from xdreg.numerics.nodes import Nodes
 
     #: By the number of dimensions, 2 or 3.
@@ -69,12 +70,14 @@ class EngineMetric(ABC):
         radius: Lengths = None,
         contrast: Sequence[tuple[float, float]] | None = None,
         stiffness: Sequence[float] | None = None,
-    ) -> tuple[tuple[Kernel, ...], Array | None]:
-        """Return the kernels and the resistance of all channels, for `descent`.
+        space: ArraySpace | None = None,
+    ) -> Force:
+        """Return the force and the resistance of all channels, for `descent`.
 
         ``pairs`` are the fixed and moving image of each channel, ``nodes`` those of
         displacements, updates and resistance. The options are those of
-        `local_correlation`.
+        `local_correlation`. With a ``space`` they are for an `ArrayLevel` in it,
+        otherwise for a `CompiledLevel`.
         """
 
     def matched(self, fixed: Array, moving: Array, units: VoxelUnits) -> Array:

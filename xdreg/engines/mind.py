@@ -13,14 +13,16 @@ import numpy as np
 from xdreg.engines.descent import summed_forces
 from xdreg.engines.metric import NO_TENSOR, EngineMetric, Terms
 from xdreg.numerics import descriptors
+from xdreg.numerics.array_descriptors import ArrayDescriptors
 from xdreg.numerics.descriptors import NOT_COUNTED, SCALE, descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from xdreg.engines.descent import Array, Kernel, Totals
+    from xdreg.engines.descent import Array, Force, Kernel, Totals
     from xdreg.engines.metric import ByDimension, Lengths
     from xdreg.engines.voxel_units import VoxelUnits
+    from xdreg.numerics.arrays import ArraySpace
     from xdreg.numerics.nodes import Nodes
 
 #: Voxels of an update for a force of one, before smoothing reduces them.
@@ -50,11 +52,16 @@ class SelfSimilarity(EngineMetric):
         radius: Lengths = None,
         contrast: Sequence[tuple[float, float]] | None = None,
         stiffness: Sequence[float] | None = None,
-    ) -> tuple[tuple[Kernel, ...], None]:
-        """Return the kernels of all channels; nothing resists."""
+        space: ArraySpace | None = None,
+    ) -> Force:
+        """Return the force of all channels; nothing resists."""
         gain = GAIN[units.ndim] / len(pairs)
         box = units.radius(radius, self.radius)
         steps = np.float32(gain) * units.squared_steps
+        if space is not None:
+            return [
+                ArrayDescriptors(space, *images, box, steps, nodes) for images in pairs
+            ], None
         forces = [descriptor_force(*images, box, steps, nodes) for images in pairs]
         return summed_forces(nodes.shape, forces), None
 

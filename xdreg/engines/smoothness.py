@@ -15,8 +15,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -48,7 +46,7 @@ def smooth_descent(
 
     def stronger() -> Force:
         kernels, resistance = force(units.lengths(None, RADIUS))
-        return kernels, None if resistance is None else resistance / np.float32(LONGER)
+        return kernels, None if resistance is None else resistance / LONGER
 
     settings = replace(
         rough.settings,

@@ -49,7 +49,7 @@ def descriptor(
     patches compared, in voxels. A line or a single voxel is all `NOT_COUNTED`, as it
     has no two directions.
     """
-    pairs = _pairs(image.shape)
+    pairs = neighbour_pairs(image.shape)
     if not len(pairs):
         return np.full((*image.shape, 1), NOT_COUNTED, np.uint8)
     known = np.isfinite(image)
@@ -63,7 +63,7 @@ def descriptor(
     return out
 
 
-def _pairs(shape: tuple[int, ...]) -> NDArray[np.int64]:
+def neighbour_pairs(shape: tuple[int, ...]) -> NDArray[np.int64]:
     """Return all pairs of neighbours (pair, 2, 3) that are not opposite."""
     steps = np.eye(3, dtype=np.int64)[np.array(shape) > 1]
     sides = [sign * step for step in steps for sign in (1, -1)]

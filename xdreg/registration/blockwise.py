@@ -13,6 +13,7 @@ from xdreg.numerics import kernels
 from xdreg.partition import BlockStatus
 from xdreg.registration.blend_block import blend_block
 from xdreg.registration.block_array import BlockArray, check_chunks, open_array
+from xdreg.registration.devices import block_resources
 from xdreg.registration.judge import RECORD
 from xdreg.registration.mapping import map_over_blocks
 from xdreg.registration.outcome import (
@@ -58,7 +59,10 @@ def run_blockwise(
     label = f"{number} {stage.options.name} level {stage.fixed_level}"
     stop = functools.partial(_stop, task, stage)
     with shared.lines.watch(label, stage.partition.size, task.records, stop):
-        records = map_over_blocks(register_block, task, len(RECORD), give_up_block)
+        needed = block_resources(task.options.get("device", "cpu"))
+        records = map_over_blocks(
+            register_block, task, len(RECORD), give_up_block, resources=needed
+        )
     name = f"stage {number} ({stage.options.name})"
     warn_of_unreadable(records, name, task)
     warn_of_missing(records, name)

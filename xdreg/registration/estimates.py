@@ -36,6 +36,19 @@ VOXEL_BYTES = 92
 #: Additional bytes per voxel for self-similarity descriptors.
 DESCRIPTOR_BYTES = 90
 
+#: Bytes on a GPU per voxel of a block's window: before the finest level of a run, and
+#: there, where the field is on every second voxel. Peaks of the engine's arrays, as
+#: NumPy allocates them, and a fifth. CuPy and its kernels take about 0.5 GB more.
+DEVICE_BYTES = {False: 200, True: 125}
+
+#: Share of a GPU's memory that a block may take, and the size of the largest block by
+#: default, which is limited by the memory of the host.
+DEVICE_SHARE = 0.8
+DEVICE_BLOCK = {2: 2048, 3: 256}
+
+#: Default sizes of blocks on a GPU are multiples of this, in voxels.
+DEVICE_STEP = 32
+
 #: Factor where several threads run blocks: each keeps part of the memory it freed.
 THREADED = 1.2
 
@@ -75,6 +88,18 @@ def block_memory(
     """
     window = window_memory(partition, metric, elastix=elastix)
     return window + own_process_memory(partition, elastix=elastix, isolated=isolated)
+
+
+def device_memory(partition: Partition, *, finest: bool) -> int:
+    """Return the peak memory of one block on a GPU, in bytes."""
+    return math.prod(partition.window_shape) * DEVICE_BYTES[finest]
+
+
+def largest_device_block(ndim: int, memory: int, overlap: int) -> int:
+    """Return the size of the largest block by default, by the memory of a GPU."""
+    window = (DEVICE_SHARE * memory / DEVICE_BYTES[False]) ** (1 / ndim)
+    fits = int((window - 2 * overlap) // DEVICE_STEP) * DEVICE_STEP
+    return min(max(fits, DEVICE_STEP), DEVICE_BLOCK[ndim])
 
 
 def worker_memory(blocks: float, *, compiles: bool) -> int:

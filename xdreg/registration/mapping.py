@@ -19,7 +19,7 @@ from xdreg.registration.workers import wait_for_rest
 from xdreg.stores.graphs import shared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -43,6 +43,7 @@ def map_over_blocks(
     give_up: Callable[[tuple[int, ...], BlockTask, str], None] | None = None,
     *,
     short: bool = False,
+    resources: Mapping[str, int] | None = None,
 ) -> NDArray[np.float32]:
     """Call a function for every block, on the active scheduler.
 
@@ -57,6 +58,8 @@ def map_over_blocks(
         that block. By default such a block ends the run.
     short
         Whether a block takes milliseconds.
+    resources
+        What a worker of a cluster must have for a block, by name.
 
     Returns
     -------
@@ -66,7 +69,7 @@ def map_over_blocks(
     most = MOST_SHORT_TASKS if short else MOST_TASKS
     numbers, per_task = np.arange(partition.size), -(-partition.size // most)
     attempts = itertools.count()
-    run = functools.partial(_run, function, task, width)
+    run = functools.partial(_run, function, task, width, resources)
     while True:
         try:
             results = run(numbers, per_task, next(attempts))
@@ -90,6 +93,7 @@ def _run(
     function: BlockFunction,
     task: BlockTask,
     width: int,
+    resources: Mapping[str, int] | None,
     numbers: NDArray[np.intp],
     per_task: int,
     attempt: int,
@@ -115,8 +119,10 @@ def _run(
         kwargs={"function": function},
         template=template,
     )
+    # Annotations of the graph would not outlast its optimisation.
+    needed = {"resources": dict(resources)} if resources else {}
     try:
-        return np.asarray(mapped.values, np.float32)
+        return np.asarray(mapped.compute(**needed).values, np.float32)
     except Exception as error:
         if _killed_workers(error):
             wait_for_rest(mapped.data.name)

@@ -7,6 +7,7 @@ method is one file in `xdreg.engines`, a stage in `xdreg.stages` and one entry h
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dask.system import CPU_COUNT
@@ -17,6 +18,8 @@ from xdreg.engines.isolated import Isolated
 from xdreg.engines.linear import linear, linear_displacement
 from xdreg.engines.local_correlation import by_level, local_correlation, safer
 from xdreg.partition import Partition
+from xdreg.registration.devices import settled_device
+from xdreg.registration.estimates import device_memory, largest_device_block
 from xdreg.registration.planned_stage import PlannedStage
 from xdreg.stages import (
     OWN_METRICS,
@@ -70,6 +73,27 @@ class PlannedLocalCorrelation(PlannedStage):
     """Local correlation or descriptors, in the worker's threads."""
 
     joint: ClassVar[bool] = True
+
+    @classmethod
+    def settled(cls, stage: Any) -> Any:
+        """Return the options with a device."""
+        return replace(stage, device=settled_device(stage.device)[0])
+
+    @classmethod
+    def largest_block(cls, stage: Any, grid: Grid) -> int:
+        """Return a larger size on a GPU, which works on one block at a time."""
+        ndim = grid.extended_ndim
+        device, memory = settled_device(stage.device)
+        if device == "cpu":
+            return super().largest_block(stage, grid)
+        return largest_device_block(ndim, memory, cls.default_overlap[ndim])
+
+    @property
+    def device_memory(self) -> int:
+        """The peak memory of one block on a GPU, in bytes; 0 if it uses none."""
+        if self.options.device == "cpu":
+            return 0
+        return device_memory(self.partition, finest=self.finest)
 
     @property
     def method(self) -> RegistrationMethod:

@@ -88,6 +88,11 @@ class PlannedStage:
     finest: bool
 
     @classmethod
+    def settled(cls, stage: Any) -> Any:
+        """Return the options of a stage with what depends on the machine decided."""
+        return stage
+
+    @classmethod
     def cut(
         cls, stage: Any, grid: Grid, block_shape: PerAxisVoxels, overlap: Overlap | None
     ) -> Partition:
@@ -98,7 +103,7 @@ class PlannedStage:
         """
         shape = stage.block_shape if stage.block_shape is not None else block_shape
         if shape is None:
-            shape = cls.default_block_shape[grid.extended_ndim]
+            shape = cls.largest_block(stage, grid)
         margin = stage.overlap if stage.overlap is not None else overlap
         step = stage.field_step or 1
         bare = Partition.balanced(grid, block_shape=shape, overlap=0, field_step=step)
@@ -112,6 +117,11 @@ class PlannedStage:
         return Partition.balanced(
             grid, block_shape=shape, overlap=margin, field_step=step
         )
+
+    @classmethod
+    def largest_block(cls, stage: Any, grid: Grid) -> int:
+        """Return the size of the largest block by default, in voxels per axis."""
+        return cls.default_block_shape[grid.extended_ndim]
 
     @property
     def metric(self) -> MetricOrAuto:
@@ -156,8 +166,13 @@ class PlannedStage:
         )
 
     @property
+    def device_memory(self) -> int:
+        """The peak memory of one block on a GPU, in bytes; 0 if it uses none."""
+        return 0
+
+    @property
     def memory(self) -> int:
-        """The peak memory of one block, in bytes."""
+        """The peak memory of one block, in bytes, without that on a GPU."""
         return self.window_memory + self.own_process_memory
 
     @property

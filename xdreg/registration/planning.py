@@ -156,6 +156,12 @@ class Plan:
             f"the work directory needs {format_bytes(self.workdir_bytes())}; a "
             f"temporary one {format_bytes(self.workdir_bytes(kept=False))}",
         ]
+        on_device = max(stage.device_memory for stage in self.stages)
+        if on_device:
+            notes.append(
+                f"a block takes up to {format_bytes(on_device)} of the GPU, where one "
+                "is registered at a time; the field differs from a CPU's by rounding"
+            )
         if self.undecided:
             notes.append("auto: lncc or mind, chosen when the run starts")
         return notes
@@ -199,10 +205,10 @@ def make_plan(
         grid = fixed_pyramid.grids[level]
         stage.check_axes(grid.ndim)
         finest = level == min(levels)
-        options: Any = replace(stage, level=level)
+        kind = planned_kind(stage)
+        options: Any = kind.settled(replace(stage, level=level))
         if not stage.linear and options.field_step is None:
             options = replace(options, field_step=2 if finest else 1)
-        kind = planned_kind(stage)
         planned.append(
             kind(
                 options.with_metric(metric),

@@ -7,16 +7,15 @@ nothing but the scheduler knows why.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-import dask
 from dask.utils import format_bytes
 
-from xdreg.errors import InputError, warn
+from xdreg.errors import warn
+from xdreg.registration.cluster import active_client, workers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,20 +28,6 @@ LOOK = 8.0
 
 #: Seconds between looks at what they still run.
 _GLANCE = 0.1
-
-
-def active_client() -> Any:
-    """Return the client of the cluster on which blocks will run; None without one."""
-    try:
-        get = dask.base.get_scheduler()
-    except RuntimeError as error:  # asynchronous, and this is its own thread
-        msg = (
-            f"{error}. Call in another thread: await asyncio.to_thread(xdreg.register, "
-            "fixed, moving)"
-        )
-        raise InputError(msg) from error
-    client = getattr(get, "__self__", None)
-    return client if hasattr(client, "nthreads") else None
 
 
 def check_workers() -> None:
@@ -67,7 +52,7 @@ def watched_workers(plan: Plan) -> Iterator[None]:
     def watch() -> None:
         paused = 0
         while not ended.wait(LOOK):
-            workers = _workers(client)
+            workers = workers_of(client)
             paused = paused + 1 if workers and all(map(_is_stuck, workers)) else 0
             if paused == 2:
                 warn(_report(workers, plan))
@@ -80,19 +65,6 @@ def watched_workers(plan: Plan) -> Iterator[None]:
         ended.set()
         # A scheduler that does not answer must not hold up the run's own error.
         thread.join(1)
-
-
-def _workers(client: Any) -> list[dict[str, Any]]:
-    """Return what the scheduler knows of its workers; nothing if it does not answer."""
-    # An asynchronous client's own methods would return coroutines here.
-    asked = asyncio.run_coroutine_threadsafe(
-        client.scheduler.identity(n_workers=-1), client.loop.asyncio_loop
-    )
-    try:
-        workers = asked.result(LOOK)["workers"]
-    except Exception:  # the run itself finds out what the matter is
-        return []
-    return [{"address": name, **worker} for name, worker in workers.items()]
 
 
 def _is_stuck(worker: dict[str, Any]) -> bool:
