@@ -19,6 +19,7 @@ from tests.benchmarks.engine import engine
 from tests.benchmarks.failures import failures
 from tests.benchmarks.faults import faults
 from tests.benchmarks.field import field
+from tests.benchmarks.gpu import gpu
 from tests.benchmarks.large import large, memory
 from tests.benchmarks.machinery import machinery
 from tests.benchmarks.motion import motion
@@ -104,6 +105,7 @@ BENCHMARKS = {
         faults,
         determinism,
         engine,
+        gpu,
         pose,
         contrasts,
         robustness,

@@ -1,7 +1,9 @@
 """Benchmarks, as far as they name parts of the package."""
 
+import sys
+
 import xdreg
-from tests.benchmarks.__main__ import BENCHMARKS
+from tests.benchmarks.__main__ import BENCHMARKS, main
 from tests.benchmarks.machinery import Clock, run_timed
 
 
@@ -17,3 +19,9 @@ def test_every_part_of_a_block_is_timed():
 def test_benchmarks_say_what_they_print():
     assert len(BENCHMARKS) > 15
     assert all(benchmark.__doc__ for benchmark in BENCHMARKS.values())
+
+
+def test_without_a_gpu_its_benchmark_says_so(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    main(["gpu"])
+    assert capsys.readouterr().out.startswith("no GPU: CuPy cannot be imported")
