@@ -134,8 +134,8 @@ class Pair:
     def _sampled(self):
         where = np.moveaxis(np.indices(self.shape), 0, -1).reshape(-1, self.ndim)
         there = self.truth(where.astype(float)).T
-        edge = np.median(self.values[tuple([0] * self.ndim)])
-        found = ndimage.map_coordinates(self.values, there, order=3, cval=float(edge))
+        # Beyond the source is more of the like, as beyond a field of view, and no edge.
+        found = ndimage.map_coordinates(self.values, there, order=3, mode="mirror")
         return found.reshape(self.shape)
 
     def _contrast(self, values):
