@@ -69,8 +69,8 @@ if TYPE_CHECKING:
     from xdreg.numerics.consensus import find_consensus
     from xdreg.numerics.metrics import dice, target_registration_error
     from xdreg.partition import Partition
+    from xdreg.registration.plan import Plan
     from xdreg.registration.planned_stage import PlannedStage
-    from xdreg.registration.planning import Plan
     from xdreg.registration.progress import Advance
     from xdreg.registration.reductions import BlockResult
     from xdreg.registration.register import plan
@@ -146,7 +146,7 @@ _LAZY = {
     "partition": ("Partition",),
     "numerics.consensus": ("find_consensus",),
     "registration.planned_stage": ("PlannedStage",),
-    "registration.planning": ("Plan",),
+    "registration.plan": ("Plan",),
     "registration.progress": ("Advance",),
     "registration.reductions": ("BlockResult",),
     "registration.register": ("plan", "register"),

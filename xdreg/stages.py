@@ -87,6 +87,13 @@ def _check_choice(value: object, choices: tuple[str, ...], name: str) -> None:
         raise InputError(msg)
 
 
+def check_level(level: object, name: str) -> None:
+    """Raise if a level of a pyramid is not a whole number from 0."""
+    if isinstance(level, bool) or not isinstance(level, int) or level < 0:
+        msg = f"{name} must be a whole number from 0, the finest; got {level!r}"
+        raise InputError(msg)
+
+
 def _check_positive(value: object, name: str) -> None:
     whole = name in _WHOLE
     values = value if isinstance(value, (list, tuple)) else [value]
@@ -99,9 +106,10 @@ def _check_positive(value: object, name: str) -> None:
             raise InputError(msg)
 
 
-def _check_memory(stage: Stage, limit: int | str | None) -> None:
+def checked_bytes(limit: int | str | None, name: str) -> int | None:
+    """Return an amount of memory in bytes, given as a number or such as ``"2 GB"``."""
     if limit is None:
-        return
+        return None
     from dask.utils import parse_bytes  # importing Dask takes long
 
     size = 0
@@ -112,8 +120,13 @@ def _check_memory(stage: Stage, limit: int | str | None) -> None:
         with contextlib.suppress(ValueError, OverflowError):
             size = parse_bytes(limit)
     if size <= 0:
-        msg = f"memory_limit must be bytes, as 2_000_000_000 or '2 GB', got {limit!r}"
+        msg = f"{name} must be bytes, as 2_000_000_000 or '2 GB', got {limit!r}"
         raise InputError(msg)
+    return size
+
+
+def _check_memory(stage: Stage, limit: int | str | None) -> None:
+    size = checked_bytes(limit, "memory_limit")
     object.__setattr__(stage, "memory_limit", size)
 
 
@@ -156,13 +169,8 @@ class Stage:
     timeout: float | None = None
 
     def __post_init__(self) -> None:
-        if self.level is not None and (
-            isinstance(self.level, bool)
-            or not isinstance(self.level, int)
-            or self.level < 0
-        ):
-            msg = f"level must be a whole number from 0, the finest; got {self.level!r}"
-            raise InputError(msg)
+        if self.level is not None:
+            check_level(self.level, "level")
         if self.metric is not None:
             check_metric(self.metric)
             if self.metric in self.nearest_metric:
@@ -492,14 +500,14 @@ NAMED_STAGES: Mapping[str, type[Stage]] = {
 }
 
 
-def as_stage(stage: object) -> Stage:
+def as_stage(stage: object, finest_level: int = 0) -> Stage:
     """Return a stage: itself, by its name, or of a function on the finest level."""
     if isinstance(stage, (Linear, Blockwise)):
         return stage
     if isinstance(stage, str) and stage in NAMED_STAGES:
         return NAMED_STAGES[stage]()
     if callable(stage) and not isinstance(stage, type):
-        return Custom(method=stage, level=0)
+        return Custom(method=stage, level=finest_level)
     msg = (
         f"a stage must be xdreg.Translation(), Rigid(), Similarity(), Affine(), "
         f"LocalCorrelation(), BSpline(), Consensus(), Custom(method=...), a function "

@@ -104,3 +104,26 @@ def test_a_plan_is_a_file_to_edit(xdreg_command, pair, tmp_path):
     code, _, err = xdreg_command("plan", *pair, "--save-options", file)
     assert code == 1
     assert "--overwrite" in err
+
+
+def test_how_far_and_with_how_much(xdreg_command, pair, tmp_path):
+    code, out, _ = xdreg_command("plan", *pair, "--json", "--workers", "1")
+    assert code == 0
+    told = json.loads(out)
+    assert told["blocks_at_once"] == 1
+    memory = f"{told['peak_memory_bytes']}"
+    limits = ["--workers", "3", "--memory", memory, "--finest-level", "1"]
+    file = tmp_path / "run.toml"
+    where = ["-o", tmp_path / "out", "--save-options", file]
+    code, out, _ = xdreg_command("register", *pair, *where, *limits, "--json")
+    assert code == 0
+    step = xdreg.open_field(tmp_path / "out/field.ome.zarr").dreg.stages["level"]
+    assert list(step) == [1, 1]
+    stored = read_options(file)
+    assert [stage.level for stage in stored["stages"]] == [1, 1]
+    assert not stored.keys() & {"workers", "memory", "finest_level"}
+    limits = 'workers = 2\nmemory = "1 MB"\nfinest_level = 1\n'
+    file.write_text(limits, encoding="utf-8")
+    code, _, err = xdreg_command("plan", *pair, "--options", file)
+    assert code == 1
+    assert "--memory" in err

@@ -66,5 +66,6 @@ def test_a_plan_fits_a_terminal_and_a_notebook():
         assert any(name in line for line in lines)
         assert any(value in line for line in lines)
     page = made._repr_html_()
-    assert page.count("<tr>") == len(made.stages) + 1
+    # A row per stage and per finest level, each below a heading.
+    assert page.count("<tr>") == len(made.stages) + 1 + 3 + 1
     assert "the work directory needs" in page

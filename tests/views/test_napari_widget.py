@@ -175,10 +175,12 @@ def test_level_and_block_size(viewer):
     assert widget.level.max >= 1
     widget.level.value, widget.block.value = 1, 32
     options = widget._chosen()[1]
-    assert [s.level for s in options["stages"]] == [None, 1]
+    assert (options["stages"], options["finest_level"]) == (None, 1)
     assert options["block_shape"] == 32
     widget.preset.value = "affine, then B-splines (elastix)"
-    assert [s.level for s in widget._chosen()[1]["stages"]] == [None, 1]
+    options = widget._chosen()[1]
+    assert [s.name for s in options["stages"]] == ["affine", "bspline"]
+    assert options["finest_level"] == 1
     widget.preset.value = "rigid"
     assert not widget.level.enabled
 

@@ -82,10 +82,16 @@ def _finite(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def on_cluster(address: str | None) -> Iterator[None]:
-    """Compute on a Dask cluster within the context; None computes locally."""
+def on_cluster(address: str | None, workers: int | None = None) -> Iterator[None]:
+    """Compute on a Dask cluster within the context.
+
+    None computes locally, in as many threads as there are ``workers``.
+    """
     if address is None:
-        yield
+        import dask
+
+        with dask.config.set({} if workers is None else {"num_workers": workers}):
+            yield
         return
     from distributed import Client
 

@@ -70,6 +70,28 @@ Overlap = Annotated[
         help="Overlap per side: voxels, or 10% of the block; one, or one per axis.",
     ),
 ]
+FinestLevel = Annotated[
+    int,
+    typer.Option(
+        metavar="LEVEL",
+        help="Finest level to register, 0 the voxels of FIXED; plan compares them.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="NUMBER",
+        help="Most blocks at once on this machine; by default one per core.",
+    ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BYTES",
+        help="Memory for the run on this machine, as 8GB: fewer blocks at once where "
+        "it is short.",
+    ),
+]
 Initial = Annotated[
     str | None,
     typer.Option(
@@ -250,9 +272,12 @@ def addresses(given: dict[str, Any]) -> list[str]:
 
 def planning(given: dict[str, Any], start: Any) -> dict[str, Any]:
     """Return the arguments of `xdreg.plan`."""
-    chosen = {name: given[name] for name in ("metric", "block_shape", "overlap")}
-    chosen |= {"stages": given.get("stages"), "allow_mirror": given["allow_mirror"]}
-    return chosen | {"initial": start}
+    names = (
+        *("metric", "block_shape", "overlap", "finest_level", "allow_mirror"),
+        *("workers", "memory"),
+    )
+    chosen = {name: given[name] for name in names}
+    return chosen | {"stages": given.get("stages"), "initial": start}
 
 
 def both_channels(

@@ -33,8 +33,8 @@ from xdreg.stores.paths import as_address, is_remote, local_path
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from xdreg.registration.plan import Plan
     from xdreg.registration.planned_stage import PlannedStage
-    from xdreg.registration.planning import Plan
     from xdreg.stages import Stage
 
 #: Classes of stages by their names in a file.
@@ -50,7 +50,7 @@ KINDS: Mapping[str, type[Stage]] = {
 PATHS = ("fixed", "moving", "output", "fixed_mask", "moving_mask", "initial", "workdir")
 _OTHERS = (
     *("metric", "block_shape", "overlap", "channel", "moving_channel", "retry"),
-    "allow_mirror",
+    *("finest_level", "allow_mirror", "workers", "memory"),
 )
 NAMES = (*PATHS, *_OTHERS)
 
@@ -61,7 +61,10 @@ MOST_VALUES = 10**5
 NO_PATHS = ("auto", "none", *CENTERS)
 
 #: Options that are not written: some belong to one run, others are in each stage.
-_NOT_WRITTEN = ("workdir", "retry", "metric", "block_shape", "overlap")
+_NOT_WRITTEN = (
+    *("workdir", "retry", "workers", "memory"),
+    *("metric", "block_shape", "overlap", "finest_level"),
+)
 
 _SUFFIXES = (".toml", ".yaml", ".yml")
 

@@ -23,7 +23,7 @@ from xdreg.cli.speaking import Quiet, ShowProgress, Stopped, Verbose
 from xdreg.cli.summary import agreement, one_channel, outcome, verdict_line
 
 if TYPE_CHECKING:
-    from xdreg.registration.planning import Plan
+    from xdreg.registration.plan import Plan
 
 #: Exit code of a registration that failed by its verdict.
 FAILED = 3
@@ -46,6 +46,7 @@ def register(
     metric: inputs.MetricName = "auto",
     block_shape: inputs.BlockShape = None,
     overlap: inputs.Overlap = None,
+    finest_level: inputs.FinestLevel = 0,
     fixed_mask: inputs.Mask = None,
     moving_mask: inputs.Mask = None,
     channel: inputs.ChannelNames = None,
@@ -56,6 +57,8 @@ def register(
     retry: inputs.Retry = None,
     fresh: inputs.Fresh = False,
     scheduler: inputs.Scheduler = None,
+    workers: inputs.Workers = None,
+    memory: inputs.Memory = None,
     options: inputs.OptionsFile = None,
     save_options: inputs.SaveOptions = None,
     as_json: AsJson = False,
@@ -75,7 +78,10 @@ def register(
     given = inputs.merged(context, options)
     inputs.require(given, fixed="FIXED", moving="MOVING", output="-o")
     try:
-        with on_cluster(scheduler), output_folder(Path(given["output"])):
+        with (
+            on_cluster(scheduler, given["workers"]),
+            output_folder(Path(given["output"])),
+        ):
             values, lines = _run(
                 given, save_options, began, progress=progress, overwrite=overwrite
             )
@@ -164,8 +170,11 @@ def plan(
     metric: inputs.MetricName = "auto",
     block_shape: inputs.BlockShape = None,
     overlap: inputs.Overlap = None,
+    finest_level: inputs.FinestLevel = 0,
     initial: inputs.Initial = None,
     allow_mirror: inputs.AllowMirror = False,
+    workers: inputs.Workers = None,
+    memory: inputs.Memory = None,
     options: inputs.OptionsFile = None,
     save_options: inputs.SaveOptions = None,
     as_json: AsJson = False,
@@ -209,11 +218,25 @@ def _plan_values(made: Plan) -> dict[str, Any]:
             "field_shape": stage.partition.field_grid.shape,
             "block_memory_bytes": made.block_memory(stage),
             "bytes_read": made.bytes_read(stage),
+            "core_seconds": stage.core_seconds,
         }
         for stage in made.stages
     ]
+    levels = [
+        {
+            "finest_level": plan.finest_level,
+            "core_seconds": plan.core_seconds,
+            "bytes_read": sum(map(plan.bytes_read, plan.stages)),
+            "workdir_bytes": plan.workdir_bytes(),
+            "field_spacing": plan.field_spacing,
+        }
+        for plan in made.alternatives
+    ]
     return {
         "stages": stages,
+        "finest_levels": levels,
+        "blocks_at_once": made.blocks_at_once,
+        "peak_memory_bytes": made.peak_memory(made.blocks_at_once),
         "worker_memory_bytes": made.worker_memory(),
         "workdir_bytes": made.workdir_bytes(),
         "temporary_workdir_bytes": made.workdir_bytes(kept=False),

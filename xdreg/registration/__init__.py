@@ -2,8 +2,8 @@
 
 Read `register`, `planning`, `planned_stage`, `run`, `blockwise`, `mapping`,
 `register_block`, `window`, `judge`, `blend_block` and `result`, in this order. Then
-`planned_methods`, `plan_table`, `whole`, `linear_stage`, `agreement` and `reductions`.
-Then what they stand on: `inputs`, `placement`, `manifest`, `source`,
-`state`, `estimates`, `progress`, `spoken`, `workdir` and `block_array`. `verdict` is
-what a result says of itself.
+`planned_methods`, `plan`, `plan_table`, `whole`, `linear_stage`, `agreement` and
+`reductions`. Then what they stand on: `inputs`, `placement`, `manifest`, `source`,
+`state`, `resources`, `fitting`, `estimates`, `progress`, `spoken`, `workdir` and
+`block_array`. `verdict` is what a result says of itself.
 """

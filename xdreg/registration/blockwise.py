@@ -97,7 +97,8 @@ def _block_task(
     (folder / "errors").mkdir(parents=True, exist_ok=True)
     partition = stage.partition
     counts, ndim = partition.counts, partition.grid.ndim
-    options = stage.block_options(shared.fixed, shared.moving)
+    threads = shared.threads_of_one(partition.size)
+    options = stage.block_options(shared.fixed, shared.moving, threads)
     levels = stage.fixed_level, stage.moving_level
     field = open_array(
         folder / "field",
@@ -120,6 +121,7 @@ def _block_task(
         field=field,
         disagreement=BlockArray(folder / "disagreement", counts, (3,), np.inf),
         errors=folder / "errors",
+        at_once=shared.at_once,
     )
 
 

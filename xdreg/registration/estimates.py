@@ -58,6 +58,18 @@ ENGINE_PROCESS_BYTES = 940_000_000
 #: Bytes of the process in which a user's method runs, without the method's imports.
 METHOD_PROCESS_BYTES = 200_000_000
 
+#: Seconds of a core per voxel of a window, before the finest level and at it. Measured
+#: from store to field on phantoms; what images hold, and cores, change it by a factor
+#: of two.
+VOXEL_SECONDS = {
+    "lncc": (1.6e-6, 1.3e-6),
+    "mind": (2.4e-6, 2.0e-6),
+    "auto": (1.6e-6, 1.3e-6),
+}
+
+#: Seconds of a core per voxel of a linear stage, with its search of a pose.
+LINEAR_SECONDS = 4e-5
+
 #: Dask starts no task in a worker above the first share of its memory, and restarts a
 #: worker above 0.95. The second leaves room for an estimate that is a little low.
 PAUSED, MOST = 0.8, 0.9
@@ -102,15 +114,23 @@ def largest_device_block(ndim: int, memory: int, overlap: int) -> int:
     return min(max(fits, DEVICE_STEP), DEVICE_BLOCK[ndim])
 
 
+def process_memory(blocks: float, *, compiles: bool) -> int:
+    """Return the peak memory of a process that runs blocks, in bytes.
+
+    ``blocks`` is the peak memory in it of the blocks that it runs at once. ``compiles``
+    states whether kernels are to be compiled.
+    """
+    return round(PROCESS_BYTES + COMPILER_BYTES * compiles + blocks)
+
+
 def worker_memory(blocks: float, *, compiles: bool) -> int:
     """Return the memory that a worker of Dask needs to finish, in bytes.
 
-    ``blocks`` is the peak memory in it of the blocks that it runs at once. ``compiles``
-    states whether kernels are to be compiled. Between blocks the worker must be below
+    The arguments are those of `process_memory`. Between blocks the worker must be below
     the share at which Dask gives it no more, and at its peak below that at which Dask
     restarts it.
     """
-    idle = PROCESS_BYTES + COMPILER_BYTES * compiles
+    idle = process_memory(0, compiles=compiles)
     return round(max(idle / PAUSED, (idle + blocks) / MOST))
 
 
@@ -131,6 +151,11 @@ def bytes_read(
     own = _voxels(partition, 1)
     other = _voxels(partition, 1 + MOVING_MARGIN) * ratio
     return int(own * fixed.itemsize + other * moving.itemsize)
+
+
+def core_seconds(partition: Partition, metric: str, *, finest: bool) -> float:
+    """Return the seconds of one core that local correlation takes for all blocks."""
+    return _voxels(partition, 1) * VOXEL_SECONDS[metric][finest]
 
 
 def patch_bytes(partition: Partition) -> int:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xdreg.grid import Grid
-    from xdreg.registration.planning import Plan
+    from xdreg.registration.plan import Plan
     from xdreg.stores.channels import Selection
 
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import dask
 import numpy as np
-from dask.system import CPU_COUNT
 
 from xdreg.engines import elastix, metric_choice
 from xdreg.engines.linear import linear
@@ -35,8 +34,8 @@ from xdreg.stores.graphs import shared as shared_value
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from xdreg.registration.plan import Plan
     from xdreg.registration.planned_stage import PlannedStage
-    from xdreg.registration.planning import Plan
     from xdreg.registration.state import Diagnostics, Shared
     from xdreg.registration.window import Inputs
 
@@ -73,10 +72,10 @@ def choose_metric(
             kind=first.options.name if linear_first else "affine",
             search=shared.searches_pose and linear_first,
             allow_mirror=shared.allow_mirror,
-            threads=CPU_COUNT,
+            threads=shared.threads,
         )
         with shared.lines.watch("metric", 1, None):
-            choice, pose = task.compute()
+            choice, pose = task.compute(num_workers=shared.at_once)
         found = None if pose is None else pose.to_json()
         stored = {"choice": asdict(choice), "pose": found}
         write_json(file, stored)
@@ -110,10 +109,10 @@ def run_linear(
             search=shared.searches_pose and number == 0,
             allow_mirror=shared.allow_mirror,
             pose=pose if number == 0 else None,
-            threads=CPU_COUNT,
+            threads=shared.threads,
         )
         with shared.lines.watch(f"{number} {stage.options.name}", 1, None):
-            matrix, record, found = task.compute()
+            matrix, record, found = task.compute(num_workers=shared.at_once)
         folder.mkdir(parents=True, exist_ok=True)
         stored = {
             "matrix": matrix.tolist(),

@@ -77,6 +77,8 @@ class MadeArray:
         Its name in a warning.
     make
         Makes a chunk.
+    at_once
+        Most chunks at once, None for all that the scheduler makes.
 
     Raises
     ------
@@ -93,7 +95,9 @@ class MadeArray:
         chunks: Sequence[int],
         what: str,
         make: Maker,
+        at_once: int | None = None,
     ) -> None:
+        self._at_once = at_once
         self.path, self.shape, self.chunks = path, tuple(shape), tuple(chunks)
         self.dtype = np.dtype(np.float32)
         self._array = open_array(path, shape, chunks, np.nan, compress=True)
@@ -127,12 +131,12 @@ class MadeArray:
         record: Record = stored if list(stored) == names else dict.fromkeys(names)
         todo = [name for name in names if record[name] is None]
         known = [name for name in names if record[name] is not None]
-        for damaged in _in_tasks(_damaged, (self, record), known, "check"):
+        for damaged in self._in_tasks(_damaged, (self, record), known, "check"):
             todo += damaged
         if not todo:
             return make.whole
         lost: list[Lost] = []
-        for marks, parts in _in_tasks(_make, (self, make), todo, "make"):
+        for marks, parts in self._in_tasks(_make, (self, make), todo, "make"):
             record |= marks
             lost += parts
         self._note_damaged({part.chunk for part in lost if part.chunk})
@@ -159,6 +163,17 @@ class MadeArray:
         places = itertools.product(*(range(-(-n // size)) for n, size in axes))
         return [".".join(map(str, place)) for place in places]
 
+    def _in_tasks(self, function: Any, common: Any, names: list[str], step: str) -> Any:
+        """Return what a function of a value and some names returns for all of them."""
+        if not names:
+            return ()
+        count = -(-len(names) // _MOST_TASKS)
+        parts = [names[i : i + count] for i in range(0, len(names), count)]
+        node = shared(common, step)
+        task = dask.delayed(function, pure=False)
+        tasks = [task(node, part) for part in parts]
+        return dask.compute(*tasks, num_workers=self._at_once)
+
     def store(self, name: str, make: Maker, lost: list[Lost]) -> str | None:
         """Make and store a chunk; return its mark, None if some of it is lost."""
         axes = zip(map(int, name.split(".")), self.chunks, self.shape, strict=True)
@@ -178,17 +193,6 @@ class MadeArray:
         if not is_whole(stored):
             return None
         return f"{len(stored)}-{stored[-CHECKSUM_BYTES:].hex()}"
-
-
-def _in_tasks(function: Any, common: Any, names: list[str], step: str) -> Any:
-    """Return what a function of a value and some names returns for all of them."""
-    if not names:
-        return ()
-    count = -(-len(names) // _MOST_TASKS)
-    parts = [names[i : i + count] for i in range(0, len(names), count)]
-    node = shared(common, step)
-    task = dask.delayed(function, pure=False)
-    return dask.compute(*(task(node, part) for part in parts))
 
 
 def _damaged(common: tuple[MadeArray, Record], names: list[str]) -> list[str]:

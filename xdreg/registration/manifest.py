@@ -23,8 +23,8 @@ from xdreg.stores.readers import source_of
 
 if TYPE_CHECKING:
     from xdreg.grid import Grid
+    from xdreg.registration.plan import Plan
     from xdreg.registration.planned_stage import PlannedStage
-    from xdreg.registration.planning import Plan
     from xdreg.registration.source import Mask, PairImage
 
 #: Options that decide when and how a block is stopped, and nothing else.

@@ -122,7 +122,8 @@ def _run(
     # Annotations of the graph would not outlast its optimisation.
     needed = {"resources": dict(resources)} if resources else {}
     try:
-        return np.asarray(mapped.compute(**needed).values, np.float32)
+        done = mapped.compute(num_workers=task.at_once, **needed)
+        return np.asarray(done.values, np.float32)
     except Exception as error:
         if _killed_workers(error):
             wait_for_rest(mapped.data.name)

@@ -20,7 +20,7 @@ from xdreg.stores.readers import image_reader
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from xdreg.registration.planning import Plan
+    from xdreg.registration.plan import Plan
     from xdreg.registration.source import PairImage
 
 #: An image that spans fewer voxels of the other than this, along every axis, and is as

@@ -15,8 +15,15 @@ if TYPE_CHECKING:
 COLUMNS = 80
 
 
-def as_text(rows: Rows, notes: list[str]) -> str:
-    """Return a table, in as many parts as fit a terminal, and notes below it."""
+def as_text(tables: list[Rows], notes: list[str]) -> str:
+    """Return tables, in as many parts as fit a terminal, and notes below them."""
+    lines = [line for rows in tables for line in _lines(rows)]
+    for note in notes:
+        lines += wrap(note, COLUMNS, subsequent_indent="  ")
+    return "\n".join(lines)
+
+
+def _lines(rows: Rows) -> list[str]:
     first, *others = columns = [
         [name, *(row[name] for row in rows)] for name in rows[0]
     ]
@@ -36,23 +43,33 @@ def as_text(rows: Rows, notes: list[str]) -> str:
             )
             lines.append("  ".join(padded).rstrip())
         lines.append("")
-    for note in notes:
-        lines += wrap(note, COLUMNS, subsequent_indent="  ")
-    return "\n".join(lines)
+    return lines
 
 
-def as_html(rows: Rows, notes: list[str]) -> str:
-    """Return a table and notes for a notebook."""
+def as_html(tables: list[Rows], notes: list[str]) -> str:
+    """Return tables and notes for a notebook."""
+    listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    shown = "".join(map(_html_table, tables))
+    return f"<div><b>xdreg plan</b>{shown}<ul>{listed}</ul></div>"
+
+
+def _html_table(rows: Rows) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(v)}</td>" for v in row.values()) + "</tr>"
         for row in rows
     )
-    listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    return (
-        f"<div><b>xdreg plan</b><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table><ul>{listed}</ul></div>"
-    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def span(seconds: float | None) -> str:
+    """Return a duration as text, empty if it is not known."""
+    if seconds is None:
+        return ""
+    seconds = max(seconds, 1.0)
+    units = (("h", 3600), ("min", 60), ("s", 1))
+    number, unit = next((seconds / n, unit) for unit, n in units if seconds >= n)
+    return f"{number:.{0 if number >= 9.95 else 1}f} {unit}"
 
 
 def times(numbers: Iterable[object]) -> str:

@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dask.system import CPU_COUNT
-
 from xdreg.engines import elastix
 from xdreg.engines.discrete_search import SEARCH_BYTES
 from xdreg.engines.isolated import Isolated
@@ -19,7 +17,12 @@ from xdreg.engines.linear import linear, linear_displacement
 from xdreg.engines.local_correlation import by_level, local_correlation, safer
 from xdreg.partition import Partition
 from xdreg.registration.devices import settled_device
-from xdreg.registration.estimates import device_memory, largest_device_block
+from xdreg.registration.estimates import (
+    LINEAR_SECONDS,
+    core_seconds,
+    device_memory,
+    largest_device_block,
+)
 from xdreg.registration.planned_stage import PlannedStage
 from xdreg.stages import (
     OWN_METRICS,
@@ -67,6 +70,11 @@ class PlannedLinear(PlannedStage):
     def by_elastix(self) -> bool:
         """Whether the metric is one of elastix's."""
         return self.method is elastix.linear
+
+    @property
+    def core_seconds(self) -> float | None:
+        """The seconds of xdreg's engine with its search."""
+        return None if self.by_elastix else LINEAR_SECONDS * self.partition.grid.size
 
 
 class PlannedLocalCorrelation(PlannedStage):
@@ -127,7 +135,16 @@ class PlannedLocalCorrelation(PlannedStage):
         options = super().engine_options | {"search": self.searches}
         return by_level(options, self.partition.grid, finest=self.finest)
 
-    def block_options(self, fixed: Source, moving: Source) -> dict[str, Any]:
+    @property
+    def core_seconds(self) -> float | None:
+        """The seconds that it takes one core, not known on a GPU."""
+        if self.options.device == "cuda":
+            return None
+        return core_seconds(self.partition, self.metric, finest=self.finest)
+
+    def block_options(
+        self, fixed: Source, moving: Source, threads: int
+    ) -> dict[str, Any]:
         """Return the options, with noise and stiffness of the whole images.
 
         All blocks get the same, so that they agree.
@@ -135,7 +152,7 @@ class PlannedLocalCorrelation(PlannedStage):
         return self.engine_options | {
             "contrast": list(zip(fixed.contrast, moving.contrast, strict=True)),
             "stiffness": fixed.stiffness,
-            "threads": max(1, CPU_COUNT // self.partition.size),
+            "threads": threads,
         }
 
     def safer_options(self, options: Mapping[str, Any]) -> dict[str, Any] | None:

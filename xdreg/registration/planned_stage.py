@@ -171,6 +171,11 @@ class PlannedStage:
         return 0
 
     @property
+    def core_seconds(self) -> float | None:
+        """The seconds that it takes one core, None if that is not known."""
+        return None
+
+    @property
     def memory(self) -> int:
         """The peak memory of one block, in bytes, without that on a GPU."""
         return self.window_memory + self.own_process_memory
@@ -203,8 +208,13 @@ class PlannedStage:
             options["memory_limit"] = self.memory_limit
         return options
 
-    def block_options(self, fixed: Source, moving: Source) -> dict[str, Any]:
-        """Return keyword arguments for the method, once the images can be read."""
+    def block_options(
+        self, fixed: Source, moving: Source, threads: int
+    ) -> dict[str, Any]:
+        """Return keyword arguments for the method, once the images can be read.
+
+        ``threads`` are those that a block may use.
+        """
         return self.engine_options
 
     def safer_options(self, options: Mapping[str, Any]) -> dict[str, Any] | None:

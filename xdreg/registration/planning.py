@@ -1,25 +1,16 @@
-"""The plan of a registration, made before anything runs: levels, stages, blocks."""
+"""Making a plan: levels, stages and blocks, before anything runs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-
-from dask.utils import format_bytes
 
 from xdreg.coordinates import spatial_dims
 from xdreg.engines.elastix import check_spacing
 from xdreg.errors import InputError
-from xdreg.numerics.compiled import are_stored
-from xdreg.registration.estimates import (
-    THREADED,
-    bytes_read,
-    field_bytes,
-    patch_bytes,
-    worker_memory,
-)
-from xdreg.registration.plan_table import as_html, as_text, lengths, times
+from xdreg.registration.fitting import check_memory
+from xdreg.registration.plan import Plan
 from xdreg.registration.planned_methods import planned_kind
 from xdreg.stages import (
     OWN_METRICS,
@@ -29,6 +20,7 @@ from xdreg.stages import (
     Rigid,
     Stage,
     as_stage,
+    check_level,
     check_metric,
 )
 from xdreg.stores.pyramid import Pyramid, build_pyramid, image_levels
@@ -37,144 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from xdreg.registration.planned_stage import PlannedStage
-    from xdreg.stages import Metric, MetricOrAuto, Overlap
+    from xdreg.registration.resources import Resources
+    from xdreg.stages import MetricOrAuto, Overlap
 
 #: Largest level that is registered linearly, whole, in voxels.
 LINEAR_VOXELS = {2: 512**2, 3: 400_000}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What ``register`` will do; printing it shows a table.
-
-    Parameters
-    ----------
-    stages
-        In the order in which they run.
-    fixed, moving
-        The two pyramids.
-    """
-
-    stages: tuple[PlannedStage, ...]
-    fixed: Pyramid
-    moving: Pyramid
-
-    @property
-    def undecided(self) -> bool:
-        """Whether the metric of a stage is still to be chosen."""
-        return any(stage.options.metric is None for stage in self.stages)
-
-    def decided(self, metric: Metric) -> Plan:
-        """Return the plan with a metric for the stages that have none."""
-        stages = (
-            replace(stage, options=stage.options.with_metric(metric))
-            for stage in self.stages
-        )
-        return replace(self, stages=tuple(stages))
-
-    def block_memory(self, stage: PlannedStage) -> int:
-        """Return the peak memory of one block of a stage, in bytes."""
-        return stage.memory
-
-    def bytes_read(self, stage: PlannedStage) -> int:
-        """Return the bytes that a stage reads, without rounding up to chunks."""
-        return bytes_read(
-            stage.partition,
-            self.fixed.dtype(stage.fixed_level),
-            self.moving.dtype(stage.moving_level),
-            self.moving.grids[stage.moving_level],
-        )
-
-    def worker_memory(self, threads: int = 1) -> int:
-        """Return the memory that a worker needs to finish, in bytes.
-
-        It leaves room for the limits of Dask, which gives no block to a worker above
-        80 % of its memory, and restarts one above 95 %. Processes of blocks are
-        included: they count towards the memory of a job, not towards Dask's limits.
-
-        Parameters
-        ----------
-        threads
-            Blocks that it runs at once.
-        """
-        kept = THREADED if threads > 1 else 1
-        compiles = not are_stored({stage.metric for stage in self.stages})
-        return max(
-            worker_memory(threads * kept * stage.window_memory, compiles=compiles)
-            + threads * stage.own_process_memory
-            for stage in self.stages
-        )
-
-    def workdir_bytes(self, *, kept: bool = True) -> int:
-        """Return the largest size of the work directory, in bytes.
-
-        Parameters
-        ----------
-        kept
-            Whether ``workdir`` is given. A temporary directory drops the patches of a
-            stage once they are blended.
-        """
-        parts = [stage.partition for stage in self.stages if not stage.options.linear]
-        patches = [patch_bytes(part) for part in parts]
-        levels = (
-            (self.fixed, [stage.fixed_level for stage in self.stages]),
-            (self.moving, [stage.moving_level for stage in self.stages]),
-        )
-        made = sum(
-            pyramid.bytes_made(max(*used, pyramid.overview)) for pyramid, used in levels
-        )
-        most = sum(patches) if kept else max(patches, default=0)
-        return made + most + sum(field_bytes(part) for part in parts)
-
-    def table(self) -> list[dict[str, str]]:
-        """Return one row per stage, as text."""
-        return [
-            {
-                "stage": f"{number} {stage.options.name}",
-                "metric": stage.metric,
-                "level": f"{stage.fixed_level} / {stage.moving_level}",
-                "image": times(stage.partition.grid.shape),
-                "blocks": times(stage.partition.counts),
-                "window": times(stage.partition.window_shape),
-                "field points": times(stage.partition.field_grid.shape),
-                "smoothing": " / ".join(map(lengths, stage.smoothing)),
-                "iterations": stage.iterations,
-                "memory": format_bytes(stage.memory),
-                "reads": format_bytes(self.bytes_read(stage)),
-            }
-            for number, stage in enumerate(self.stages)
-        ]
-
-    def notes(self) -> list[str]:
-        """Return what the table does not say, in sentences."""
-        units = self.fixed.grids[0].units or "the units of the coordinates"
-        notes = [
-            f"smoothing in {units}: of an update / of the total, or the distance of "
-            "control points",
-            "memory is that of one block; a worker that runs one at a time needs "
-            f"{format_bytes(self.worker_memory())}",
-            f"the work directory needs {format_bytes(self.workdir_bytes())}; a "
-            f"temporary one {format_bytes(self.workdir_bytes(kept=False))}",
-        ]
-        on_device = max(stage.device_memory for stage in self.stages)
-        if on_device:
-            notes.append(
-                f"a block takes up to {format_bytes(on_device)} of the GPU, where one "
-                "is registered at a time; the field differs from a CPU's by rounding"
-            )
-        if self.undecided:
-            notes.append("auto: lncc or mind, chosen when the run starts")
-        return notes
-
-    def __str__(self) -> str:
-        """Return the table, in as many parts as fit a terminal, and notes below it."""
-        return as_text(self.table(), self.notes())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        """Return the table and the notes for a notebook."""
-        return as_html(self.table(), self.notes())
 
 
 def make_plan(
@@ -185,24 +44,61 @@ def make_plan(
     metric: MetricOrAuto,
     block_shape: int | Sequence[int] | None,
     overlap: Overlap | None,
+    finest_level: int,
+    resources: Resources,
     initial_is_field: bool,
 ) -> Plan:
     """Decide levels, stages and blocks; the arguments are those of `register`.
 
     ``initial_is_field`` states whether the run starts from a field. Then the default
-    has no linear stage.
+    has no linear stage. Where ``stages`` are the default, other finest levels are
+    planned as well, to be compared.
     """
     check_metric(metric, auto=True)
-    fixed_pyramid, moving_pyramid = _pyramids(fixed, moving)
-    chosen = (
-        _default_stages(fixed_pyramid, metric, linear=not initial_is_field)
-        if stages is None
-        else _as_stages(stages)
-    )
-    levels = _levels(chosen, fixed_pyramid)
+    check_level(finest_level, "finest_level")
+    pair = _pyramids(fixed, moving)
+    if finest_level >= len(pair[0].grids):
+        msg = f"finest_level is {finest_level}; {_available(pair[0])}"
+        raise InputError(msg)
+
+    def made(chosen: Sequence[Stage], level: int, shape: Any = block_shape) -> Plan:
+        planned = _planned(chosen, pair, level, metric, shape, overlap)
+        return Plan(planned, *pair, resources)
+
+    if stages is not None:
+        plan = made(_as_stages(stages, finest_level), finest_level)
+    else:
+        offered = sorted({*range(min(pair[0].start, 2) + 1), finest_level})
+        linear = not initial_is_field
+        plans = {
+            level: made(_default_stages(pair[0], metric, level, linear=linear), level)
+            for level in offered
+        }
+        plan = replace(plans[finest_level], alternatives=tuple(plans.values()))
+
+    def in_blocks(shape: int) -> Plan:
+        options = [stage.options for stage in plan.stages]
+        smaller = [o if o.linear else replace(o, block_shape=shape) for o in options]
+        return made(smaller, finest_level)
+
+    check_memory(plan, in_blocks)
+    return plan
+
+
+def _planned(
+    chosen: Sequence[Stage],
+    pair: tuple[Pyramid, Pyramid],
+    finest_level: int,
+    metric: MetricOrAuto,
+    block_shape: int | Sequence[int] | None,
+    overlap: Overlap | None,
+) -> tuple[PlannedStage, ...]:
+    """Return stages with everything decided."""
+    fixed, moving = pair
+    levels = _levels(chosen, fixed, finest_level)
     planned = []
     for stage, level in zip(chosen, levels, strict=True):
-        grid = fixed_pyramid.grids[level]
+        grid = fixed.grids[level]
         stage.check_axes(grid.ndim)
         finest = level == min(levels)
         kind = planned_kind(stage)
@@ -213,14 +109,14 @@ def make_plan(
             kind(
                 options.with_metric(metric),
                 level,
-                moving_pyramid.level_like(grid),
+                moving.level_like(grid),
                 kind.cut(options, grid, block_shape, overlap),
                 finest,
             )
         )
         if planned[-1].by_elastix:
             check_spacing(grid)
-    return Plan(tuple(planned), fixed_pyramid, moving_pyramid)
+    return tuple(planned)
 
 
 def _pyramids(fixed: Any, moving: Any) -> tuple[Pyramid, Pyramid]:
@@ -239,7 +135,7 @@ def _pyramids(fixed: Any, moving: Any) -> tuple[Pyramid, Pyramid]:
 
 
 def _default_stages(
-    fixed: Pyramid, metric: MetricOrAuto, *, linear: bool
+    fixed: Pyramid, metric: MetricOrAuto, finest_level: int, *, linear: bool
 ) -> list[Stage]:
     """Return linear stages, then a deformable one for each level, coarse to fine."""
     stages: list[Stage] = []
@@ -249,22 +145,28 @@ def _default_stages(
     # Only elastix has squared differences. It is slow, so it starts at a finer level.
     by_spline = metric == "msd"
     deformable = BSpline if by_spline else LocalCorrelation
-    coarsest = fixed.overview if by_spline else fixed.start
-    return stages + [deformable(level=level) for level in range(coarsest, -1, -1)]
+    coarsest = max(fixed.overview if by_spline else fixed.start, finest_level)
+    levels = range(coarsest, finest_level - 1, -1)
+    return stages + [deformable(level=level) for level in levels]
 
 
-def _as_stages(stages: Any) -> list[Stage]:
+def _as_stages(stages: Any, finest_level: int) -> list[Stage]:
     """Return a stage, a function or an iterable of them as stages."""
     single = callable(stages) or isinstance(stages, str)
     several = isinstance(stages, Iterable) and not single
-    chosen = [as_stage(stage) for stage in (stages if several else [stages])]
+    given = stages if several else [stages]
+    chosen = [as_stage(stage, finest_level) for stage in given]
     if not chosen:
         msg = "stages is empty; give at least one, or leave it out for the default"
         raise InputError(msg)
     return chosen
 
 
-def _levels(stages: Sequence[Stage], fixed: Pyramid) -> list[int]:
+def _available(fixed: Pyramid) -> str:
+    return f"fixed has levels 0 to {len(fixed.grids) - 1}"
+
+
+def _levels(stages: Sequence[Stage], fixed: Pyramid, finest_level: int) -> list[int]:
     """Return the level of each stage.
 
     By default linear stages run on a level that is small enough to be read whole, the
@@ -278,12 +180,12 @@ def _levels(stages: Sequence[Stage], fixed: Pyramid) -> list[int]:
         later -= not stage.linear
         level = stage.level
         if level is None:
-            level = min(linear_level if stage.linear else later, coarsest)
-        if level > coarsest:
-            msg = (
-                f"stage {stage.name} asks for level {level}; fixed has levels 0 to "
-                f"{coarsest}"
-            )
+            wanted = max(linear_level, finest_level)
+            level = min(wanted if stage.linear else later + finest_level, coarsest)
+        if not finest_level <= level <= coarsest:
+            msg = f"stage {stage.name} asks for level {level}; {_available(fixed)}"
+            if level < finest_level:
+                msg += f", and finest_level={finest_level} leaves out finer ones"
             raise InputError(msg)
         levels.append(level)
     return levels

@@ -18,7 +18,9 @@ from xdreg.registration.inputs import (
 )
 from xdreg.registration.manifest import check_known, run_manifest
 from xdreg.registration.placement import place
-from xdreg.registration.planning import Plan, make_plan
+from xdreg.registration.plan import Plan
+from xdreg.registration.planning import make_plan
+from xdreg.registration.resources import Resources
 from xdreg.registration.run import Run
 from xdreg.registration.workdir import WorkDirectory
 from xdreg.stores.apart import check_apart
@@ -42,6 +44,7 @@ def register(
     metric: MetricOrAuto = "auto",
     block_shape: int | Sequence[int] | None = None,
     overlap: Overlap | None = None,
+    finest_level: int = 0,
     fixed_mask: Any = None,
     moving_mask: Any = None,
     initial: Any = None,
@@ -51,6 +54,8 @@ def register(
     workdir: str | Path | None = None,
     retry: str | Sequence[str] = (),
     fresh: bool = False,
+    workers: int | None = None,
+    memory: int | str | None = None,
     progress: bool | Listener = True,
     compute: bool = True,
 ) -> xr.Dataset:
@@ -82,6 +87,10 @@ def register(
         Voxels by which a block's window exceeds it on every side. By default 8
         in 3-D and 32 in 2-D, for `BSpline` 16, and at most half a block. A number below
         1, or text such as ``"10%"``, is a share of the block.
+    finest_level
+        Finest level of the fixed image to register, by default 0, its voxels. In 3-D
+        each level less saves about seven eighths of the time, and details of a few
+        voxels; `plan` compares them. A stage that asks for a finer one is refused.
     fixed_mask, moving_mask : DataArray, DataTree, "auto" or False, optional
         Voxels that count are not zero. On the grid of any level of its image. By
         default all voxels count but NaN and padding: pieces of one value that reach the
@@ -114,6 +123,13 @@ def register(
     fresh
         Remove the run that ``workdir`` holds, and start anew: for images that changed
         in a way that cannot be seen, or a run that is not wanted any more.
+    workers
+        Most blocks at once on this machine, and threads of what is no block. By default
+        one per core. The result does not depend on it.
+    memory
+        Bytes of memory for the run on this machine, such as ``"8 GB"``; images that are
+        in memory already come on top. Fewer blocks run at once where it is short. By
+        default as much as ``workers`` take. A cluster's workers have their own limits.
     progress
         Show a line per stage, on a terminal and in a notebook. Or a function that is
         called with an `xdreg.Advance` during the run, from any thread. If it raises, no
@@ -132,8 +148,9 @@ def register(
     Raises
     ------
     InputError
-        If an argument does not fit, or ``workdir`` holds another registration, before
-        any block runs. If an image is written while it is registered, at the end.
+        If an argument does not fit, ``memory`` is too little for a block, or
+        ``workdir`` holds another registration, before any block runs. If an image is
+        written while it is registered, at the end.
     StoreError
         If the work directory holds an image that is read, or lies in one.
     MethodError
@@ -161,6 +178,8 @@ def register(
         metric=metric,
         block_shape=block_shape,
         overlap=overlap,
+        finest_level=finest_level,
+        resources=Resources.of(workers, memory),
     )
     # Made here, so that a temporary one lasts as long as this Python.
     run = request.claimed(WorkDirectory(workdir))
@@ -179,6 +198,7 @@ def plan(
     metric: MetricOrAuto = "auto",
     block_shape: int | Sequence[int] | None = None,
     overlap: Overlap | None = None,
+    finest_level: int = 0,
     fixed_mask: Any = None,
     moving_mask: Any = None,
     initial: Any = None,
@@ -188,6 +208,8 @@ def plan(
     workdir: str | Path | None = None,
     retry: str | Sequence[str] = (),
     fresh: bool = False,
+    workers: int | None = None,
+    memory: int | str | None = None,
     progress: bool | Listener = True,
     compute: bool = True,
 ) -> Plan:
@@ -197,12 +219,14 @@ def plan(
     ----------
     fixed, moving : DataTree, DataArray or itk.Image
         The pair.
-    stages, metric, block_shape, overlap
+    stages, metric, block_shape, overlap, finest_level
         As in `register`.
     fixed_mask, moving_mask, initial, allow_mirror, channel, moving_channel
         As in `register`.
     workdir, retry, fresh
         As in `register`, which would refuse what is refused here.
+    workers, memory
+        As in `register`: the plan states how many blocks run at once.
     progress, compute
         Without a meaning here, so that the arguments of `register` can be passed on.
 
@@ -231,6 +255,8 @@ def plan(
         metric=metric,
         block_shape=block_shape,
         overlap=overlap,
+        finest_level=finest_level,
+        resources=Resources.of(workers, memory),
     ).plan
 
 

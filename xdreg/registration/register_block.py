@@ -83,6 +83,8 @@ class BlockTask:
         Where the blended displacement is stored.
     errors
         Folder of the blocks' messages.
+    at_once
+        Most blocks at once, None for all that the scheduler runs.
     """
 
     inputs: Inputs
@@ -96,6 +98,7 @@ class BlockTask:
     field: zarr.Array[Any]
     disagreement: BlockArray
     errors: Path
+    at_once: int | None = None
 
     @property
     def stage(self) -> str:

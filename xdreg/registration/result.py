@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from xdreg.engines.metric_choice import Choice
-    from xdreg.registration.planning import Plan
+    from xdreg.registration.plan import Plan
     from xdreg.registration.state import Diagnostics, State
 
 

@@ -25,6 +25,7 @@ from xdreg.fields.aligned import FIXED
 from xdreg.registration.inputs import selections
 from xdreg.registration.manifest import describe_fixed
 from xdreg.registration.register import checked
+from xdreg.registration.resources import Resources
 from xdreg.registration.rounds_result import Rounds
 from xdreg.registration.source import Source
 from xdreg.registration.workdir import WorkDirectory
@@ -60,6 +61,7 @@ def register_rounds(
     metric: MetricOrAuto = "auto",
     block_shape: int | Sequence[int] | None = None,
     overlap: Overlap | None = None,
+    finest_level: int = 0,
     fixed_mask: Any = None,
     moving_mask: Any = None,
     initial: Any = None,
@@ -69,6 +71,8 @@ def register_rounds(
     workdir: str | Path | None = None,
     retry: str | Sequence[str] = (),
     fresh: bool = False,
+    workers: int | None = None,
+    memory: int | str | None = None,
     progress: bool | Listener = True,
 ) -> Rounds:
     """Register several moving images, the rounds, to one fixed image.
@@ -84,7 +88,7 @@ def register_rounds(
         The fixed image.
     rounds : mapping of str to DataTree, DataArray or itk.Image
         The moving images by name, such as ``{"r2": image, "r3": other}``.
-    stages, metric, block_shape, overlap, allow_mirror, fixed_mask
+    stages, metric, block_shape, overlap, finest_level, allow_mirror, fixed_mask
         As in `register`, for all rounds.
     moving_mask, initial, moving_channel
         As in `register`, one for all rounds, or a dict with those of some by name. The
@@ -94,7 +98,7 @@ def register_rounds(
     workdir
         Directory to keep all runs in. The same call again resumes them, and more rounds
         may be added.
-    retry, fresh
+    retry, fresh, workers, memory
         As in `register`, for all rounds.
     progress
         As in `register`; the names of stages follow those of rounds.
@@ -151,6 +155,8 @@ def register_rounds(
                 metric=metric,
                 block_shape=block_shape,
                 overlap=overlap,
+                finest_level=finest_level,
+                resources=Resources.of(workers, memory),
             )
     directory = WorkDirectory(workdir)
     shared, runs = _claimed(requests, directory, fresh=fresh)
@@ -172,7 +178,7 @@ def _claimed(
 
     with directory.writing():
         directory.claim(describe(), describe, fresh=fresh)
-    shared = Source(first.fixed, directory.path)
+    shared = Source(first.fixed, directory.path, first.plan.limit)
     runs = {}
     for name, request in requests.items():
         place = directory.below(FOLDER, folder_name(name))

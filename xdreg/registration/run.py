@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from xdreg.partition import BlockStatus
-    from xdreg.registration.planning import Plan
+    from xdreg.registration.plan import Plan
     from xdreg.registration.workdir import WorkDirectory
 
 _log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Run:
             if check:
                 self._check_images()
             try:
-                with watched_workers(self.plan):
+                with watched_workers(self.plan.worker_memory):
                     field = self._run(lines)
             except KeyboardInterrupt:
                 # Threads that wait for an engine would keep Python from ending.
@@ -108,14 +108,18 @@ class Run:
 
     def _run(self, lines: StageProgress) -> xr.Dataset:
         check_workers()
+        self.plan.resources.check_scheduler()
+        at_once = self.plan.limit
         shared = Shared(
-            self.shared or Source(self.fixed, self.directory.path),
-            Source(self.moving, self.directory.path),
+            self.shared or Source(self.fixed, self.directory.path, at_once),
+            Source(self.moving, self.directory.path, at_once),
             self.directory,
             self.retry,
             searches_pose=self.start is None or self.said is not None,
             allow_mirror=self.manifest["allow_mirror"],
             lines=lines,
+            threads=self.plan.resources.threads,
+            at_once=at_once,
         )
         if self.shared is None:
             shared.fixed.check()

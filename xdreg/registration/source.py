@@ -81,9 +81,15 @@ class Source:
         The image as it was given.
     folder
         The work directory, for levels and masks that are made.
+    at_once
+        Most chunks of these that are made at once, None for all that the scheduler
+        makes.
     """
 
-    def __init__(self, image: PairImage, folder: Path) -> None:
+    def __init__(
+        self, image: PairImage, folder: Path, at_once: int | None = None
+    ) -> None:
+        self._at_once = at_once
         self.name = image.name
         self._pyramid, self._channels = image.pyramid, image.channels
         self._mask = image.mask
@@ -189,6 +195,7 @@ class Source:
             (_CHUNK,) * grid.ndim,
             f"{self.name}, level {level},",
             _Means(finer, factors, self._given_mask(finer.grid)),
+            self._at_once,
         )
         return ImageReader(array, grid, grid.dims)
 
@@ -265,6 +272,7 @@ class Source:
             wide.shape,
             f"the {what} of {self.name}",
             _Found(image, find),
+            self._at_once,
         )
         reader = ImageReader(array, wide, wide.dims)
         inner = reader.read((slice(1, -1),) * wide.ndim)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from xdreg.grid import Grid
     from xdreg.partition import BlockStatus
-    from xdreg.registration.planning import Plan
+    from xdreg.registration.plan import Plan
     from xdreg.registration.progress import StageProgress
     from xdreg.registration.source import Source
     from xdreg.registration.workdir import WorkDirectory
@@ -94,6 +94,10 @@ class Shared:
         Whether that pose may mirror the moving image.
     lines
         Shows progress.
+    threads
+        Threads that a linear stage, or a single block, may use.
+    at_once
+        Most blocks at once, None for all that the scheduler runs.
     """
 
     fixed: Source
@@ -103,6 +107,12 @@ class Shared:
     searches_pose: bool
     allow_mirror: bool
     lines: StageProgress
+    threads: int
+    at_once: int | None
+
+    def threads_of_one(self, blocks: int) -> int:
+        """Return the threads that each of some blocks may use."""
+        return max(1, self.threads // min(blocks, self.at_once or self.threads))
 
     def inputs(
         self, fixed_level: int, moving_level: int, state: State, *, whole: bool

@@ -18,9 +18,7 @@ from xdreg.errors import warn
 from xdreg.registration.cluster import active_client, workers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from xdreg.registration.planning import Plan
+    from collections.abc import Callable, Iterator
 
 #: Seconds between looks at the workers. Two in a row that find all of them paused are
 #: told to the user.
@@ -41,8 +39,11 @@ def check_workers() -> None:
 
 
 @contextlib.contextmanager
-def watched_workers(plan: Plan) -> Iterator[None]:
-    """Warn, while the body runs, if it waits because all workers are paused."""
+def watched_workers(needed: Callable[[int], int]) -> Iterator[None]:
+    """Warn, while the body runs, if it waits because all workers are paused.
+
+    ``needed`` returns the memory that a worker of so many threads needs.
+    """
     client = active_client()
     if client is None:
         yield
@@ -55,7 +56,7 @@ def watched_workers(plan: Plan) -> Iterator[None]:
             workers = workers_of(client)
             paused = paused + 1 if workers and all(map(_is_stuck, workers)) else 0
             if paused == 2:
-                warn(_report(workers, plan))
+                warn(_report(workers, needed))
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -73,15 +74,15 @@ def _is_stuck(worker: dict[str, Any]) -> bool:
     return worker["status"] == "paused" and not running
 
 
-def _report(workers: list[dict[str, Any]], plan: Plan) -> str:
+def _report(workers: list[dict[str, Any]], needed: Callable[[int], int]) -> str:
     first, others = workers[0], len(workers) - 1
-    needed = plan.worker_memory(first["nthreads"])
+    threads = first["nthreads"]
     return (
         f"the run waits: Dask has paused worker {first['address']}"
         + (f" and the other {others}" if others else "")
         + f", whose process takes {format_bytes(first['metrics']['memory'])} of its "
         f"memory_limit of {format_bytes(first['memory_limit'])}. This plan asks for "
-        f"{format_bytes(needed)} for its {first['nthreads']} threads. Interrupt, and "
+        f"{format_bytes(needed(threads))} for its {threads} threads. Interrupt, and "
         "call again with workers of more memory or fewer threads, or a smaller "
         "block_shape; with a workdir, finished blocks are kept"
     )

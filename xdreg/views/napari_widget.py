@@ -30,9 +30,9 @@ from xdreg.grid import unit_ratio
 from xdreg.registration.progress import time_text
 from xdreg.registration.register import register
 from xdreg.registration.verdict import verdict
-from xdreg.stages import Affine, BSpline, LocalCorrelation, Rigid, Stage
+from xdreg.stages import Affine, BSpline, Rigid, Stage
 from xdreg.stores.napari_layers import layer_image, layer_matrix
-from xdreg.stores.pyramid import Pyramid, build_pyramid, image_levels
+from xdreg.stores.pyramid import build_pyramid, image_levels
 from xdreg.views.colours import PAIR_COLOURS
 from xdreg.views.napari_fields import field_layers
 from xdreg.views.napari_images import plain, scene_layers
@@ -54,21 +54,12 @@ INTERVAL = 200
 METRICS = ("auto", "lncc", "mind")
 
 
-def _to_level(pyramid: Pyramid, level: int) -> list[Stage]:
-    """Return the default stages as far as a level."""
-    levels = range(max(pyramid.start, level), level - 1, -1)
-    return [Affine(), *(LocalCorrelation(level=number) for number in levels)]
-
-
-#: Stages of a preset, for a fixed image's pyramid and the level to stop at.
-PRESETS: dict[str, Callable[[Pyramid, int], list[Stage]]] = {
-    "affine, then local correlation": _to_level,
-    "affine, then B-splines (elastix)": lambda _, level: [
-        Affine(),
-        BSpline(level=level),
-    ],
-    "affine": lambda *_: [Affine()],
-    "rigid": lambda *_: [Rigid()],
+#: Stages of a preset, None for the default.
+PRESETS: dict[str, list[Stage] | None] = {
+    "affine, then local correlation": None,
+    "affine, then B-splines (elastix)": [Affine(), BSpline()],
+    "affine": [Affine()],
+    "rigid": [Rigid()],
 }
 
 LINEAR_PRESETS = ("affine", "rigid")
@@ -239,10 +230,9 @@ class RegisterWidget(Container):  # type: ignore[misc]
         fixed = layer_image(fixed_layer, "fixed")
         moving = layer_image(moving_layer, "moving")
         place = layer_matrix(fixed_layer)
-        preset = PRESETS[self.preset.value]
-        pyramid = build_pyramid(image_levels(fixed, "fixed"), "fixed")
         options = {
-            "stages": preset(pyramid, self.level.value),
+            "stages": PRESETS[self.preset.value],
+            "finest_level": self.level.value if self.level.enabled else 0,
             "metric": self.metric.value,
             "initial": self._initial(place, fixed, moving),
             "allow_mirror": self.begin.value == MIRROR,
