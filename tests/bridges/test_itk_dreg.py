@@ -1,8 +1,10 @@
 """Methods and reductions of itk-dreg's interface, run by xdreg."""
 
 import importlib
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import itk
 import numpy as np
@@ -204,3 +206,45 @@ def test_methods_are_told_apart():
     assert token(BlockMethod(one)) != token(BlockMethod(other))
     assert token(BlockMethod(one, a=1)) != token(BlockMethod(one))
     assert token(Reduction(one, blocks="rigid")) != token(Reduction(one))
+
+
+@needs_itk_dreg
+def test_its_blend_takes_displacements_and_leaves_out_what_failed():
+    module = importlib.import_module("itk_dreg.reduce_dfield.dreg")
+    image = Grid(("z", "y", "x"), (6, 6, 12), (1.0, 1.0, 2.0), (3.0, 4.0, 5.0))
+    results = []
+    for number, shift in enumerate((0.5, 0.5, None)):
+        part = image.window(
+            (slice(0, 6), slice(0, 6), slice(4 * number, 4 * number + 4))
+        )
+        values = None if shift is None else np.full((3, *part.shape), shift, np.float32)
+        status = "crashed" if shift is None else "success"
+        results.append(
+            BlockResult((0, 0, number), status, part, image, part, values, 1.0)
+        )
+    method = module.ReduceToDisplacementFieldMethod()
+    blend = Reduction(method, displacement_grid_scale_factors=[1.0, 1.0, 1.0])
+    point = image.index_to_physical([2, 2, 3])[::-1].tolist()
+    moved = list(blend(reversed(results)).TransformPoint(point))
+    np.testing.assert_allclose(np.subtract(moved, point), 0.5, atol=1e-5)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "from_itk_dreg.md"
+
+
+@needs_itk_dreg
+@pytest.mark.slow
+def test_the_code_of_the_page_for_its_users_runs():
+    pair = xdreg.datasets.phantom_pair((40, 44, 48), amplitude=1.0)
+    names = {"fixed": pair.fixed.compute(), "moving": pair.moving.compute()}
+    names |= {"xdreg": xdreg, "itk": itk, "np": np}
+    shown = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    for code in shown:
+        exec(compile(code, str(PAGE), "exec"), names)
+        if "stage" in names:
+            fixed, moving = names["fixed"], names["moving"]
+            field = fixed.dreg.register(
+                moving, stages=[names.pop("stage")], progress=False
+            )
+            assert xdreg.status_counts(field) == {"success": 1}
+    assert len(shown) == 4

@@ -1,6 +1,7 @@
 """Points through a field and back, against inverses known in closed form."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -77,3 +78,24 @@ def test_itk_round_trip_and_points(ndim):
     )
     theirs = [list(transform.TransformPoint(list(p[::-1])))[::-1] for p in points]
     np.testing.assert_allclose(field.dreg.transform_points(points), theirs, atol=1e-5)
+
+
+def test_an_iterator_of_points_is_mapped_part_by_part():
+    field, _ = wavy(2)
+    taken = []
+
+    def parts():
+        for number in range(3):
+            taken.append(number)
+            yield pd.DataFrame({"x": [1.0, 2.0], "y": [3.0, number], "name": "ab"[:1]})
+
+    mapped = field.dreg.transform_points(parts())
+    assert taken == []
+    first = next(mapped)
+    assert taken == [0]
+    assert list(first.columns) == ["x", "y", "name"]
+    every = [first, *mapped]
+    together = field.dreg.transform_points(pd.concat(parts()))
+    np.testing.assert_array_equal(pd.concat(every)[["y", "x"]], together[["y", "x"]])
+    back = field.dreg.transform_points(iter([np.array([[3.5, 1.5]])]), inverse=True)
+    assert next(back).shape == (1, 2)

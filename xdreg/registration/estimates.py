@@ -62,13 +62,13 @@ METHOD_PROCESS_BYTES = 200_000_000
 #: from store to field on phantoms; what images hold, and cores, change it by a factor
 #: of two.
 VOXEL_SECONDS = {
-    "lncc": (1.6e-6, 1.3e-6),
-    "mind": (2.4e-6, 2.0e-6),
-    "auto": (1.6e-6, 1.3e-6),
+    "lncc": (2.2e-6, 2.5e-6),
+    "mind": (3.3e-6, 3.7e-6),
+    "auto": (2.2e-6, 2.5e-6),
 }
 
 #: Seconds of a core per voxel of a linear stage, with its search of a pose.
-LINEAR_SECONDS = 4e-5
+LINEAR_SECONDS = 1.5e-5
 
 #: Dask starts no task in a worker above the first share of its memory, and restarts a
 #: worker above 0.95. The second leaves room for an estimate that is a little low.
