@@ -74,6 +74,7 @@ def rounds(
     metric: inputs.MetricName = "auto",
     block_shape: inputs.BlockShape = None,
     overlap: inputs.Overlap = None,
+    finest_level: inputs.FinestLevel = 0,
     fixed_mask: inputs.Mask = None,
     moving_mask: ByRound = None,
     channel: inputs.ChannelNames = None,
@@ -84,6 +85,8 @@ def rounds(
     retry: inputs.Retry = None,
     fresh: inputs.Fresh = False,
     scheduler: inputs.Scheduler = None,
+    workers: inputs.Workers = None,
+    memory: inputs.Memory = None,
     options: inputs.OptionsFile = None,
     as_json: AsJson = False,
     progress: ShowProgress = True,
@@ -105,7 +108,7 @@ def rounds(
         msg = f"{options} names a moving image; name rounds in the command"
         raise InputError(msg)
     try:
-        with on_cluster(scheduler), output_folder(output):
+        with on_cluster(scheduler, given["workers"]), output_folder(output):
             values, lines = _run(given, paths, progress=progress, overwrite=overwrite)
     except KeyboardInterrupt:
         raise Stopped(how_to_resume(given["workdir"])) from None
