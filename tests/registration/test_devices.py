@@ -145,8 +145,9 @@ def test_a_run_by_auto_is_not_resumed_where_the_gpu_is_gone(
 
 
 def test_exhausted_memory_costs_one_block(pair, gpu, tmp_path, monkeypatch):
-    spaces = iter([full(SPACE)] * 2)
-    monkeypatch.setattr("xdreg.engines.device.gpu_space", lambda: next(spaces, SPACE))
+    filters = Exhausted(SPACE.ndimage, "correlate1d", times=2)
+    space = dataclasses.replace(SPACE, ndimage=filters)
+    monkeypatch.setattr("xdreg.engines.device.gpu_space", lambda: space)
     with dask.config.set(scheduler="synchronous"):
         field = run(pair, "cuda", workdir=tmp_path)
     assert sorted(field.block_status.values.ravel()) == [0, 0, 0, 7]
@@ -156,15 +157,18 @@ def test_exhausted_memory_costs_one_block(pair, gpu, tmp_path, monkeypatch):
     assert "block_shape=..." in text
 
 
-def full(space):
-    """Return a space whose memory is exhausted."""
+class Exhausted:
+    """Filters of which one finds no memory, the first few times."""
 
-    class Full:
-        def __getattr__(self, name):
+    def __init__(self, filters, name, times):
+        self._filters, self._name, self._left = filters, name, times
+
+    def __getattr__(self, name):
+        if name == self._name and self._left:
+            self._left -= 1
             msg = "out of memory allocating 1 bytes"
             raise MemoryError(msg)
-
-    return dataclasses.replace(space, ndimage=Full())
+        return getattr(self._filters, name)
 
 
 def test_plans_tell_the_memory_on_the_gpu(pair, gpu):
@@ -232,3 +236,27 @@ def test_a_cluster_that_does_not_say_where_its_gpus_are(pair, gpu, monkeypatch):
         assert settled_device("auto") == ("cpu", 0)
         with pytest.raises(InputError, match=r"worker .* has none.*--resources GPU=1"):
             run(pair, "cuda")
+
+
+def test_the_moving_image_is_pulled_on_the_gpu(pair, gpu, monkeypatch):
+    def refused(*_, **__):
+        msg = "the image is pulled on the CPU"
+        raise AssertionError(msg)
+
+    monkeypatch.setattr("xdreg.registration.window.Spline", refused)
+    field = run(pair, "cuda")
+    np.testing.assert_array_equal(field.block_status, 0)
+
+
+def test_a_gpu_that_cannot_pull_leaves_it_to_the_cpu(pair, gpu, monkeypatch):
+    expected = run(pair, "cuda")
+
+    def broken(*_):
+        msg = "out of memory"
+        raise MemoryError(msg)
+
+    monkeypatch.setattr("xdreg.engines.device_spline.pull_limited", broken)
+    found = run(pair, "cuda")
+    np.testing.assert_array_equal(found.block_status, 0)
+    gap = np.abs((found.displacement - expected.displacement).values)
+    assert gap.max() < 0.02

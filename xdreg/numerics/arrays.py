@@ -146,14 +146,9 @@ class NodeArrays:
 
     def positions(self, displacement: Array) -> Array:
         """Return the displaced position (3, z, y, x) of every voxel."""
-        xp = self.space.xp
         for axis, (low, high, share) in enumerate(self._places, start=1):
             if self.nodes.stride[axis - 1] > 1:
-                near = xp.take(displacement, low, axis=axis)
-                step = xp.take(displacement, high, axis=axis)
-                step -= near
-                near += along(share, axis, 4) * step
-                displacement = near
+                displacement = blended(self.space, displacement, low, high, share, axis)
         return displaced(self.space, displacement)
 
     def pull(
@@ -194,6 +189,17 @@ class Smoothing:
             array = self._space.weighted(array, taps, axis)
             array *= scale
         return array
+
+
+def blended(
+    space: ArraySpace, array: Array, low: Array, high: Array, share: Array, axis: int
+) -> Array:
+    """Interpolate along an axis of (c, z, y, x) between two elements, by the share."""
+    near = space.xp.take(array, low, axis=axis)
+    step = space.xp.take(array, high, axis=axis)
+    step -= near
+    near += along(share, axis, 4) * step
+    return near
 
 
 def along(values: Array, axis: int, ndim: int) -> Array:

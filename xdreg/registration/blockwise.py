@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -107,8 +108,9 @@ def _block_task(
         np.nan,
     )
     check_chunks(folder / "field")
+    inputs = shared.inputs(*levels, state, whole=False)
     return BlockTask(
-        inputs=shared.inputs(*levels, state, whole=False),
+        inputs=replace(inputs, device=options.get("device", "cpu")),
         partition=partition,
         method=stage.isolated_method,
         options=options,

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from xdreg.coordinates import coordinates
+from xdreg.engines.device_spline import DeviceSpline
 from xdreg.numerics import kernels
 from xdreg.numerics.interpolation import Spline
 from xdreg.numerics.resolution import blurred, blurs
@@ -31,7 +32,8 @@ MIN_SAMPLES_PER_AXIS = 8
 class Inputs:
     """Readers of the two images at a stage's levels, and of the displacement so far.
 
-    ``others`` are pairs of further channels that are registered together.
+    ``others`` are pairs of further channels that are registered together. ``device``
+    is that on which the moving image is resampled.
     """
 
     fixed: ImageReader
@@ -40,6 +42,7 @@ class Inputs:
     moving_mask: ImageReader | None
     before: FieldReader
     others: tuple[tuple[ImageReader, ImageReader], ...] = ()
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Channel:
 
     fixed: NDArray[np.float32]
     moving: NDArray[np.float32]
-    source: Spline
+    source: Spline | DeviceSpline
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Window:
     moving: NDArray[np.float32]
     fixed_mask: NDArray[np.bool_]
     moving_mask: NDArray[np.bool_]
-    source: Spline
+    source: Spline | DeviceSpline
     before: NDArray[np.float32]
     before_grid: Grid
     others: tuple[Channel, ...] = ()
@@ -113,7 +116,8 @@ def read_window(
     counted = None
     if inputs.moving_mask is not None:
         counted = inputs.moving_mask.read_mask(part_grid)
-    source = _spline(inputs.moving, part, counted, moving_blur)
+    how = part, counted, moving_blur, inputs.device
+    source = _spline(inputs.moving, *how)
     moving = source.resample(before, before_grid, grid)
     moving_mask = np.isfinite(moving)
     if inputs.moving_mask is not None:
@@ -122,7 +126,7 @@ def read_window(
         return BlockStatus.NO_OVERLAP
     others = []
     for one, channel in inputs.others:
-        more = _spline(channel, part, counted, moving_blur)
+        more = _spline(channel, *how)
         pulled = more.resample(before, before_grid, grid)
         values = blurred(one.read_finite(window), fixed_blur)
         others.append(Channel(values, pulled, more))
@@ -164,12 +168,16 @@ def _spline(
     part: Sequence[slice],
     counted: NDArray[np.bool_] | None,
     blur: NDArray[np.float64],
-) -> Spline:
+    device: str,
+) -> Spline | DeviceSpline:
     """Return a part of the moving image, of which what does not count has no effect."""
     values = reader.read_finite(part)
     if counted is not None:
         values[~counted] = np.nan
-    return Spline(blurred(values, blur), reader.grid.window(part), limited=True)
+    values, grid = blurred(values, blur), reader.grid.window(part)
+    if device == "cpu":
+        return Spline(values, grid, limited=True)
+    return DeviceSpline(values, grid)
 
 
 def masked_image(
