@@ -12,13 +12,14 @@ from __future__ import annotations
 import functools
 import itertools
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from xdreg.engines.linear import Volume, fit, levels
 from xdreg.engines.own_metrics import METRICS
+from xdreg.engines.pose_text import DOUBTFUL
 from xdreg.engines.shift_search import SMALLEST_SCALE, ShiftSearch
 
 if TYPE_CHECKING:
@@ -38,26 +39,11 @@ TURNS = tuple(range(-165, 181, 15))
 #: Step of the rotations tried, in degrees.
 STEP = {2: 15.0, 3: 22.5}
 
-#: Scales to try with the best rotations, if the kind of transform allows, and how many
-#: rotations these are.
+#: Scales to try with the best rotations, if the kind of transform allows.
 SCALES = (SMALLEST_SCALE, 1.0, 1.25)
-SCALED = 16
 
-#: Voxels along the longest axis of a first look at all rotations of a volume, and
-#: number of best ones that are looked at again.
-LOOK_VOXELS = 10
-LOOKED = 24
-
-#: Number of best poses around which rotations of half the step are tried.
-REFINED = 4
-
-#: Number of poses refined on the coarsest level, and on the level after it.
-FINALISTS = {2: 16, 3: 8}
-LAST = 5
-
-#: Number of further poses to refine, and their least distance from the best at a
-#: corner, as a share of the fixed image's longest extent.
-RIVALS = 4
+#: Least distance of rivals from the best pose at a corner, as a share of the fixed
+#: image's longest extent.
 FAR = 0.4
 
 #: Scores are equal if they differ by less than this share of their range.
@@ -76,6 +62,47 @@ BETTER = 0.05
 
 #: Mirrored poses are searched with fewer rotations and finalists, by this factor.
 FEWER = 3
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How many poses are looked at closely.
+
+    Attributes
+    ----------
+    look_voxels, looked
+        Voxels along the longest axis of a first look at all rotations of a volume, and
+        number of best ones that are looked at again.
+    scaled
+        Number of rotations that are tried with all scales.
+    refined
+        Number of best poses around which rotations of half the step are tried.
+    finalists, last
+        Number of poses refined on the coarsest level, and on the level after it.
+    rivals
+        Number of further finalists, far from the best.
+    """
+
+    look_voxels: int = 10
+    looked: int = 24
+    scaled: int = 16
+    refined: int = 4
+    finalists: int = 8
+    last: int = 5
+    rivals: int = 4
+
+    def less(self) -> Effort:
+        """Return the effort for poses that are hardly expected."""
+        values = {
+            name: getattr(self, name) // FEWER
+            for name in ("looked", "scaled", "refined", "finalists", "rivals")
+        }
+        return replace(self, **values)
+
+
+#: The effort by the number of dimensions, and in a volume after a doubtful result.
+USUAL = {2: Effort(finalists=16), 3: Effort()}
+THOROUGH = Effort(look_voxels=16, refined=16, finalists=24, last=8)
 
 
 @dataclass(frozen=True)
@@ -173,13 +200,17 @@ def find_pose(
     """
     with ThreadPoolExecutor(threads) as pool:
         search = _Search(fixed, moving, kind, metric, pool)
-        best, *others = search.best()
-        rest = max((other.score for other in others), default=0.0)
+        effort = USUAL[search.ndim]
+        best, rest = search.best_and_rest(effort)
+        doubtful = _margin(best.score, rest) < DOUBTFUL
+        if doubtful and search.ndim == 3 and kind != "translation":
+            again = search.best_and_rest(THOROUGH)
+            best, rest = max((best, rest), again, key=lambda found: found[0].score)
         # Descriptors have large margins also where nothing fits.
         certain = metric == "lncc" and _margin(best.score, rest) > CERTAIN
         if kind == "translation" or certain:
             return search.pose(best, rest)
-        found = search.best(mirrored=True, fewer=1 if allow_mirror else FEWER)
+        found = search.best(effort if allow_mirror else effort.less(), mirrored=True)
         if not found or _margin(found[0].score, best.score) < BETTER:
             return search.pose(best, rest)
         if not allow_mirror:
@@ -217,12 +248,19 @@ class _Search:
         self._grid = self._images[0].grid
         self._kind, self._metric, self._pool = kind, metric, pool
 
-    def best(self, *, mirrored: bool = False, fewer: int = 1) -> list[_Fit]:
-        """Return the best poses that differ, best first.
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return self._grid.ndim
 
-        ``fewer`` divides the numbers of poses that are looked at closely.
-        """
-        grid, starts = self._grid, self._searched(fewer, mirrored=mirrored)
+    def best_and_rest(self, effort: Effort) -> tuple[_Fit, float]:
+        """Return the best pose, and the score of the best different one or zero."""
+        best, *others = self.best(effort)
+        return best, max((other.score for other in others), default=0.0)
+
+    def best(self, effort: Effort, *, mirrored: bool = False) -> list[_Fit]:
+        """Return the best poses that differ, best first."""
+        grid, starts = self._grid, self._searched(effort, mirrored=mirrored)
         if not mirrored:
             # Of nearly equal poses the first wins: the one that moves least.
             centred = np.eye(grid.ndim + 1)
@@ -233,7 +271,7 @@ class _Search:
         coarsest, *rest = levels(self._images[0])
         fits = [_Fit(matrix, 0.0, number) for number, matrix in enumerate(starts)]
         found = self._fitted(fits, coarsest)
-        fits = _best_different(found, grid)[:LAST]
+        fits = _best_different(found, grid)[: effort.last]
         if not rest:
             return fits
         # The positions that were given go on: a slow factor of brightness, which is
@@ -253,7 +291,7 @@ class _Search:
 
         return list(self._pool.map(refined, starts))
 
-    def _searched(self, fewer: int, *, mirrored: bool) -> list[Matrix]:
+    def _searched(self, effort: Effort, *, mirrored: bool) -> list[Matrix]:
         """Return the poses of best correlation, best first, and some far from them."""
         grid, ndim = self._grid, self._grid.ndim
         edges = METRICS[self._metric].matches_edges
@@ -264,16 +302,16 @@ class _Search:
         if self._kind != "translation" and ndim == 2:
             turns += [mirror @ _plane_rotation(np.radians(t)) for t in TURNS if t]
         elif self._kind != "translation":
-            look = ShiftSearch(*self._images, edges=edges, voxels=LOOK_VOXELS)
+            look = ShiftSearch(*self._images, edges=edges, voxels=effort.look_voxels)
             every = [mirror @ turn for turn in _all_turns()]
             seen = _by_score(self._pool.map(look.best_shift, every))
-            turns += [pose.matrix[:-1, :-1] for pose in seen[: LOOKED // fewer]]
+            turns += [pose.matrix[:-1, :-1] for pose in seen[: effort.looked]]
         found = list(find(turns))
         if self._kind in ("similarity", "affine"):
             found = _by_score(found)
             found += find(
                 scale * pose.matrix[:-1, :-1]
-                for pose in found[: SCALED // fewer]
+                for pose in found[: effort.scaled]
                 for scale in SCALES
                 if scale != 1
             )
@@ -281,19 +319,18 @@ class _Search:
         if self._kind != "translation":
             found += find(
                 turn @ pose.matrix[:-1, :-1]
-                for pose in found[: REFINED // fewer]
+                for pose in found[: effort.refined]
                 for turn in _small_turns(ndim)
             )
         found = _by_score(pose for pose in found if pose.score > 0)
-        count = FINALISTS[ndim] // fewer
-        chosen, others = found[:count], found[count:]
+        chosen, others = found[: effort.finalists], found[effort.finalists :]
         # The best may all be one pose, whose certainty only others show.
         far = [
             p
             for p in others
             if _distance(p.matrix, found[0].matrix, grid) > FAR * _extent(grid)
         ]
-        return [pose.matrix for pose in chosen + far[: RIVALS // fewer]]
+        return [pose.matrix for pose in chosen + far[: effort.rivals]]
 
     def pose(self, best: _Fit, rest: float, mirrored: Mirrored | None = None) -> Pose:
         """Return a fit as a pose; ``rest`` is the score of the best different one."""
