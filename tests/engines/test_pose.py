@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from tests.helpers.images import (
     FLAT,
@@ -16,6 +17,7 @@ from tests.helpers.images import (
 from xdreg.engines import pose
 from xdreg.engines.pose import Pose, find_pose
 from xdreg.engines.pose_text import DOUBTFUL, pose_text
+from xdreg.grid import Grid
 
 
 @pytest.mark.parametrize(
@@ -51,15 +53,19 @@ def test_an_upside_down_volume_is_found(axis):
     assert found.turn == pytest.approx(180, abs=5)
 
 
+#: In place of a thorough search, which takes seconds.
+LITTLE = pose.Effort(looked=4, scaled=2, refined=1, finalists=3)
+
+
 @pytest.fixture
 def searched_once(monkeypatch):
     """Keep the poses of a pair of images, which is the same in all of a test."""
     found, best = {}, pose._Search.best
 
-    def once(self, *, mirrored=False, fewer=1):
-        key = mirrored, fewer
+    def once(self, effort, *, mirrored=False):
+        key = mirrored, effort
         if key not in found:
-            found[key] = best(self, mirrored=mirrored, fewer=fewer)
+            found[key] = best(self, effort, mirrored=mirrored)
         return found[key]
 
     monkeypatch.setattr(pose._Search, "best", once)
@@ -84,11 +90,12 @@ def test_a_mirrored_image_is_seen(grid, degrees, metric):
 
 
 @pytest.mark.parametrize("grid", [FLAT, SOLID])
-def test_images_that_are_not_mirrored_stay_so(grid):
+def test_images_that_are_not_mirrored_stay_so(grid, monkeypatch):
     truth = about_centre(grid, rotation(grid.ndim, 100.0), [3.0] * grid.ndim)
     fixed = body(grid)
     found = find_pose(fixed, moved(fixed, truth), allow_mirror=True)
     assert corner_error(found.matrix, truth, grid) < 4
+    monkeypatch.setattr(pose, "THOROUGH", LITTLE)
     nothing = image(np.random.default_rng(1).standard_normal(grid.shape), grid)
     assert find_pose(fixed, nothing).mirrored is None
 
@@ -99,6 +106,25 @@ def test_where_images_lie_already_wins_over_equals():
     fixed = image(np.tile(tile, (3, 5)), FLAT)
     found = find_pose(fixed, fixed, kind="rigid").matrix
     np.testing.assert_allclose(found, np.eye(3), atol=1e-6)
+
+
+def test_a_doubtful_pose_of_a_volume_is_searched_for_again(monkeypatch):
+    efforts, best = [], pose._Search.best
+
+    def seen(self, effort, *, mirrored=False):
+        efforts.append(effort)
+        return best(self, effort, mirrored=mirrored)
+
+    monkeypatch.setattr(pose._Search, "best", seen)
+    monkeypatch.setattr(pose, "THOROUGH", LITTLE)
+    small = Grid(("z", "y", "x"), (20, 22, 24), (1.0,) * 3, (0.0,) * 3)
+    noise = np.random.default_rng(0).standard_normal((2, *small.shape))
+    find_pose(*(image(values, small) for values in noise), kind="rigid")
+    assert efforts == [pose.USUAL[3], pose.USUAL[3].less(), LITTLE]
+    efforts.clear()
+    fixed = image(ndimage.gaussian_filter(noise[0], 2), small)
+    find_pose(fixed, fixed, kind="rigid")
+    assert LITTLE not in efforts
 
 
 def test_a_cropped_and_turned_image_is_found():

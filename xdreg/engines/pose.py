@@ -202,19 +202,20 @@ def find_pose(
         search = _Search(fixed, moving, kind, metric, pool)
         effort = USUAL[search.ndim]
         best, rest = search.best_and_rest(effort)
-        doubtful = _margin(best.score, rest) < DOUBTFUL
-        if doubtful and search.ndim == 3 and kind != "translation":
-            again = search.best_and_rest(THOROUGH)
-            best, rest = max((best, rest), again, key=lambda found: found[0].score)
         # Descriptors have large margins also where nothing fits.
         certain = metric == "lncc" and _margin(best.score, rest) > CERTAIN
         if kind == "translation" or certain:
             return search.pose(best, rest)
         found = search.best(effort if allow_mirror else effort.less(), mirrored=True)
-        if not found or _margin(found[0].score, best.score) < BETTER:
+        score = found[0].score if found else 0.0
+        margin = max(_margin(best.score, rest), _margin(score, best.score))
+        if margin < DOUBTFUL and search.ndim == 3:
+            again = search.best_and_rest(THOROUGH)
+            best, rest = max((best, rest), again, key=lambda one: one[0].score)
+        if _margin(score, best.score) < BETTER:
             return search.pose(best, rest)
         if not allow_mirror:
-            better = Mirrored(found[0].matrix, found[0].score, best.score)
+            better = Mirrored(found[0].matrix, score, best.score)
             return search.pose(best, rest, better)
         rest = max(other.score for other in (best, *found[1:]))
         return search.pose(found[0], rest)
