@@ -1,5 +1,7 @@
 """The engine on arrays of any kind against the compiled one."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -11,6 +13,7 @@ from xdreg.engines.local_correlation import by_level, local_correlation
 from xdreg.errors import MethodTimeout
 from xdreg.grid import Grid
 from xdreg.numerics.arrays import ArraySpace
+from xdreg.registration.estimates import DEVICE_BYTES
 
 #: Where the two may differ, in voxels. They differ by rounding.
 MEDIAN, MOST = 0.001, 0.02
@@ -165,3 +168,31 @@ def test_numpy_is_a_namespace(pair, monkeypatch):
 def test_the_stand_in_lets_nothing_pass_silently(step):
     with pytest.raises(TypeError):
         step(SPACE.put(np.ones(3)))
+
+
+@METRICS
+@pytest.mark.parametrize("finest", [False, True])
+def test_the_estimate_of_the_memory_holds(metric, finest, monkeypatch):
+    # NumPy tells what it allocates.
+    before = []
+
+    def space():
+        before.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.reset_peak()
+        return ArraySpace(np, scipy.ndimage, "stand-in", lambda: None)
+
+    monkeypatch.setattr("xdreg.engines.device.gpu_space", space)
+    values = texture((32, 32, 32), 2.0)
+    mask = np.ones(values.shape, bool)
+    mask[:3] = False
+    pair = [image(v, mask=mask) for v in (values, np.roll(values, 1, axis=1))]
+    options = {"metric": metric, "stride": 1 + finest, "stiffness": [0.01]}
+    local_correlation(*pair, device="cuda", iterations=1, **options)  # loads kernels
+    before.clear()
+    tracemalloc.start()
+    try:
+        local_correlation(*pair, device="cuda", iterations=2, **options)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 0.5 < (peak - before[0]) / (values.size * DEVICE_BYTES[finest]) < 1

@@ -28,18 +28,22 @@ GLANCE = 0.01
 _turn = threading.Lock()
 
 
+def working_on(
+    device: str,
+) -> contextlib.AbstractContextManager[ArraySpace | None]:
+    """Return a `turn` at a device, or a context of None for the CPU."""
+    return contextlib.nullcontext() if device == "cpu" else turn()
+
+
 @contextlib.contextmanager
-def working_on(device: str) -> Iterator[ArraySpace | None]:
-    """Yield the array namespace of a device, in a turn; None for the CPU.
+def turn() -> Iterator[ArraySpace]:
+    """Yield the array namespace of the GPU while nothing else works on it.
 
     Raises
     ------
     MethodError
-        If the memory of the device is exhausted.
+        If the memory of the GPU is exhausted.
     """
-    if device == "cpu":
-        yield None
-        return
     space = gpu_space()
     with _turn, _turn_of_processes(space.name):
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xdreg.engines.device import working_on
+from xdreg.engines.device import turn
 from xdreg.numerics.array_spline import pull_limited
 from xdreg.numerics.interpolation import Spline
 
@@ -32,7 +32,7 @@ class DeviceSpline:
         """Resample onto a grid; on the CPU where the GPU cannot, as it lacks memory."""
         geometry = displacement, displacement_grid, target
         try:
-            with working_on("cuda") as space:
+            with turn() as space:
                 return pull_limited(space, self.values, self.grid, *geometry)
         except (RuntimeError, ImportError):
             return Spline(self.values, self.grid, limited=True).resample(*geometry)

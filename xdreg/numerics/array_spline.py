@@ -69,7 +69,8 @@ def _positions(
     cells, places, starts = axes
     for axis, (cell, place) in enumerate(zip(cells, places, strict=True), start=1):
         after = np.minimum(cell + 1, field.shape[axis] - 1)
-        position = blended(space, position, *map(space.put, (cell, after, place)), axis)
+        low, high, share = map(space.put, (cell, after, place))
+        position = blended(space, position, low, high, share, axis)
     for axis, start in enumerate(starts):
         first = space.put(np.asarray(start, np.float32))
         position[axis] *= float(scale[axis])
