@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from xdreg.registration.register import register as _register
     from xdreg.registration.rounds import register_rounds
     from xdreg.registration.rounds_result import Rounds
+    from xdreg.registration.stabilize import stabilize as _stabilize
     from xdreg.stores.image_files import open_image as _open_image
     from xdreg.stores.itk_images import from_itk_image as _from_itk_image
     from xdreg.stores.itk_images import to_itk_image
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
     open_image = _accessor.to_image(_open_image)  # type: ignore[arg-type]
     open_transform = _accessor.to_field(_open_transform)
     register = _accessor.to_field(_register)
+    stabilize = _accessor.to_field(_stabilize)
     warp = _accessor.to_image(_warp)
 
     @overload
@@ -152,6 +154,7 @@ _LAZY = {
     "registration.register": ("plan", "register"),
     "registration.rounds": ("register_rounds",),
     "registration.rounds_result": ("Rounds",),
+    "registration.stabilize": ("stabilize",),
     "stores.image_files": ("open_image",),
     "stores.itk_images": ("from_itk_image", "to_itk_image"),
     "stores.memory_images": ("make_image",),
@@ -226,6 +229,7 @@ __all__ = [
     "report",
     "report_rounds",
     "save",
+    "stabilize",
     "statistics",
     "status_counts",
     "target_registration_error",

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from xdreg.fields import warp_to as _warp_to
     from xdreg.registration import register as _register
     from xdreg.registration import rounds as _rounds
+    from xdreg.registration import stabilize as _stabilize
     from xdreg.registration import verdict as _verdict
     from xdreg.registration.verdict import Verdict
     from xdreg.stores import itk_images as _itk_images
@@ -85,6 +86,7 @@ else:
     _warp_to = _Lazy("fields.warp_to")
     _register = _Lazy("registration.register")
     _rounds = _Lazy("registration.rounds")
+    _stabilize = _Lazy("registration.stabilize")
     _verdict = _Lazy("registration.verdict")
     _itk_images = _Lazy("stores.itk_images")
     _ome_writer = _Lazy("stores.ome_writer")
@@ -152,6 +154,7 @@ class ImageAccessor:
 
     register = _Method(lambda: to_field(_register.register))
     register_rounds = _Method(lambda: _rounds.register_rounds)
+    stabilize = _Method(lambda: to_field(_stabilize.stabilize))
     plan = _Method(lambda: _register.plan)
     to_itk_image = _Method(lambda: _itk_images.to_itk_image, of="_finest")
     to_ome_zarr = _Method(lambda: _ome_writer.write_ome_zarr, of="_finest")

@@ -11,6 +11,7 @@ import xarray as xr
 import zarr
 
 from xdreg.coordinates import coordinates
+from xdreg.errors import InputError
 from xdreg.fields.field import COMPONENT, facing, field_grid, fixed_grid, moving_grid
 from xdreg.fields.ome_vectors import VectorStep
 from xdreg.fields.reader import FieldReader
@@ -31,6 +32,12 @@ def open_displacement(field: xr.Dataset) -> FieldReader:
 
 def ordered_displacement(field: xr.Dataset, grid: Grid) -> xr.DataArray:
     """Return the displacement with its axes and components in dims order."""
+    if "t" in field["displacement"].dims:
+        msg = (
+            f"the field has {field.sizes['t']} time points; choose one, for example "
+            "field.isel(t=0)"
+        )
+        raise InputError(msg)
     displacement = field["displacement"].transpose(COMPONENT, *grid.dims)
     if COMPONENT not in displacement.coords:
         return displacement

@@ -60,7 +60,8 @@ def warp(
     Parameters
     ----------
     field : Dataset
-        A displacement field, fixed → moving.
+        A displacement field, fixed → moving; that of a time series has one for each of
+        the moving image's time points.
     moving : DataArray, DataTree or itk.Image ([t], [c], [z], y, x)
         The image to resample; for a tree, its finest level.
     order
@@ -187,12 +188,13 @@ class Warper:
     """Computes any part of a warped image.
 
     Readers of the moving image are by time point and channel, the dims ``others``.
-    ``target`` is the grid of the whole result.
+    There is one displacement for all, or one for each time point. ``target`` is the
+    grid of the whole result.
     """
 
     readers: dict[tuple[int, ...], ImageReader]
     others: tuple[str, ...]
-    displacement: FieldReader
+    displacements: tuple[FieldReader, ...]
     target: Grid
     how: Interpolation
     dtype: np.dtype[Any]
@@ -200,13 +202,15 @@ class Warper:
     def __dask_tokenize__(self) -> object:
         """Return a token in which the image, which all readers share, counts once."""
         one, *_ = self.readers.values()
-        rest = self.displacement, self.target, self.how, self.dtype
+        rest = self.displacements, self.target, self.how, self.dtype
         return ("xdreg.Warper", normalize_token((one, list(self.readers), *rest)))
 
     def part(self, position: tuple[int, ...], window: Sequence[slice]) -> NDArray[Any]:
         """Return a window of the result for one time point and channel."""
         grid = self.target.window(window)
-        values = warp_window(self.readers[position], self.displacement, grid, self.how)
+        several = len(self.displacements) > 1
+        field = self.displacements[position[self.others.index("t")] if several else 0]
+        values = warp_window(self.readers[position], field, grid, self.how)
         return as_dtype(values, self.dtype)
 
 
@@ -230,8 +234,29 @@ def make_warper(
     for position in np.ndindex(*(image.sizes[d] for d in others)):
         select = dict(zip(others, position, strict=True))
         readers[position] = image_reader(image, "moving", grid=own, select=select)
-    displacement = open_displacement(field)
-    return Warper(readers, others, displacement, target, how, dtype)
+    return Warper(readers, others, _by_time(field, image), target, how, dtype)
+
+
+def _by_time(field: xr.Dataset, image: xr.DataArray) -> tuple[FieldReader, ...]:
+    """Return a reader of a field, or of each time point of a field of a series."""
+    if "t" not in field["displacement"].dims:
+        return (open_displacement(field),)
+    count = field.sizes["t"]
+    if image.sizes.get("t") != count:
+        msg = (
+            f"the field has {count} time points and moving "
+            f"{image.sizes.get('t', 'no axis t')}; choose one, for example "
+            "field.isel(t=0), or those of the field"
+        )
+        raise InputError(msg)
+    known = "t" in image.coords and "t" in field.coords
+    if known and not bool((image["t"].values == field["t"].values).all()):
+        msg = (
+            "the field and moving have other times; choose those of the field by "
+            "moving.sel(t=field.t), or number both with drop_vars('t')"
+        )
+        raise InputError(msg)
+    return tuple(open_displacement(field.isel(t=n)) for n in range(count))
 
 
 def _merged_chunks(chunks: tuple[int, ...], most: int) -> tuple[int, ...]:

@@ -66,7 +66,7 @@ def make_plan(
         return Plan(planned, *pair, resources)
 
     if stages is not None:
-        plan = made(_as_stages(stages, finest_level), finest_level)
+        plan = made(as_stages(stages, finest_level), finest_level)
     else:
         offered = sorted({*range(min(pair[0].start, 2) + 1), finest_level})
         linear = not initial_is_field
@@ -150,7 +150,7 @@ def _default_stages(
     return stages + [deformable(level=level) for level in levels]
 
 
-def _as_stages(stages: Any, finest_level: int) -> list[Stage]:
+def as_stages(stages: Any, finest_level: int = 0) -> list[Stage]:
     """Return a stage, a function or an iterable of them as stages."""
     single = callable(stages) or isinstance(stages, str)
     several = isinstance(stages, Iterable) and not single
