@@ -1,5 +1,6 @@
 """Arrays whose chunks are checked: missing, damaged, too large, too late."""
 
+import asyncio
 import os
 import pickle
 import shutil
@@ -18,7 +19,7 @@ from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 import xdreg
 from tests.helpers.servers import serving
 from xdreg.errors import UnavailableError, UnreadableError
-from xdreg.stores import retrying
+from xdreg.stores import fetching, retrying
 from xdreg.stores.checked_arrays import MOST_LOST, checked, counting_chunks
 from xdreg.stores.readers import image_reader, source_of
 
@@ -304,3 +305,20 @@ def test_a_time_limit_is_a_time(tmp_path, limit):
         pytest.raises(xdreg.InputError, match=r"'xdreg\.read-deadline' .* above zero"),
     ):
         xdreg.open_ome_zarr(tmp_path / "image.zarr")
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.3, 60.0])
+def test_the_time_limit_is_asked_for_what_does_not_come_at_once(monkeypatch, pause):
+    monkeypatch.setattr(fetching, "_LOOK", 0.1)
+
+    async def read():
+        await asyncio.sleep(pause)
+        return "here"
+
+    waiting = fetching.persistently(read, "it", remote=False, seconds=None)
+    with dask.config.set({"xdreg.read-deadline": "1 s" if pause else "never"}):
+        if pause < 1:
+            assert asyncio.run(waiting) == "here"
+        else:
+            with pytest.raises(UnreadableError, match="it did not come within 1 s"):
+                asyncio.run(waiting)

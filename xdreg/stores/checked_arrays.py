@@ -32,6 +32,7 @@ from xdreg.stores.fetching import (
     fetch,
     fetch_document,
     is_remote_store,
+    known_deadline,
     persistently,
     read_deadline,
 )
@@ -111,7 +112,7 @@ def checked(array: zarr.Array[Any]) -> zarr.Array[Any]:
     inner = array.async_array
     if isinstance(inner.codec_pipeline, CheckedPipeline):
         return array
-    pipeline = CheckedPipeline.of(inner.metadata, inner.store_path, read_deadline())
+    pipeline = CheckedPipeline.of(inner.metadata, inner.store_path, known_deadline())
     inner = copy.copy(inner)
     object.__setattr__(inner, "codec_pipeline", pipeline)
     return zarr.Array(inner)
@@ -127,22 +128,29 @@ class CheckedPipeline(BatchedCodecPipeline):
 
     metadata: Any = None
     place: Any = None
-    seconds: float = math.inf
+    seconds: float | None = math.inf
 
     @classmethod
     def of(
         cls,
         metadata: ArrayV2Metadata | ArrayV3Metadata,
         place: StorePath,
-        seconds: float,
+        seconds: float | None,
     ) -> CheckedPipeline:
-        """Return the pipeline of an array; ``seconds`` are those of a chunk."""
+        """Return the pipeline of an array.
+
+        ``seconds`` are those of a chunk, None for the `read_deadline` of the time.
+        """
         plain = cls.from_codecs(_checked_codecs(metadata), batch_size=1)
         return replace(plain, metadata=metadata, place=place, seconds=seconds)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle without the codecs, which the metadata holds too."""
-        return CheckedPipeline.of, (self.metadata, self.place, self.seconds)
+        return CheckedPipeline.of, (self.metadata, self.place, self._seconds)
+
+    @property
+    def _seconds(self) -> float:
+        return read_deadline() if self.seconds is None else self.seconds
 
     def __dask_tokenize__(self) -> object:
         """Return a token of the class: all else is in the array's metadata."""
@@ -185,7 +193,7 @@ class CheckedPipeline(BatchedCodecPipeline):
             raise reason from error
 
     async def _persistently(self, read: Callable[[], Any], name: str) -> Any:
-        seconds = self.seconds * max(1.0, self._chunk_bytes / BYTES_IN_TIME)
+        seconds = self._seconds * max(1.0, self._chunk_bytes / BYTES_IN_TIME)
         what = f"{self.place.store}/{name}"
         return await persistently(read, what, remote=self._remote, seconds=seconds)
 

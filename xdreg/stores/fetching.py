@@ -7,11 +7,10 @@ import json
 import math
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import dask.config
-from dask.utils import parse_timedelta
 from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore, MemoryStore, ZipStore
@@ -44,6 +43,9 @@ _LOOK = 1.0
 
 def read_deadline() -> float:
     """Return the seconds that a chunk may take to come, from Dask's configuration."""
+    import dask.config  # takes as long as Zarr
+    from dask.utils import parse_timedelta
+
     stored = dask.config.get(DEADLINE, DEFAULT_SECONDS)
     try:
         seconds = float(parse_timedelta(stored))
@@ -58,6 +60,14 @@ def read_deadline() -> float:
     return seconds
 
 
+def known_deadline() -> float | None:
+    """Return `read_deadline`, or None as long as Dask is not imported.
+
+    Until then no program can have set it, and most metadata come before it is needed.
+    """
+    return read_deadline() if "dask" in sys.modules else None
+
+
 def is_remote_store(store: Store) -> bool:
     """Return whether another try may find other data in a store."""
     return not isinstance(store, LocalStore | MemoryStore | ZipStore)
@@ -68,15 +78,28 @@ async def persistently(
     what: str,
     *,
     remote: bool,
-    seconds: float,
+    seconds: float | None,
 ) -> T:
     """Return what ``read`` returns, with retries, or raise in time.
+
+    Without ``seconds``, `read_deadline` is asked for what does not come at once.
 
     Raises
     ------
     UnreadableError
         If it takes longer than ``seconds`` in all.
     """
+    reading: Coroutine[Any, Any, T] | asyncio.Task[T] = retry_async(read, remote=remote)
+    if seconds is None:
+        reading = asyncio.ensure_future(reading)
+        try:
+            await asyncio.wait([reading], timeout=_LOOK)
+            if reading.done():
+                return reading.result()
+            seconds = read_deadline()
+        except BaseException:
+            reading.cancel()
+            raise
     loop = asyncio.get_running_loop()
     left = math.ceil(seconds / _LOOK)
     step = seconds / left
@@ -95,7 +118,7 @@ async def persistently(
         async with asyncio.timeout(None) as limit:
             look()
             try:
-                return await retry_async(read, remote=remote)
+                return await reading
             finally:
                 timer.cancel()
     except TimeoutError:
@@ -137,8 +160,10 @@ async def fetch(
     return found
 
 
-async def fetch_document(store: Store, key: str, seconds: float) -> Any:
+async def fetch_document(store: Store, key: str, seconds: float | None) -> Any:
     """Return a metadata document, an object of JSON; None if it is missing.
+
+    ``seconds`` are those of `persistently`.
 
     Raises
     ------

@@ -178,14 +178,14 @@ def child_names(group: zarr.Group) -> list[str]:
     """Return the names below a group, in order."""
     from zarr.core.sync import sync
 
-    from xdreg.stores.fetching import is_remote_store, persistently, read_deadline
+    from xdreg.stores.fetching import is_remote_store, known_deadline, persistently
 
     store = group.store
 
     async def names() -> list[str]:
         return sorted([v.rstrip("/") async for v in store.list_dir(group.path)])
 
-    what, seconds = f"the list of {store}/{group.path}", read_deadline()
+    what, seconds = f"the list of {store}/{group.path}", known_deadline()
     return sync(
         persistently(names, what, remote=is_remote_store(store), seconds=seconds)
     )
@@ -272,9 +272,9 @@ async def _documents(
     store: Store, path: str, version: int
 ) -> tuple[str, dict[str, Any]]:
     """Return a node's type and its metadata with attributes."""
-    from xdreg.stores.fetching import fetch_document, read_deadline
+    from xdreg.stores.fetching import fetch_document, known_deadline
 
-    seconds = read_deadline()
+    seconds = known_deadline()
 
     def document(name: str) -> Coroutine[Any, Any, Any]:
         return fetch_document(store, f"{path}/{name}".lstrip("/"), seconds)
