@@ -41,7 +41,7 @@ def pair():
 
 def run(pair, device, **options):
     """Register on a device, in four blocks."""
-    stage = xdreg.LocalCorrelation(device=device, iterations=8, level=0)
+    stage = xdreg.LocalCorrelation(device=device, iterations=4, level=0)
     given = {"stages": [stage], "metric": "lncc", "block_shape": 32, "progress": False}
     return pair.fixed.dreg.register(pair.moving, **given | options)
 
