@@ -46,13 +46,13 @@ def _rows():
     masks = {f"{w}_mask": opened(PAIR, f"{w}_mask") for w in ("fixed", "moving")}
     swapped = {"fixed_mask": masks["moving_mask"], "moving_mask": masks["fixed_mask"]}
     for name, moving in (("T1c", t1c), ("FLAIR", flair)):
-        yield f"T1c, {name}", fixed, moving, {}, False
-        yield f"T1c, {name}, masks", fixed, moving, masks, False
-        yield f"{name}, T1c", moving, fixed, {}, True
-        yield f"{name}, T1c, masks", moving, fixed, swapped, True
+        yield f"T1c, moved {name}", fixed, moving, {}, False
+        yield f"T1c, moved {name}, masks", fixed, moving, masks, False
+        yield f"moved {name}, T1c", moving, fixed, {}, True
+        yield f"moved {name}, T1c, masks", moving, fixed, swapped, True
     finest = image_levels(t1c, "moving")[0]
     for name in CHANGES:
-        yield f"T1c, T1c with {name}", fixed, _changed(name, finest), {}, False
+        yield f"T1c, moved T1c with {name}", fixed, _changed(name, finest), {}, False
 
 
 def contrasts():
