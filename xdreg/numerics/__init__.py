@@ -2,6 +2,7 @@
 
 Reading order: `kernels`, `interpolation`, `filters`, `trilinear`; then `folding`,
 `newton`, `inversion`, `metrics`, `point_tables`, `foreground`; `nodes`,
-`brightness`, `correlation_kernels` and `descriptors` for the engines. `itk_transforms`
-converts transforms from and to ITK.
+`brightness`, `correlation_kernels` and `descriptors` for the engines; the same on
+arrays of NumPy or a GPU, `arrays`, `array_correlation`, `array_descriptors`,
+`array_spline` and `devices`. `itk_transforms` converts transforms from and to ITK.
 """
