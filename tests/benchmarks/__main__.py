@@ -15,6 +15,7 @@ from tests.benchmarks.common import (
 )
 from tests.benchmarks.contrasts import contrasts
 from tests.benchmarks.determinism import determinism
+from tests.benchmarks.drift import drift
 from tests.benchmarks.engine import engine
 from tests.benchmarks.failures import failures
 from tests.benchmarks.faults import faults
@@ -26,6 +27,7 @@ from tests.benchmarks.motion import motion
 from tests.benchmarks.paper import paper
 from tests.benchmarks.pose import pose
 from tests.benchmarks.robustness import robustness
+from tests.benchmarks.rounds import rounds
 from tests.benchmarks.scale import scale
 from tests.benchmarks.speed import speed
 from tests.benchmarks.tradeoff import tradeoff
@@ -112,6 +114,8 @@ BENCHMARKS = {
         brains,
         machinery,
         motion,
+        drift,
+        rounds,
         memory,
         scale,
         large,
