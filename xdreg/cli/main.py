@@ -74,8 +74,9 @@ def describe(error: XdregError) -> str:
     flags = []
     for name, value in error.remedy.items():
         flag = f"--{name.replace('_', '-')}"
-        by_round = value.items() if isinstance(value, dict) else ()
-        values = [f"{one}={own}" for one, own in by_round] or [value]
+        values = [value]
+        if isinstance(value, dict):
+            values = [f"{one}={own}" for one, own in value.items()]
         flags += [flag if v is True or v is ... else f"{flag} {v}" for v in values]
     return f"{error.message}: {', '.join(flags)}" if flags else error.message
 

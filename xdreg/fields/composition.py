@@ -237,7 +237,7 @@ def _move(transform: Any, grid: Grid, name: str) -> Move:
     if isinstance(transform, MatrixMove):
         return transform
     if hasattr(transform, "for_grid"):  # of landmarks
-        return transform.for_grid(grid, name)
+        return transform.for_grid(grid, name)  # type: ignore[no-any-return]
     if isinstance(transform, xr.Dataset):
         return FieldMove.of(transform, grid, name)
     if hasattr(transform, "TransformPoint"):
