@@ -228,6 +228,8 @@ def test_levels_of_a_store_are_used(still, tmp_path):
         (lambda s: s, {"reference": 4}, "number of one of 4 frames"),
         (lambda s: s, {"reference": "first"}, "'previous' or 'mean'; got 'first'"),
         (lambda s: s, {"reference": True}, "got True"),
+        (lambda s: s, {"workdir": "run"}, "keeps deformable stages, and there is none"),
+        (lambda s: s, {"fresh": True}, "name its directory"),
         (lambda s: s, {"smooth": 0}, "smooth must be a time above zero"),
         (lambda s: s, {"smooth": "2 s"}, "smooth must be"),
         (lambda s: s, {"stages": xdreg.Rigid(metric="ncc")}, "lncc and mind"),

@@ -21,6 +21,7 @@ from xdreg.grid import is_finite
 from xdreg.numerics import kernels
 from xdreg.partition import BlockStatus
 from xdreg.registration.following import REJECTED, follow
+from xdreg.registration.inputs import check_fresh
 from xdreg.registration.manifest import describe_fixed
 from xdreg.registration.motion_path import followed, without_unlike
 from xdreg.registration.planning import as_stages
@@ -123,6 +124,10 @@ def stabilize(
     chosen = as_stages(stages)
     _check(chosen, reference, smooth, len(given.times))
     linear = [stage for stage in chosen if stage.linear]
+    check_fresh(fresh, (), workdir)
+    if workdir is not None and linear == chosen:
+        msg = "workdir keeps deformable stages, and there is none; leave it out"
+        raise InputError(msg)
     if workdir is not None:
         check_apart(workdir, series, what="workdir")
     frames = given.frames(linear, deformable=linear != chosen)
