@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from xdreg.numerics.consensus import Kind
+    from xdreg.stages import Kind
 
 Reference = int | Literal["previous", "mean"]
 
@@ -77,7 +77,7 @@ class Found:
     @property
     def good(self) -> NDArray[np.bool_]:
         """Frames with a transform of their own."""
-        return self.status == BlockStatus.SUCCESS
+        return np.asarray(self.status == BlockStatus.SUCCESS)
 
     @property
     def kind(self) -> Kind:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xdreg.grid import Grid
-    from xdreg.numerics.consensus import Kind
+    from xdreg.stages import Kind
 
     Array = NDArray[np.float64]
 
