@@ -206,11 +206,11 @@ def _run_all(
                 raise
             failures[name] = error
     if not fields:
-        texts = "; ".join(f"{name}: {error}" for name, error in failures.items())
+        texts = "; ".join(f"{name}: {why}" for name, why in failures.items())
         msg = f"no round could be registered. {texts}"
         raise MethodError(msg) from next(iter(failures.values()))
-    for name, error in failures.items():
-        warn(f"the round {name} failed, the others are done: {error}")
+    for name, why in failures.items():
+        warn(f"the round {name} failed, the others are done: {why}")
     return fields, failures
 
 

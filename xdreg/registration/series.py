@@ -56,7 +56,7 @@ class Series:
     def frames(self, stages: Sequence[Stage], *, deformable: bool) -> Frames:
         """Return the frames at the level of linear stages, before others or alone."""
         pyramid = self.pyramid
-        asked = {stage.level for stage in stages} - {None}
+        asked = {stage.level for stage in stages if stage.level is not None}
         if len(asked) > 1 or max(asked, default=0) >= len(pyramid.grids):
             msg = (
                 f"linear stages of a series share one level, of 0 to "
@@ -67,7 +67,8 @@ class Series:
         level = max(int(coarser), pyramid.level_within(MOST_VOXELS))
         level = asked.pop() if asked else level
         stored = max(n for n in range(level + 1) if pyramid.arrays[n] is not None)
-        array, grid = pyramid.arrays[stored], pyramid.grids[stored]
+        array: Any = pyramid.arrays[stored]
+        grid = pyramid.grids[stored]
         readers = [
             image_reader(array, "series", grid=grid, select={**self.select, "t": n})
             for n in (0, 1)
