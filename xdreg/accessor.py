@@ -213,6 +213,11 @@ class FieldAccessor:
         return self._data.attrs.get("metric") or _provenance.last_metric(self._data)
 
     @property
+    def landmarks(self) -> pd.DataFrame | None:
+        """The landmarks of a constraint: how far off, which are left out and why."""
+        return _tables.landmark_table(self._data)
+
+    @property
     def stages(self) -> pd.DataFrame:
         """The stages: metric, level, blocks by status, mean similarity."""
         return _tables.stage_table(self._data)

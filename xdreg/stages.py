@@ -48,7 +48,7 @@ OWN_NEAREST: Mapping[str, Metric] = {"ncc": "lncc", "msd": "lncc", "mi": "mind"}
 #: Options of stages that are numbers above zero, and those that are whole numbers.
 _NUMBERS = (
     "iterations", "timeout", "field_step", "radius", "update_sigma", "field_sigma",
-    "step", "convergence", "grid_spacing", "samples",
+    "step", "convergence", "grid_spacing", "samples", "landmark_weight",
 )  # fmt: skip
 _WHOLE = ("iterations", "field_step", "samples")
 
@@ -312,6 +312,13 @@ class LocalCorrelation(Blockwise):
         iteration. By default 0.006 at the finest level of the registration. On levels
         before it 0.001 in 3-D, or 0.0001 with ``search``; 0.002 in 2-D; and 0.00003
         with ``"mind"``.
+    landmarks
+        Pairs of points that the field passes: what `landmarks` returns, ``(fixed,
+        moving)`` of what it takes, or the path of BigWarp's CSV. Those that no smooth
+        map has together with the others are left out, with a warning.
+    landmark_weight
+        The field passes them within half a mean voxel of the level divided by this; by
+        default 1.
     search
         Whether a block searches for large motion: with narrower boxes in between, in
         3-D, and by a discrete search over a quarter of its window, which gives a second
@@ -343,9 +350,17 @@ class LocalCorrelation(Blockwise):
     convergence: float | None = None
     search: bool | None = None
     device: Device = "cpu"
+    landmarks: Any = None
+    landmark_weight: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.landmark_weight is not None and self.landmarks is None:
+            msg = "landmark_weight is for landmarks, and none are given; leave it out"
+            raise InputError(msg)
+        if self.landmarks is not None and self.device == "cuda":
+            msg = "landmarks constrain a registration on the CPU alone; take it"
+            raise InputError(msg, device="cpu")
         if self.search is not None and not isinstance(self.search, bool):
             msg = f"search must be True or False, got {self.search!r}"
             raise InputError(msg)

@@ -21,6 +21,7 @@ from tests.benchmarks.failures import failures
 from tests.benchmarks.faults import faults
 from tests.benchmarks.field import field
 from tests.benchmarks.gpu import gpu
+from tests.benchmarks.landmarks import landmarks
 from tests.benchmarks.large import large, memory
 from tests.benchmarks.machinery import machinery
 from tests.benchmarks.motion import motion
@@ -109,6 +110,7 @@ BENCHMARKS = {
         engine,
         gpu,
         pose,
+        landmarks,
         contrasts,
         robustness,
         brains,

@@ -92,7 +92,7 @@ def read_options(path: Path) -> dict[str, Any]:
             msg = f"{path}: stages must be a list of tables with a kind, got {tables!r}"
             raise InputError(msg)
         values["stages"] = [
-            _stage(table, f"{path}: stage {number}")
+            _stage(table, f"{path}: stage {number}", path)
             for number, table in enumerate(tables)
         ]
     return values
@@ -206,7 +206,7 @@ def _absolute(value: Any, name: str, file: Path) -> str:
     return str(local_path(as_address(value, name), file.absolute().parent))
 
 
-def _stage(table: Any, where: str) -> Stage:
+def _stage(table: Any, where: str, file: Path) -> Stage:
     if not isinstance(table, dict) or str(table.get("kind")) not in KINDS:
         msg = f"{where} is {table!r}; expected a table with a kind: {', '.join(KINDS)}"
         raise InputError(msg)
@@ -217,6 +217,11 @@ def _stage(table: Any, where: str) -> Stage:
     if unknown:
         msg = f"{where}, {kind.__name__}, has {unknown[0]!r}; expected {known}"
         raise InputError(msg)
+    marks = given.get("landmarks")
+    if isinstance(marks, str):
+        given["landmarks"] = _absolute(marks, "landmarks", file)
+    elif isinstance(marks, list):
+        given["landmarks"] = [_absolute(path, "landmarks", file) for path in marks]
     if kind is Custom:
         given["method"] = _function(given.get("method"), where)
         if ":" in str(given.get("reduction")):

@@ -22,6 +22,7 @@ from xdreg.engines.array_level import ArrayLevel
 from xdreg.engines.descent import CompiledLevel, Descent, Settings
 from xdreg.engines.device import working_on
 from xdreg.engines.discrete_search import large_motion
+from xdreg.engines.landmark_pull import WIDTH, Pull, PulledLevel
 from xdreg.engines.own_metrics import METRICS
 from xdreg.engines.result import MethodResult
 from xdreg.engines.smoothness import descend_either_way, smooth_descent
@@ -30,12 +31,13 @@ from xdreg.errors import InputError, MethodTimeout
 from xdreg.numerics.nodes import Nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, Literal
 
     import xarray as xr
 
-    from xdreg.engines.descent import Array, Force
+    from xdreg.engines.descent import Array, Force, Level
+    from xdreg.engines.landmark_pull import Landmarks
     from xdreg.engines.metric import Lengths
     from xdreg.grid import Grid
     from xdreg.stages import OwnMetric
@@ -95,6 +97,7 @@ def local_correlation(
     stride: int = 1,
     contrast: Sequence[tuple[float, float]] | None = None,
     stiffness: Sequence[float] | None = None,
+    landmarks: Landmarks | None = None,
     threads: int = 1,
     device: Literal["cpu", "cuda"] = "cpu",
     timeout: float | None = None,
@@ -145,6 +148,9 @@ def local_correlation(
         `correlation.image_stiffness` of each channel of fixed, or of the image that it
         was cut from. Updates are short where the local stiffness is far lower. By
         default that of the array. Not used for descriptors.
+    landmarks
+        Points of fixed, and displacements that the result has there within a tolerance.
+        On the CPU alone.
     threads
         Number of threads. The bits of the result do not depend on it.
     device
@@ -202,13 +208,18 @@ def local_correlation(
     )
 
     nodes = Nodes.smoothed(units.shape, settings.update_sigma, stride)
+    marks = None if landmarks is None else landmarks.within(grid)
 
     with working_on(device) as space:
 
         def force_of(lengths: Lengths) -> Force:
             return own.force(pairs, units, nodes, lengths, contrast, stiffness, space)
 
+        level: Callable[..., Level]
         level = CompiledLevel if space is None else functools.partial(ArrayLevel, space)
+        if marks is not None:
+            pull = Pull.of(marks, grid, nodes, settings.update_sigma)
+            level = functools.partial(PulledLevel, pull)
         end = None if timeout is None else time.perf_counter() + timeout
         plain = Descent(nodes, settings, lambda: force_of(radius), level, end)
         better = math.nan
@@ -224,7 +235,11 @@ def local_correlation(
             found = descend_either_way(plain, smooth, rougher)
         else:
             found, _ = plain.run()
-    return MethodResult(units.physical(nodes.expanded(found)), float(better))
+    displacement = units.physical(nodes.expanded(found))
+    if marks is not None:
+        widths = [WIDTH * max(units.lengths(update_sigma, own.update_sigma))]
+        displacement.data = marks.settled(displacement.values, grid, widths)
+    return MethodResult(displacement, float(better))
 
 
 def _searched(

@@ -6,6 +6,7 @@ A registration starts from them, or they are the registration.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +51,7 @@ NAMED = 10
 
 #: Why a pair is left out.
 NOT_SET, OUTLIER, FOLDS = "not set", "outlier", "would fold"
+OUTSIDE = "outside"
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ class LandmarkPairs:
         if self.units is None or units is None:
             return replace(self, units=units or self.units)
         ratio = unit_ratio(self.units, units, "landmarks")
-        both = {"fixed": self.fixed * ratio, "moving": self.moving * ratio}
-        return replace(self, **both, units=normalise_units(units))
+        fixed, moving = self.fixed * ratio, self.moving * ratio
+        return replace(self, fixed=fixed, moving=moving, units=normalise_units(units))
 
 
 def landmarks(
@@ -151,7 +153,7 @@ def landmarks(
         pairs = smooth_pairs(pairs)
     elif robust:
         chosen = pairs.fixed[pairs.used], pairs.moving[pairs.used]
-        pairs = pairs.without(~agree_linearly(*chosen, kind), OUTLIER)
+        pairs = pairs.without(~agree_linearly(*chosen, kind), OUTLIER)  # type: ignore[arg-type]
     _check_determined(pairs, kind)
     if kind == THIN_PLATE:
         _check_distinct(pairs)
@@ -185,11 +187,11 @@ def read_pairs(fixed: Any, moving: Any, units: str | None = None) -> LandmarkPai
     names = tuple(called or (str(row) for row in range(1, len(one.values) + 1)))
     unset = np.zeros(len(names), bool)
     for side, name in ((one, "fixed_points"), (other, "moving_points")):
-        unknown = ~np.isfinite(side.values).all(axis=1)
+        unknown = np.asarray(~np.isfinite(side.values).all(axis=1))
         if unknown.any() and not side.own_nan:
             msg = (
-                f"{name} hold NaN or infinity, in {_rows(names, unknown)}; drop these "
-                "rows of both"
+                f"{name} hold NaN or infinity, in {rows_of(names, unknown)}; drop "
+                "these rows of both"
             )
             raise InputError(msg)
         unset |= unknown
@@ -205,11 +207,71 @@ def smooth_pairs(pairs: LandmarkPairs) -> LandmarkPairs:
     return pairs.without(~joinable(*chosen), FOLDS)
 
 
+def constraint(given: Any, fixed: Grid) -> dict[str, Any]:
+    """Return landmarks of a stage as plain values, in the fixed image's unit.
+
+    Points are in the world, one row each; ``left_out`` says why a pair is not used.
+
+    Raises
+    ------
+    InputError
+        If they are no pairs of points of the image's dimension, or none can be used.
+    """
+    known = {"fixed", "moving", "names", "left_out"}
+    if isinstance(given, LandmarkTransform):
+        pairs = given.pairs
+    elif isinstance(given, Mapping) and {"fixed", "moving"} <= given.keys() <= known:
+        pairs = read_pairs(np.array(given["fixed"]), np.array(given["moving"]))
+        unset = (
+            r if r == NOT_SET else "" for r in given.get("left_out", pairs.left_out)
+        )
+        names = tuple(map(str, given.get("names", pairs.names)))
+        pairs = replace(pairs, names=names, left_out=tuple(unset))
+    elif isinstance(given, str | Path):
+        pairs = read_pairs(given, None)
+    elif isinstance(given, tuple | list) and len(given) == 2:
+        pairs = read_pairs(*given)
+    else:
+        msg = (
+            "landmarks of a stage must be (fixed_points, moving_points), the result of "
+            f"xdreg.landmarks, or the path of BigWarp's CSV, got {given!r:.100}"
+        )
+        raise InputError(msg)
+    if pairs.fixed.shape[1] != fixed.ndim:
+        msg = (
+            f"landmarks have {pairs.fixed.shape[1]} coordinates; expected {fixed.dims}"
+        )
+        raise InputError(msg)
+    pairs = pairs.in_units(fixed.units)
+    if not pairs.used.any():
+        msg = "no pair of the landmarks is set; leave them out"
+        raise InputError(msg)
+    inside = check_inside(pairs, fixed)
+    pairs = pairs.without(~inside[pairs.used], OUTSIDE)
+    pairs = smooth_pairs(pairs)
+    reasons = np.array(pairs.left_out)
+    wrong = (reasons != "") & (reasons != NOT_SET)
+    if wrong.any():
+        found = ", ".join(sorted(set(reasons[wrong].tolist())))
+        warn(
+            f"{int(wrong.sum())} of {len(wrong)} pairs of landmarks are left out "
+            f"({found}): {rows_of(pairs.names, wrong)}"
+        )
+    return {
+        "fixed": np.nan_to_num(pairs.fixed, posinf=0, neginf=0).tolist(),
+        "moving": np.nan_to_num(pairs.moving, posinf=0, neginf=0).tolist(),
+        "names": list(pairs.names),
+        "left_out": list(pairs.left_out),
+    }
+
+
 def _check_determined(pairs: LandmarkPairs, kind: str) -> None:
     """Raise if the pairs in use do not determine a transform of a kind."""
     ndim, count = pairs.fixed.shape[1], int(pairs.used.sum())
     least = fewest(kind, ndim)
-    flat = {"translation": 0, "rigid": ndim - 1, "similarity": ndim - 1}.get(kind, ndim)
+    flat: int = {"translation": 0, "rigid": ndim - 1, "similarity": ndim - 1}.get(
+        kind, ndim
+    )
     place = {0: "at one place", 1: "in a line", 2: "in a plane"}
     if count < least:
         msg = (
@@ -238,16 +300,16 @@ def _check_distinct(pairs: LandmarkPairs) -> None:
     for number in np.flatnonzero(np.bincount(group) > 1):
         rows = used[group == number]
         if len(np.unique(pairs.moving[rows], axis=0)) > 1:
-            names = ", ".join(repr(pairs.names[row]) for row in rows)
+            names = ", ".join(repr(pairs.names[int(row)]) for row in rows)
             msg = f"landmarks {names} have one fixed point and different moving ones"
             raise InputError(msg + "; keep one of them")
 
 
-def _rows(names: Sequence[str], chosen: NDArray[np.bool_]) -> str:
+def rows_of(names: Sequence[str], chosen: NDArray[np.bool_]) -> str:
     """Return which rows are chosen, and what they are called, as text."""
     found = [
         f"row {row + 1}" + (f" ({names[row]})" if names[row] != str(row + 1) else "")
-        for row in np.flatnonzero(chosen)
+        for row in np.flatnonzero(chosen).tolist()
     ]
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
     return ", ".join(found[:NAMED]) + more
@@ -316,7 +378,7 @@ class LandmarkTransform:
     def residuals(self) -> Array:
         """Distance of each pair's moving point from where its fixed point goes."""
         gap = self.move(self.pairs.fixed) - self.pairs.moving
-        return np.linalg.norm(gap, axis=1)
+        return np.asarray(np.linalg.norm(gap, axis=1))
 
     @property
     def rejected(self) -> list[int]:
@@ -347,7 +409,7 @@ class LandmarkTransform:
             farthest = float(self.residuals[wrong].max())
             warn(
                 f"{int(wrong.sum())} of {len(wrong)} pairs of landmarks do not fit the "
-                f"others and are left out: {_rows(self.pairs.names, wrong)}, up to "
+                f"others and are left out: {rows_of(self.pairs.names, wrong)}, up to "
                 f"{farthest:.3g}{self._unit} off. robust=False uses all"
             )
         return self

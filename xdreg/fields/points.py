@@ -91,7 +91,7 @@ def transform_points(
         options: Any = {"inverse": inverse, "frame": frame}
         return (transform_points(field, part, **options) for part in points)
     table = read_table(points, grid.dims)
-    move = _back if inverse else _forth
+    move = points_back if inverse else _forth
     start, end = grid, facing(field)
     if inverse:
         start, end = end, start
@@ -117,10 +117,10 @@ def _forth(
     return result
 
 
-def _back(
-    reader: FieldReader, fixed: Grid, points: NDArray[np.float64], _: float
+def points_back(
+    reader: FieldReader, fixed: Grid, points: NDArray[np.float64], _: float = 0
 ) -> NDArray[np.float64]:
-    """Map moving points to fixed ones."""
+    """Map moving points to fixed ones, all along the images' axes."""
     result = np.full(points.shape, np.nan)
     finite = np.isfinite(points).all(axis=1)
     if not finite.any():

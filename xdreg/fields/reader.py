@@ -79,19 +79,31 @@ class FieldReader:
 
 
 class PrecededField:
-    """A homogeneous matrix followed by a field, composed as it is read."""
+    """A homogeneous matrix or a field followed by a field, composed as it is read.
 
-    def __init__(self, field: FieldReader, matrix: NDArray[np.float64]) -> None:
-        self._field, self._matrix = field, matrix
-        self.shape = (field.grid.ndim, *field.grid.shape)
+    On the grid of the latter unless another is given.
+    """
+
+    def __init__(
+        self,
+        field: FieldReader,
+        first: NDArray[np.float64] | FieldReader,
+        grid: Grid | None = None,
+    ) -> None:
+        self._field, self._first = field, first
+        self._grid = grid or field.grid
+        self.shape = (self._grid.ndim, *self._grid.shape)
         self.ndim, self.dtype = len(self.shape), np.dtype(np.float32)
         self.chunks = tuple(min(PIECE, n) for n in self.shape)
 
     def __getitem__(self, index: Sequence[slice]) -> NDArray[np.float32]:
         """Return a window, of all or some components."""
         components, *window = index
-        grid = self._field.grid.window(window)
-        update, corners = kernels.affine_displacement(self._matrix, grid)
+        grid = self._grid.window(window)
+        if isinstance(self._first, FieldReader):
+            update, corners = self._first.read_around(grid)
+        else:
+            update, corners = kernels.affine_displacement(self._first, grid)
         reach = np.abs(update).reshape(grid.ndim, -1).max(axis=1)
         update = kernels.resample_displacement(update, corners, grid)
         before = self._field.read_around(grid, reach)
@@ -100,8 +112,9 @@ class PrecededField:
         )
 
     def __dask_tokenize__(self) -> object:
-        """Return a token of the field and the matrix."""
-        return ("xdreg.PrecededField", normalize_token((self._field, self._matrix)))
+        """Return a token of both and the grid."""
+        parts = self._field, self._first, self._grid
+        return ("xdreg.PrecededField", normalize_token(parts))
 
 
 def _every(window: slice, size: int, stride: int) -> slice:

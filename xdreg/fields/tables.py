@@ -1,7 +1,8 @@
-"""The stages and blocks of the run that made a field, as pandas tables."""
+"""The stages, blocks and landmarks of the run that made a field, as pandas tables."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,24 @@ def stage_table(field: xr.Dataset) -> pd.DataFrame:
     statuses = [name for stage in stages_of(field) for name in stage.statuses]
     counts = {n: table[n].fillna(0).astype(int) for n in dict.fromkeys(statuses)}
     return table.assign(**counts)
+
+
+def landmark_table(field: xr.Dataset) -> pd.DataFrame | None:
+    """Return one row per landmark that constrained a field, None if none did.
+
+    Parameters
+    ----------
+    field : Dataset
+        A displacement field.
+
+    Returns
+    -------
+    DataFrame
+        ``name``; ``left_out``, why a pair is not used, else empty; ``distance`` of the
+        field from the moving landmark; ``tolerance`` of the last stage.
+    """
+    stored = field.attrs.get("landmarks")
+    return None if stored is None else pd.DataFrame(json.loads(stored))
 
 
 def block_table(field: xr.Dataset) -> pd.DataFrame:

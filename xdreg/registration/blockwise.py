@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from xdreg.registration.blend_block import blend_block
 from xdreg.registration.block_array import BlockArray, check_chunks, open_array
 from xdreg.registration.devices import block_resources
 from xdreg.registration.judge import RECORD
+from xdreg.registration.landmark_start import constrained
 from xdreg.registration.mapping import map_over_blocks
 from xdreg.registration.outcome import (
     check_any_succeeded,
@@ -53,7 +54,8 @@ def run_blockwise(
     """
     folder = shared.directory.stage(number)
     forget_blocks(shared.directory, number, stage.partition, shared.retry)
-    task = _block_task(shared, folder, stage, state)
+    state, more = constrained(stage, shared, state)
+    task = _block_task(shared, folder, stage, state, more)
     if not (folder / "agreement.json").exists():
         forget_unreadable(task)
     task.stopped.unlink(missing_ok=True)
@@ -92,14 +94,21 @@ def run_blockwise(
 
 
 def _block_task(
-    shared: Shared, folder: Path, stage: PlannedStage, state: State
+    shared: Shared,
+    folder: Path,
+    stage: PlannedStage,
+    state: State,
+    more: dict[str, Any],
 ) -> BlockTask:
-    """Return what the blocks of a stage share; make their arrays in its folder."""
+    """Return what the blocks of a stage share; make their arrays in its folder.
+
+    ``more`` are further options of the method.
+    """
     (folder / "errors").mkdir(parents=True, exist_ok=True)
     partition = stage.partition
     counts, ndim = partition.counts, partition.grid.ndim
     threads = shared.threads_of_one(partition.size)
-    options = stage.block_options(shared.fixed, shared.moving, threads)
+    options = stage.block_options(shared.fixed, shared.moving, threads) | more
     levels = stage.fixed_level, stage.moving_level
     field = open_array(
         folder / "field",

@@ -15,6 +15,7 @@ from xdreg.engines.discrete_search import SEARCH_BYTES
 from xdreg.engines.isolated import Isolated
 from xdreg.engines.linear import linear, linear_displacement
 from xdreg.engines.local_correlation import by_level, local_correlation, safer
+from xdreg.fields.landmarks import constraint
 from xdreg.partition import Partition
 from xdreg.registration.devices import settled_device
 from xdreg.registration.estimates import (
@@ -83,8 +84,11 @@ class PlannedLocalCorrelation(PlannedStage):
     joint: ClassVar[bool] = True
 
     @classmethod
-    def settled(cls, stage: Any) -> Any:
-        """Return the options with a device."""
+    def settled(cls, stage: Any, fixed: Grid) -> Any:
+        """Return the options with a device, and landmarks as plain numbers."""
+        if stage.landmarks is not None:
+            plain = constraint(stage.landmarks, fixed)
+            return replace(stage, landmarks=plain, device="cpu")
         return replace(stage, device=settled_device(stage.device)[0])
 
     @classmethod

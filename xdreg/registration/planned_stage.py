@@ -88,8 +88,8 @@ class PlannedStage:
     finest: bool
 
     @classmethod
-    def settled(cls, stage: Any) -> Any:
-        """Return the options of a stage with what depends on the machine decided."""
+    def settled(cls, stage: Any, fixed: Grid) -> Any:
+        """Return the options with what depends on machine and fixed image decided."""
         return stage
 
     @classmethod

@@ -102,7 +102,7 @@ def _planned(
         stage.check_axes(grid.ndim)
         finest = level == min(levels)
         kind = planned_kind(stage)
-        options: Any = kind.settled(replace(stage, level=level))
+        options: Any = kind.settled(replace(stage, level=level), fixed.placed)
         if not stage.linear and options.field_step is None:
             options = replace(options, field_step=2 if finest else 1)
         planned.append(

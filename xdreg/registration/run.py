@@ -14,6 +14,7 @@ from xdreg.engines import elastix_process, processes
 from xdreg.engines.isolated import Isolated
 from xdreg.errors import InputError
 from xdreg.registration.blockwise import run_blockwise
+from xdreg.registration.landmark_start import tell_of_landmarks
 from xdreg.registration.linear_stage import choose_metric, run_linear
 from xdreg.registration.manifest import describe_inputs
 from xdreg.registration.progress import Listener, StageProgress
@@ -154,6 +155,7 @@ class Run:
         field = result_field(
             plan, state, diagnostics, manifest, choice=choice, pose=found
         )
+        field = tell_of_landmarks(field, plan)
         return field if self.said is None else field.assign_attrs(start=self.said)
 
 

@@ -106,6 +106,11 @@ class Source:
         return self._pyramid.grids[0]
 
     @property
+    def placed(self) -> Grid:
+        """The same with the direction of the image."""
+        return self._pyramid.placed
+
+    @property
     def found_mask(self) -> dict[str, Any]:
         """The entry of a mask that was found in the field's provenance."""
         if self._share is None:

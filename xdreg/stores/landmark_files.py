@@ -197,7 +197,8 @@ def _fcsv(text: str) -> tuple[list[list[float]], str, str, tuple[str, ...]]:
     told = {key.strip().lower(): value.strip() for key, _, value in headers}
     columns = [name.strip() for name in told["columns"].split(",")]
     rows = csv.reader(line for line in lines if line.strip() and line[0] != "#")
-    places, names = [], []
+    places: list[list[float]] = []
+    names: list[str] = []
     for row in rows:
         # Later versions add the state of a point after the columns that they name.
         later = row[len(columns) :]
