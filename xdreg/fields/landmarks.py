@@ -269,9 +269,11 @@ def _check_determined(pairs: LandmarkPairs, kind: str) -> None:
     """Raise if the pairs in use do not determine a transform of a kind."""
     ndim, count = pairs.fixed.shape[1], int(pairs.used.sum())
     least = fewest(kind, ndim)
-    flat: int = {"translation": 0, "rigid": ndim - 1, "similarity": ndim - 1}.get(
-        kind, ndim
-    )
+    flat = ndim
+    if kind in ("rigid", "similarity"):
+        flat = ndim - 1
+    elif kind == "translation":
+        flat = 0
     place = {0: "at one place", 1: "in a line", 2: "in a plane"}
     if count < least:
         msg = (

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xdreg.grid import Grid
+    from xdreg.registration.plan import Plan
     from xdreg.registration.planned_stage import PlannedStage
-    from xdreg.registration.planning import Plan
     from xdreg.registration.state import Shared
 
     Points = NDArray[np.float64]
