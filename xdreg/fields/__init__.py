@@ -4,7 +4,7 @@ Reading order:
 
 1. `field`, the layout; `displacement`, its values as arrays; `reader`, windows and
    points of it; `targets`, grids of results.
-2. `points`, `warp`, `warp_to`, `composition`, `preimage`, `inverse`, `measures`,
+2. `points`, `warp`, `warp_to`, `aligned`, `composition`, `preimage`, `inverse`, `measures`,
    `landmarks`, `regions`.
 3. `diagnostics`, `provenance`, `tables`, `accuracy`: what a registration says of
    itself, and what landmarks and labels say of it.
