@@ -73,6 +73,13 @@ def test_no_circle_of_files():
     TopologicalSorter(IMPORTS).prepare()
 
 
+@pytest.mark.parametrize("wing", sorted(BELOW.keys() - {"words"}))
+def test_the_reading_order_names_every_file(wing):
+    text = (FOLDER / wing / "__init__.py").read_text(encoding="utf-8")
+    for path in (FOLDER / wing).glob("[!_]*.py"):
+        assert f"`{path.stem}`" in text, f"{wing} does not name {path.stem}"
+
+
 def test_numerics_know_neither_dask_nor_zarr():
     for path in (FOLDER / "numerics").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
