@@ -235,7 +235,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "from_itk_dreg.md"
 @needs_itk_dreg
 @pytest.mark.slow
 def test_the_code_of_the_page_for_its_users_runs():
-    pair = xdreg.datasets.phantom_pair((40, 44, 48), amplitude=1.0)
+    pair = xdreg.datasets.phantom_pair((72, 76, 80), amplitude=1.0)
     names = {"fixed": pair.fixed.compute(), "moving": pair.moving.compute()}
     names |= {"xdreg": xdreg, "itk": itk, "np": np}
     shown = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)

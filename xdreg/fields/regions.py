@@ -106,10 +106,10 @@ def region_volumes(
     >>> from xdreg.grid import Grid
     >>> grid = Grid(("y", "x"), (8, 8), (2.0, 2.0), (0.0, 0.0))
     >>> field = make_field(np.zeros((2, 8, 8), np.float32), grid)
-    >>> labels = xr.zeros_like(field.displacement[0], int, drop=True)
+    >>> labels = xr.zeros_like(field.displacement.isel(component=0, drop=True), int)
     >>> labels[2:5, 2:4] = 7
-    >>> region_volumes(field, labels, {7: "liver"}).loc[7].tolist()
-    ['liver', 24.0, 24.0, 1.0]
+    >>> print(*region_volumes(field, labels, {7: "liver"}).loc[7])
+    liver 24.0 24.0 1.0
     """
     if image not in ("moving", "fixed"):
         msg = f"image must be 'moving' or 'fixed', got {image!r}"
@@ -179,7 +179,7 @@ def point_regions(
     >>> from xdreg.grid import Grid
     >>> grid = Grid(("y", "x"), (8, 8), (2.0, 2.0), (0.0, 0.0))
     >>> field = make_field(np.zeros((2, 8, 8), np.float32), grid)
-    >>> labels = xr.zeros_like(field.displacement[0], int, drop=True)
+    >>> labels = xr.zeros_like(field.displacement.isel(component=0, drop=True), int)
     >>> labels[2:5, 2:4] = 7
     >>> cells = [[4.5, 5.0], [12.0, 1.0], [99.0, 0.0]]
     >>> point_regions(field, cells, labels, {7: "liver"})["name"].tolist()

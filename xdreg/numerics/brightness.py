@@ -146,7 +146,7 @@ def _compare(fixed: Array, moving: Array, factors: tuple[int, ...]) -> _Boxes | 
     serves = shares > LEAST_KNOWN
     for variance in (aa, bb):
         typical = variance[serves].mean() if serves.any() else 0.0
-        serves &= variance > LEAST_VARIANCE * typical
+        serves &= variance > max(LEAST_VARIANCE * typical, 0.0)
     if serves.sum() < LEAST_BOXES:
         return None
     weights = ab[serves] ** 2 / (aa[serves] * bb[serves])
@@ -168,7 +168,7 @@ def _box_means(values: Array, factors: tuple[int, ...]) -> Values:
     whole = values[tuple(slice(n * k) for n, k in pairs)]
     cells = whole.reshape([size for pair in pairs for size in pair])
     means = cells.mean(axis=(1, 3, 5), dtype=np.float64)
-    sizes = [CELLS if k > 1 else 1 for k in factors]
+    sizes = [CELLS if n > 1 else 1 for n in values.shape]
     return np.asarray(ndimage.uniform_filter(means, sizes, mode="constant"))
 
 
