@@ -35,7 +35,7 @@ def transform_points(
     ----------
     field : Dataset
         A displacement field, fixed → moving.
-    points : (n, ndim) array, DataArray or table, physical units
+    points : (n, ndim) array, DataArray or DataFrame, physical units
         An array in the order of the dims, ``z, y, x``. A pandas DataFrame by the names
         of its columns, ``z``, ``y``, ``x``, or napari's ``axis-0`` and so on; a
         GeoDataFrame of points by its geometry; so too a structured array and a
