@@ -82,6 +82,11 @@ class Volume:
             values = np.where(share >= 0.5, total / share, np.nan)
         return Volume(values.astype(np.float32), grid.coarsen(factors))
 
+    def pulled(self, matrix: Matrix, grid: Grid) -> NDArray[np.float32]:
+        """Return the image on a grid, through a transform from there to its own."""
+        field = kernels.affine_displacement(matrix, grid)
+        return kernels.warp_array(self.values, self.grid, *field, grid)
+
     @property
     def extent(self) -> float:
         """Area or volume of the known voxels, in physical units."""
@@ -262,9 +267,7 @@ class _Problem:
 
     def _pulled(self, matrix: Matrix) -> NDArray[np.float32]:
         """Return the moving image (z, y, x) on the fixed grid."""
-        image, grid = self._moving, self._fixed.grid
-        field = kernels.affine_displacement(matrix, grid)
-        pulled = kernels.warp_array(image.values, image.grid, *field, grid)
+        pulled = self._moving.pulled(matrix, self._fixed.grid)
         return pulled.reshape(self._units.shape)
 
     def normal_equations(self, terms: Terms) -> tuple[Matrix, Matrix]:

@@ -38,7 +38,6 @@ from xdreg.engines.own_metrics import METRICS, local_similarity
 from xdreg.engines.pose import Pose, find_pose
 from xdreg.engines.voxel_units import VoxelUnits
 from xdreg.grid import pyramid_factors
-from xdreg.numerics import kernels
 from xdreg.numerics.correlation_kernels import NOISE
 
 if TYPE_CHECKING:
@@ -161,6 +160,14 @@ def choose_metric(
     return choice, pose
 
 
+@dataclass(frozen=True)
+class _Aligned:
+    """The fixed image without a slow factor of brightness, and moving on its grid."""
+
+    fixed: Array
+    pulled: Array
+
+
 class _CoarsePair:
     """Two images on one coarse level."""
 
@@ -180,8 +187,8 @@ class _CoarsePair:
         self._start, self._kind, self._find = start, kind, find
         self.poses: dict[str, Pose] = {}
 
-    def aligned(self, metric: OwnMetric) -> Matrix:
-        """Return the linear transform found by a metric."""
+    def aligned(self, metric: OwnMetric) -> _Aligned:
+        """Return both images in the alignment found by a metric."""
         (one, other), matrix = self._coarse, self._start
         if matrix is None:
             pose = self._find(metric=metric)
@@ -189,22 +196,22 @@ class _CoarsePair:
         for spacing in levels(one):
             images = one.with_spacing(spacing), other.with_spacing(spacing)
             matrix, _ = fit(*images, matrix, kind=self._kind, metric=metric)
-        return matrix
+        pulled = self._moving.pulled(matrix, self._fixed.grid)
+        return _Aligned(self._matched(pulled), pulled)
 
-    def agreement(self, matrix: Matrix) -> tuple[float, float]:
+    def agreement(self, aligned: _Aligned) -> tuple[float, float]:
         """Return the agreement by ``"lncc"`` and by ``"mind"`` in an alignment."""
         grid = self._fixed.grid
         axes, quarters = tuple(range(grid.ndim)), np.array(grid.shape) // 4
-        pulled = [self._pulled(matrix)]
+        pulled = [aligned.pulled]
         for signs in itertools.product((-1, 1), repeat=grid.ndim - 1):
             shift = np.multiply((1, *signs), quarters)
             pulled.append(np.roll(pulled[0], shift, axes))
         masks = [self._compared(moving) for moving in pulled]
-        fixed = self._matched(pulled[0])
         correlation, shapes = (
             _above_chance(
                 *(
-                    local_similarity(metric, fixed, moving, mask, grid)
+                    local_similarity(metric, aligned.fixed, moving, mask, grid)
                     for moving, mask in zip(pulled, masks, strict=True)
                 )
             )
@@ -212,10 +219,10 @@ class _CoarsePair:
         )
         return correlation, shapes
 
-    def linearity(self, matrix: Matrix) -> float:
+    def linearity(self, aligned: _Aligned) -> float:
         """Return the linearity of the intensities in an alignment."""
-        pulled = self._pulled(matrix)
-        both, fixed = self._compared(pulled), self._matched(pulled)
+        fixed, pulled = aligned.fixed, aligned.pulled
+        both = self._compared(pulled)
         a, b = fixed[both].astype(np.float64), pulled[both].astype(np.float64)
         if a.size <= BINS or a.min() == a.max() or b.min() == b.max():
             return float("nan")
@@ -236,12 +243,6 @@ class _CoarsePair:
         one, other = (v.reshape(units.shape) for v in (self._fixed.values, pulled))
         matched = METRICS["lncc"].matched(one, other, units)
         return np.asarray(matched.reshape(pulled.shape))
-
-    def _pulled(self, matrix: Matrix) -> Array:
-        """Return the moving image on the fixed grid."""
-        grid = self._fixed.grid
-        field = kernels.affine_displacement(matrix, grid)
-        return kernels.warp_array(self._moving.values, self._moving.grid, *field, grid)
 
 
 def _at_most(

@@ -63,7 +63,8 @@ class VoxelUnits:
         return 3 if self._present.all() else 2
 
     @property
-    def _mean_spacing(self) -> float:
+    def mean_spacing(self) -> float:
+        """Geometric mean of the spacing of axes that have more than one voxel."""
         steps = [
             s for s, n in zip(self.grid.spacing, self.grid.shape, strict=True) if n > 1
         ]
@@ -77,7 +78,7 @@ class VoxelUnits:
         Lengths far beyond an axis act as if they were `LONGEST` times as long as it.
         """
         if lengths is None:
-            lengths = default[self.ndim] * self._mean_spacing
+            lengths = default[self.ndim] * self.mean_spacing
         given = np.broadcast_to(np.asarray(lengths, float), (self.grid.ndim,))
         padded = np.concatenate([np.zeros(3 - self.grid.ndim), given])
         most = np.maximum(LONGEST * np.array(self.shape), ANY)
@@ -105,7 +106,7 @@ class VoxelUnits:
 
         Spacing enters twice: once for the gradient, once for the update.
         """
-        steps = np.where(self._present, (self._mean_spacing / self._spacing) ** 2, 0)
+        steps = np.where(self._present, (self.mean_spacing / self._spacing) ** 2, 0)
         return steps.astype(np.float32)
 
     def physical(self, displacement: Array) -> xr.DataArray:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xdreg.numerics.arrays import NodeArrays, along
+from xdreg.numerics.arrays import NodeArrays, along, centred
 from xdreg.numerics.correlation_kernels import LEAST_SHARE, NOISE
 
 if TYPE_CHECKING:
@@ -25,10 +25,8 @@ def standardised(space: ArraySpace, image: Array, contrast: float | None) -> Arr
 
     ``contrast`` is its standard deviation, by default that of the array.
     """
-    xp, known = space.xp, space.xp.isfinite(image)
-    count = max(int(known.sum()), 1)
-    total = xp.where(known, image, 0.0).sum(dtype=np.float64)
-    image = image - float(total) / count
+    xp = space.xp
+    image, known, count = centred(space, image)
     if not contrast:
         squares = xp.where(known, image * image, 0.0).sum(dtype=np.float64)
         contrast = math.sqrt(float(squares) / count) or 1.0

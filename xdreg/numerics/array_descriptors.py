@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xdreg.numerics.arrays import NodeArrays, along
+from xdreg.numerics.arrays import NodeArrays, along, centred
 from xdreg.numerics.descriptors import LEAST_VARIANCE, SCALE, neighbour_pairs
 
 if TYPE_CHECKING:
@@ -26,10 +26,8 @@ def descriptors(
 
     They are zero where nothing is known, everywhere in a line or a single voxel.
     """
-    xp, known = space.xp, space.xp.isfinite(image)
-    count = max(int(known.sum()), 1)
-    total = xp.where(known, image, 0.0).sum(dtype=np.float64)
-    values = image - float(total) / count
+    xp = space.xp
+    values, known, count = centred(space, image)
     sums = []
     for one, other in neighbour_pairs(image.shape):
         difference = space.shifted(values, one) - space.shifted(values, other)

@@ -209,6 +209,14 @@ def along(values: Array, axis: int, ndim: int) -> Array:
     return values.reshape(shape)
 
 
+def centred(space: ArraySpace, image: Array) -> tuple[Array, Array, int]:
+    """Return an image with mean zero, what of it is known, and the number of that."""
+    xp, known = space.xp, space.xp.isfinite(image)
+    count = max(int(known.sum()), 1)
+    total = xp.where(known, image, 0.0).sum(dtype=np.float64)
+    return image - float(total) / count, known, count
+
+
 def displaced(space: ArraySpace, displacement: Array) -> Array:
     """Return the position of every element, displaced."""
     position = displacement.copy()

@@ -18,7 +18,6 @@ from scipy import fft
 
 from xdreg.engines.linear import Volume, fit, levels
 from xdreg.errors import UnavailableError, UnreadableError
-from xdreg.numerics import kernels
 from xdreg.partition import BlockStatus
 from xdreg.stores.readers import ImageReader, Lost, check_lost
 
@@ -155,8 +154,7 @@ def summed_frames(
         values = frames.read(number)
         if isinstance(values, BlockStatus):
             continue
-        field = kernels.affine_displacement(matrices[number], frames.grid)
-        pulled = kernels.warp_array(values, frames.grid, *field, frames.grid)
+        pulled = Volume(values, frames.grid).pulled(matrices[number], frames.grid)
         known = np.isfinite(pulled)
         sums[0] += np.where(known, pulled, 0)
         sums[1] += known

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xdreg.engines.landmark_pull import Landmarks
+from xdreg.engines.voxel_units import VoxelUnits
 from xdreg.errors import warn
 from xdreg.fields.landmarks import rows_of
 from xdreg.fields.points import points_back, transform_points
@@ -51,7 +52,7 @@ def tolerance_of(stage: PlannedStage) -> float:
     """Return the distance within which a stage passes landmarks, physical."""
     return (
         TOLERANCE
-        * _mean_voxel(stage.partition.grid)
+        * VoxelUnits(stage.partition.grid).mean_spacing
         / (stage.options.landmark_weight or 1.0)
     )
 
@@ -72,15 +73,10 @@ def constrained(
     )
     found = _aims(state, shared.fixed.grid, points, goals, tolerance)
     farthest = np.linalg.norm(found.wanted, axis=1).max(initial=0)
-    if farthest > REACH * _mean_voxel(grid):
+    if farthest > REACH * VoxelUnits(grid).mean_spacing:
         state = _preceded(state, _joining(found, grid), grid)
         found = _aims(state, shared.fixed.grid, points, goals, tolerance)
     return state, {"landmarks": found}
-
-
-def _mean_voxel(grid: Grid) -> float:
-    steps = [s for s, n in zip(grid.spacing, grid.shape, strict=True) if n > 1]
-    return float(np.exp(np.mean(np.log(steps)))) if steps else 1.0
 
 
 def _used(given: Mapping[str, Any]) -> tuple[Points, Points]:

@@ -281,10 +281,9 @@ def _dataset(
     matrices = followed(found.matrices, weights, found.frames.grid, found.kind)
     grid = series.pyramid.grids[0]
     if found.fields is None:
-        values: Any = np.stack(
-            [kernels.affine_displacement(m, grid)[0] for m in matrices]
-        )
-        _, grid = kernels.affine_displacement(matrices[0], grid)
+        every = [kernels.affine_displacement(matrix, grid) for matrix in matrices]
+        values: Any = np.stack([displacement for displacement, _ in every])
+        _, grid = every[0]
     else:
         values, grid = _blended(found, weights)
     base = displacement_array(

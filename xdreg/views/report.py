@@ -189,6 +189,8 @@ def render(context: Mapping[str, Any], page: str = "report") -> str:
     digest = hashlib.sha256(script.encode()).digest()
     text = environment.from_string(template).render(
         context,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        version=version("xdreg"),
         # From the package, not from data; the policy lets no other script run.
         style=Markup(style),
         script=Markup(script),
@@ -206,8 +208,6 @@ def _context(scene: Scene, errors: LandmarkErrors | None) -> dict[str, Any]:
     last = last_deformable(field)
     odd = [] if errors is None else content.outliers(errors)
     return {
-        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "version": version("xdreg"),
         "counted": content.counted,
         "verdict": verdict(field),
         "units": grid.units or "",

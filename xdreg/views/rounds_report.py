@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -67,8 +65,6 @@ def report_rounds(
     table = rounds.table
     failed = sum(table["verdict"] == "failed")
     context = {
-        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "version": version("xdreg"),
         "title": f"{content.counted(len(table), 'round')} registered"
         if title is None
         else str(title),
