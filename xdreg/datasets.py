@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask.array
-import numba
 import numpy as np
 import xarray as xr
 
@@ -23,6 +22,7 @@ from xdreg.coordinates import coordinates
 from xdreg.errors import InputError
 from xdreg.grid import SPATIAL_DIMS, Grid
 from xdreg.numerics import kernels
+from xdreg.numerics.kernel_files import kernel
 from xdreg.stores.published_pairs import RealPair, fetch
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def _hash_uniform(lattice: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
     return (value >> np.uint64(11)).astype(np.float64) / float(2**53)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel()
 def _value_noise(position: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     """Interpolate random numbers by Perlin's quintic step at lattice points (n, 3)."""
     out = np.empty(position.shape[0])

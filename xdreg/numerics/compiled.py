@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xdreg.numerics import correlation_kernels, descriptors
+from xdreg.numerics.kernel_files import is_stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,13 +22,4 @@ def are_stored(metrics: Iterable[str]) -> bool:
     """
     names = {name for m in metrics for name in (KERNELS if m == "auto" else (m,))}
     needed = {KERNELS.get(name, KERNELS["lncc"]) for name in names}
-    return all(map(_is_stored, needed))
-
-
-def _is_stored(kernel: Any) -> bool:
-    source = Path(kernel.py_func.__code__.co_filename)
-    python = f"py{sys.version_info.major}{sys.version_info.minor}"
-    name = f"{source.stem}.{kernel.py_func.__name__}-*.{python}.nbi"
-    changed = source.stat().st_mtime
-    found = Path(kernel.stats.cache_path).glob(name)
-    return any(file.stat().st_mtime >= changed for file in found)
+    return all(map(is_stored, needed))

@@ -9,25 +9,22 @@ changes, and summed in one order, so the bits do not depend on the number of thr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from xdreg.numerics.kernel_files import kernel
 
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: Reordered sums can be vectorised. NaN keep their meaning.
 FAST = {"contract", "reassoc", "nsz", "arcp"}
 
-compiled: Callable[..., Any] = numba.njit(
-    cache=True, nogil=True, fastmath=FAST, error_model="numpy"
-)
+compiled = kernel(fastmath=FAST, error_model="numpy")
 
 #: Without `FAST`: a sum of products may then not be contracted to fewer roundings.
-exact: Callable[..., Any] = numba.njit(cache=True, nogil=True, error_model="numpy")
+exact = kernel(error_model="numpy")
 
 #: Variance above which a sampled Gaussian has the one it is made for.
 LEAST_VARIANCE = 0.3

@@ -18,15 +18,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
-import numba
 import numpy as np
 from scipy import ndimage
 
 from xdreg.numerics import kernels
+from xdreg.numerics.kernel_files import kernel
 from xdreg.numerics.kernels import axis_tables, field_row, lift, lift_field
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from xdreg.grid import Grid
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 Labels = Literal["nearest", "majority", "gaussian"]
 Order = Literal[0, 1, 3]
 
-_compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True)
+_compiled = kernel()
 
 #: The pole of the cubic B-spline's filter.
 POLE = math.sqrt(3.0) - 2.0

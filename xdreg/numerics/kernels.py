@@ -12,21 +12,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-import numba
 import numpy as np
 
 from xdreg.grid import Grid
+from xdreg.numerics.kernel_files import kernel
 from xdreg.numerics.trilinear import cell, cell_steps, interpolate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from numpy.typing import ArrayLike, NDArray
 
     Array = NDArray[Any]
 
-_compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True)
+_compiled = kernel()
 
 
 @_compiled

@@ -50,7 +50,7 @@ class _Compiling(event.Listener):  # type: ignore[misc]
             return
         self._heard = True
         folder = dispatcher.stats.cache_path
-        if folder and not any(Path(folder).glob("*.nbi")):
+        if folder and not any(Path(folder).glob("*.nbc")):
             _log.info(COMPILING)
             self._say(COMPILING)
 
