@@ -119,4 +119,4 @@ def test_kernels_compile_where_the_package_cannot_be_written(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert str(package) in done.stdout
-    assert list(home.rglob("*.nbi"))
+    assert list(home.rglob("*.nbc"))

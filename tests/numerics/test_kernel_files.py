@@ -2,6 +2,7 @@
 
 import errno
 import importlib.util
+import pkgutil
 import subprocess
 import sys
 import time
@@ -10,13 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numba.core import caching
+from numba.core.dispatcher import Dispatcher
 
+import xdreg.engines
+import xdreg.numerics
 from xdreg.numerics.kernel_files import is_stored
 
 HEAD = "from xdreg.numerics.kernel_files import kernel\n"
 
 TOTAL = """
-@kernel()
+@kernel({options})
 def total(a):
     s = 0.0
     for k in range(a.size):
@@ -36,10 +40,10 @@ def load(tmp_path, monkeypatch):
     """Return a function that writes and loads two modules; returns kernel ``total``."""
     monkeypatch.syspath_prepend(tmp_path)
 
-    def load(term="2 * x", above=""):
+    def load(term="2 * x", above="", options=""):
         (tmp_path / "terms.py").write_text(HEAD + TERM.format(term=term))
         (tmp_path / "totals.py").write_text(
-            above + HEAD + "from terms import term\n" + TOTAL
+            above + HEAD + "from terms import term\n" + TOTAL.format(options=options)
         )
         for name in ("terms", "totals"):
             spec = importlib.util.spec_from_file_location(name, tmp_path / f"{name}.py")
@@ -82,6 +86,14 @@ def test_a_change_of_a_called_kernel_in_another_file_is_seen(load, tmp_path):
     assert (changed(np.ones(3)), hits(changed)) == (15, 0)
     assert len(stale) == len(files(tmp_path)) == 1
     assert stale != files(tmp_path)
+
+
+def test_options_are_not_taken_over_from_the_caller(load):
+    total = load("x * x + x", options='fastmath={"contract"}')
+    total(np.ones(3))
+    term = sys.modules["terms"].term
+    assert any("contract" in text for text in total.inspect_llvm().values())
+    assert not any("contract" in text for text in term.inspect_llvm().values())
 
 
 @pytest.mark.parametrize("harm", [b"", b"short", None])
@@ -156,3 +168,25 @@ def test_processes_that_compile_at_once_keep_both_types(tmp_path, monkeypatch):
         found = [kernel(np.ones(5, dtype)) for dtype in (np.float32, np.float64)]
         assert found == [5 * n, 5 * n]
         assert hits(kernel) == 2
+
+
+def test_fast_kernels_are_inlined_where_others_call_them():
+    """Else a process has two copies of one, which may round in another way."""
+    modules = [
+        importlib.import_module(found.name)
+        for wing in (xdreg.numerics, xdreg.engines)
+        for found in pkgutil.iter_modules(wing.__path__, f"{wing.__name__}.")
+    ]
+    values = [value for module in modules for value in vars(module).values()]
+    kernels = [value for value in values if isinstance(value, Dispatcher)]
+    called = {
+        called
+        for kernel in kernels
+        for name in kernel.py_func.__code__.co_names
+        if isinstance(called := kernel.py_func.__globals__.get(name), Dispatcher)
+    }
+    assert len(called) > 40
+    for kernel in called:
+        options = kernel.targetoptions
+        inlined = options.get("forceinline") or options.get("inline") == "always"
+        assert inlined or not options.get("fastmath"), kernel.py_func.__name__

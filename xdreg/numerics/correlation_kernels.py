@@ -19,6 +19,9 @@ import numpy as np
 from xdreg.numerics.filters import (
     close_plane,
     compiled,
+    copy,
+    exact,
+    inlined,
     place_in,
     ring_of,
     sum_boxes,
@@ -61,7 +64,7 @@ def pull(start, stop, displacement, stride, moving, out):  # type: ignore[no-unt
                 out[k, j, i] = value if inside else np.float32(np.nan)
 
 
-@compiled
+@exact
 def _products(fixed, moving, plane, stride, ry, rx, out):  # type: ignore[no-untyped-def]
     """Write the sums over each node's voxels of 1, f, m, f², m² and f·m.
 
@@ -96,7 +99,7 @@ def _products(fixed, moving, plane, stride, ry, rx, out):  # type: ignore[no-unt
                 out[5, row, rx + n] += fm
 
 
-@compiled
+@exact
 def _moments(count, values, squares, mean, spread):  # type: ignore[no-untyped-def]
     """Write a row's means, and its sums of squared deviations, including noise."""
     for i in range(count.size):
@@ -106,13 +109,13 @@ def _moments(count, values, squares, mean, spread):  # type: ignore[no-untyped-d
         spread[i] = deviations + np.float32(NOISE * NOISE) * n
 
 
-@compiled
+@exact
 def _co_deviations(products, values, mean, out):  # type: ignore[no-untyped-def]
     for i in range(out.size):
         out[i] = products[i] - values[i] * mean[i]
 
 
-@compiled
+@inlined
 def _ratios(count, least, cross, spread_f, spread_m, out):  # type: ignore[no-untyped-def]
     """Write ``2 cross / (spread_f spread_m)``; return the energy and the count."""
     energy, counted = np.float32(0), np.float32(0)
@@ -125,19 +128,19 @@ def _ratios(count, least, cross, spread_f, spread_m, out):  # type: ignore[no-un
     return energy, counted
 
 
-@compiled
+@exact
 def _own_shares(ratio, cross, spread, out):  # type: ignore[no-untyped-def]
     for i in range(out.size):
         out[i] = ratio[i] * cross[i] / spread[i]
 
 
-@compiled
+@exact
 def _constants(ratio, share, own_mean, other_mean, out):  # type: ignore[no-untyped-def]
     for i in range(out.size):
         out[i] = share[i] * own_mean[i] - ratio[i] * other_mean[i]
 
 
-@compiled
+@inlined
 def _coefficients(sums, least, ry, rx, out):  # type: ignore[no-untyped-def]
     """Write the coefficients a to e of the gradient in a plane; return the energy.
 
@@ -168,73 +171,131 @@ def _coefficients(sums, least, ry, rx, out):  # type: ignore[no-untyped-def]
     return energy, count
 
 
-@compiled
-def _slope(low, centre, high):  # type: ignore[no-untyped-def]
-    """Return the central difference; a NaN neighbour has the centre's value."""
-    low = low if low == low else centre
-    high = high if high == high else centre
-    return np.float32(0.5) * (high - low)
+@exact
+def _slope(low, centre, high, out):  # type: ignore[no-untyped-def]
+    """Write the central differences of rows; a NaN neighbour has the centre's value."""
+    half = np.float32(0.5)
+    for i in range(out.size):
+        near = low[i] if low[i] == low[i] else centre[i]
+        far = high[i] if high[i] == high[i] else centre[i]
+        out[i] = half * (far - near)
 
 
-@compiled
-def _slopes(image, k, j, i):  # type: ignore[no-untyped-def]
-    """Return the gradient of an image at a voxel, per voxel."""
+@exact
+def _slopes(image, k, j, beside, out):  # type: ignore[no-untyped-def]
+    """Write the gradient (3, x) of a row of an image, per voxel.
+
+    ``beside (x + 2)`` is work space: the row with its ends repeated.
+    """
     nz, ny, nx = image.shape
-    centre = image[k, j, i]
-    return (
-        _slope(image[max(k - 1, 0), j, i], centre, image[min(k + 1, nz - 1), j, i]),
-        _slope(image[k, max(j - 1, 0), i], centre, image[k, min(j + 1, ny - 1), i]),
-        _slope(image[k, j, max(i - 1, 0)], centre, image[k, j, min(i + 1, nx - 1)]),
-    )
+    row = image[k, j]
+    copy(row, beside[1 : nx + 1])
+    beside[0], beside[nx + 1] = row[0], row[nx - 1]
+    _slope(image[max(k - 1, 0), j], row, image[min(k + 1, nz - 1), j], out[0])
+    _slope(image[k, max(j - 1, 0)], row, image[k, min(j + 1, ny - 1)], out[1])
+    _slope(beside[:nx], row, beside[2:], out[2])
 
 
-@compiled
+@exact
+def _residual(own, other, by_own, by_other, constant, out):  # type: ignore[no-untyped-def]
+    for i in range(out.size):
+        out[i] = own[i] * by_own[i] - other[i] * by_other[i] + constant[i]
+
+
+@exact
+def _times(weight, values, out):  # type: ignore[no-untyped-def]
+    for i in range(out.size):
+        out[i] = weight[i] * values[i]
+
+
+@exact
+def _add_products(a, b, c, d, out):  # type: ignore[no-untyped-def]
+    """Add ``a b + c d`` where that is known: where both images are."""
+    for i in range(out.size):
+        value = a[i] * b[i] + c[i] * d[i]
+        out[i] += value if value == value else np.float32(0)
+
+
+@exact
+def _add_curvature(b, of_m, by_m, d, of_f, by_f, out):  # type: ignore[no-untyped-def]
+    """Add ``b ∇m ∇m + d ∇f ∇f`` of a row: zz, zy, zx, yy, yx, xx."""
+    n = 0
+    for p in range(3):
+        _times(b, of_m[p], by_m[p])
+        _times(d, of_f[p], by_f[p])
+        for q in range(p, 3):
+            _add_products(by_m[p], of_m[q], by_f[p], of_f[q], out[n])
+            n += 1
+
+
+@exact
+def _spread(nodes, stride, sign, out):  # type: ignore[no-untyped-def]
+    """Give every voxel of a row the value of its node, times ``sign``."""
+    if stride == 1:
+        for i in range(out.size):
+            out[i] = sign * nodes[i]
+        return
+    for n in range(out.size // 2):
+        out[2 * n] = out[2 * n + 1] = sign * nodes[n]
+    if out.size % 2:
+        out[out.size - 1] = sign * nodes[out.size // 2]
+
+
+@exact
+def _gather(rows, stride, factors, out):  # type: ignore[no-untyped-def]
+    """Write the means of rows (c, x) over the voxels of nodes, times factors (c)."""
+    size = rows.shape[1]
+    for c in range(rows.shape[0]):
+        row, factor = rows[c], np.float32(factors[c])
+        if stride == 1:
+            for n in range(size):
+                out[n, c] = factor * row[n]
+            continue
+        half = np.float32(0.5) * factor
+        for n in range(size // 2):
+            out[n, c] = half * (row[2 * n] + row[2 * n + 1])
+        if size % 2:
+            out[size // 2, c] = factor * row[size - 1]
+
+
+@exact
 def _push(fixed, pulled, plane, stride, sums, squared_steps, update, tensor):  # type: ignore[no-untyped-def]
     """Write the update of a plane of nodes: the mean over their voxels' gradients.
 
-    Also write the curvature of a least-squares fit into ``tensor`` unless that is
-    empty: zz, zy, zx, yy, yx, xx.
+    The gradient is ``g ∇m + h ∇f``. Also write the curvature of a least-squares fit
+    into ``tensor`` unless that is empty: zz, zy, zx, yy, yx, xx.
     """
     wanted = tensor.size > 0
     nz, ny, nx = fixed.shape
     sz, sy, sx = stride
-    # Boxes lie around nodes only: each stands for those of its voxels.
-    weight = np.float32(0.5 * sz * sy * sx)
+    weights, beside = np.empty((5, nx), np.float32), np.empty(nx + 2, np.float32)
+    of_f, of_m = np.empty((3, nx), np.float32), np.empty((3, nx), np.float32)
+    by_f, by_m = np.empty((3, nx), np.float32), np.empty((3, nx), np.float32)
+    g, h = np.empty(nx, np.float32), np.empty(nx, np.float32)
+    total, curvature = np.empty((3, nx), np.float32), np.empty((6, nx), np.float32)
     first, last = plane * sz, min((plane + 1) * sz, nz)
-    for j in range(update.shape[1]):
-        for n in range(update.shape[2]):
-            a, b, d = sums[0, j, n], sums[1, j, n], sums[3, j, n]
-            c, e = sums[2, j, n], sums[4, j, n]
-            left, right = n * sx, min(n * sx + sx, nx)
-            top, bottom = j * sy, min(j * sy + sy, ny)
-            share = weight / ((last - first) * (bottom - top) * (right - left))
-            vz, vy, vx = np.float32(0), np.float32(0), np.float32(0)
-            if wanted:
-                tensor[plane, j, n] = 0
-            for k in range(first, last):
-                for y in range(top, bottom):
-                    for x in range(left, right):
-                        f, m = fixed[k, y, x], pulled[k, y, x]
-                        if not (f == f and m == m):
-                            continue
-                        g = f * a - m * b + c
-                        h = m * a - f * d + e
-                        mz, my, mx = _slopes(pulled, k, y, x)
-                        fz, fy, fx = _slopes(fixed, k, y, x)
-                        vz += g * mz - h * fz
-                        vy += g * my - h * fy
-                        vx += g * mx - h * fx
-                        if wanted:
-                            u, v = share * b, share * d
-                            tensor[plane, j, n, 0] += u * mz * mz + v * fz * fz
-                            tensor[plane, j, n, 1] += u * mz * my + v * fz * fy
-                            tensor[plane, j, n, 2] += u * mz * mx + v * fz * fx
-                            tensor[plane, j, n, 3] += u * my * my + v * fy * fy
-                            tensor[plane, j, n, 4] += u * my * mx + v * fy * fx
-                            tensor[plane, j, n, 5] += u * mx * mx + v * fx * fx
-            update[plane, j, n, 0] = share * squared_steps[0] * vz
-            update[plane, j, n, 1] = share * squared_steps[1] * vy
-            update[plane, j, n, 2] = share * squared_steps[2] * vx
+    for row in range(update.shape[1]):
+        for n in range(5):
+            _spread(sums[n, row], sx, np.float32(-1 if n == 4 else 1), weights[n])
+        a, b, c, d, e = weights[0], weights[1], weights[2], weights[3], weights[4]
+        total[:], curvature[:] = 0, 0
+        top, bottom = row * sy, min(row * sy + sy, ny)
+        for k in range(first, last):
+            for j in range(top, bottom):
+                _residual(fixed[k, j], pulled[k, j], a, b, c, g)
+                _residual(fixed[k, j], pulled[k, j], d, a, e, h)
+                _slopes(pulled, k, j, beside, of_m)
+                _slopes(fixed, k, j, beside, of_f)
+                for p in range(3):
+                    _add_products(g, of_m[p], h, of_f[p], total[p])
+                if wanted:
+                    _add_curvature(b, of_m, by_m, d, of_f, by_f, curvature)
+        # Boxes lie around nodes only: each stands for those of its voxels.
+        share = np.float32(0.5 * sz * sy * sx / ((last - first) * (bottom - top)))
+        _gather(total, sx, share * squared_steps, update[plane, row])
+        if wanted:
+            share_of_all = np.full(6, share, np.float32)
+            _gather(curvature, sx, share_of_all, tensor[plane, row])
 
 
 @compiled

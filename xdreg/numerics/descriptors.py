@@ -20,6 +20,8 @@ import numpy as np
 from xdreg.numerics.filters import (
     close_plane,
     compiled,
+    exact,
+    inlined,
     place_in,
     ring_of,
     sum_boxes,
@@ -71,7 +73,7 @@ def neighbour_pairs(shape: tuple[int, ...]) -> NDArray[np.int64]:
     return np.array(pairs, np.int64).reshape(len(pairs), 2, 3)
 
 
-@compiled
+@inlined
 def _differences(image, known, pair, k, ry, rx, out):  # type: ignore[no-untyped-def]
     """Write the squared difference of two neighbours of every voxel of a plane.
 
@@ -132,13 +134,13 @@ def _describe(image, known, pairs, radius, least, out):  # type: ignore[no-untyp
     return total
 
 
-@compiled
+@inlined
 def _counting(descriptor, weight):  # type: ignore[no-untyped-def]
     """Return a corner's weight, zero if it is `NOT_COUNTED`."""
     return weight if descriptor[0] != NOT_COUNTED else np.float32(0)
 
 
-@compiled
+@exact
 def _pull_plane(k, displacement, at_z, at_y, at_x, source, out):  # type: ignore[no-untyped-def]
     """Sample descriptors at the displaced voxels of a plane; NaN if unknown."""
     nz, ny, nx, channels = source.shape
@@ -265,7 +267,7 @@ def force(  # type: ignore[no-untyped-def]
     _scale(start, stop, (nz, ny, nx), stride, squared_steps, update)
 
 
-@compiled
+@inlined
 def _scale(start, stop, size, stride, squared_steps, update):  # type: ignore[no-untyped-def]
     """Divide sums over the voxels of nodes by their number, and apply the steps."""
     sz, sy, sx = stride

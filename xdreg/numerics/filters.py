@@ -23,7 +23,10 @@ FAST = {"contract", "reassoc", "nsz", "arcp"}
 
 compiled = kernel(fastmath=FAST, error_model="numpy")
 
-#: Without `FAST`: a sum of products may then not be contracted to fewer roundings.
+#: For fast kernels that others call.
+inlined = kernel(fastmath=FAST, error_model="numpy", forceinline=True)
+
+#: Without `FAST`: rounded as written, in whatever they are compiled into.
 exact = kernel(error_model="numpy")
 
 #: Variance above which a sampled Gaussian has the one it is made for.
@@ -61,7 +64,7 @@ def gaussian_taps(sigma: float) -> NDArray[np.float32]:
     return np.asarray(weights / weights.sum(), np.float32)
 
 
-@compiled
+@exact
 def _one(source, offset, weight, start, stop, out):  # type: ignore[no-untyped-def]
     a = np.uintp(offset)
     for n in range(start, stop):
@@ -69,7 +72,7 @@ def _one(source, offset, weight, start, stop, out):  # type: ignore[no-untyped-d
         out[i] = weight * source[i + a]
 
 
-@compiled
+@exact
 def _three(source, offsets, weights, start, stop, out):  # type: ignore[no-untyped-def]
     a, b, c = np.uintp(offsets[0]), np.uintp(offsets[1]), np.uintp(offsets[2])
     u, v, w = weights[0], weights[1], weights[2]
@@ -78,7 +81,7 @@ def _three(source, offsets, weights, start, stop, out):  # type: ignore[no-untyp
         out[i] = u * source[i + a] + v * source[i + b] + w * source[i + c]
 
 
-@compiled
+@exact
 def _four_more(source, offsets, weights, start, stop, out):  # type: ignore[no-untyped-def]
     a, b = np.uintp(offsets[0]), np.uintp(offsets[1])
     c, d = np.uintp(offsets[2]), np.uintp(offsets[3])
@@ -89,7 +92,7 @@ def _four_more(source, offsets, weights, start, stop, out):  # type: ignore[no-u
         out[i] += near + (far + w * source[i + d])
 
 
-@compiled
+@exact
 def weighted_sums(source, offsets, weights, out):  # type: ignore[no-untyped-def]
     """Write ``out[i] = Σ weights[k] · source[i + offsets[k]]`` for an odd count of k.
 
@@ -106,7 +109,7 @@ def weighted_sums(source, offsets, weights, out):  # type: ignore[no-untyped-def
             _four_more(source, offsets[k:], weights[k:], start, stop, out)
 
 
-@compiled
+@exact
 def copy(source, out):  # type: ignore[no-untyped-def]
     """Copy numbers one by one.
 
@@ -116,7 +119,7 @@ def copy(source, out):  # type: ignore[no-untyped-def]
         out[i] = source[i]
 
 
-@compiled
+@exact
 def _inverse_weights(taps, size):  # type: ignore[no-untyped-def]
     """Return factors that make the weights within an axis sum to one, per position."""
     radius = taps.size // 2
@@ -180,12 +183,12 @@ def smooth_across(start, stop, field, taps, resistance):  # type: ignore[no-unty
     return longest
 
 
-@compiled
+@exact
 def _ones(count):  # type: ignore[no-untyped-def]
     return np.ones(count, np.float32)
 
 
-@compiled
+@exact
 def _sum_runs(numbers, at, triples_at, step, length, out):  # type: ignore[no-untyped-def]
     """Write ``out[i]``, the sum of ``length`` numbers from ``at + i``, ``step`` apart.
 
@@ -204,7 +207,7 @@ def _sum_runs(numbers, at, triples_at, step, length, out):  # type: ignore[no-un
     weighted_sums(numbers, offsets, _ones(offsets.size), out)
 
 
-@compiled
+@exact
 def sum_boxes(padded, ry, rx, scratch, out):  # type: ignore[no-untyped-def]
     """Sum over the boxes of a plane, into the first columns of ``out (y, x + 2 rx)``.
 
@@ -223,7 +226,7 @@ def sum_boxes(padded, ry, rx, scratch, out):  # type: ignore[no-untyped-def]
     _sum_runs(flat, 2 * size, 0, width, 2 * ry + 1, out.reshape(-1))
 
 
-@compiled
+@exact
 def ring_of(depth, quantities, ny, nx):  # type: ignore[no-untyped-def]
     """Return a ring buffer of planes for boxes of a depth, filled with zeros.
 
@@ -234,13 +237,13 @@ def ring_of(depth, quantities, ny, nx):  # type: ignore[no-untyped-def]
     return np.zeros((places, quantities, ny, nx), np.float32)
 
 
-@compiled
+@exact
 def place_in(ring, plane):  # type: ignore[no-untyped-def]
     """Return the position of a plane in a ring."""
     return plane % (ring.shape[0] if ring.shape[0] <= FEW else 3)
 
 
-@compiled
+@exact
 def close_plane(ring, plane):  # type: ignore[no-untyped-def]
     """Mark a plane as complete: the planes before are complete already."""
     if ring.shape[0] > FEW:
@@ -249,7 +252,7 @@ def close_plane(ring, plane):  # type: ignore[no-untyped-def]
         weighted_sums(ring.reshape(-1), offsets, _ones(3), triple)
 
 
-@compiled
+@exact
 def sum_ring(ring, plane, out):  # type: ignore[no-untyped-def]
     """Sum the planes of a box whose last one is ``plane``.
 

@@ -26,7 +26,7 @@ from numba.core import caching
 from numba.core.dispatcher import Dispatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
 #: Bytes of a SHA-256 digest, with which a file begins.
 _DIGEST = 32
@@ -35,13 +35,28 @@ _DIGEST = 32
 _CONSTANT = (bool, int, float, complex, str, tuple)
 
 
-def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+def kernel(
+    *,
+    fastmath: Collection[str] = (),
+    error_model: str = "python",
+    forceinline: bool = False,
+) -> Callable[[Callable[..., Any]], Any]:
     """Return a decorator that compiles a function without the GIL.
 
     Machine code is kept beside the module, or where ``NUMBA_CACHE_DIR`` says; where no
-    folder can be written to, each process compiles for itself. `options` are those of
-    `numba.njit`.
+    folder can be written to, each process compiles for itself. The options are those
+    of `numba.njit`. All are given to it: one that is left out a kernel takes over from
+    the kernel that is compiled as it is first called, and the bits depend on that.
+
+    A kernel with `fastmath` that others call needs `forceinline`. Else a process that
+    compiles the caller has two copies of it, and uses another one than a process that
+    loads the caller; each copy may be rounded in its own way.
     """
+    options = {
+        "fastmath": set(fastmath) or False,
+        "error_model": error_model,
+        "forceinline": forceinline,
+    }
 
     def decorate(function: Callable[..., Any]) -> Any:
         dispatcher: Any = numba.njit(nogil=True, **options)(function)

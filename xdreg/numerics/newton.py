@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 
-from xdreg.numerics.filters import FAST, compiled
+from xdreg.numerics.filters import FAST, compiled, inlined
 from xdreg.numerics.trilinear import cell_steps
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ LEAST_SCALE = 0.02
 INSIDE, OUTSIDE, FOLDED = 0, 1, 2
 
 
-@compiled
+@inlined
 def _cell_and_rest(position, size):  # type: ignore[no-untyped-def]
     """Return the cell, the position in it, and the distance beyond that."""
     if size == 1:
@@ -55,7 +55,7 @@ def _cell_and_rest(position, size):  # type: ignore[no-untyped-def]
     return base, np.float32(place), position - base - place
 
 
-@compiled
+@inlined
 def _place(shape, q):  # type: ignore[no-untyped-def]
     """Locate a point in a flat field.
 
@@ -71,7 +71,7 @@ def _place(shape, q):  # type: ignore[no-untyped-def]
     return at, cell_steps(shape, 3), (fz, fy, fx), (ez, ey, ex)
 
 
-@compiled
+@inlined
 def _component(field, at, steps, place):  # type: ignore[no-untyped-def]
     """Interpolate one component: value, slopes along z, y, x, and mixed derivatives.
 
@@ -126,17 +126,17 @@ def _evaluate(field, shape, linear, t, q):  # type: ignore[no-untyped-def]
     return residual, gradient, (of_z, of_y, of_x), place, rest
 
 
-@compiled
+@inlined
 def _column(matrix, c):  # type: ignore[no-untyped-def]
     return np.float32(matrix[0, c]), np.float32(matrix[1, c]), np.float32(matrix[2, c])
 
 
-@compiled
+@inlined
 def _square(f):  # type: ignore[no-untyped-def]
     return f[0] * f[0] + f[1] * f[1] + f[2] * f[2]
 
 
-@compiled
+@inlined
 def _inverse_matrix(m):  # type: ignore[no-untyped-def]
     """Return the inverse of a 3 × 3 matrix, row by row, and its determinant."""
     a, b, c, d, e, f, g, h, i = m
@@ -150,7 +150,7 @@ def _inverse_matrix(m):  # type: ignore[no-untyped-def]
     ), determinant  # fmt: skip
 
 
-@compiled
+@inlined
 def _times(m, v):  # type: ignore[no-untyped-def]
     return (
         m[0] * v[0] + m[1] * v[1] + m[2] * v[2],
@@ -159,13 +159,13 @@ def _times(m, v):  # type: ignore[no-untyped-def]
     )
 
 
-@compiled
+@inlined
 def _sign_of(m):  # type: ignore[no-untyped-def]
     """Return the sign of the determinant of a 3 × 3 matrix."""
     return np.float32(1.0) if _inverse_matrix(m)[1] > 0.0 else np.float32(-1.0)
 
 
-@compiled
+@inlined
 def _solve(field, shape, linear, back, sign, t, q):  # type: ignore[no-untyped-def]
     """Find ``q`` with ``q + u(q) = t``, starting at the given ``q``.
 
@@ -195,13 +195,13 @@ def _solve(field, shape, linear, back, sign, t, q):  # type: ignore[no-untyped-d
     return False, q, f, inverse
 
 
-@compiled
+@inlined
 def _mixed(m, s):  # type: ignore[no-untyped-def]
     zy, zx, yx, zyx = m
     return s[0] * (zy * s[1] + zx * s[2] + zyx * s[1] * s[2]) + yx * s[1] * s[2]
 
 
-@compiled
+@inlined
 def _still(place, rest, step):  # type: ignore[no-untyped-def]
     """Return whether a step along an axis stays in the cell, or its continuation."""
     if rest != 0.0:
@@ -233,7 +233,7 @@ def _step_within(field, shape, linear, sign, t, q):  # type: ignore[no-untyped-d
     return within and _square(f) < TOLERANCE * TOLERANCE, q, f, inverse
 
 
-@compiled
+@inlined
 def _flag(found, q, bounds):  # type: ignore[no-untyped-def]
     """Return the flag of a point.
 
@@ -245,7 +245,7 @@ def _flag(found, q, bounds):  # type: ignore[no-untyped-def]
     return INSIDE if found else FOLDED
 
 
-@compiled
+@inlined
 def _guess(start, t):  # type: ignore[no-untyped-def]
     """Return the preimage by the affine part alone."""
     return (
@@ -255,7 +255,7 @@ def _guess(start, t):  # type: ignore[no-untyped-def]
     )
 
 
-@compiled
+@inlined
 def _clipped(q, bounds):  # type: ignore[no-untyped-def]
     return (
         min(max(q[0], bounds[0, 0]), bounds[1, 0]),
@@ -264,7 +264,7 @@ def _clipped(q, bounds):  # type: ignore[no-untyped-def]
     )
 
 
-@compiled
+@inlined
 def _linear_part(start):  # type: ignore[no-untyped-def]
     return (
         start[0, 0], start[0, 1], start[0, 2],
@@ -273,7 +273,7 @@ def _linear_part(start):  # type: ignore[no-untyped-def]
     )  # fmt: skip
 
 
-@compiled
+@inlined
 def _length(f, spacing):  # type: ignore[no-untyped-def]
     return np.sqrt(
         (f[0] * spacing[0]) ** 2 + (f[1] * spacing[1]) ** 2 + (f[2] * spacing[2]) ** 2

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from xdreg.numerics.filters import compiled
+from xdreg.numerics.filters import inlined
 
 
-@compiled
+@inlined
 def cell(position, size):  # type: ignore[no-untyped-def]
     """Return the voxel before a position, the rest, and the distance off the axis.
 
@@ -24,7 +24,7 @@ def cell(position, size):  # type: ignore[no-untyped-def]
     return base, np.float32(inside - np.float32(base)), abs(position - inside)
 
 
-@compiled
+@inlined
 def cell_steps(shape, components):  # type: ignore[no-untyped-def]
     """Return the offsets between the voxels of a cell along (z, y, x)."""
     nz, ny, nx = shape
@@ -35,7 +35,7 @@ def cell_steps(shape, components):  # type: ignore[no-untyped-def]
     )
 
 
-@compiled
+@inlined
 def interpolate(values, at, steps, place):  # type: ignore[no-untyped-def]
     """Interpolate linearly in the cell at offset ``at``."""
     dz, dy, dx = steps
@@ -50,7 +50,7 @@ def interpolate(values, at, steps, place):  # type: ignore[no-untyped-def]
     return near + fz * (far - near)
 
 
-@compiled
+@inlined
 def corner(number, at, steps, place):  # type: ignore[no-untyped-def]
     """Return the offset and the weight of one of a cell's eight corners."""
     weight = np.float32(1)
@@ -64,7 +64,7 @@ def corner(number, at, steps, place):  # type: ignore[no-untyped-def]
     return at, weight
 
 
-@compiled
+@inlined
 def interpolate_known(values, at, steps, place):  # type: ignore[no-untyped-def]
     """Interpolate among the known corners; NaN if their weight is below one half.
 
