@@ -4,8 +4,6 @@ Blocks have at most 64³ voxels in 3-D and 256² in 2-D. ``engine`` has the peer
 register whole images, ``pose`` rotated and cropped images, ``failures`` bad blocks.
 """
 
-from dataclasses import replace
-
 import numpy as np
 
 from tests.benchmarks.common import (
@@ -71,11 +69,9 @@ def _compare(label, options, judge):
 def _shapes(name, judge):
     """Print the last stage with blocks and overlaps of several sizes."""
     fixed, moving = pair(name)
-    affine, *coarse, last = fixed.dreg.plan(moving, metric="lncc").stages
+    last = fixed.dreg.plan(moving, metric="lncc").stages[-1]
     options = {"progress": False, "metric": "lncc"}
-    # Alone, the last stage would be planned at the finest level.
-    stages = [affine.options, *(_as_planned(stage) for stage in coarse)]
-    before = fixed.dreg.register(moving, stages=stages, **options)
+    before = fixed.dreg.register(moving, finest_level=1, **options)
 
     def finest(block, overlap):
         return timed(
@@ -99,7 +95,3 @@ def _shapes(name, judge):
                 **border_ratios(field, whole),
                 time=f"{seconds / alone:.2f} x",
             )
-
-
-def _as_planned(stage):
-    return replace(stage.options, **stage.engine_options)

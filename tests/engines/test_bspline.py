@@ -1,5 +1,9 @@
 """The B-spline field against ITK's own transform."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -67,3 +71,28 @@ def test_coefficients_must_fit():
         evaluate(np.zeros((3, 7, 6, 8)), COARSE, FINE)
     with pytest.raises(InputError, match="dims"):
         evaluate(np.zeros((3, 7, 6, 9)), COARSE, flat(FINE))
+
+
+EVALUATED = """
+import hashlib
+import numpy as np
+from xdreg.engines.bspline import evaluate
+from xdreg.grid import Grid
+
+dims = ("z", "y", "x")
+few = Grid(dims, (21, 23, 25), (5.0,) * 3, (-5.0,) * 3, "micrometer")
+many = Grid(dims, (90, 100, 110), (1.0,) * 3, (0.0,) * 3, "micrometer")
+field = evaluate(np.random.default_rng(0).random((3, *few.shape)), few, many)
+print(hashlib.sha256(field.tobytes()).hexdigest())
+"""
+
+
+def test_the_bits_do_not_depend_on_the_threads_of_blas():
+    """Workers of a cluster have one thread; full matrix products would differ."""
+    found = set()
+    for threads in ("1", "2"):
+        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        environment = {**os.environ, **dict.fromkeys(names, threads)}
+        command = [sys.executable, "-c", EVALUATED]
+        found.add(subprocess.check_output(command, env=environment))
+    assert len(found) == 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from xdreg.errors import InputError
 
@@ -56,7 +57,6 @@ def evaluate(
     origin, step = np.asarray(grid.origin), np.asarray(grid.spacing)
     first = coefficient_grid.physical_to_index(origin)
     step = step / np.asarray(coefficient_grid.spacing)
-    # Last axis first, so that the growing array is processed contiguously.
     for axis in reversed(range(grid.ndim)):
         positions = first[axis] + step[axis] * np.arange(grid.shape[axis])
         basis = basis_matrix(positions, coefficient_grid.shape[axis])
@@ -67,10 +67,10 @@ def evaluate(
 def _along(
     matrix: NDArray[np.float32], field: NDArray[np.float32], axis: int
 ) -> NDArray[np.float32]:
-    if axis == field.ndim - 1:
-        result = field @ matrix.T
-    else:
-        rows = field.reshape(*field.shape[: axis + 1], -1)
-        result = matrix @ rows
-        result = result.reshape(*result.shape[: axis + 1], *field.shape[axis + 1 :])
-    return np.asarray(result, dtype=np.float32)
+    """Multiply an axis by a matrix, of which four numbers a row are not zero.
+
+    Products of full matrices are rounded as the number of BLAS's threads has it.
+    """
+    rows = np.moveaxis(field, axis, 0)
+    result = csr_array(matrix) @ rows.reshape(rows.shape[0], -1)
+    return np.moveaxis(result.reshape(-1, *rows.shape[1:]), 0, axis)
