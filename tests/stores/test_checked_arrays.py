@@ -283,10 +283,11 @@ def test_a_busy_bucket_is_given_up_in_time(tmp_path):
     xdreg.save(image, tmp_path / "bucket/image.zarr", chunks=10, levels=1)
     with serving(tmp_path) as (url, faults):
         options = {"storage_options": {"endpoint_url": url, "anon": True}}
-        xdreg.open_ome_zarr("s3://bucket/image.zarr", **options)  # makes the client
-        with dask.config.set({"xdreg.read-deadline": "700 ms"}):
+        # What answers may take as long as a busy machine takes.
+        patient = xdreg.open_ome_zarr("s3://bucket/image.zarr", level=0, **options)
+        np.testing.assert_array_equal(patient, image)
+        with dask.config.set({"xdreg.read-deadline": "2 s"}):
             array = xdreg.open_ome_zarr("s3://bucket/image.zarr", level=0, **options)
-            np.testing.assert_array_equal(array, image)
             for answer in ((503, "SlowDown"), (400, "RequestTimeout")):
                 faults.answers = {"/c/1/1": answer}
                 with pytest.raises(UnreadableError, match="c/1/1 did not come within"):
