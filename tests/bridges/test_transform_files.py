@@ -1,11 +1,15 @@
 """ITK's transform files: points, composites, linear transforms."""
 
+import subprocess
+import sys
+
 import itk
 import numpy as np
 import pytest
 
 import xdreg
 from tests.helpers.fields import Known, difference, points_of
+from tests.helpers.itk_files import transforms
 from xdreg import bridges
 from xdreg.fields.field import field_grid
 from xdreg.grid import Grid
@@ -17,7 +21,7 @@ def test_itk_maps_points_as_the_field_does(tmp_path, ndim, affine):
     known = Known(ndim, 20.0)
     path = tmp_path / "warp.h5"
     xdreg.write_transform(known.field, path, affine=affine, units="micrometer")
-    (transform,) = itk.transformread(str(path))
+    (transform,) = transforms(path)
     points = points_of(known)
     found = [list(transform.TransformPoint(p[::-1].tolist()))[::-1] for p in points]
     expected = known.field.dreg.transform_points(points)
@@ -65,3 +69,21 @@ def test_a_composite_is_read_in_its_order(tmp_path):
     assert field_grid(field) == field_grid(known.field)
     expected = xdreg.from_itk_transform(both, field_grid(field))
     assert difference(field, expected) < 1e-3
+
+
+READ_LOAD_READ = """
+import sys, itk, xdreg
+xdreg.open_transform(sys.argv[1], units="micrometer")
+itk.ElastixRegistrationMethod
+itk.transformread(sys.argv[1])
+print("read")
+"""
+
+
+def test_elastix_may_be_loaded_after_a_transform_is_read(tmp_path):
+    """ITK alone crashes where it is loaded between two reads."""
+    path = tmp_path / "warp.h5"
+    xdreg.write_transform(Known(2, 20.0).field, path, units="micrometer")
+    command = [sys.executable, "-c", READ_LOAD_READ, path]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    assert (done.returncode, done.stdout) == (0, "read\n"), done.stderr

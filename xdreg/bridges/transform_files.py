@@ -111,5 +111,7 @@ def read_transforms(path: str | os.PathLike[str]) -> list[Any]:
     """Return the ITK transforms of a file in the order of the file."""
     import itk
 
+    # The process crashes if ITK reads a transform, then loads Elastix, and reads again.
+    getattr(itk, "ElastixRegistrationMethod", None)
     with itk_errors(f"read {path}"):
         return list(itk.transformread(str(local_path(path))))
