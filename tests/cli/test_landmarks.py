@@ -2,13 +2,13 @@
 
 import json
 
+import itk
 import numpy as np
 import pandas as pd
 import pytest
 
 import xdreg
 from tests.helpers.fields import Known, image, points_of
-from tests.helpers.itk_files import transforms
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_a_matrix_a_transform_and_a_field(xdreg_command, tables, tmp_path):
         assert f"{kind} transform of 30 of 30" in out
     found = xdreg.landmarks(fixed, moving)
     np.testing.assert_allclose(np.loadtxt(outputs[0], delimiter=","), found.matrix)
-    (transform,) = transforms(outputs[1])
+    (transform,) = itk.transformread(str(outputs[1]))
     place = points_of(known, 1)
     there = list(transform.TransformPoint(place[0, ::-1].tolist()))[::-1]
     np.testing.assert_allclose(there, found.move(place)[0])

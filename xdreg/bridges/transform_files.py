@@ -9,6 +9,7 @@ ITK reads and writes each file as a whole.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from xdreg.bridges.prepare import (
@@ -111,7 +112,8 @@ def read_transforms(path: str | os.PathLike[str]) -> list[Any]:
     """Return the ITK transforms of a file in the order of the file."""
     import itk
 
-    # The process crashes if ITK reads a transform, then loads Elastix, and reads again.
-    getattr(itk, "ElastixRegistrationMethod", None)
+    # ITK crashes in a process that loads Elastix between two reads: it comes first.
+    if "itk.itkTransformFileReaderPython" not in sys.modules:
+        getattr(itk, "ElastixRegistrationMethod", None)
     with itk_errors(f"read {path}"):
         return list(itk.transformread(str(local_path(path))))
