@@ -13,6 +13,16 @@ settings.register_profile("xdreg", deadline=None, max_examples=40)
 settings.load_profile("xdreg")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def elastix_comes_first():
+    """Load Elastix before any test reads a transform.
+
+    ITK crashes in a process that loads it between two reads.
+    """
+    if itk := sys.modules.get("itk"):
+        getattr(itk, "ElastixRegistrationMethod", None)
+
+
 @pytest.fixture
 def xdreg_command(monkeypatch, capsys):
     """Run the command in this process; return its exit code, stdout and stderr."""
