@@ -20,7 +20,7 @@ import numpy as np
 from scipy import ndimage
 
 from xdreg.grid import SPATIAL_DIMS, Grid
-from xdreg.numerics.descriptors import NOT_COUNTED, SCALE, descriptor
+from xdreg.numerics.descriptors import IN_SPACE, NOT_COUNTED, SCALE, descriptor
 from xdreg.numerics.filters import CHUNK, compiled
 from xdreg.numerics.folding import unfold
 from xdreg.numerics.kernels import resample_displacement
@@ -134,8 +134,8 @@ def _costs(fixed, moving, moves, out):  # type: ignore[no-untyped-def]
 
     Where one of the two is outside its mask it is the mean of all, which is neutral.
     """
-    nz, ny, nx, channels = fixed.shape
-    scale = np.float32(1 / (SCALE * SCALE * channels))
+    nz, ny, nx, width = fixed.shape
+    scale = np.float32(1 / (SCALE * SCALE * min(width, IN_SPACE)))
     total, count = np.float64(0), 0
     for z in range(nz):
         for y in range(ny):
@@ -150,12 +150,12 @@ def _costs(fixed, moving, moves, out):  # type: ignore[no-untyped-def]
                     there = moving[k, j, i]
                     if there[0] == NOT_COUNTED:
                         continue
-                    squares = np.int64(0)
-                    for c in range(channels):
-                        gap = np.int64(here[c]) - np.int64(there[c])
+                    squares = np.float32(0)  # whole numbers, exact
+                    for c in range(width):
+                        gap = np.float32(here[c]) - np.float32(there[c])
                         squares += gap * gap
-                    out[z, y, x, n] = scale * np.float32(squares)
-                    total += scale * np.float32(squares)
+                    out[z, y, x, n] = scale * squares
+                    total += scale * squares
                     count += 1
     flat, mean = out.reshape(-1), np.float32(total / max(count, 1))
     for n in range(flat.size):

@@ -14,7 +14,13 @@ from xdreg.engines.descent import summed_forces
 from xdreg.engines.metric import NO_TENSOR, EngineMetric, Terms
 from xdreg.numerics import descriptors
 from xdreg.numerics.array_descriptors import ArrayDescriptors
-from xdreg.numerics.descriptors import NOT_COUNTED, SCALE, descriptor
+from xdreg.numerics.descriptors import (
+    IN_SPACE,
+    NOT_COUNTED,
+    SCALE,
+    descriptor,
+    lanes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,9 +81,10 @@ class SelfSimilarity(EngineMetric):
         steps = np.ones(3, np.float32)
 
         def terms(pulled: Array) -> Terms:
-            images = still, (1, 1, 1), reference, descriptor(pulled, radius), steps
+            images = reference, descriptor(pulled, radius), lanes(reference)
             result = Terms.empty(units.shape)
-            descriptors.force(0, len(still), *images, *result.arrays)
+            arrays = steps, *result.arrays
+            descriptors.force(0, len(still), still, (1, 1, 1), *images, *arrays)
             return result
 
         return terms
@@ -89,8 +96,8 @@ class SelfSimilarity(EngineMetric):
         both = (a[..., 0] != NOT_COUNTED) & (b[..., 0] != NOT_COUNTED)
         if not both.any():
             return float("nan")
-        difference = (a[both].astype(np.float32) - b[both]) / SCALE
-        return float(1 - (difference**2).mean())
+        a, b = a[both][:, :IN_SPACE], b[both][:, :IN_SPACE]
+        return float(1 - ((a.astype(np.float32) - b) ** 2).mean() / SCALE**2)
 
 
 def descriptor_force(
@@ -110,7 +117,8 @@ def descriptor_force(
     def push(
         start: int, stop: int, displacement: Array, update: Array, totals: Totals
     ) -> None:
-        images = displacement, stride, reference, source, squared_steps
-        descriptors.force(start, stop, *images, update, NO_TENSOR, totals)
+        images = displacement, stride, reference, source, lanes(source)
+        arrays = squared_steps, update, NO_TENSOR, totals
+        descriptors.force(start, stop, *images, *arrays)
 
     return (push,)

@@ -5,7 +5,8 @@ neighbours that are not opposite, the mean squared difference of the patches aro
 is measured, relative to the mean over all pairs. The result describes the shape around
 the voxel, whatever the modality, by 12 numbers in a volume and 4 in a plane.
 
-Descriptors are bytes, ``(z, y, x, channel)``. The value `NOT_COUNTED` in the first
+Descriptors are bytes, ``(z, y, x, channel)``. In a volume four channels of zeros are
+added: 16 numbers fill the processor's registers. The value `NOT_COUNTED` in the first
 channel marks a voxel outside the mask. Source: Heinrich et al., Towards realtime
 multimodal fusion for image-guided interventions using self-similarities, MICCAI 2013.
 """
@@ -20,7 +21,6 @@ import numpy as np
 from xdreg.numerics.filters import (
     close_plane,
     compiled,
-    exact,
     inlined,
     place_in,
     ring_of,
@@ -28,7 +28,7 @@ from xdreg.numerics.filters import (
     sum_ring,
 )
 from xdreg.numerics.nodes import places, row_of
-from xdreg.numerics.trilinear import cell
+from xdreg.numerics.trilinear import cell, cell_steps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 #: Descriptors are stored in steps of 1 / SCALE.
 SCALE = 254
 NOT_COUNTED = 255
+
+#: Numbers of a descriptor in a volume, and bytes that are kept for them.
+IN_SPACE = 12
+WIDTH = 16
 
 #: Differences of patches are divided by their mean around the voxel, or by this share
 #: of the image's mean if that is larger: flat parts have no shape.
@@ -57,12 +61,22 @@ def descriptor(
     known = np.isfinite(image)
     values = np.where(known, image - (image[known].mean() if known.any() else 0), 0)
     values = values.astype(np.float32)
-    out = np.zeros((*image.shape, len(pairs)), np.uint8)
+    width = WIDTH if len(pairs) == IN_SPACE else len(pairs)
+    out = np.zeros((*image.shape, width), np.uint8)
     # The first pass finds the image's mean difference.
     total = _describe(values, known, pairs, radius, np.float32(0), out)
     mean = np.float32(total / max(1, known.sum()))
     _describe(values, known, pairs, radius, LEAST_VARIANCE * mean, out)
     return out
+
+
+def lanes(descriptors: NDArray[np.uint8]) -> tuple[int, ...]:
+    """Return a tuple as long as a descriptor is wide.
+
+    The length of a tuple is part of its type. A loop over a length that is known when
+    it is compiled is vectorised whole.
+    """
+    return (0,) * descriptors.shape[-1]
 
 
 def neighbour_pairs(shape: tuple[int, ...]) -> NDArray[np.int64]:
@@ -135,54 +149,68 @@ def _describe(image, known, pairs, radius, least, out):  # type: ignore[no-untyp
 
 
 @inlined
-def _counting(descriptor, weight):  # type: ignore[no-untyped-def]
-    """Return a corner's weight, zero if it is `NOT_COUNTED`."""
-    return weight if descriptor[0] != NOT_COUNTED else np.float32(0)
+def _counting(first, weight):  # type: ignore[no-untyped-def]
+    """Return a corner's weight, zero if its first channel is `NOT_COUNTED`."""
+    return weight if first != NOT_COUNTED else np.float32(0)
 
 
-@exact
-def _pull_plane(k, displacement, at_z, at_y, at_x, source, out):  # type: ignore[no-untyped-def]
-    """Sample descriptors at the displaced voxels of a plane; NaN if unknown."""
-    nz, ny, nx, channels = source.shape
-    half = np.float32(0.5)
+@inlined
+def _pull_plane(k, displacement, at_z, at_y, at_x, source, lanes, out):  # type: ignore[no-untyped-def]
+    """Sample descriptors at the displaced voxels of a plane; NaN if unknown.
+
+    ``source`` and ``out`` are flat but for their planes.
+    """
+    nz, ny, nx = source.shape[:3]
+    width, values = len(lanes), source.reshape(-1)
+    one, half = np.float32(1), np.float32(0.5)
     scratch = np.empty((3, 3 * displacement.shape[2]), np.float32)
     row = np.empty((nx, 3), np.float32)
+    dz, dy, dx = cell_steps((nz, ny, nx), width)
     for j in range(ny):
         row_of(displacement, at_z, at_y, at_x, k, j, scratch, row)
         for i in range(nx):
             z, fz, bz = cell(np.float32(k) + row[i, 0], nz)
             y, fy, by = cell(np.float32(j) + row[i, 1], ny)
             x, fx, bx = cell(np.float32(i) + row[i, 2], nx)
+            to = np.uintp(width * (j * nx + i))
             if not (bz <= half and by <= half and bx <= half):
-                out[j, i, 0] = np.nan
+                out[to] = np.nan
                 continue
-            z1, y1, x1 = min(z + 1, nz - 1), min(y + 1, ny - 1), min(x + 1, nx - 1)
-            gz, gy, gx = 1 - fz, 1 - fy, 1 - fx
-            w000 = _counting(source[z, y, x], gz * gy * gx)
-            w001 = _counting(source[z, y, x1], gz * gy * fx)
-            w010 = _counting(source[z, y1, x], gz * fy * gx)
-            w011 = _counting(source[z, y1, x1], gz * fy * fx)
-            w100 = _counting(source[z1, y, x], fz * gy * gx)
-            w101 = _counting(source[z1, y, x1], fz * gy * fx)
-            w110 = _counting(source[z1, y1, x], fz * fy * gx)
-            w111 = _counting(source[z1, y1, x1], fz * fy * fx)
-            known = w000 + w001 + w010 + w011 + w100 + w101 + w110 + w111
+            a = np.uintp(width * ((z * ny + y) * nx + x))
+            b, c, d = a + dx, a + dy, a + dy + dx
+            e, f, g, h = a + dz, b + dz, c + dz, d + dz
+            gz, gy, gx = one - fz, one - fy, one - fx
+            wa = _counting(values[a], gz * gy * gx)
+            wb = _counting(values[b], gz * gy * fx)
+            wc = _counting(values[c], gz * fy * gx)
+            wd = _counting(values[d], gz * fy * fx)
+            we = _counting(values[e], fz * gy * gx)
+            wf = _counting(values[f], fz * gy * fx)
+            wg = _counting(values[g], fz * fy * gx)
+            wh = _counting(values[h], fz * fy * fx)
+            known = wa + wb + wc + wd + we + wf + wg + wh
             if known < half:
-                out[j, i, 0] = np.nan
+                out[to] = np.nan
                 continue
-            scale = np.float32(1) / (np.float32(SCALE) * known)
-            for c in range(channels):
-                value = (
-                    w000 * np.float32(source[z, y, x, c])
-                    + w001 * np.float32(source[z, y, x1, c])
-                    + w010 * np.float32(source[z, y1, x, c])
-                    + w011 * np.float32(source[z, y1, x1, c])
-                    + w100 * np.float32(source[z1, y, x, c])
-                    + w101 * np.float32(source[z1, y, x1, c])
-                    + w110 * np.float32(source[z1, y1, x, c])
-                    + w111 * np.float32(source[z1, y1, x1, c])
+            scale = one / (np.float32(SCALE) * known)
+            for lane in range(width):
+                n = np.uintp(lane)
+                out[to + n] = scale * (
+                    wa * np.float32(values[a + n])
+                    + wb * np.float32(values[b + n])
+                    + wc * np.float32(values[c + n])
+                    + wd * np.float32(values[d + n])
+                    + we * np.float32(values[e + n])
+                    + wf * np.float32(values[f + n])
+                    + wg * np.float32(values[g + n])
+                    + wh * np.float32(values[h + n])
                 )
-                out[j, i, c] = scale * value
+
+
+@inlined
+def _known(values, at, instead):  # type: ignore[no-untyped-def]
+    """Return an offset, or another one where the value is NaN."""
+    return instead if np.isnan(values[at]) else at
 
 
 @compiled
@@ -193,6 +221,7 @@ def force(  # type: ignore[no-untyped-def]
     stride,
     fixed,
     source,
+    lanes,
     squared_steps,
     update,
     tensor,
@@ -201,8 +230,9 @@ def force(  # type: ignore[no-untyped-def]
     """Write update, tensor and totals of a slab; see `correlation_kernels.force`.
 
     Three planes of pulled descriptors are kept for their slopes. Totals count voxels.
+    ``lanes`` is that of the descriptors `fixed` and `source`.
     """
-    nz, ny, nx, channels = fixed.shape
+    nz, ny, nx = fixed.shape[:3]
     cz, cy, cx = displacement.shape[:3]
     at_z, at_y = places(nz, cz, stride[0]), places(ny, cy, stride[1])
     at_x = places(nx, cx, stride[2])
@@ -211,59 +241,70 @@ def force(  # type: ignore[no-untyped-def]
     totals[start:stop] = 0
     if wanted:
         tensor[start:stop] = 0
+    width, line = len(lanes), len(lanes) * nx
+    plane = line * ny
+    size, unit = min(width, IN_SPACE), np.float32(1 / SCALE)
+    half, quarter = np.float32(0.5), np.float32(0.25)
     first, last = start * stride[0], min(stop * stride[0], nz)
-    ring = np.empty((3, ny, nx, channels), np.float32)
+    ring = np.empty((3, plane), np.float32)
+    pulled, reference = ring.reshape(-1), fixed.reshape(-1)
     for p in range(max(0, first - 1), min(nz, first + 1)):
-        _pull_plane(p, displacement, at_z, at_y, at_x, source, ring[p % 3])
+        _pull_plane(p, displacement, at_z, at_y, at_x, source, lanes, ring[p % 3])
     for k in range(first, last):
         if k + 1 < nz:
             planes = displacement, at_z, at_y, at_x
-            _pull_plane(k + 1, *planes, source, ring[(k + 1) % 3])
-        here = ring[k % 3]
-        below = ring[(k - 1) % 3] if k > 0 else here
-        above = ring[(k + 1) % 3] if k + 1 < nz else here
-        plane = k // stride[0]
+            _pull_plane(k + 1, *planes, source, lanes, ring[(k + 1) % 3])
+        here = plane * (k % 3)
+        below = plane * ((k - 1) % 3) if k > 0 else here
+        above = plane * ((k + 1) % 3) if k + 1 < nz else here
+        node = k // stride[0]
         energy, count = np.float64(0), np.float64(0)
         for j in range(ny):
-            south, north = here[max(j - 1, 0)], here[min(j + 1, ny - 1)]
+            south = here - line if j > 0 else here
+            north = here + line if j + 1 < ny else here
             row = j // stride[1]
             for i in range(nx):
-                if fixed[k, j, i, 0] == NOT_COUNTED or np.isnan(here[j, i, 0]):
+                at = width * (j * nx + i)
+                still, centre = np.uintp(k * plane + at), np.uintp(here + at)
+                if reference[still] == NOT_COUNTED or np.isnan(pulled[centre]):
                     continue
-                centre = here[j, i]
-                z0 = centre if np.isnan(below[j, i, 0]) else below[j, i]
-                z1 = centre if np.isnan(above[j, i, 0]) else above[j, i]
-                y0 = centre if np.isnan(south[i, 0]) else south[i]
-                y1 = centre if np.isnan(north[i, 0]) else north[i]
-                x0, x1 = here[j, max(i - 1, 0)], here[j, min(i + 1, nx - 1)]
-                x0 = centre if np.isnan(x0[0]) else x0
-                x1 = centre if np.isnan(x1[0]) else x1
-                n = i // stride[2]
+                z0 = _known(pulled, np.uintp(below + at), centre)
+                z1 = _known(pulled, np.uintp(above + at), centre)
+                y0 = _known(pulled, np.uintp(south + at), centre)
+                y1 = _known(pulled, np.uintp(north + at), centre)
+                x0 = np.uintp(here + at - width) if i > 0 else centre
+                x1 = np.uintp(here + at + width) if i + 1 < nx else centre
+                x0, x1 = _known(pulled, x0, centre), _known(pulled, x1, centre)
                 squares = np.float32(0)
                 vz, vy, vx = np.float32(0), np.float32(0), np.float32(0)
-                for c in range(channels):
-                    gap = np.float32(fixed[k, j, i, c]) / SCALE - centre[c]
-                    dz = np.float32(0.5) * (z1[c] - z0[c])
-                    dy = np.float32(0.5) * (y1[c] - y0[c])
-                    dx = np.float32(0.5) * (x1[c] - x0[c])
+                for lane in range(width):
+                    n = np.uintp(lane)
+                    gap = unit * np.float32(reference[still + n]) - pulled[centre + n]
                     squares += gap * gap
-                    vz += gap * dz
-                    vy += gap * dy
-                    vx += gap * dx
-                    if wanted:
-                        tensor[plane, row, n, 0] += dz * dz
-                        tensor[plane, row, n, 1] += dz * dy
-                        tensor[plane, row, n, 2] += dz * dx
-                        tensor[plane, row, n, 3] += dy * dy
-                        tensor[plane, row, n, 4] += dy * dx
-                        tensor[plane, row, n, 5] += dx * dx
-                update[plane, row, n, 0] += vz
-                update[plane, row, n, 1] += vy
-                update[plane, row, n, 2] += vx
-                energy += 1 - squares / channels
+                    vz += gap * (pulled[z1 + n] - pulled[z0 + n])
+                    vy += gap * (pulled[y1 + n] - pulled[y0 + n])
+                    vx += gap * (pulled[x1 + n] - pulled[x0 + n])
+                m = i // stride[2]
+                update[node, row, m, 0] += half * vz
+                update[node, row, m, 1] += half * vy
+                update[node, row, m, 2] += half * vx
+                energy += 1 - squares / size
                 count += 1
-        totals[plane, 0] += energy
-        totals[plane, 1] += count
+                if not wanted:
+                    continue
+                for lane in range(width):
+                    n = np.uintp(lane)
+                    dz = pulled[z1 + n] - pulled[z0 + n]
+                    dy = pulled[y1 + n] - pulled[y0 + n]
+                    dx = pulled[x1 + n] - pulled[x0 + n]
+                    tensor[node, row, m, 0] += quarter * dz * dz
+                    tensor[node, row, m, 1] += quarter * dz * dy
+                    tensor[node, row, m, 2] += quarter * dz * dx
+                    tensor[node, row, m, 3] += quarter * dy * dy
+                    tensor[node, row, m, 4] += quarter * dy * dx
+                    tensor[node, row, m, 5] += quarter * dx * dx
+        totals[node, 0] += energy
+        totals[node, 1] += count
     _scale(start, stop, (nz, ny, nx), stride, squared_steps, update)
 
 
