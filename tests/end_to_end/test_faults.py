@@ -12,7 +12,7 @@ from tests.helpers.hostile import hostile, shift
 from tests.helpers.pairs import SHAPE, shifted_pair
 from xdreg import partition as blocks
 from xdreg.coordinates import grid_of
-from xdreg.engines import elastix, processes
+from xdreg.engines import processes
 from xdreg.engines.isolated import Isolated
 from xdreg.errors import Interrupted
 from xdreg.fields.diagnostics import status_counts
@@ -60,29 +60,6 @@ def test_harm_costs_its_block_only(kind, limits, status, text, expected, tmp_pat
     errors = list((tmp_path / "run" / "stage_00" / "errors").glob("*.txt"))
     assert len(errors) == 2
     assert all(text in file.read_text("utf-8") for file in errors)
-
-
-@pytest.mark.slow
-def test_elastix_on_an_image_that_it_cannot_bear():
-    """Elastix crashes on the mutual information of a nearly constant image."""
-    # One that served other tests would be replaced, and the call tried again.
-    processes.shutdown()
-    image = shifted_pair()[0]
-    flat = xr.zeros_like(image)
-    flat.values[0, 0] = 1e-30
-    with pytest.raises(xdreg.MethodCrash, match="SIGSEGV"):
-        elastix.bspline(image, flat, metric="mi", grid_spacing=20, iterations=20)
-    found = elastix.bspline(image, image, metric="mi", grid_spacing=20, iterations=20)
-    assert np.isfinite(found).all()
-
-
-def test_elastix_has_a_memory_limit():
-    fixed, moving = shifted_pair()
-    stage = xdreg.BSpline(level=0, iterations=20, memory_limit="10 MiB")
-    with pytest.raises(xdreg.MethodError, match=r"memory limit of 10\.00 MiB"):
-        fixed.dreg.register(moving, stages=[stage], progress=False)
-    plan = fixed.dreg.plan(moving, stages=[xdreg.BSpline(level=0)])
-    assert plan.stages[0].memory_limit == 3 * plan.stages[0].memory
 
 
 def test_functions_of_a_script_and_itk_transforms_travel():

@@ -22,6 +22,10 @@ def pair():
     return fixed, moving, wedge, made
 
 
+#: A stage from a given start, for what no search for the pose decides.
+GIVEN = {"stages": [xdreg.Affine(metric="lncc")], "initial": np.eye(4)}
+
+
 def registered(fixed, moving, **options):
     return fixed.dreg.register(moving, progress=False, **options)
 
@@ -49,14 +53,13 @@ def test_padding_counts_as_little_as_nan(pair):
 def test_padding_is_told_and_can_be_counted(pair, caplog):
     fixed, moving, wedge, _ = pair
     images = [padded(image, wedge, 0) for image in (fixed, moving)]
-    stages = [xdreg.Affine(metric="lncc")]
     with caplog.at_level("INFO", logger="xdreg"):
-        told = registered(*images, stages=stages)
+        told = registered(*images, **GIVEN)
     assert "of fixed is constant at its border" in caplog.text
     found = json.loads(told.attrs["xdreg"])["fixed_mask"]
     assert found["without_padding"]
     assert 0.4 < found["share"] < 1 - wedge.mean()
-    every = registered(*images, stages=stages, fixed_mask=False, moving_mask=False)
+    every = registered(*images, fixed_mask=False, moving_mask=False, **GIVEN)
     assert "without_padding" not in every.attrs["xdreg"]
 
 
@@ -71,11 +74,10 @@ def test_a_foreground_ends_where_padding_begins(tmp_path):
         )
         < 24
     )
-    stages = [xdreg.Affine(metric="lncc")]
     shares = []
     for mask in (None, "auto"):
         field = registered(
-            padded(fixed, ~cone, -32768), moving, fixed_mask=mask, stages=stages
+            padded(fixed, ~cone, -32768), moving, fixed_mask=mask, **GIVEN
         )
         entry = json.loads(field.attrs["xdreg"])["fixed_mask"]
         shares.append(entry["share"])
@@ -88,5 +90,5 @@ def test_a_value_around_a_whole_object_counts():
         image.where(made.foreground, 0).astype("float32").compute()
         for image in (made.fixed, made.moving)
     )
-    field = registered(fixed, moving, stages=[xdreg.Affine(metric="lncc")])
+    field = registered(fixed, moving, **GIVEN)
     assert "without_padding" not in field.attrs["xdreg"]

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import xdreg
+from tests.helpers.pairs import shifted_pair
 from xdreg.coordinates import coordinates
 from xdreg.engines import elastix, processes
 from xdreg.errors import InputError, MethodError
@@ -67,6 +69,22 @@ def error_in_voxels(grid, found, true):
     difference = found - true
     distance = points @ difference[:-1, :-1].T + difference[:-1, -1]
     return np.linalg.norm(distance / grid.spacing, axis=1).max()
+
+
+# A process loads Elastix in 20 s: the first ends here, the next serves all up to the
+# limit of memory.
+@pytest.mark.slow
+def test_elastix_on_an_image_that_it_cannot_bear():
+    """Elastix crashes on the mutual information of a nearly constant image."""
+    # One that served other tests would be replaced, and the call tried again.
+    processes.shutdown()
+    same = shifted_pair()[0]
+    flat = xr.zeros_like(same)
+    flat.values[0, 0] = 1e-30
+    with pytest.raises(xdreg.MethodCrash, match="SIGSEGV"):
+        elastix.bspline(same, flat, metric="mi", grid_spacing=20, iterations=20)
+    found = elastix.bspline(same, same, metric="mi", grid_spacing=20, iterations=20)
+    assert np.isfinite(found).all()
 
 
 @pytest.mark.parametrize("grid", [GRID, FLAT], ids=["3d", "2d"])
@@ -160,7 +178,7 @@ def test_what_the_mask_leaves_out_has_no_say(masked):
     assert error_in_voxels(GRID, found, true) < 0.3
 
 
-def test_same_input_same_bits_other_seed_other_bits():
+def test_same_input_same_bits_other_seed_other_bits_and_a_limit_of_memory():
     fixed, moving = pair(GRID, about_centre(GRID, rotation(3, 3.0), np.ones(3)))
     options = {"iterations": 20, "samples": 500}
     first, again, other = (
@@ -170,9 +188,15 @@ def test_same_input_same_bits_other_seed_other_bits():
     assert (first != other).any()
     options["grid_spacing"] = 20.0
     first = elastix.bspline(fixed, moving, **options)
-    processes.shutdown()  # nor does the process matter
-    xr.testing.assert_identical(first, elastix.bspline(fixed, moving, **options))
     assert (first != elastix.bspline(fixed, moving, seed=1, **options)).any()
+    # Nor does the process matter, of which the limit of its memory ends one.
+    images = shifted_pair()
+    stage = xdreg.BSpline(level=0, iterations=20, memory_limit="10 MiB")
+    with pytest.raises(MethodError, match=r"memory limit of 10\.00 MiB"):
+        images[0].dreg.register(images[1], stages=[stage], progress=False)
+    xr.testing.assert_identical(first, elastix.bspline(fixed, moving, **options))
+    plan = images[0].dreg.plan(images[1], stages=[xdreg.BSpline(level=0)])
+    assert plan.stages[0].memory_limit == 3 * plan.stages[0].memory
 
 
 def test_far_origins_and_small_units_change_nothing():

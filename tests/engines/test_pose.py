@@ -95,6 +95,7 @@ def test_images_that_are_not_mirrored_stay_so(grid, monkeypatch):
     fixed = body(grid)
     found = find_pose(fixed, moved(fixed, truth), allow_mirror=True)
     assert corner_error(found.matrix, truth, grid) < 4
+    monkeypatch.setitem(pose.USUAL, grid.ndim, LITTLE)
     monkeypatch.setattr(pose, "THOROUGH", LITTLE)
     nothing = image(np.random.default_rng(1).standard_normal(grid.shape), grid)
     assert find_pose(fixed, nothing).mirrored is None
@@ -116,11 +117,13 @@ def test_a_doubtful_pose_of_a_volume_is_searched_for_again(monkeypatch):
         return best(self, effort, mirrored=mirrored)
 
     monkeypatch.setattr(pose._Search, "best", seen)
+    some = pose.Effort(looked=5, scaled=2, refined=1, finalists=4)
+    monkeypatch.setitem(pose.USUAL, 3, some)
     monkeypatch.setattr(pose, "THOROUGH", LITTLE)
     small = Grid(("z", "y", "x"), (20, 22, 24), (1.0,) * 3, (0.0,) * 3)
     noise = np.random.default_rng(0).standard_normal((2, *small.shape))
     find_pose(*(image(values, small) for values in noise), kind="rigid")
-    assert efforts == [pose.USUAL[3], pose.USUAL[3].less(), LITTLE]
+    assert efforts == [some, some.less(), LITTLE]
     efforts.clear()
     fixed = image(ndimage.gaussian_filter(noise[0], 2), small)
     find_pose(fixed, fixed, kind="rigid")
