@@ -16,7 +16,8 @@ settings.load_profile("xdreg")
 
 HERE = Path(__file__).parent
 
-#: Files that load Elastix, which takes 20 s in each process: one process runs them all.
+#: Files that load Elastix, which takes 20 s in each process, or much of ITK: one
+#: process runs them all.
 #: The first needs few kernels, which another process compiles meanwhile.
 ELASTIX = [
     "engines/test_elastix.py",
@@ -36,6 +37,8 @@ ELASTIX = [
     "end_to_end/test_oblique.py",
     "end_to_end/test_peers.py",
     "fields/test_composition.py",
+    "fields/test_points.py",
+    "numerics/test_interpolation.py",
     "numerics/test_itk_transforms.py",
 ]
 
