@@ -55,6 +55,7 @@ def test_an_upside_down_volume_is_found(axis):
 
 #: In place of a thorough search, which takes seconds.
 LITTLE = pose.Effort(looked=4, scaled=2, refined=1, finalists=3)
+FEW = pose._all_turns()[:24]
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_images_that_are_not_mirrored_stay_so(grid, monkeypatch):
     assert corner_error(found.matrix, truth, grid) < 4
     monkeypatch.setitem(pose.USUAL, grid.ndim, LITTLE)
     monkeypatch.setattr(pose, "THOROUGH", LITTLE)
-    monkeypatch.setattr(pose, "_all_turns", lambda turns=pose._all_turns(): turns[:24])
+    monkeypatch.setattr(pose, "_all_turns", lambda: FEW)
     small = grid.every((2,) * grid.ndim)
     nothing = image(np.random.default_rng(1).standard_normal(small.shape), small)
     assert find_pose(body(small), nothing).mirrored is None
@@ -121,7 +122,7 @@ def test_a_doubtful_pose_of_a_volume_is_searched_for_again(monkeypatch):
     monkeypatch.setattr(pose._Search, "best", seen)
     some = pose.Effort(looked=5, scaled=2, refined=1, finalists=4)
     monkeypatch.setitem(pose.USUAL, 3, some)
-    monkeypatch.setattr(pose, "_all_turns", lambda turns=pose._all_turns(): turns[:24])
+    monkeypatch.setattr(pose, "_all_turns", lambda: FEW)
     monkeypatch.setattr(pose, "THOROUGH", LITTLE)
     small = Grid(("z", "y", "x"), (20, 22, 24), (1.0,) * 3, (0.0,) * 3)
     noise = np.random.default_rng(0).standard_normal((2, *small.shape))
