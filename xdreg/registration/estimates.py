@@ -34,7 +34,7 @@ COMPILER_BYTES = 100_000_000
 VOXEL_BYTES = 92
 
 #: Additional bytes per voxel for self-similarity descriptors.
-DESCRIPTOR_BYTES = 90
+DESCRIPTOR_BYTES = 98
 
 #: Bytes on a GPU per voxel of a block's window: before the finest level of a run, and
 #: there, where the field is on every second voxel. Peaks of the engine's arrays, as
