@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import io
 import os
 import sys
@@ -33,6 +34,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+# What is imported so far stays. To look for garbage in it takes as long as Zarr's import.
+gc.freeze()
 
 #: Error numbers of an output that takes no more.
 _FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO

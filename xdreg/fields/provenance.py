@@ -12,7 +12,7 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -23,13 +23,15 @@ from xdreg.fields.diagnostics import HARMLESS, SEVERITY, status_name
 from xdreg.fields.field import field_grid
 from xdreg.grid import Grid, is_finite
 from xdreg.partition import Partition
-from xdreg.stores.channels import Selection
 from xdreg.stores.named_files import (
     absolute,
     is_elsewhere,
     is_local,
     why_not_a_file,
 )
+
+if TYPE_CHECKING:
+    from xdreg.stores.channels import Selection
 
 #: The images of a registration, as a field names them.
 IMAGES = ("fixed", "moving")

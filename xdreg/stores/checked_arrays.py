@@ -146,11 +146,8 @@ class CheckedPipeline(BatchedCodecPipeline):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle without the codecs, which the metadata holds too."""
-        return CheckedPipeline.of, (self.metadata, self.place, self._seconds)
-
-    @property
-    def _seconds(self) -> float:
-        return read_deadline() if self.seconds is None else self.seconds
+        seconds = read_deadline() if self.seconds is None else self.seconds
+        return CheckedPipeline.of, (self.metadata, self.place, seconds)
 
     def __dask_tokenize__(self) -> object:
         """Return a token of the class: all else is in the array's metadata."""
@@ -193,9 +190,15 @@ class CheckedPipeline(BatchedCodecPipeline):
             raise reason from error
 
     async def _persistently(self, read: Callable[[], Any], name: str) -> Any:
-        seconds = self._seconds * max(1.0, self._chunk_bytes / BYTES_IN_TIME)
-        what = f"{self.place.store}/{name}"
-        return await persistently(read, what, remote=self._remote, seconds=seconds)
+        seconds = known_deadline() if self.seconds is None else self.seconds
+        scale = max(1.0, self._chunk_bytes / BYTES_IN_TIME)
+        return await persistently(
+            read,
+            f"{self.place.store}/{name}",
+            remote=self._remote,
+            seconds=None if seconds is None else scale * seconds,
+            scale=scale,
+        )
 
     def _reason(self, error: Exception, name: str) -> UnreadableError:
         if isinstance(error, UnreadableError):

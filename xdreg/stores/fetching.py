@@ -79,10 +79,12 @@ async def persistently(
     *,
     remote: bool,
     seconds: float | None,
+    scale: float = 1.0,
 ) -> T:
     """Return what ``read`` returns, with retries, or raise in time.
 
-    Without ``seconds``, `read_deadline` is asked for what does not come at once.
+    Without ``seconds``, `read_deadline` is asked for what does not come at once, and
+    multiplied by ``scale``.
 
     Raises
     ------
@@ -96,7 +98,7 @@ async def persistently(
             await asyncio.wait([reading], timeout=_LOOK)
             if reading.done():
                 return reading.result()
-            seconds = read_deadline()
+            seconds = scale * read_deadline()
         except BaseException:
             reading.cancel()
             raise

@@ -10,7 +10,6 @@ import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.request import url2pathname
 
 from xdreg.errors import InputError
 
@@ -41,6 +40,8 @@ def as_address(path: object, name: str = "path") -> str:
     if host not in ("", "localhost") or place is None:
         msg = f"{name} is {text}; expected a path, or a URL such as file:///data/image"
         raise InputError(msg)
+    from urllib.request import url2pathname  # takes long to import
+
     return url2pathname(place)
 
 
