@@ -140,10 +140,10 @@ def where_a_band_moves(metric, **options):
 def test_a_part_that_moves_by_itself_is_found_where_descent_fails():
     error, field = where_a_band_moves("mind", search=False)
     assert error > 10
-    assert np.isnan(field.stage0_block_from_search).all()
+    assert field.dreg.blocks.from_search[0].isna().all()
     error, field = where_a_band_moves("mind")
     assert error < 1
-    assert (field.stage0_block_from_search == 1).all()
+    assert (field.dreg.blocks.from_search[0] == 1).all()
     assert np.isnan(field.block_from_search).all()
 
 
@@ -151,10 +151,10 @@ def test_each_of_several_blocks_searches_if_told():
     blocks = {"block_shape": (80, 40), "overlap": 16}
     error, field = where_a_band_moves("mind", **blocks)
     assert error > 10
-    assert np.isnan(field.stage0_block_from_search).all()
+    assert field.dreg.blocks.from_search[0].isna().all()
     error, field = where_a_band_moves("mind", **blocks, search=True)
     assert error < 1
-    np.testing.assert_array_equal(field.stage0_block_from_search, [[1, 1]])
+    assert field.dreg.blocks.from_search[0].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("isolated", [False, True])

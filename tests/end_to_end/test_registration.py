@@ -311,7 +311,7 @@ def test_provenance_and_diagnostics_are_kept():
         progress=False,
     )
     assert field.block_status.dims == ("block_y", "block_x")
-    assert "stage0_block_status" in field
+    assert field.stage_blocks.dims == ("measure", "stage_block")
     made = json.loads(field.attrs["xdreg"])
     assert made["initial"] == np.eye(3).tolist()
     assert made["versions"]["xdreg"] == xdreg.__version__

@@ -8,7 +8,12 @@ import pytest
 
 import xdreg
 from tests.helpers.fields import wavy
-from xdreg.fields.diagnostics import DIAGNOSTICS, block_variables
+from xdreg.fields.diagnostics import (
+    DIAGNOSTICS,
+    EARLIER,
+    block_variables,
+    earlier_variable,
+)
 from xdreg.fields.provenance import (
     last_deformable,
     last_metric,
@@ -37,10 +42,12 @@ def described(**manifest):
         },
     ]
     field.attrs["xdreg"] = json.dumps({"stages": stages, **manifest})
-    for prefix, shape in (("stage0_", (1, 1)), ("", (2, 2))):
-        record = {name: np.zeros(shape, np.float32) for name in DIAGNOSTICS}
-        field = field.assign(block_variables(record, fixed.dims, prefix))
-    return field, fixed
+    first, last = (
+        {name: np.zeros(shape, np.float32) for name in DIAGNOSTICS}
+        for shape in ((1, 1), (2, 2))
+    )
+    field = field.assign(block_variables(last, fixed.dims))
+    return field.assign({EARLIER: earlier_variable({0: first})}), fixed
 
 
 def test_stages_and_their_partitions():

@@ -35,7 +35,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# What is imported so far stays. To look for garbage in it takes as long as Zarr's import.
+# What is imported so far stays. To look for garbage in it takes as long as to import
+# Zarr.
 gc.freeze()
 
 #: Error numbers of an output that takes no more.

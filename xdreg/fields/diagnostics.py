@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,12 @@ DIAGNOSTICS = {
     "neighbour_difference": "median difference from its neighbours' patches, in voxels",
     "seconds": "time the block took",
 }
+
+#: Variable with the diagnostics of all stages but the last deformable one.
+EARLIER = "stage_blocks"
+
+#: Its dimensions: a diagnostic, and the blocks of one stage after those of another.
+EARLIER_DIMS = ("measure", "stage_block")
 
 #: Diagnostics of an inverse, see `xdreg.fields.inverse`.
 INVERSE_DIAGNOSTICS = {
@@ -50,18 +57,64 @@ SEVERITY = (
 
 
 def block_variables(
-    record: Mapping[str, NDArray[np.float32]], dims: Sequence[str], prefix: str
+    record: Mapping[str, NDArray[np.float32]], dims: Sequence[str]
 ) -> dict[str, xr.Variable]:
     """Return a stage's diagnostics, each ``(*counts)``, as variables of a field."""
-    axes = [f"{prefix}block_{dim}" for dim in dims]
+    axes = [f"block_{dim}" for dim in dims]
     result = {}
     for name, long_name in DIAGNOSTICS.items():
         values = record[name].astype(np.int8 if name == "status" else np.float32)
         variable = xr.Variable(axes, values, {"long_name": long_name})
         if name == "status":
             variable.attrs |= status_attrs()
-        result[f"{prefix}block_{name}"] = variable
+        result[f"block_{name}"] = variable
     return result
+
+
+def earlier_variable(
+    records: Mapping[int, Mapping[str, NDArray[np.float32]]],
+) -> xr.Variable:
+    """Return the diagnostics of stages, by their numbers, as one variable."""
+    values = [
+        np.stack([record[name].ravel() for name in DIAGNOSTICS])
+        for record in records.values()
+    ]
+    attrs = {
+        "long_name": "diagnostics of the blocks of the other stages",
+        "measures": " ".join(DIAGNOSTICS),
+        "stages": list(records),
+        "counts": [n for record in records.values() for n in record["status"].shape],
+    }
+    return xr.Variable(EARLIER_DIMS, np.concatenate(values, 1, dtype=np.float32), attrs)
+
+
+def of_earlier(variable: xr.DataArray, number: int) -> dict[str, NDArray[Any]]:
+    """Return the diagnostics of a stage, each ``(*counts)``; empty if not there.
+
+    The variable may come from any store.
+    """
+    try:
+        stages = [int(v) for v in variable.attrs["stages"]]
+        counts = [int(v) for v in variable.attrs["counts"]]
+        names = str(variable.attrs["measures"]).split()
+        place, ndim = stages.index(number), len(counts) // len(stages)
+    except (KeyError, TypeError, ValueError, ArithmeticError):
+        return {}
+    shapes = [counts[i : i + ndim] for i in range(0, len(counts), ndim or 1)]
+    sizes = [math.prod(shape) for shape in shapes]
+    fits = variable.shape == (len(names), sum(sizes)) and len(shapes) == len(stages)
+    if not fits or min(counts, default=0) < 1:
+        return {}
+    begin = sum(sizes[:place])
+    values = variable.values[:, begin : begin + sizes[place]]
+    found: dict[str, NDArray[Any]] = {
+        name: row.reshape(shapes[place])
+        for name, row in zip(names, values, strict=True)
+    }
+    if "status" in found:
+        status = np.nan_to_num(found["status"], nan=-1).clip(-1, 127)
+        found["status"] = status.astype(np.int8)
+    return found
 
 
 def status_attrs() -> dict[str, Any]:

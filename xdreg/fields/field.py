@@ -2,7 +2,7 @@
 
 ``displacement (component, [z], y, x)`` is float32 in physical units, on its own grid.
 ``block_…`` variables hold the diagnostics of the last deformable stage,
-``stageN_block_…`` those of the others. A field maps fixed points onto moving ones and
+``stage_blocks`` those of the others. A field maps fixed points onto moving ones and
 is interpolated linearly.
 """
 

@@ -19,7 +19,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from xdreg.errors import InputError, StoreError
-from xdreg.fields.diagnostics import HARMLESS, SEVERITY, status_name
+from xdreg.fields.diagnostics import (
+    EARLIER,
+    HARMLESS,
+    SEVERITY,
+    of_earlier,
+    status_name,
+)
 from xdreg.fields.field import field_grid
 from xdreg.grid import Grid, is_finite
 from xdreg.partition import Partition
@@ -243,9 +249,13 @@ def stages_of(field: xr.Dataset) -> tuple[StageRecord, ...]:
         return (StageRecord(0, "", blocks=blocks),) if blocks else ()
     records = []
     for number, options in enumerate(described):
-        own = f"stage{number}_"
-        # The last deformable stage has no prefix.
-        blocks = _blocks(field, own) or _blocks(field, "")
+        # Older fields have variables of each stage; the last deformable one's have no
+        # prefix.
+        blocks = (
+            _earlier(field, number)
+            or _blocks(field, f"stage{number}_")
+            or _blocks(field, "")
+        )
         rest = {k: v for k, v in options.items() if k not in ("name", "grid")}
         name = str(options.get("name", ""))
         partition = _partition(options, blocks)
@@ -271,6 +281,20 @@ def _blocks(field: xr.Dataset, prefix: str) -> dict[str, NDArray[Any]]:
         and variable.chunks is None
         and variable.dtype.kind in "biuf"
     }
+    return _alike(found, field)
+
+
+def _earlier(field: xr.Dataset, number: int) -> dict[str, NDArray[Any]]:
+    """Return the diagnostics of another stage than the last deformable one."""
+    if EARLIER not in field or field[EARLIER].dtype.kind not in "biuf":
+        return {}
+    return _alike(of_earlier(field[EARLIER], number), field)
+
+
+def _alike(
+    found: dict[str, NDArray[Any]], field: xr.Dataset
+) -> dict[str, NDArray[Any]]:
+    """Return the diagnostics that fit the statuses and the field."""
     ndim = field["displacement"].ndim - 1
     shape = found["status"].shape if "status" in found else None
     return {k: v for k, v in found.items() if v.shape == shape and v.ndim == ndim}

@@ -17,7 +17,12 @@ import zarr
 
 from xdreg.coordinates import coordinates
 from xdreg.errors import InputError, StoreError
-from xdreg.fields.diagnostics import DIAGNOSTICS, INVERSE_DIAGNOSTICS
+from xdreg.fields.diagnostics import (
+    DIAGNOSTICS,
+    EARLIER,
+    EARLIER_DIMS,
+    INVERSE_DIAGNOSTICS,
+)
 from xdreg.fields.field import COMPONENT
 from xdreg.fields.ome_scene_reader import Step, read_steps
 from xdreg.fields.ome_vectors import VectorStep
@@ -121,12 +126,15 @@ def _read_extra(address: str, group: zarr.Group, name: str) -> xr.Dataset:
 def _is_diagnostic(name: str) -> bool:
     """Return whether an array is a known diagnostic of blocks."""
     _, found, kind = name.rpartition("block_")
-    return bool(found) and kind in DIAGNOSTICS | INVERSE_DIAGNOSTICS
+    known = DIAGNOSTICS | INVERSE_DIAGNOSTICS
+    return name == EARLIER or (bool(found) and kind in known)
 
 
 def _variable(address: str, array: zarr.Array[Any]) -> xr.Variable:
     """Return an array of diagnostics as the variable that xarray wrote."""
-    if array.size > MOST_BLOCKS:
+    if array.size > MOST_BLOCKS * (
+        1 if array.basename != EARLIER else len(DIAGNOSTICS)
+    ):
         msg = f"{address}: {array.path} has the shape {array.shape}, too many blocks"
         raise StoreError(msg)
     attrs = dict(array.attrs)
@@ -134,7 +142,12 @@ def _variable(address: str, array: zarr.Array[Any]) -> xr.Variable:
     stored = getattr(array.metadata, "dimension_names", None)
     dims: Any = attrs.pop("_ARRAY_DIMENSIONS", stored)
     prefix = array.basename.rpartition("block_")[0]
-    if not all(str(dim).startswith(f"{prefix}block_") for dim in dims):
+    ours = (
+        tuple(dims) == EARLIER_DIMS
+        if array.basename == EARLIER
+        else all(str(dim).startswith(f"{prefix}block_") for dim in dims)
+    )
+    if not ours:
         msg = f"{address}: {array.path} has the dimensions {dims}; expected blocks"
         raise StoreError(msg)
     # Otherwise xarray imports dask.array to see whether it is a Dask array.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from xdreg.fields.diagnostics import block_variables
+from xdreg.fields.diagnostics import EARLIER, block_variables, earlier_variable
 from xdreg.fields.displacement import displacement_array
 
 if TYPE_CHECKING:
@@ -38,9 +38,10 @@ def result_field(
     stages = enumerate(plan.stages)
     deformable = [number for number, stage in stages if not stage.options.linear]
     last = deformable[-1] if deformable else len(plan.stages) - 1
-    for number, numbers in enumerate(diagnostics):
-        prefix = "" if number == last else f"stage{number}_"
-        field = field.assign(block_variables(numbers, reader.grid.dims, prefix))
+    others = dict(enumerate(diagnostics))
+    field = field.assign(block_variables(others.pop(last), reader.grid.dims))
+    if others:
+        field[EARLIER] = earlier_variable(others)
     return field.assign_attrs(_attrs(plan, state, manifest, choice, pose))
 
 

@@ -37,7 +37,7 @@ _HALF = r"(?:[^/]*\.[0-9a-f]{32}\.partial)"
 
 #: Groups of the diagnostics and the provenance of a field, and diagnostics in them.
 _EXTRA = r"xdreg(?:_inverse)?"
-_DIAGNOSTIC = r"(?:stage\d+_)?block_[a-z_]+"
+_DIAGNOSTIC = r"(?:(?:stage\d+_)?block_[a-z_]+|stage_blocks)"
 
 #: Attribute of such a group: the names of its arrays.
 ARRAYS = "arrays"
