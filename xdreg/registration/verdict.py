@@ -6,6 +6,7 @@ it calls good can still be wrong, as where two regions look alike.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from xdreg.engines.pose_text import DOUBTFUL
 from xdreg.fields.diagnostics import HARMLESS, status_name
-from xdreg.fields.provenance import pose_of, stages_of
+from xdreg.fields.provenance import manifest_of, pose_of, stages_of
 from xdreg.partition import BlockStatus
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ USED = (float(BlockStatus.SUCCESS), float(BlockStatus.NOT_IMPROVED))
 
 #: Share of the chunks read that may be missing.
 MISSING = 0.1
+
+#: Agreement above chance, by either metric, below which the images have met nowhere.
+#: As of `xdreg.engines.metric_choice`, which measures it where they start.
+AGREEMENT = 0.05
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ def verdict(field: xr.Dataset) -> Verdict:
             f"another pose fits about as well (margin {margin:.2f}, less than "
             f"{DOUBTFUL})"
         )
+    doubts += _of_choice(manifest_of(field).get("choice"))
     for stage in stages:
         failed, doubtful = _of_stage(stage, last=stage is stages[-1])
         failures += failed
@@ -89,6 +95,23 @@ def verdict(field: xr.Dataset) -> Verdict:
         )
     word: Word = "failed" if failures else "doubtful" if doubts else "good"
     return Verdict(word, (*failures, *doubts))
+
+
+def _of_choice(choice: object) -> list[str]:
+    """Return what the choice of the metric has seen that means doubt.
+
+    It may come from any store, and there is none where the user named a metric.
+    """
+    seen = choice if isinstance(choice, dict) else {}
+    found = [seen.get(name) for name in ("correlation", "shapes")]
+    agreement = [v for v in found if isinstance(v, int | float) and math.isfinite(v)]
+    if len(agreement) < len(found) or max(agreement) >= AGREEMENT:
+        return []
+    return [
+        "the images agree no better than by chance where the registration started "
+        f"(agreement {max(0.0, *agreement):.2f}, less than {AGREEMENT}): is initial "
+        "right?"
+    ]
 
 
 def _of_stage(stage: StageRecord, *, last: bool) -> tuple[list[str], list[str]]:
