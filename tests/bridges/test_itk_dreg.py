@@ -172,6 +172,44 @@ def test_a_passthrough_of_blocks_of_which_the_first_failed():
 
 
 @needs_itk_dreg
+def test_inverses_are_left_out_and_the_log_says_so(caplog):
+    fixed, moving, _ = textured()
+    there, back = (itk.TranslationTransform[itk.D, 2].New() for _ in range(2))
+    there.SetOffset([2.0, -1.0])
+    back.SetOffset([-2.0, 1.0])
+
+    def method(**given):
+        return BlockPairRegistrationResult(
+            status=BlockRegStatus.SUCCESS,
+            transform=there,
+            transform_domain=given["fixed_subimage"],
+            inv_transform=back,
+            inv_transform_domain=given["fixed_subimage"],
+        )
+
+    def reduction(**given):
+        return RegistrationTransformResult(transform=there, inv_transform=back)
+
+    stage = xdreg.Custom(
+        method=BlockMethod(method),
+        reduction=Reduction(reduction),
+        level=0,
+        block_shape=64,
+        isolated=False,
+    )
+    with caplog.at_level("INFO", "xdreg"):
+        field = fixed.dreg.register(
+            moving, initial=np.eye(3), stages=stage, metric="ncc", progress=False
+        )
+    for name in ("method", "function"):
+        assert f"the inverse that {name} returns is not used" in caplog.text
+    inverse = field.dreg.inverse()
+    points = np.array([[60.0, 70.0], [80.0, 90.0]])
+    there_and_back = inverse.dreg.transform_points(field.dreg.transform_points(points))
+    np.testing.assert_allclose(there_and_back, points, atol=1e-3)
+
+
+@needs_itk_dreg
 def test_masks_reach_a_method_that_takes_them():
     fixed, moving, _ = textured()
     marked = [

@@ -185,6 +185,63 @@ def test_a_folder_that_is_gone_is_one_line(tmp_path, monkeypatch, xdreg_command)
     assert "current folder was removed" in err
 
 
+CHILD = """
+import os, resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime)
+"""
+
+
+def cpu_seconds(*command):
+    """Return the processor's time that a command takes."""
+    whole = [sys.executable, "-c", CHILD, sys.executable, *map(str, command)]
+    done = subprocess.run(whole, check=True, capture_output=True, encoding="utf-8")
+    return float(done.stdout)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the times are those of POSIX")
+def test_help_and_info_take_hardly_longer_than_the_import(tmp_path):
+    pair = xdreg.datasets.phantom_pair((40, 48), amplitude=1.0)
+    field = pair.fixed.dreg.register(pair.moving, metric="lncc", progress=False)
+    image, stored = tmp_path / "fixed.ome.zarr", tmp_path / "field.ome.zarr"
+    xdreg.save(pair.fixed, image)
+    xdreg.save(field, stored)
+    commands = {
+        "--help": 1.2,
+        f"info {image}": 1.5,
+        f"info {stored}": 1.5,
+    }
+    # The least of some tries is what a busy machine disturbs least.
+    for _ in range(4):
+        whole = min(cpu_seconds("-c", "import xdreg") for _ in range(3))
+        ratios = {
+            words: min(cpu_seconds("-m", "xdreg", *words.split()) for _ in range(3))
+            / whole
+            for words in commands
+        }
+        if all(ratios[words] <= most for words, most in commands.items()):
+            return
+    pytest.fail(str(ratios))
+
+
+@pytest.mark.parametrize("kind", ["image", "field"])
+def test_info_imports_nothing_slow(tmp_path, kind):
+    pair = xdreg.datasets.phantom_pair((40, 48), amplitude=1.0)
+    path = tmp_path / f"{kind}.ome.zarr"
+    xdreg.save(pair.fixed if kind == "image" else pair.field, path)
+    code = (
+        "import atexit, sys; from xdreg.cli.main import main; "
+        "names = 'itk dask scipy numba ngff_zarr matplotlib'.split(); "
+        "atexit.register(lambda: print([m for m in names if m in sys.modules])); "
+        f"sys.argv = ['xdreg', 'info', {str(path)!r}]; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_import_is_light():
     heavy = "('itk', 'dask', 'distributed', 'napari', 'numba', 'matplotlib')"
     code = f"import sys, xdreg; print([m for m in {heavy} if m in sys.modules])"

@@ -67,6 +67,32 @@ def test_doubts_and_failures(field):
     assert some.word == "good"
 
 
+def test_a_wrong_start_is_doubtful_and_one_put_right_is_good():
+    pair = xdreg.datasets.phantom_pair((160, 192), seed=5, noise=0.02)
+    wrong = np.eye(3)
+    wrong[0, 2] = 100.0
+    field = pair.fixed.dreg.register(pair.moving, initial=wrong, progress=False)
+    verdict = field.dreg.verdict
+    assert verdict.word == "doubtful"
+    assert "where the registration started" in verdict.reasons[0]
+    wrong[0, 2] = 40.0
+    field = pair.fixed.dreg.register(pair.moving, initial=wrong, progress=False)
+    choice = json.loads(field.attrs["xdreg"])["choice"]
+    assert max(choice["correlation"], choice["shapes"]) < 0.1
+    assert field.dreg.verdict.word == "good"
+
+
+@pytest.mark.parametrize("choice", [None, [], {"correlation": "0"}, {"shapes": 0.0}])
+def test_a_damaged_choice_is_no_reason(field, choice):
+    made = json.loads(field.attrs["xdreg"])
+    made["stages"] = [stage | {"metric": "mind"} for stage in made["stages"]]
+    known = field.assign_attrs(xdreg=json.dumps(made | {"choice": choice}))
+    assert known.dreg.verdict.word == "good"
+    choice = {"correlation": 0.02, "shapes": 0.01}
+    known = field.assign_attrs(xdreg=json.dumps(made | {"choice": choice}))
+    assert known.dreg.verdict.word == "doubtful"
+
+
 def test_a_field_that_records_no_run(field):
     bare = field.drop_attrs().drop_vars([n for n in field if "block" in str(n)])
     assert bare.dreg.verdict.word == "unknown"

@@ -6,6 +6,7 @@ functions for `xdreg.Custom`. itk-dreg is imported when one of them is called.
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from xdreg.registration.reductions import BlockResult
 
 Blocks = Literal["rigid", "displacement"]
+
+_log = logging.getLogger(__name__)
 
 
 class BlockMethod:
@@ -48,8 +51,9 @@ class BlockMethod:
     Both blocks share a grid: the block's window with its overlap, which is also their
     requested region. ``block_info`` has the window's slices in voxels counted from the
     physical origin, and their starts as ``chunk_index``. An inverse that the method
-    returns is not used: the blended field has another, see `xdreg.inverse`. A result
-    without success raises `xdreg.MethodError`, and the block counts as ``crashed``.
+    returns is not used, which the log says: the blended field has another, see
+    `xdreg.inverse`. A result without success raises `xdreg.MethodError`, and the block
+    counts as ``crashed``.
 
     Examples
     --------
@@ -94,7 +98,18 @@ class BlockMethod:
             status = interface.BlockRegStatus(result.status).name
             msg = f"{self.__name__} reports {status}"
             raise MethodError(msg)
+        _tell_of_inverse(self.__name__, result)
         return result.transform
+
+
+def _tell_of_inverse(name: str, result: Any) -> None:
+    """Log that an inverse which a method or a reduction returns is not used."""
+    if getattr(result, "inv_transform", None) is not None:
+        _log.info(
+            "the inverse that %s returns is not used, for it is that of its own part "
+            "alone: field.dreg.inverse() inverts the whole field",
+            name,
+        )
 
 
 def _mask(image: xr.DataArray) -> Any:
@@ -121,7 +136,8 @@ class Reduction:
     Notes
     -----
     The transform that the method returns is applied before the field so far; so
-    ``initial_transform`` is an identity, and ``inv_transform`` is not used.
+    ``initial_transform`` is an identity. ``inv_transform`` is not used, which the log
+    says: it leaves out the field so far, see `xdreg.inverse`.
     ``fixed_reader_ctor`` makes a reader with the geometry of the fixed image only.
     """
 
@@ -156,6 +172,7 @@ class Reduction:
                 "are blended"
             )
             raise MethodError(msg)
+        _tell_of_inverse(type(self._method).__name__, found)
         return transform
 
     def _located(self, result: BlockResult) -> tuple[Any, Grid]:
