@@ -174,9 +174,10 @@ def test_a_passthrough_of_blocks_of_which_the_first_failed():
 @needs_itk_dreg
 def test_inverses_are_left_out_and_the_log_says_so(caplog):
     fixed, moving, _ = textured()
+    matrix = linear(fixed, moving, kind="translation")
     there, back = (itk.TranslationTransform[itk.D, 2].New() for _ in range(2))
-    there.SetOffset([2.0, -1.0])
-    back.SetOffset([-2.0, 1.0])
+    there.SetOffset(matrix[1::-1, 2].tolist())
+    back.SetOffset((-matrix[1::-1, 2]).tolist())
 
     def method(**given):
         return BlockPairRegistrationResult(

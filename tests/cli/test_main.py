@@ -200,23 +200,26 @@ def cpu_seconds(*command):
     return float(done.stdout)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the times are those of POSIX")
-def test_help_and_info_take_hardly_longer_than_the_import(tmp_path):
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """Return the paths of an image and of a field."""
+    folder = tmp_path_factory.mktemp("stored")
     pair = xdreg.datasets.phantom_pair((40, 48), amplitude=1.0)
     field = pair.fixed.dreg.register(pair.moving, metric="lncc", progress=False)
-    image, stored = tmp_path / "fixed.ome.zarr", tmp_path / "field.ome.zarr"
-    xdreg.save(pair.fixed, image)
-    xdreg.save(field, stored)
-    commands = {
-        "--help": 1.2,
-        f"info {image}": 1.5,
-        f"info {stored}": 1.5,
-    }
+    paths = folder / "fixed.ome.zarr", folder / "field.ome.zarr"
+    for what, path in zip((pair.fixed, field), paths, strict=True):
+        xdreg.save(what, path)
+    return paths
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the times are those of POSIX")
+def test_help_and_info_take_hardly_longer_than_the_import(stored):
+    commands = {"--help": 1.2, **{f"info {path}": 1.5 for path in stored}}
     # The least of some tries is what a busy machine disturbs least.
     for _ in range(4):
-        whole = min(cpu_seconds("-c", "import xdreg") for _ in range(3))
+        whole = min(cpu_seconds("-c", "import xdreg") for _ in range(2))
         ratios = {
-            words: min(cpu_seconds("-m", "xdreg", *words.split()) for _ in range(3))
+            words: min(cpu_seconds("-m", "xdreg", *words.split()) for _ in range(2))
             / whole
             for words in commands
         }
@@ -225,16 +228,13 @@ def test_help_and_info_take_hardly_longer_than_the_import(tmp_path):
     pytest.fail(str(ratios))
 
 
-@pytest.mark.parametrize("kind", ["image", "field"])
-def test_info_imports_nothing_slow(tmp_path, kind):
-    pair = xdreg.datasets.phantom_pair((40, 48), amplitude=1.0)
-    path = tmp_path / f"{kind}.ome.zarr"
-    xdreg.save(pair.fixed if kind == "image" else pair.field, path)
+@pytest.mark.parametrize("kind", [0, 1], ids=["image", "field"])
+def test_info_imports_nothing_slow(stored, kind):
     code = (
         "import atexit, sys; from xdreg.cli.main import main; "
         "names = 'itk dask scipy numba ngff_zarr matplotlib'.split(); "
         "atexit.register(lambda: print([m for m in names if m in sys.modules])); "
-        f"sys.argv = ['xdreg', 'info', {str(path)!r}]; main()"
+        f"sys.argv = ['xdreg', 'info', {str(stored[kind])!r}]; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True

@@ -52,8 +52,11 @@ def frame(ax: Any, plane: Plane) -> None:
 
 
 def label(ax: Any, grid: Grid, dims: tuple[str, str]) -> None:
-    """Label axes with two dims of a grid, and keep their scales equal."""
-    units = in_units(grid.units)
+    """Label axes with two dims of a grid, and keep their scales equal.
+
+    Those of an oblique image are not the axes of the world, which the labels say.
+    """
+    units = f"{' of the image' if grid.direction else ''}{in_units(grid.units)}"
     # Units come from stores: a dollar sign in them starts no formula.
     ax.set_ylabel(f"{dims[0]}{units}", parse_math=False)
     ax.set_xlabel(f"{dims[1]}{units}", parse_math=False)
