@@ -2,6 +2,8 @@
 
 import matplotlib
 import matplotlib.pyplot as plt
+import json
+
 import numpy as np
 import pytest
 
@@ -86,3 +88,23 @@ def test_odd_arguments_end_in_one_clear_error(odd):
         except xdreg.XdregError as error:
             assert str(error)
     plt.close("all")
+
+
+def test_plots_of_an_oblique_image_say_whose_axes_they_show():
+    cos, sin = np.cos(0.4), np.sin(0.4)
+    turn = json.dumps([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+    pair = xdreg.datasets.phantom_pair((16, 24, 24), amplitude=1.0)
+    for name, end in (("direction", " of the image"), ("other", "")):
+        fixed, moving = (
+            image.assign_coords({name: turn}) for image in (pair.fixed, pair.moving)
+        )
+        field = fixed.dreg.register(
+            moving, metric="lncc", stages="affine", progress=False
+        )
+        for ax in (
+            xdreg.plot.block_map(field, "gain"),
+            xdreg.plot.deformed_grid(field),
+            xdreg.plot.compare(field, fixed, moving, "overlay"),
+        ):
+            assert ax.get_xlabel() == f"x{end} / micrometer"
+            assert ax.get_ylabel() == f"y{end} / micrometer"

@@ -100,7 +100,7 @@ def block_map(
     if record.partition is None:
         ax.set(xlabel=f"block_{shown[1]}", ylabel=f"block_{shown[0]}", aspect="equal")
     else:
-        label(ax, record.partition.grid, shown)
+        label(ax, grid, shown)
     if not runs_upward(shown[0], grid.units):
         ax.invert_yaxis()
     ax.set_title(name + text)
