@@ -1,9 +1,9 @@
 """Maps of blocks: what they show, and where."""
 
-import matplotlib
-import matplotlib.pyplot as plt
 import json
 
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
