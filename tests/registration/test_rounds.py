@@ -6,6 +6,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 
 import xdreg
 from tests.helpers.pairs import noise
@@ -232,6 +233,43 @@ def test_aligned_has_all_channels_on_the_fixed_grid(images, tmp_path):
     with pytest.raises(xdreg.StoreError, match=r"exists.*overwrite=True"):
         found.warp_to(path)
     found.warp_to(path, overwrite=True, order=3, fill_value=7)
+
+
+def test_aligned_has_the_labels_of_all_images(images, tmp_path):
+    fixed, moving = images
+    rounds = {"r2": moving[0], "r2/b": moving[1]}
+    cells, look = {}, {"colors": [{"label-value": 3, "rgba": [255, 0, 0, 255]}]}
+    for name, image in {"fixed": fixed, **rounds}.items():
+        path = tmp_path / f"{name.replace('/', '-')}.ome.zarr"
+        xdreg.save(image, path)
+        cells[name] = (image > image.mean()).astype("uint16") * 3
+        xdreg.save(cells[name], path / "labels" / "cells", labels=True)
+        group = zarr.open_group(path / "labels", zarr_format=3)
+        group.attrs["ome"] = {"labels": ["cells"]}
+        group["cells"].attrs["ome"] = group["cells"].attrs["ome"] | {
+            "image-label": look
+        }
+    stored = {
+        name: xdreg.open_ome_zarr(tmp_path / f"{name.replace('/', '-')}.ome.zarr")
+        for name in cells
+    }
+    opened = {name: stored[name] for name in rounds}
+    found = xdreg.register_rounds(stored["fixed"], opened, **OPTIONS)
+    path = tmp_path / "aligned.ome.zarr"
+    found.warp_to(path)
+    group = zarr.open_group(path, mode="r")
+    names = {"fixed": "fixed_cells", "r2": "r2_cells", "r2/b": "r2_b_cells"}
+    assert group["labels"].attrs["ome"]["labels"] == sorted(names.values())
+    shown = group["labels/r2_cells"].attrs["ome"]["image-label"]
+    assert shown["colors"] == look["colors"]
+    for name, own in names.items():
+        warped = xdreg.open_ome_zarr(path / "labels" / own, level=0)
+        expected = cells[name]
+        if name != "fixed":
+            expected = found[name].dreg.warp(expected, labels="nearest")
+        np.testing.assert_array_equal(warped, expected)
+    found.warp_to(path, label_groups=None, overwrite=True)
+    assert not (path / "labels").exists()
 
 
 def test_aligned_shows_eight_bits_beside_sixteen(images, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +18,9 @@ from xdreg.errors import InputError
 from xdreg.fields.composition import compose
 from xdreg.fields.targets import resampling_grid
 from xdreg.fields.warp import Interpolation, Warper, along_axes, as_dtype, make_warper
-from xdreg.fields.warp_to import Job, write_jobs
+from xdreg.fields.warp_to import Job, label_jobs, write_jobs
 from xdreg.grid import Grid
-from xdreg.numerics.interpolation import Order
+from xdreg.numerics.interpolation import Labels, Order
 from xdreg.stores.apart import check_apart
 from xdreg.stores.channels import channel_entries, with_channels
 from xdreg.stores.ome_writer import Version, make_layout
@@ -36,6 +37,7 @@ def write_aligned(
     *,
     order: Order = 1,
     fill_value: float = 0,
+    label_groups: Labels | None = "nearest",
     levels: int | None = None,
     chunks: int | Sequence[int] | None = None,
     shards: int | Sequence[int] | None = None,
@@ -56,6 +58,9 @@ def write_aligned(
         By name a field, fixed → moving, and the moving image.
     path, order, fill_value, levels, chunks, shards, version, name, overwrite, fresh
         As in `xdreg.warp_to`. The dtype is one that holds the values of all images.
+    label_groups
+        As in `xdreg.warp_to`, for the labels of all images. They are named after the
+        image: ``r2_cells``.
     storage_options, progress
         As in `xdreg.warp_to`.
 
@@ -70,14 +75,27 @@ def write_aligned(
     # The fixed image keeps its values: its voxels are those of the result.
     exact = Interpolation(0, None, fill_value)
     parts = [_part(FIXED, image, make_warper(same, image, target, exact))]
+    options = version, levels, chunks, shards
+    jobs, looks = list[Job](), dict[str, Any]()
+
+    def add_labels(field: xr.Dataset, image: xr.DataArray, one: str) -> None:
+        prefix = _folder_prefix(one, looks)
+        made = label_jobs(
+            field, image, target, label_groups, "finest", options, one, prefix
+        )
+        jobs.extend(made[0])
+        looks.update(made[1])
+
+    add_labels(same, image, FIXED)
     for one, (field, given) in moving.items():
         source = _one_time(image_levels(given, one)[0], one)
         own = along_axes(field, source, None)
         how = Interpolation(order, None, fill_value)
         parts.append(_part(one, source, make_warper(own, source, target, how)))
+        add_labels(own, source, one)
     dtype = np.result_type(*(part.warper.dtype for part in parts))
     layout = make_layout(
-        _template(image, parts, target, dtype), version, levels, chunks, shards, name
+        _template(image, parts, target, dtype), *options, name
     )
     joined = _Joined(
         tuple((part.warper, place) for part in parts for place in part.places),
@@ -86,8 +104,9 @@ def write_aligned(
     )
     check_apart(path, fixed, *moving.values())
     write_jobs(
-        [Job(layout, [joined, *(None for _ in layout.grids[1:])], exact)],
+        [Job(layout, [joined, *(None for _ in layout.grids[1:])], exact), *jobs],
         path,
+        looks=looks,
         overwrite=overwrite,
         fresh=fresh,
         storage_options=storage_options,
@@ -145,6 +164,14 @@ def _part(name: str, image: xr.DataArray, warper: Warper) -> _Part:
             for i, entry in enumerate(channel_entries(image))
         ],
     )
+
+
+def _folder_prefix(name: str, taken: Mapping[str, Any]) -> str:
+    """Return what a round's labels start with, and no others: a name of folders."""
+    prefix = re.sub(r"[^\w.-]", "_", name) + "_"
+    while any(other.startswith(prefix) for other in taken):
+        prefix += "_"
+    return prefix
 
 
 def _windowed(entry: dict[str, Any], dtype: np.dtype[Any]) -> dict[str, Any]:

@@ -145,16 +145,11 @@ def warp_to(
     options = version, levels, chunks, shards
     jobs = [_job(field, images, target, how, levels_from, (*options, name))]
     looks = {}
-    if label_groups is not None and not how.keeps_values:
-        along = Interpolation(0, label_groups, 0)
-        for one, (tree, look) in label_images(images[0]).items():
-            layers = image_levels(tree, one)
-            if layers[0].dtype.kind not in "iu":
-                warn(f"the labels {one!r} of moving are {layers[0].dtype}; left out")
-                continue
-            looks[one] = look
-            own = _job(field, layers, target, along, levels_from, (*options, one))
-            jobs.append(replace(own, place=f"{LABELS}/{one}/"))
+    if not how.keeps_values:
+        along, looks = label_jobs(
+            field, images[0], target, label_groups, levels_from, options, "moving"
+        )
+        jobs += along
     check_apart(path, field, moving, like)
     write_jobs(
         jobs,
@@ -165,6 +160,47 @@ def warp_to(
         storage_options=storage_options,
         progress=progress,
     )
+
+
+def label_jobs(
+    field: xr.Dataset,
+    image: xr.DataArray,
+    target: Grid,
+    rule: Labels | None,
+    levels_from: str,
+    options: tuple[Any, ...],
+    what: str,
+    prefix: str = "",
+) -> tuple[list[Job], dict[str, Any]]:
+    """Return what is to be done for the labels next to an image, and their documents.
+
+    Parameters
+    ----------
+    field, image, target
+        As in `warp_to`, with the target resolved.
+    rule
+        How labels are resampled; None for none of them.
+    levels_from, options
+        As in `warp_to`; the latter are version, levels, chunks and shards.
+    what
+        What to call the image in a warning.
+    prefix
+        Goes before the names of labels.
+    """
+    jobs, looks = list[Job](), dict[str, Any]()
+    if rule is None:
+        return jobs, looks
+    how = Interpolation(0, rule, 0)
+    for name, (tree, look) in label_images(image).items():
+        layers = image_levels(tree, name)
+        if layers[0].dtype.kind not in "iu":
+            warn(f"the labels {name!r} of {what} are {layers[0].dtype}; left out")
+            continue
+        own = prefix + name
+        looks[own] = look
+        job = _job(field, layers, target, how, levels_from, (*options, own))
+        jobs.append(replace(job, place=f"{LABELS}/{own}/"))
+    return jobs, looks
 
 
 def write_jobs(

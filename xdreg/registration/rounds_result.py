@@ -86,8 +86,9 @@ class Rounds(Mapping[str, xr.Dataset]):
         """Write all channels of all rounds on the fixed grid, as one OME-Zarr.
 
         The fixed image's channels come first. Names are ``fixed:DAPI``, ``r2:GFP``, or
-        numbers where channels have none; colours and display limits are kept. A round
-        that failed is left out. Chunks are made one by one, and the same call resumes
+        numbers where channels have none; colours and display limits are kept. Labels
+        in the stores of images come along, as ``r2_cells``. A round that failed is left
+        out. Chunks are made one by one, and the same call resumes
         one that was killed.
 
         Parameters
@@ -95,7 +96,7 @@ class Rounds(Mapping[str, xr.Dataset]):
         path
             Directory or URL to write.
         **options
-            ``order``, ``fill_value``, ``levels``, ``chunks``, ``shards``, ``version``,
+            ``order``, ``fill_value``, ``label_groups``, ``levels``, ``chunks``, ``shards``, ``version``,
             ``name``, ``overwrite``, ``fresh``, ``storage_options`` and ``progress``, as
             in `xdreg.warp_to`.
 
