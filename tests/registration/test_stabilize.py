@@ -1,5 +1,7 @@
 """Drift of time series: references, frames that do not count, smoothing, warping."""
 
+import warnings
+
 import dask
 import numpy as np
 import pytest
@@ -212,6 +214,76 @@ def test_levels_of_a_store_are_used(still, tmp_path):
     assert errors(motion).mean() < 0.15
     memory = series.dreg.stabilize(stages=stages, channel="still", progress=False)
     np.testing.assert_allclose(motion.matrix, memory.matrix, atol=0.05)
+
+
+def flickering(still, shifts=SHIFTS):
+    """Return frames with a bright bar that stays, and where there is none."""
+    series = series_of(frames_of(still, shifts)).isel(c=0, drop=True)
+    counted = xr.ones_like(series[0], dtype=bool)
+    counted[20:50, 30:70] = False
+    waves = np.random.default_rng(5).uniform(0.5, 9, SHAPE) * float(series.max())
+    return series.where(counted, waves.astype(np.float32)), counted
+
+
+@pytest.mark.parametrize("reference", [0, "mean", "previous"])
+def test_voxels_outside_the_mask_do_not_count(still, reference):
+    series, counted = flickering(still)
+    options = {"reference": reference, "progress": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of frames that do not count
+        assert errors(series.dreg.stabilize(**options)).mean() > 1
+    each = counted.expand_dims(t=COUNT)
+    motion = series.dreg.stabilize(mask=counted, **options)
+    assert errors(motion).mean() < (0.15 if reference != "previous" else 0.4)
+    for same in (
+        series.dreg.stabilize(mask=each, **options),
+        series.where(counted).dreg.stabilize(**options),
+    ):
+        np.testing.assert_array_equal(same.matrix, motion.matrix)
+    with pytest.warns(UserWarning, match="neighbours: 5 empty"):
+        apart = series.dreg.stabilize(mask=each & (each.t != 5), **options)
+    assert np.flatnonzero(apart.status).tolist() == [5]
+
+
+@pytest.mark.parametrize("reference", [1, "mean"])
+def test_masks_count_in_deformable_stages(still, reference, tmp_path):
+    series, counted = flickering(still, SHIFTS[:4])
+    stages = ["translation", xdreg.LocalCorrelation(level=0, search=False)]
+    options = {"stages": stages, "reference": reference, "progress": False}
+    options |= {"workdir": tmp_path / "run"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of NaN in the mean
+        motion = series.dreg.stabilize(mask=counted, **options)
+        unknown = series.where(counted).dreg.stabilize(
+            **options | {"workdir": tmp_path / "unknown"}
+        )
+        np.testing.assert_array_equal(motion.displacement, unknown.displacement)
+        every = series.dreg.stabilize(**options | {"workdir": tmp_path / "every"})
+        assert float(np.abs(motion.displacement - every.displacement).max()) > 0.5
+        with pytest.raises(xdreg.InputError, match="fresh=True"):
+            series.dreg.stabilize(mask=counted | (counted.x > 60), **options)
+    if reference == "mean":
+        mean = xdreg.open_ome_zarr(tmp_path / "run" / "mean_1.ome.zarr", level=0)
+        assert float(mean.max()) <= float(series.where(counted).max())
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (lambda s: "auto", "mask must be an image, or None"),
+        (lambda s: False, "mask must be an image, or None"),
+        (lambda s: np.ones(SHAPE), "mask is an array without physical coordinates"),
+        (lambda s: xr.zeros_like(s), "mask is zero everywhere"),
+        (lambda s: xr.ones_like(s)[:3], "3 time points and series 4"),
+        (lambda s: xr.ones_like(s).assign_coords(t=[0, 1, 2, 5]), "or other times"),
+        (lambda s: xr.ones_like(s)[0, :50], "mask must cover its image"),
+        (lambda s: xr.ones_like(s).expand_dims(c=2), "mask has 2 channels"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(still, mask, words):
+    series = series_of(frames_of(still, SHIFTS[:4]), np.arange(4)).isel(c=0, drop=True)
+    with pytest.raises(xdreg.InputError, match=words):
+        series.dreg.stabilize(mask=mask(series), progress=False)
 
 
 @pytest.mark.parametrize(

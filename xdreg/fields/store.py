@@ -27,16 +27,23 @@ from xdreg.fields.displacement import (
     ordered_displacement,
     stored_displacement,
 )
-from xdreg.fields.field import COMPONENT, field_grid
+from xdreg.fields.field import COMPONENT, field_grid, is_field
 from xdreg.fields.ome_scene_writer import FieldPart, write_field_metadata
 from xdreg.fields.ome_vectors import VectorStep
 from xdreg.fields.provenance import attrs_for
+from xdreg.fields.series_store import (
+    check_plain,
+    is_series,
+    open_series,
+    save_series,
+)
 from xdreg.fields.stored import EXTRA, read_stored
 from xdreg.stores.apart import check_apart
 from xdreg.stores.named_files import absolute
+from xdreg.stores.nodes import open_group
 from xdreg.stores.ome_writer import write_ome_zarr
 from xdreg.stores.outputs import new_store
-from xdreg.stores.ownership import ARRAYS
+from xdreg.stores.ownership import ARRAYS, SERIES
 from xdreg.stores.paths import as_address
 from xdreg.stores.progress import working
 
@@ -81,6 +88,16 @@ def save_field(
     InputError, StoreError
         As in `xdreg.save`.
     """
+    if is_field(field) and is_series(field):
+        check_plain(inverse=inverse, affine=affine)
+        save_series(
+            field,
+            path,
+            overwrite=overwrite,
+            storage_options=storage_options,
+            progress=progress,
+        )
+        return
     pairs = [(False, field)] if inverse is None else [(False, field), (True, inverse)]
     place = as_address(path)
     prepared = [
@@ -147,7 +164,8 @@ def save(
     A field is written as OME-Zarr 0.6 with RFC-5 transformation metadata: a scene of
     two coordinate systems, ``fixed`` and ``moving``, related by ``displacements``. It
     holds the field as a multiscale image, and no other images. Diagnostics and
-    provenance are kept in the group ``xdreg``.
+    provenance are kept in the group ``xdreg``. The field of a time series is written as
+    Zarr arrays that other tools do not know; ``.isel(t=3)`` is the field of one frame.
 
     Parameters
     ----------
@@ -189,7 +207,8 @@ def open_field(
 
     Scenes and transformations of version 0.6 are read: displacements and coordinates,
     in sequences with affine transformations, and in bijections. A field that
-    `xdreg.save` wrote without ``affine`` comes back to the bit.
+    `xdreg.save` wrote without ``affine`` comes back to the bit, and so does that of a
+    time series.
 
     Parameters
     ----------
@@ -218,6 +237,10 @@ def open_field(
         If ``like`` is needed, or its units do not convert.
     """
     address = as_address(path)
+    group = open_group(address, storage_options)
+    if SERIES in group.attrs:
+        check_plain(inverse=inverse, name=name, like=like)
+        return open_series(address, group)
     stored = read_stored(address, storage_options, inverse=inverse, name=name)
     parts: list[Any] = [
         make_field(stored_displacement(step), stored.grid(step))

@@ -38,15 +38,32 @@ SHIFT_VOXELS = 2**16
 
 
 @dataclass(frozen=True)
+class TimedReader:
+    """A reader of any frame: that of the first, and the axis of its source for time.
+
+    Without an axis all frames have one image.
+    """
+
+    first: ImageReader
+    axis: int | None
+
+    def at(self, number: int) -> ImageReader:
+        """Return the reader of a frame."""
+        first, axis = self.first, self.axis
+        if axis is None:
+            return first
+        axes = (*first.axes[:axis], number, *first.axes[axis + 1 :])
+        return ImageReader(first.source, first.grid, axes)
+
+
+@dataclass(frozen=True)
 class Frames:
     """The frames of a series at a coarse level, and the stages to register them by.
 
     Parameters
     ----------
-    first
-        Reads the first frame, at a level that is stored.
-    axis
-        Axis of its source that is time.
+    images
+        Reads frames at a level that is stored.
     count
         Number of frames.
     grid
@@ -55,20 +72,21 @@ class Frames:
         The linear stages.
     unlike
         A frame whose score is below this share of the usual one does not count.
+    masks
+        Reads the masks of frames, if there are any.
     """
 
-    first: ImageReader
-    axis: int
+    images: TimedReader
     count: int
     grid: Grid
     stages: tuple[Linear, ...]
     unlike: float
+    masks: TimedReader | None = None
 
     def read(self, number: int) -> NDArray[np.float32] | BlockStatus:
         """Return a frame, NaN where it has no value, or why it has no content."""
-        first, lost = self.first, list[Lost]()
-        axes = (*first.axes[: self.axis], number, *first.axes[self.axis + 1 :])
-        reader = ImageReader(first.source, first.grid, axes)
+        reader, lost = self.images.at(number), list[Lost]()
+        mask = None if self.masks is None else self.masks.at(number)
         shape, factors = reader.grid.shape, self._factors
         whole = shape[0] - shape[0] % factors[0]
         plane = math.prod(shape[1:]) * factors[0]
@@ -81,7 +99,10 @@ class Frames:
                     *(slice(0, n) for n in shape[1:]),
                 )
                 values = reader.read_known(window, lost)
-                slab = Volume(values, reader.grid.window(window))
+                grid = reader.grid.window(window)
+                if mask is not None:
+                    values[~mask.read_mask(grid)] = np.nan
+                slab = Volume(values, grid)
                 parts.append(slab.with_spacing(self.grid.spacing).values)
             check_lost(lost, reader.grid.size)
         except UnavailableError:
@@ -96,7 +117,7 @@ class Frames:
 
     @property
     def _factors(self) -> list[int]:
-        pairs = zip(self.grid.spacing, self.first.grid.spacing, strict=True)
+        pairs = zip(self.grid.spacing, self.images.first.grid.spacing, strict=True)
         return [max(round(own / stored), 1) for own, stored in pairs]
 
 

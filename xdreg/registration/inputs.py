@@ -275,8 +275,12 @@ def _span(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> str:
     return " × ".join(f"{a:g}…{b:g}" for a, b in zip(lower, upper, strict=True))
 
 
-def mask_pyramid(mask: Any, image: Grid, name: str) -> Mask:
-    """Return the stored levels of a mask, or raise if it does not fit its image."""
+def mask_pyramid(mask: Any, image: Grid, name: str, owner: str = "") -> Mask:
+    """Return the stored levels of a mask, or raise if it does not fit its image.
+
+    ``owner`` is what to call the image in errors, by default as ``name`` has it.
+    """
+    owner = owner or name.removesuffix("_mask")
     if mask is None or mask is False:
         return mask
     if isinstance(mask, str):
@@ -288,9 +292,8 @@ def mask_pyramid(mask: Any, image: Grid, name: str) -> Mask:
         )
         raise InputError(msg)
     pyramid = build_pyramid(image_levels(mask, name), name, image.units)
-    image.check_direction(pyramid.placed, name, name.removesuffix("_mask"))
+    image.check_direction(pyramid.placed, name, owner)
     grid = pyramid.grids[0]
-    owner = name.removesuffix("_mask")
     differs = grid.ndim != image.ndim
     if not differs:
         # A coarser level may end earlier, by less than one of its voxels.

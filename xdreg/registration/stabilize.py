@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from xdreg.errors import InputError, MethodError, warn
+from xdreg.fields.composition import compose
 from xdreg.fields.diagnostics import status_attrs, status_name
 from xdreg.fields.displacement import displacement_array, ordered_displacement
 from xdreg.fields.field import field_grid
@@ -60,6 +61,7 @@ def stabilize(
     stages: Any = "translation",
     smooth: float | None = None,
     channel: int | str | None = None,
+    mask: Any = None,
     workdir: str | Path | None = None,
     fresh: bool = False,
     progress: bool = True,
@@ -90,6 +92,10 @@ def stabilize(
         default none, and each frame has its own transform.
     channel
         Index or name of the channel to register; all are warped.
+    mask : DataTree or DataArray ([t], [z], y, x)
+        Voxels that count, others than 0: of each frame with ``t``, else of all. NaN in
+        the series does not count in any case. A frame without a voxel that counts is
+        empty.
     workdir, fresh
         As in `register`, for deformable stages.
     progress
@@ -120,7 +126,7 @@ def stabilize(
     >>> motion.matrix.isel(row=1, column=2).values.round(1).tolist()
     [0.0, 1.0, 2.0]
     """
-    given = Series.of(series, channel)
+    given = Series.of(series, channel, mask)
     chosen = as_stages(stages)
     _check(chosen, reference, smooth, len(given.times))
     linear = [stage for stage in chosen if stage.linear]
@@ -129,7 +135,7 @@ def stabilize(
         msg = "workdir keeps deformable stages, and there is none; leave it out"
         raise InputError(msg)
     if workdir is not None:
-        check_apart(workdir, series, what="workdir")
+        check_apart(workdir, series, mask, what="workdir")
     frames = given.frames(linear, deformable=linear != chosen)
     with working("registering frames", enabled=progress):
         found = follow(frames, reference, given.times)
@@ -196,7 +202,7 @@ def _deformed(
     progress: bool,
 ) -> Found:
     """Register the frames that count by deformable stages, from linear transforms."""
-    image = PairImage("series", series.pyramid, (series.select,), None)
+    image = PairImage("series", series.pyramid, (series.select,), series.counted)
     with directory.writing():
         manifest = describe_fixed(image) | {"reference": reference}
         directory.claim(manifest, fresh=fresh)
@@ -239,6 +245,8 @@ def _registered_in_blocks(
         moving,
         stages=stages,
         metric="lncc",
+        fixed_mask=None if own is None else series.masks([own])[0],
+        moving_mask=dict(zip(moving, series.masks(numbers), strict=True)),
         initial=dict(zip(moving, starts, strict=True)),
         channel=channel,
         moving_channel=series.channel,
@@ -260,14 +268,12 @@ def _registered_in_blocks(
 
 def _write_mean(series: Series, found: Found, path: Path, *, overwrite: bool) -> None:
     """Write the mean of the aligned frames that count, at the finest level."""
-    finest = series.levels[0]
-    if series.select:
-        finest = finest.isel(c=series.select["c"], drop=True)
-    aligned = warp(
-        _dataset(series, found, "mean", None),
-        finest.astype("float32"),
-        fill_value=np.nan,
-    )
+    finest = series.finest.astype("float32")
+    if series.mask:
+        same = compose(np.eye(series.pyramid.grids[0].ndim + 1), like=finest)
+        counted = warp(same, series.mask[0], order=0, like=finest)
+        finest = finest.where((counted != 0) & counted.notnull())
+    aligned = warp(_dataset(series, found, "mean", None), finest, fill_value=np.nan)
     kept = aligned.isel(t=np.flatnonzero(found.good))
     mean = kept.mean("t", keep_attrs=True).drop_vars("t", errors="ignore")
     write_ome_zarr(mean, path, overwrite=overwrite, progress=False)

@@ -1,7 +1,7 @@
 """Which files a store's own documents account for, so that nothing else is removed.
 
 An OME-Zarr image owns the arrays that its metadata names, a field also the group
-``xdreg``, an image that was warped the labels that were warped along, and BigWarp's N5
+``xdreg``, the field of a time series the arrays that it names, an image that was warped the labels that were warped along, and BigWarp's N5
 the datasets ``dfield`` and ``invdfield``. Other images below an image are foreign, as
 is any other file. A group that names no array of its own is a container and owns
 nothing; neither does one that names arrays of an image below it. Files are chunks if
@@ -42,6 +42,9 @@ _DIAGNOSTIC = r"(?:(?:stage\d+_)?block_[a-z_]+|stage_blocks)"
 #: Attribute of such a group: the names of its arrays.
 ARRAYS = "arrays"
 
+#: Attribute of a store with the field of a time series: the names of its arrays.
+SERIES = "xdreg_series"
+
 #: Attribute of the group of an image's labels: the names of those warped along with it.
 WARPED = "xdreg_warped"
 
@@ -63,6 +66,7 @@ _DEPTH = 4
 ORPHANS = re.compile(
     rf"(?:scale\d+/image|coordinateTransformations/[^/]+(?:/[^/]+){{1,2}})/{_CHUNK}"
     rf"|(?:labels/[^/]+/)?\d{{1,2}}/c(?:/\d+)+"
+    rf"|xdreg/displacement/{_CHUNK}"
 )
 
 
@@ -142,6 +146,7 @@ def owned(read: Read) -> Owned | None:
         return _OfDocuments(_N5, counts)
     arrays, groups = set[str](), set[str]()
     is_scene = _collect(read, "", arrays, groups, _DEPTH)
+    arrays |= set(_series_arrays(read))
     if not arrays or "" in arrays:
         return None
     for place in _warped_labels(read):
@@ -239,6 +244,14 @@ def _extra_arrays(read: Read) -> Iterator[str]:
         names = attributes.get(ARRAYS) if isinstance(attributes, dict) else None
         for name in names if isinstance(names, list) else ():
             yield from map(re.escape, _below(group, name))
+
+
+def _series_arrays(read: Read) -> Iterator[str]:
+    """Yield the paths of the arrays of a time series' field."""
+    attributes = _parsed(read("zarr.json")).get("attributes")
+    names = attributes.get(SERIES) if isinstance(attributes, dict) else None
+    for name in names if isinstance(names, list) else ():
+        yield from _below("xdreg", name)
 
 
 def _warped_labels(read: Read) -> Iterator[str]:
