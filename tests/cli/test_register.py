@@ -127,3 +127,23 @@ def test_how_far_and_with_how_much(xdreg_command, pair, tmp_path):
     code, _, err = xdreg_command("plan", *pair, "--options", file)
     assert code == 1
     assert "--memory" in err
+
+
+def test_a_channel_is_chosen_where_options_are_saved(xdreg_command, tmp_path):
+    images = xdreg.datasets.phantom_pair((48, 56), amplitude=1.0)
+    paths = [tmp_path / "fixed.ome.zarr", tmp_path / "moving.ome.zarr"]
+    for image, path in zip((images.fixed, images.moving), paths, strict=True):
+        two = xr.concat([image, image], "c").drop_vars("c", errors="ignore")
+        for dim in ("y", "x"):
+            two[dim].attrs = image[dim].attrs
+        xdreg.save(two, path)
+    file = tmp_path / "run.toml"
+    options = ["--channel", "0", "--save-options", file]
+    code, _, err = xdreg_command("plan", *paths, *options)
+    assert code == 0, err
+    assert "channel" in file.read_text(encoding="utf-8")
+    options += ["-o", tmp_path / "out", "--overwrite"]
+    code, _, err = xdreg_command("register", *paths, *options)
+    assert code == 0, err
+    code, _, err = xdreg_command("plan", "--options", file)
+    assert code == 0, err

@@ -1,7 +1,9 @@
 """The command rounds, with what it writes."""
 
 import json
+import tomllib
 
+import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
@@ -105,3 +107,95 @@ def test_what_does_not_fit_is_refused(
     assert code == 1
     assert words in err
     assert not (tmp_path / "out").exists()
+
+
+def test_saved_options_repeat_rounds_to_the_bit(folder, xdreg_command, tmp_path):
+    rounds = [folder / "r2.ome.zarr", f"third={folder / 'r3.ome.zarr'}"]
+    file = tmp_path / "run.toml"
+    matrix = np.eye(3)
+    matrix[0, 2] = 1.0
+    np.savetxt(tmp_path / "start.csv", matrix, delimiter=",")
+    called = [*arguments(folder, *rounds), "--moving-channel", "third=Hoechst"]
+    called += ["--initial", f"third={tmp_path / 'start.csv'}"]
+    called += ["-o", tmp_path / "out", "--save-options", file, "--json"]
+    code, out, err = xdreg_command(*called)
+    assert code == 0, err
+    assert json.loads(out)["options"] == str(file)
+    found = tomllib.loads(file.read_text(encoding="utf-8"))
+    assert found["rounds"]["third"] == str(folder / "r3.ome.zarr")
+    assert found["moving_channel"] == {"third": "Hoechst"}
+    assert found["initial"] == {"third": str(tmp_path / "start.csv")}
+    assert found["stages"][0]["iterations"] == 2
+    again = ["rounds", "--options", file, "-o", tmp_path / "again"]
+    code, _, err = xdreg_command(*again)
+    assert code == 0, err
+    for name in ("r2", "third"):
+        one, other = (
+            xdreg.open_field(tmp_path / run / "fields" / f"{name}.ome.zarr")
+            for run in ("out", "again")
+        )
+        np.testing.assert_array_equal(one.displacement, other.displacement)
+    code, _, err = xdreg_command("register", "--options", file)
+    assert code == 1
+    assert "is for xdreg rounds" in err
+    code, _, err = xdreg_command(*called[:-3], "--overwrite", "--save-options", file)
+    assert code == 0, err
+    code, _, err = xdreg_command(*again, "--save-options", file)
+    assert code == 1
+    assert "exists" in err
+
+
+def test_stages_may_differ_by_round(folder, xdreg_command, tmp_path):
+    file = tmp_path / "run.yaml"
+    stage = "[{kind: LocalCorrelation, level: 0, iterations: %d, metric: %s}]"
+    text = f"""
+fixed: {folder / "r1.ome.zarr"}
+rounds: {{r2: {folder / "r2.ome.zarr"}, 3: {folder / "r3.ome.zarr"}}}
+channel: 0
+stages: {{r2: {stage % (1, "lncc")}, 3: {stage % (2, "mind")}}}
+"""
+    file.write_text(text, encoding="utf-8")
+    saved = tmp_path / "saved.toml"
+    called = ["rounds", "--options", file, "-o", tmp_path / "out"]
+    code, _, err = xdreg_command(*called, "--save-options", saved)
+    assert code == 0, err
+    table = pd.read_csv(tmp_path / "out" / "rounds.csv", index_col="round")
+    assert table.metric.to_dict() == {"r2": "lncc", "3": "mind"}
+    found = tomllib.loads(saved.read_text(encoding="utf-8"))["stages"]
+    assert [found[name][0]["iterations"] for name in ("r2", "3")] == [1, 2]
+    code, _, err = xdreg_command("rounds", "--options", saved, "-o", tmp_path / "b")
+    assert code == 0, err
+    assert pd.read_csv(tmp_path / "b" / "rounds.csv").metric.tolist() == [
+        "lncc",
+        "mind",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("rounds: [a.zarr]", "rounds must be a table of paths by name"),
+        ("rounds: {r2: a.zarr}\nmoving_mask: {r9: b}", "moving_mask names 'r9'"),
+        ("rounds: {r2: 3}", "rounds of r2 must be a path as text"),
+        ("fixed: {r2: a.zarr}", "fixed must be a path as text"),
+        ("initial: {r9: a.csv}", "initial is given for 'r9'; rounds are r2"),
+        ("stages: {r2: [{kind: No}]}", "stage 0 of r2 is"),
+        ("stages: {r9: [{kind: Affine}]}", "stages names the round 'r9'"),
+    ],
+)
+def test_files_of_rounds_that_do_not_fit_are_refused(
+    folder, xdreg_command, tmp_path, text, words
+):
+    file = tmp_path / "run.yaml"
+    file.write_text(text, encoding="utf-8")
+    named = [folder / "r1.ome.zarr", folder / "r2.ome.zarr", "--channel", "DAPI"]
+    called = ["rounds", *named, "--options", file, "-o", tmp_path / "out"]
+    code, _, err = xdreg_command(*called)
+    assert code == 1
+    assert words in err
+
+
+def test_what_is_missing_is_named(folder, xdreg_command):
+    code, _, err = xdreg_command("rounds", folder / "r1.ome.zarr")
+    assert code == 2
+    assert "ROUNDS" in err

@@ -106,3 +106,19 @@ def test_a_damaged_series_is_refused(motion, tmp_path):
     damaged(lambda group, _: group.attrs.update(xdreg_series=7))
     damaged(lambda _, folder: shutil.rmtree(folder / "xdreg" / "displacement"))
     damaged(lambda group, _: group["xdreg/score"].resize((9,)))
+
+
+def test_the_commands_know_a_series(series, motion, tmp_path, xdreg_command):
+    xdreg.save(motion, tmp_path / "motion.zarr", progress=False)
+    xdreg.save(series, tmp_path / "series.ome.zarr", progress=False)
+    assert "frames  4: 4 success" in repr(motion.dreg)
+    code, out, err = xdreg_command("info", tmp_path / "motion.zarr")
+    assert code == 0, err
+    assert "4 success" in out
+    code, out, _ = xdreg_command("info", tmp_path / "motion.zarr", "--json")
+    assert json.loads(out)["frames"] == {"success": 4}
+    names = [tmp_path / name for name in ("motion.zarr", "series.ome.zarr", "still")]
+    code, _, err = xdreg_command("warp", *names[:2], "-o", names[2])
+    assert code == 0, err
+    still = xdreg.open_ome_zarr(names[2], level=0)
+    np.testing.assert_array_equal(still, motion.dreg.warp(series))

@@ -155,13 +155,15 @@ def open_path_or_field(path: str) -> Any:
 
 
 def is_field_store(path: str) -> bool:
-    """Return whether a path is a scene in OME-Zarr."""
+    """Return whether a path is a scene in OME-Zarr, or the field of a time series."""
     if not is_store(path):
         return False
     from xdreg.stores.nodes import open_group
+    from xdreg.stores.ownership import SERIES
 
-    ome = open_group(path, None).attrs.get("ome")
-    return isinstance(ome, dict) and "scene" in ome
+    attrs = open_group(path, None).attrs
+    ome = attrs.get("ome")
+    return SERIES in attrs or (isinstance(ome, dict) and "scene" in ome)
 
 
 def is_store(path: str) -> bool:

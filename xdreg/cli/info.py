@@ -68,17 +68,20 @@ def _sizes(values: Any) -> str:
 
 def _field(path: str) -> xr.Dataset:
     """Open a field, with its displacement if it must be computed from several steps."""
-    from xdreg.fields.stored import read_stored
-
-    outline = read_stored(as_address(path)).outline()
-    if outline is not None:
-        return outline
     from xdreg.fields.store import open_field
+    from xdreg.fields.stored import read_stored
+    from xdreg.stores.nodes import open_group
+    from xdreg.stores.ownership import SERIES
 
+    if SERIES not in open_group(as_address(path), None).attrs:
+        outline = read_stored(as_address(path)).outline()
+        if outline is not None:
+            return outline
     return open_field(path)
 
 
 def _print_field(field: xr.Dataset, *, as_json: bool) -> None:
+    from xdreg.fields.diagnostics import status_counts
     from xdreg.fields.field import field_grid
 
     grid, summary = field_grid(field), field_summary(field)
@@ -88,7 +91,12 @@ def _print_field(field: xr.Dataset, *, as_json: bool) -> None:
         f"{', '.join(grid.dims)}, every {_sizes(grid.spacing)} {grid.units or ''}"
     )
     lines = {"field": text.rstrip(), **summary_lines(summary)}
-    lines["verdict"] = verdict_line(summary)
+    frames = status_counts(field, "status")
+    if frames:
+        values["frames"] = frames
+        lines["frames"] = ", ".join(f"{n} {name}" for name, n in frames.items())
+    else:
+        lines["verdict"] = verdict_line(summary)
     answer(values, lines, as_json=as_json)
 
 

@@ -15,7 +15,12 @@ from xdreg.cli.common import (
     open_transform,
     whole_numbers,
 )
-from xdreg.cli.options_file import NO_PATHS, read_options
+from xdreg.cli.options_file import (
+    NO_PATHS,
+    ROUNDS,
+    check_for_a_pair,
+    read_options,
+)
 from xdreg.cli.speaking import note
 from xdreg.errors import InputError, StoreError
 from xdreg.stages import CENTERS
@@ -171,6 +176,8 @@ Trust = Annotated[
 def merged(context: typer.Context, options: Path | None) -> dict[str, Any]:
     """Return options from the command line, else the file, else the defaults."""
     stored = {} if options is None else read_options(options)
+    if ROUNDS not in context.params:
+        check_for_a_pair(stored, options)
     # An option that may be repeated is an empty list where it is absent.
     given: dict[str, Any] = {
         name: (list(value) or None) if isinstance(value, list | tuple) else value
@@ -198,9 +205,12 @@ def _overlap(text: str | None) -> Any:
     return parts[0] if len(parts) == 1 else parts
 
 
-def _check_unset_in_stages(name: str, stages: Sequence[Stage], file: Any) -> None:
+def _check_unset_in_stages(
+    name: str, stages: Sequence[Stage] | dict[str, Sequence[Stage]], file: Any
+) -> None:
     """Raise if a stage has a value of its own for an option, which it would keep."""
-    for number, stage in enumerate(stages):
+    every = stages.values() if isinstance(stages, dict) else [stages]
+    for number, stage in (pair for own in every for pair in enumerate(own)):
         if getattr(stage, name, None) is not None:
             flag = "--" + name.replace("_", "-")
             msg = (

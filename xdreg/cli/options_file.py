@@ -16,12 +16,17 @@ file that a run writes holds every option as decided, and gives the same result 
     [[stages]]
     kind = "LocalCorrelation"
     level = 1
+
+For ``xdreg rounds`` the table ``rounds`` has the moving images by name. What may differ
+by round, `BY_ROUND`, may be a table, too, with a value for some.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +36,7 @@ from xdreg.stages import CENTERS, Blockwise, Custom
 from xdreg.stores.paths import as_address, is_remote, local_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
 
     from xdreg.registration.plan import Plan
     from xdreg.registration.planned_stage import PlannedStage
@@ -53,6 +58,10 @@ _OTHERS = (
     *("finest_level", "allow_mirror", "workers", "memory"),
 )
 NAMES = (*PATHS, *_OTHERS)
+
+#: Table of moving images, and options that may be tables by their names.
+ROUNDS = "rounds"
+BY_ROUND = ("moving_mask", "initial", "moving_channel", "stages")
 
 #: Most values in a file.
 MOST_VALUES = 10**5
@@ -79,23 +88,68 @@ _YAML: Mapping[str, Any] = {
 def read_options(path: Path) -> dict[str, Any]:
     """Return the values of an options file by name; ``stages`` is a list of stages."""
     values = _load(path)
-    unknown = sorted(values.keys() - {*NAMES, "stages"})
+    unknown = sorted(values.keys() - {*NAMES, "stages", ROUNDS})
     if unknown:
-        msg = f"{path} has {unknown[0]!r}; expected {', '.join(NAMES)}, stages"
+        names = ", ".join((*NAMES, "stages", ROUNDS))
+        msg = f"{path} has {unknown[0]!r}; expected {names}"
         raise InputError(msg)
-    for name in PATHS:
+    _check_by_round(values, path)
+    for name in (*PATHS, ROUNDS):
         if name in values:
-            values[name] = _absolute(values[name], name, path)
+            values[name] = _each(name, values[name], partial(_absolute, file=path))
     if "stages" in values:
-        tables = values["stages"]
-        if not isinstance(tables, list):
-            msg = f"{path}: stages must be a list of tables with a kind, got {tables!r}"
-            raise InputError(msg)
-        values["stages"] = [
-            _stage(table, f"{path}: stage {number}", path)
-            for number, table in enumerate(tables)
-        ]
+        values["stages"] = _each("stages", values["stages"], partial(_stages, path))
     return values
+
+
+def _check_by_round(values: dict[str, Any], path: Path) -> None:
+    """Name rounds by text; raise if they are no table, or another names one more."""
+    for name in (ROUNDS, *BY_ROUND):
+        if _is_table(values.get(name)):
+            values[name] = {str(key): value for key, value in values[name].items()}
+    if ROUNDS not in values:
+        return
+    rounds = values[ROUNDS]
+    if not isinstance(rounds, dict) or not rounds:
+        msg = f"{path}: rounds must be a table of paths by name, got {rounds!r}"
+        raise InputError(msg)
+    for name in BY_ROUND:
+        given = values.get(name)
+        unknown = sorted(given.keys() - rounds.keys()) if _is_table(given) else []
+        if unknown:
+            msg = f"{path}: {name} names {unknown[0]!r}; rounds are {', '.join(rounds)}"
+            raise InputError(msg)
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _each(name: str, value: Any, change: Callable[[Any, str], Any]) -> Any:
+    """Return a value changed, or each in a table by round."""
+    if name in (ROUNDS, *BY_ROUND) and _is_table(value):
+        return {one: change(own, f"{name} of {one}") for one, own in value.items()}
+    return change(value, name)
+
+
+def _stages(path: Path, tables: Any, name: str) -> list[Stage]:
+    """Return the stages that are listed in a file."""
+    if not isinstance(tables, list):
+        msg = f"{path}: {name} must be a list of tables with a kind, got {tables!r}"
+        raise InputError(msg)
+    return [
+        _stage(table, f"{path}: {name.replace('stages', f'stage {number}')}", path)
+        for number, table in enumerate(tables)
+    ]
+
+
+def check_for_a_pair(values: Mapping[str, Any], path: Path | None) -> None:
+    """Raise if a file is for rounds, and a pair is to be registered."""
+    tables = [name for name in BY_ROUND if _is_table(values.get(name))]
+    if values.get(ROUNDS) is not None or tables:
+        what = (tables or [ROUNDS])[0]
+        msg = f"{path} has {what} by round, and is for xdreg rounds --options {path}"
+        raise InputError(msg)
 
 
 def check_options_file(path: Path | None, *, overwrite: bool) -> None:
@@ -108,9 +162,16 @@ def check_options_file(path: Path | None, *, overwrite: bool) -> None:
 
 
 def write_options(
-    path: Path, values: Mapping[str, Any], plan: Plan, *, overwrite: bool
+    path: Path,
+    values: Mapping[str, Any],
+    plan: Plan | Mapping[str, Plan],
+    *,
+    overwrite: bool,
 ) -> None:
-    """Write the options of a run, by their `NAMES`, and the stages of its plan."""
+    """Write the options of a run, by their `NAMES`, and the stages of its plan.
+
+    Of rounds there is a plan by name.
+    """
     import tomli_w
     import yaml
 
@@ -119,18 +180,41 @@ def write_options(
     _check_suffix(path)
     given = {
         name: values[name]
-        for name in NAMES
-        if name not in _NOT_WRITTEN and values.get(name) not in (None, False)
+        for name in (*NAMES, ROUNDS)
+        if name not in _NOT_WRITTEN and _is_given(values.get(name))
     }
-    for name in PATHS:
-        if name in given and given[name] not in NO_PATHS:
-            place = as_address(given[name])
-            given[name] = place if is_remote(place) else str(local_path(place))
-    given["stages"] = [stage_table(stage) for stage in plan.stages]
+    for name in (*PATHS, ROUNDS):
+        if name in given:
+            given[name] = _each(name, given[name], _written_path)
+    # TOML has plain values before tables.
+    given = dict(sorted(given.items(), key=lambda item: _is_table(item[1])))
+    if isinstance(plan, Mapping):
+        each = {name: _stage_tables(own) for name, own in plan.items()}
+        one, *others = each.values()
+        given["stages"] = one if all(other == one for other in others) else each
+    else:
+        given["stages"] = _stage_tables(plan)
     toml = path.suffix == ".toml"
     text = tomli_w.dumps(given) if toml else yaml.safe_dump(given, **_YAML)
     with new_file(path, overwrite=overwrite) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def _is_given(value: Any) -> bool:
+    """Return whether a value is to be written; the channel 0 is."""
+    return value is not None and value is not False and value != {}
+
+
+def _written_path(value: Any, name: str) -> str:
+    """Return a path as a file has it."""
+    if value in NO_PATHS:
+        return str(value)
+    place = as_address(value, name)
+    return place if is_remote(place) else str(local_path(place))
+
+
+def _stage_tables(plan: Plan) -> list[dict[str, Any]]:
+    return [stage_table(stage) for stage in plan.stages]
 
 
 def stage_table(stage: PlannedStage) -> dict[str, Any]:
@@ -200,7 +284,7 @@ def _absolute(value: Any, name: str, file: Path) -> str:
     if not isinstance(value, str):
         msg = f"{file}: {name} must be a path as text, got {value!r}"
         raise InputError(msg)
-    takes_names = name == "initial" or name.endswith("_mask")
+    takes_names = name.startswith(("initial", "fixed_mask", "moving_mask"))
     if is_remote(value) or (takes_names and value in NO_PATHS):
         return value
     return str(local_path(as_address(value, name), file.absolute().parent))

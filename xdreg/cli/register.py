@@ -152,7 +152,8 @@ def _run(
             across=last_metric(field) in ("mind", "mi"),
         )
     if save_options is not None:
-        made = make_plan(*images, **inputs.planning(given, start))
+        chosen = {"channel": channels[0], "moving_channel": channels[1]}
+        made = make_plan(*images, **inputs.planning(given, start), **chosen)
         if made.undecided:
             made = made.decided(field.attrs["metric"].partition(",")[0])
         write_options(save_options, given, made, overwrite=overwrite)
@@ -171,6 +172,8 @@ def plan(
     block_shape: inputs.BlockShape = None,
     overlap: inputs.Overlap = None,
     finest_level: inputs.FinestLevel = 0,
+    channel: inputs.ChannelNames = None,
+    moving_channel: inputs.MovingChannelNames = None,
     initial: inputs.Initial = None,
     allow_mirror: inputs.AllowMirror = False,
     workers: inputs.Workers = None,
@@ -186,6 +189,7 @@ def plan(
     """
     from xdreg.registration.register import plan as make_plan
     from xdreg.stores.apart import check_apart
+    from xdreg.stores.pyramid import image_levels
 
     given = inputs.merged(context, options)
     inputs.require(given, fixed="FIXED", moving="MOVING")
@@ -193,7 +197,13 @@ def plan(
         check_apart(save_options, *inputs.addresses(given))
     check_options_file(save_options, overwrite=overwrite)
     images, _, start = inputs.opened(given | {"fixed_mask": None, "moving_mask": None})
-    made = make_plan(*images, **inputs.planning(given, start))
+    levels = [
+        image_levels(image, name)
+        for image, name in zip(images, ("fixed", "moving"), strict=True)
+    ]
+    channels = inputs.both_channels(levels, given)
+    chosen = {"channel": channels[0], "moving_channel": channels[1]}
+    made = make_plan(*images, **inputs.planning(given, start), **chosen)
     if save_options is not None:
         write_options(save_options, given, made, overwrite=overwrite)
     if not as_json:

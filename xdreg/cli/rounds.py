@@ -10,7 +10,6 @@ import typer
 from xdreg.cli import inputs
 from xdreg.cli.common import (
     AsJson,
-    FixedPath,
     Overwrite,
     answer,
     given_path,
@@ -18,16 +17,21 @@ from xdreg.cli.common import (
     open_path,
     output_folder,
 )
-from xdreg.cli.options_file import NO_PATHS
+from xdreg.cli.options_file import (
+    NO_PATHS,
+    check_options_file,
+    write_options,
+)
 from xdreg.cli.register import FAILED, how_to_resume
 from xdreg.cli.speaking import Quiet, ShowProgress, Stopped, Verbose, note
 from xdreg.errors import InputError
 from xdreg.stores.paths import as_address
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from xdreg.registration.inputs import Channels
+    from xdreg.registration.plan import Plan
     from xdreg.registration.rounds_result import Rounds
 
 #: Endings that do not belong to the name of an image, the longest first.
@@ -36,14 +40,14 @@ _ENDINGS = (".ome.zarr", ".ome.tiff", ".ome.tif", ".nii.gz")
 _EACH = "for all rounds, or NAME=VALUE for one; repeat it."
 
 RoundPaths = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
         metavar="ROUNDS",
         help="Moving images, named by their files, or as NAME=IMAGE.",
     ),
 ]
 Folder = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         "-o",
         "--output",
@@ -68,9 +72,9 @@ RoundChannels = Annotated[
 
 def rounds(
     context: typer.Context,
-    fixed: FixedPath,
-    rounds: RoundPaths,
-    output: Folder,
+    fixed: inputs.Fixed = None,
+    rounds: RoundPaths = None,
+    output: Folder = None,
     metric: inputs.MetricName = "auto",
     block_shape: inputs.BlockShape = None,
     overlap: inputs.Overlap = None,
@@ -88,6 +92,7 @@ def rounds(
     workers: inputs.Workers = None,
     memory: inputs.Memory = None,
     options: inputs.OptionsFile = None,
+    save_options: inputs.SaveOptions = None,
     as_json: AsJson = False,
     progress: ShowProgress = True,
     verbose: Verbose = False,
@@ -103,13 +108,22 @@ def rounds(
     Example: xdreg rounds r1.ome.zarr r2.ome.zarr r3.ome.zarr --channel DAPI -o out
     """
     given = inputs.merged(context, options)
-    paths = _named(rounds)
     if given.get("moving") is not None:
         msg = f"{options} names a moving image; name rounds in the command"
         raise InputError(msg)
+    inputs.require(given, fixed="FIXED", rounds="ROUNDS", output="-o")
+    if not isinstance(given["rounds"], dict):
+        given["rounds"] = _named(given["rounds"])
+    for name in ("moving_mask", "initial", "moving_channel"):
+        given[name] = _by_round(given, name)
     try:
-        with on_cluster(scheduler, given["workers"]), output_folder(output):
-            values, lines = _run(given, paths, progress=progress, overwrite=overwrite)
+        with (
+            on_cluster(scheduler, given["workers"]),
+            output_folder(Path(given["output"])),
+        ):
+            values, lines = _run(
+                given, save_options, progress=progress, overwrite=overwrite
+            )
     except KeyboardInterrupt:
         raise Stopped(how_to_resume(given["workdir"])) from None
     answer(values, lines, as_json=as_json)
@@ -118,7 +132,11 @@ def rounds(
 
 
 def _run(
-    given: dict[str, Any], paths: dict[str, str], *, progress: bool, overwrite: bool
+    given: dict[str, Any],
+    save_options: Path | None,
+    *,
+    progress: bool,
+    overwrite: bool,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Register, write outputs; return values for JSON and lines of text."""
     from xdreg.fields.store import save_field
@@ -126,10 +144,10 @@ def _run(
     from xdreg.stores.outputs import new_file
     from xdreg.stores.progress import working
 
-    targets = _targets(given, paths, overwrite=overwrite)
+    targets = _targets(given, save_options, overwrite=overwrite)
     with working("opening images", enabled=progress):
         fixed = open_path(given["fixed"])
-        images = {name: open_path(path) for name, path in paths.items()}
+        images = {name: open_path(path) for name, path in given["rounds"].items()}
         options = _options(given, fixed, images)
     found = register_rounds(
         fixed,
@@ -152,33 +170,60 @@ def _run(
     with new_file(targets["table"], overwrite=overwrite) as file:
         table.to_csv(file, encoding="utf-8")
     report = _report(found, targets["report"], overwrite=overwrite)
+    if save_options is not None:
+        plans = {name: _plan(given, found, options, name) for name in images}
+        write_options(save_options, given, plans, overwrite=overwrite)
     rows = table.astype(object).to_dict("index")
     for name in found:
         rows[name]["field"] = targets[name]
     values = {"rounds": rows, "aligned": targets["aligned"], "table": targets["table"]}
     lines = {str(name): _line(row) for name, row in rows.items()}
-    written = (targets["aligned"], targets["table"], report)
+    written = (targets["aligned"], targets["table"], report, save_options)
     lines["wrote"] = ", ".join(str(path) for path in written if path is not None)
-    return values | {"report": report}, lines
+    return values | {"report": report, "options": save_options}, lines
+
+
+def _plan(
+    given: Mapping[str, Any], found: Rounds, options: Mapping[str, Any], name: str
+) -> Plan:
+    """Return the plan of a round, with its metric if that was chosen."""
+    from xdreg.registration.register import plan
+
+    own = inputs.planning(dict(given), options["initial"].get(name))
+    if isinstance(own["stages"], dict):
+        own["stages"] = own["stages"].get(name)
+    made = plan(
+        found.fixed,
+        found.moving[name],
+        **own,
+        channel=options["channel"],
+        moving_channel=options["moving_channel"].get(name),
+    )
+    if made.undecided and name in found:
+        return made.decided(found[name].attrs["metric"].partition(",")[0])
+    return made
 
 
 def _targets(
-    given: Mapping[str, Any], paths: Mapping[str, str], *, overwrite: bool
+    given: Mapping[str, Any], save_options: Path | None, *, overwrite: bool
 ) -> dict[str, Path]:
     """Return the paths of all outputs, those of fields by round; check them."""
     from xdreg.registration.rounds import folder_name
     from xdreg.stores.apart import check_apart
     from xdreg.stores.outputs import check_file, check_target
 
-    folder = Path(given["output"])
+    folder, paths = Path(given["output"]), given["rounds"]
     stores = {n: folder / "fields" / f"{folder_name(n)}.ome.zarr" for n in paths}
     stores |= {"aligned": folder / "aligned.ome.zarr"}
     files = {"table": folder / "rounds.csv", "report": folder / "rounds.html"}
-    several = [_by_round(given, paths, n) for n in ("moving_mask", "initial")]
+    several = [given[name] for name in ("moving_mask", "initial")]
     read = [given["fixed"], given["fixed_mask"], *paths.values()]
     read += [value for values in several for value in values.values()]
-    for target in (*stores.values(), *files.values()):
-        check_apart(target, *(text for text in read if text not in NO_PATHS))
+    paths = [text for text in read if text not in (None, *NO_PATHS)]
+    for target in (*stores.values(), *files.values(), save_options):
+        if target is not None:
+            check_apart(target, *paths)
+    check_options_file(save_options, overwrite=overwrite)
     for target in stores.values():
         check_target(target, overwrite=overwrite)
     for target in files.values():
@@ -195,10 +240,8 @@ def _options(
     def named(image: Any, name: str, channel: Any) -> Channels:
         return inputs.named_channels(image_levels(image, name)[0], channel)
 
-    channels = _by_round(given, images, "moving_channel")
-    starts = _by_round(given, images, "initial")
-    masks = _by_round(given, images, "moving_mask")
-    start = {name: inputs.opened_start(value) for name, value in starts.items()}
+    channels, masks = given["moving_channel"], given["moving_mask"]
+    start = {n: inputs.opened_start(value) for n, value in given["initial"].items()}
     return {
         **inputs.planning(given, start),
         "fixed_mask": inputs.opened_mask(given["fixed_mask"]),
@@ -208,13 +251,17 @@ def _options(
     }
 
 
-def _by_round(
-    given: Mapping[str, Any], names: Iterable[str], option: str
-) -> dict[str, Any]:
+def _by_round(given: Mapping[str, Any], option: str) -> dict[str, Any]:
     """Return the values of an option by round, of which one may be for all."""
-    values, names = given[option], list(names)
+    values, names = given[option], list(given["rounds"])
     if values is None:
         return {}
+    if isinstance(values, dict):
+        unknown = [name for name in values if name not in names]
+        if unknown:
+            msg = f"{option} is given for {unknown[0]!r}; rounds are {', '.join(names)}"
+            raise InputError(msg)
+        return values
     values = values if isinstance(values, list) else [values]
     parts = [str(value).partition("=") for value in values]
     named = {name: value for name, sep, value in parts if sep and name in names}

@@ -94,9 +94,7 @@ def write_aligned(
         parts.append(_part(one, source, make_warper(own, source, target, how)))
         add_labels(own, source, one)
     dtype = np.result_type(*(part.warper.dtype for part in parts))
-    layout = make_layout(
-        _template(image, parts, target, dtype), *options, name
-    )
+    layout = make_layout(_template(image, parts, target, dtype), *options, name)
     joined = _Joined(
         tuple((part.warper, place) for part in parts for place in part.places),
         target,

@@ -132,9 +132,12 @@ def status_name(value: float) -> str:
     return known.get(float(value), f"status {value:g}")
 
 
-def status_counts(field: xr.Dataset) -> dict[str, int]:
-    """Return how many blocks of the last deformable stage ended in each status."""
-    if "block_status" not in field:
+def status_counts(field: xr.Dataset, name: str = "block_status") -> dict[str, int]:
+    """Return how many blocks of the last deformable stage ended in each status.
+
+    With the ``name`` ``"status"`` it is how many frames of a time series.
+    """
+    if name not in field:
         return {}
-    values, counts = np.unique(field["block_status"].values, return_counts=True)
+    values, counts = np.unique(field[name].values, return_counts=True)
     return {status_name(v): int(c) for v, c in zip(values, counts, strict=True)}

@@ -88,9 +88,9 @@ def register_rounds(
         The fixed image.
     rounds : mapping of str to DataTree, DataArray or itk.Image
         The moving images by name, such as ``{"r2": image, "r3": other}``.
-    stages, metric, block_shape, overlap, finest_level, allow_mirror, fixed_mask
+    metric, block_shape, overlap, finest_level, allow_mirror, fixed_mask
         As in `register`, for all rounds.
-    moving_mask, initial, moving_channel
+    stages, moving_mask, initial, moving_channel
         As in `register`, one for all rounds, or a dict with those of some by name. The
         others then have the default.
     channel
@@ -128,6 +128,7 @@ def register_rounds(
     """
     _check_names(rounds)
     each = {
+        "stages": stages,
         "moving_mask": moving_mask,
         "initial": initial,
         "moving_channel": moving_channel,
@@ -151,7 +152,7 @@ def register_rounds(
                 retry,
                 fresh=fresh,
                 allow_mirror=allow_mirror,
-                stages=stages,
+                stages=own["stages"],
                 metric=metric,
                 block_shape=block_shape,
                 overlap=overlap,

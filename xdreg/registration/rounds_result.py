@@ -88,17 +88,16 @@ class Rounds(Mapping[str, xr.Dataset]):
         The fixed image's channels come first. Names are ``fixed:DAPI``, ``r2:GFP``, or
         numbers where channels have none; colours and display limits are kept. Labels
         in the stores of images come along, as ``r2_cells``. A round that failed is left
-        out. Chunks are made one by one, and the same call resumes
-        one that was killed.
+        out. Chunks are made one by one, and the same call resumes one that was killed.
 
         Parameters
         ----------
         path
             Directory or URL to write.
         **options
-            ``order``, ``fill_value``, ``label_groups``, ``levels``, ``chunks``, ``shards``, ``version``,
-            ``name``, ``overwrite``, ``fresh``, ``storage_options`` and ``progress``, as
-            in `xdreg.warp_to`.
+            ``order``, ``fill_value``, ``label_groups``, ``levels``, ``chunks``,
+            ``shards``, ``version``, ``name``, ``overwrite``, ``fresh``,
+            ``storage_options`` and ``progress``, as in `xdreg.warp_to`.
 
         Raises
         ------

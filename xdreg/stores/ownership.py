@@ -1,11 +1,12 @@
 """Which files a store's own documents account for, so that nothing else is removed.
 
 An OME-Zarr image owns the arrays that its metadata names, a field also the group
-``xdreg``, the field of a time series the arrays that it names, an image that was warped the labels that were warped along, and BigWarp's N5
-the datasets ``dfield`` and ``invdfield``. Other images below an image are foreign, as
-is any other file. A group that names no array of its own is a container and owns
-nothing; neither does one that names arrays of an image below it. Files are chunks if
-they lie in the grid of their array.
+``xdreg``, the field of a time series the arrays that it names, an image that was warped
+the labels that were warped along, and BigWarp's N5 the datasets ``dfield`` and
+``invdfield``. Other images below an image are foreign, as is any other file. A group
+that names no array of its own is a container and owns nothing; neither does one that
+names arrays of an image below it. Files are chunks if they lie in the grid of their
+array.
 """
 
 from __future__ import annotations

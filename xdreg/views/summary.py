@@ -11,6 +11,7 @@ from dask.utils import format_bytes
 
 from xdreg.coordinates import grid_of
 from xdreg.errors import XdregError, printable
+from xdreg.fields.diagnostics import status_counts
 from xdreg.fields.field import field_grid, fixed_grid, moving_grid
 from xdreg.fields.provenance import StageRecord, last_deformable, stages_of
 from xdreg.grid import Grid
@@ -32,6 +33,10 @@ def summary_rows(field: xr.Dataset) -> dict[str, str]:
         + ("" if field["displacement"].chunks is None else ", lazy"),
         "fixed": image_text(fixed_grid(field)),
     }
+    if "t" in field["displacement"].dims:
+        rows["frames"] = f"{field.sizes['t']}: " + ", ".join(
+            f"{n} {name}" for name, n in status_counts(field, "status").items()
+        )
     moving = moving_grid(field)
     if moving is not None:
         rows["moving"] = image_text(moving)
