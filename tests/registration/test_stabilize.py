@@ -245,6 +245,20 @@ def test_voxels_outside_the_mask_do_not_count(still, reference):
     assert np.flatnonzero(apart.status).tolist() == [5]
 
 
+def test_luminance_is_registered_to_the_mean(still):
+    series = series_of(frames_of(still, SHIFTS[:4])).isel(c=0, drop=True)
+    grey = xr.concat([series] * 3, "c").transpose("t", "c", ...)
+    for dim in GRID.dims:
+        grey[dim].attrs = series[dim].attrs
+    stages = ["translation", xdreg.LocalCorrelation(level=0, search=False)]
+    options = {"stages": stages, "reference": "mean", "progress": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of NaN in the mean
+        found = grey.dreg.stabilize(channel="luminance", **options)
+        alone = series.dreg.stabilize(**options)
+    np.testing.assert_allclose(found.displacement, alone.displacement, atol=0.1)
+
+
 @pytest.mark.parametrize("reference", [1, "mean"])
 def test_masks_count_in_deformable_stages(still, reference, tmp_path):
     series, counted = flickering(still, SHIFTS[:4])
@@ -294,6 +308,11 @@ def test_masks_that_do_not_fit_are_refused(still, mask, words):
         (lambda s: s.assign_coords(t=list("abcd")), {}, "must ascend.*drop_vars"),
         (lambda s: s.assign_coords(t=[0, 2, 1, 3]), {}, "must ascend.*sortby"),
         (lambda s: s.assign_coords(t=[0, 1, np.nan, 3]), {}, "must ascend"),
+        (
+            lambda s: s.assign_coords(t=np.array(["2026-01-02", "NaT"] * 2, "M8[ns]")),
+            {},
+            r"must ascend, got \['2026-01-02T.*'NaT'",
+        ),
         (lambda s: s, {"channel": None}, "2 channels; choose one"),
         (lambda s: s, {"channel": "DAPI"}, "no channel 'DAPI'"),
         (lambda s: s, {"channel": "all"}, "by one channel"),

@@ -115,7 +115,7 @@ def _check_by_round(values: dict[str, Any], path: Path) -> None:
         raise InputError(msg)
     for name in BY_ROUND:
         given = values.get(name)
-        unknown = sorted(given.keys() - rounds.keys()) if _is_table(given) else []
+        unknown = sorted(set(given) - set(rounds)) if isinstance(given, dict) else []
         if unknown:
             msg = f"{path}: {name} names {unknown[0]!r}; rounds are {', '.join(rounds)}"
             raise InputError(msg)

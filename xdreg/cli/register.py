@@ -152,8 +152,8 @@ def _run(
             across=last_metric(field) in ("mind", "mi"),
         )
     if save_options is not None:
-        chosen = {"channel": channels[0], "moving_channel": channels[1]}
-        made = make_plan(*images, **inputs.planning(given, start), **chosen)
+        chosen: dict[str, Any] = {"channel": channels[0], "moving_channel": channels[1]}
+        made = make_plan(*images, **inputs.planning(given, start) | chosen)
         if made.undecided:
             made = made.decided(field.attrs["metric"].partition(",")[0])
         write_options(save_options, given, made, overwrite=overwrite)
@@ -202,8 +202,8 @@ def plan(
         for image, name in zip(images, ("fixed", "moving"), strict=True)
     ]
     channels = inputs.both_channels(levels, given)
-    chosen = {"channel": channels[0], "moving_channel": channels[1]}
-    made = make_plan(*images, **inputs.planning(given, start), **chosen)
+    chosen: dict[str, Any] = {"channel": channels[0], "moving_channel": channels[1]}
+    made = make_plan(*images, **inputs.planning(given, start) | chosen)
     if save_options is not None:
         write_options(save_options, given, made, overwrite=overwrite)
     if not as_json:

@@ -85,7 +85,10 @@ def save_series(
         group.attrs.update({**field.attrs, "field_grid": json.dumps(grid.to_dict())})
         for name, own in dims.items():
             variable = field[name].variable
-            attrs = {"attrs": json.dumps(variable.attrs), "dtype": str(variable.dtype)}
+            attrs: Any = {
+                "attrs": json.dumps(variable.attrs),
+                "dtype": str(variable.dtype),
+            }
             stored = values
             if name != "displacement":
                 stored = np.asarray(variable.values)
@@ -123,13 +126,14 @@ def open_series(address: str, group: zarr.Group) -> xr.Dataset:
 
 
 def _opened(address: str, group: zarr.Group) -> xr.Dataset:
+    named: Any = group.attrs[SERIES]
     arrays = {
         name: open_array(address, group, f"{GROUP}/{name}")
         for name in ("displacement", *VARIABLES)
-        if name == "displacement" or name in group.attrs[SERIES]
+        if name == "displacement" or name in named
     }
     attrs = dict(group[GROUP].attrs)
-    grid = Grid.from_dict(json.loads(attrs.pop("field_grid")))
+    grid = Grid.from_dict(json.loads(str(attrs.pop("field_grid"))))
     displacement = arrays.pop("displacement")
     count = displacement.shape[0]
     shapes = {"displacement": (count, grid.ndim, *grid.shape)}

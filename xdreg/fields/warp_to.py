@@ -144,7 +144,7 @@ def warp_to(
     target = resampling_grid(field, like, spacing, region)
     options = version, levels, chunks, shards
     jobs = [_job(field, images, target, how, levels_from, (*options, name))]
-    looks = {}
+    looks: dict[str, Any] = {}
     if not how.keeps_values:
         along, looks = label_jobs(
             field, images[0], target, label_groups, levels_from, options, "moving"

@@ -67,7 +67,7 @@ class Series:
             msg = f"mask must be an image, or None for all voxels; got {mask!r}"
             raise InputError(msg)
         levels = image_levels(mask, "mask")
-        counted = mask_pyramid(mask, self.pyramid.placed, "mask", "series")
+        counted: Any = mask_pyramid(mask, self.pyramid.placed, "mask", "series")
         own, series = levels[0], self.levels[0]
         if "t" in own.dims:
             both = "t" in own.coords and "t" in series.coords
@@ -81,7 +81,7 @@ class Series:
                 )
                 raise InputError(msg)
         check_mask(counted, "mask")
-        _timed(own, counted.grids[0], "mask", {})  # type: ignore[union-attr]
+        _timed(own, counted.grids[0], "mask", {})
         return replace(self, mask=levels, counted=counted)
 
     @property
@@ -90,7 +90,8 @@ class Series:
         image, channel = self.levels[0], self.select.get("c")
         if isinstance(channel, tuple):
             parts = [w * image.isel(c=n, drop=True) for n, w in enumerate(channel)]
-            return sum(parts[1:], parts[0])
+            total: xr.DataArray = sum(parts[1:], parts[0])
+            return total
         return image if channel is None else image.isel(c=channel, drop=True)
 
     def masks(self, numbers: Sequence[int]) -> list[xr.DataTree | None]:
@@ -153,6 +154,14 @@ def _tree(levels: Sequence[xr.DataArray]) -> xr.DataTree:
     )
 
 
+def _shown(times: NDArray[Any]) -> list[Any]:
+    """Return the first times as a message has them; dates as text."""
+    found: list[Any] = (
+        times[:8].astype(str) if times.dtype.kind in "mM" else times[:8]
+    ).tolist()
+    return found
+
+
 def frame_times(series: xr.DataArray) -> NDArray[np.float64]:
     """Return the times of all frames; their numbers if they have none."""
     count = series.sizes.get("t", 0)
@@ -171,7 +180,7 @@ def frame_times(series: xr.DataArray) -> NDArray[np.float64]:
     ascending = values.dtype.kind in "iuf" and bool((np.diff(values) > 0).all())
     if not ascending or not np.isfinite(values).all():
         msg = (
-            f"the times of series must ascend, got {series['t'].values[:8].tolist()}; "
+            f"the times of series must ascend, got {_shown(series['t'].values)}; "
             "sort it with series.sortby('t'), or number its frames with "
             "series.drop_vars('t')"
         )
