@@ -56,3 +56,7 @@ def test_pairs_that_a_map_without_folds_cannot_have_together():
     assert not joinable(twice, twice + 5 * np.eye(7)[:, -1:]).all()
     # A turn of all is no fold.
     assert joinable(fixed, applied(turn(2, 180.0), fixed)).all()
+    # Far away, one pair bends the common linear part: the others are no worse for it.
+    far = fixed.copy()
+    far[2] = 500.0, 700.0
+    assert np.flatnonzero(~joinable(fixed, far)).tolist() == [2]

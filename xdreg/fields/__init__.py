@@ -10,5 +10,5 @@ Reading order:
    itself, and what landmarks and labels say of it.
 4. `store`, saving and opening; `stored`, what a store holds, without displacements; the
    metadata of OME-Zarr 0.6 (RFC-5) in `ome_scene_writer`, `ome_scene_reader` and
-   `ome_vectors`.
+   `ome_vectors`; `series_store`, fields of time series.
 """

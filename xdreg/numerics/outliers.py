@@ -134,8 +134,21 @@ def joinable(fixed: Array, moving: Array) -> NDArray[np.bool_]:
     """Return which pairs ``(n, ndim)`` one map without folds can have together.
 
     Of two that exclude each other, the one that excludes more others is left out, else
-    the later. Both are compared after their common linear part, if it is known.
+    the later. Both are compared after the linear part that those left have in common,
+    if it is known.
     """
+    joined = np.ones(len(fixed), bool)
+    while joined.any():
+        numbers = np.flatnonzero(joined)
+        conflicts = _excluded(fixed[joined], moving[joined]).sum(axis=1)
+        if not conflicts.any():
+            break
+        joined[numbers[len(numbers) - 1 - conflicts[::-1].argmax()]] = False
+    return joined
+
+
+def _excluded(fixed: Array, moving: Array) -> NDArray[np.bool_]:
+    """Return which pairs exclude each other, (n, n)."""
     count, ndim = fixed.shape
     place = fixed
     if count > ndim + 1 and np.linalg.matrix_rank(fixed - fixed.mean(axis=0)) == ndim:
@@ -145,10 +158,4 @@ def joinable(fixed: Array, moving: Array) -> NDArray[np.bool_]:
     apart, change = cdist(place, place), cdist(moved, moved)
     excluded = (change > STEEPEST * apart) | ((apart == 0) & (change > 0))
     np.fill_diagonal(excluded, val=False)
-    joined = np.ones(count, bool)
-    while excluded.any():
-        conflicts = excluded.sum(axis=1)
-        worst = int(count - 1 - conflicts[::-1].argmax())
-        joined[worst] = False
-        excluded[worst] = excluded[:, worst] = False
-    return joined
+    return np.asarray(excluded)
