@@ -68,7 +68,6 @@ def _sizes(values: Any) -> str:
 
 def _field(path: str) -> xr.Dataset:
     """Open a field, with its displacement if it must be computed from several steps."""
-    from xdreg.fields.store import open_field
     from xdreg.fields.stored import read_stored
     from xdreg.stores.nodes import open_group
     from xdreg.stores.ownership import SERIES
@@ -77,6 +76,8 @@ def _field(path: str) -> xr.Dataset:
         outline = read_stored(as_address(path)).outline()
         if outline is not None:
             return outline
+    from xdreg.fields.store import open_field
+
     return open_field(path)
 
 
