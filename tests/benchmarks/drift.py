@@ -86,10 +86,6 @@ def _by_stitcher(series):
 
     first, shifts = series[0], []
     for frame in series:
-        origin = {dim: float(frame[dim][0]) for dim in frame.dims}
-        spacing = {dim: float(frame[dim][1] - frame[dim][0]) for dim in frame.dims}
-        found = phase_correlation_registration(
-            first, frame, origin=origin, spacing=spacing
-        )
+        found = phase_correlation_registration(first, frame)
         shifts.append(np.asarray(found["affine_matrix"])[:-1, -1])
     return np.stack(shifts)
