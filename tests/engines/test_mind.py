@@ -16,7 +16,10 @@ def test_descriptor_force_is_the_slope_of_the_energy():
     """Against differences of the energy over whole voxels, without interpolation."""
     fixed, moving = texture((12, 14, 16), 2.0), texture((12, 14, 16), 2.0, seed=5)
     (kernel,) = descriptor_force(fixed, moving, (1, 1, 1), ONE)
-    f, m = (descriptor(v, (1, 1, 1))[..., :12] / descriptors.SCALE for v in (fixed, moving))
+    f, m = (
+        descriptor(v, (1, 1, 1))[..., : descriptors.IN_SPACE] / descriptors.SCALE
+        for v in (fixed, moving)
+    )
 
     def run(displacement):
         update, totals = np.zeros((*fixed.shape, 3), np.float32), np.zeros((12, 2))

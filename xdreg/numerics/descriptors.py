@@ -76,7 +76,8 @@ def lanes(descriptors: NDArray[np.uint8]) -> tuple[int, ...]:
     The length of a tuple is part of its type. A loop over a length that is known when
     it is compiled is vectorised whole.
     """
-    return (0,) * descriptors.shape[-1]
+    width: int = descriptors.shape[-1]
+    return (0,) * width
 
 
 def neighbour_pairs(shape: tuple[int, ...]) -> NDArray[np.int64]:
