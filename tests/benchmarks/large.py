@@ -167,14 +167,13 @@ def every_second_voxel(folder):
     truth = xdreg.datasets.phantom_pair((SIZES[-1],) * 3, amplitude=AMPLITUDE)
     gap = field.dreg.transform_points(truth.fixed_points) - truth.moving_points
     stages = []
-    for number, stage in enumerate(plan.stages):
-        last = number == len(plan.stages) - 1
-        spent = field["block_seconds" if last else f"stage{number}_block_seconds"]
+    for stage, record in zip(plan.stages, field.dreg.stages, strict=True):
+        spent = record.blocks["seconds"]
         stages.append(
             {
                 "stage": f"{stage.options.name}, level {stage.fixed_level}",
                 "blocks": int(spent.size),
-                "seconds_per_block": float(spent.median()),
+                "seconds_per_block": float(np.median(spent)),
             }
         )
     return {

@@ -167,7 +167,6 @@ def digest(chunk=None, **options):
     )
     assert field.block_status.size == 9
     found = hashlib.sha256()
-    for name in sorted(field.data_vars):
-        if "seconds" not in str(name):
-            found.update(field[name].values.tobytes())
+    for _, values in sorted(bits(field).items()):
+        found.update(values)
     return found.hexdigest()
