@@ -271,7 +271,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "from_itk_dreg.md"
 
 
 CODE = """
-import re, sys
+import dataclasses, re, sys
 from pathlib import Path
 import itk, numpy as np, xdreg
 
@@ -282,8 +282,10 @@ page = Path(sys.argv[1])
 for code in re.findall(r"```python\\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
     exec(compile(code, str(page), "exec"), names)
     if "stage" in names:
+        # Another process would load Elastix once more.
+        stage = dataclasses.replace(names.pop("stage"), isolated=False)
         field = names["fixed"].dreg.register(
-            names["moving"], stages=[names.pop("stage")], progress=False
+            names["moving"], stages=[stage], progress=False
         )
         assert xdreg.status_counts(field) == {"success": 1}
     print("ran")
