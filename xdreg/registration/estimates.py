@@ -63,7 +63,7 @@ METHOD_PROCESS_BYTES = 200_000_000
 #: of two.
 VOXEL_SECONDS = {
     "lncc": (2.2e-6, 2.5e-6),
-    "mind": (3.3e-6, 3.7e-6),
+    "mind": (8e-6, 5e-6),
     "auto": (2.2e-6, 2.5e-6),
 }
 
