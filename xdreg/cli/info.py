@@ -72,8 +72,10 @@ def _field(path: str) -> xr.Dataset:
     from xdreg.stores.nodes import open_group
     from xdreg.stores.ownership import SERIES
 
-    if SERIES not in open_group(as_address(path), None).attrs:
-        outline = read_stored(as_address(path)).outline()
+    address = as_address(path)
+    group = open_group(address, None)
+    if SERIES not in group.attrs:
+        outline = read_stored(address, group).outline()
         if outline is not None:
             return outline
     from xdreg.fields.store import open_field

@@ -96,7 +96,8 @@ def read_options(path: Path) -> dict[str, Any]:
     _check_by_round(values, path)
     for name in (*PATHS, ROUNDS):
         if name in values:
-            values[name] = _each(name, values[name], partial(_absolute, file=path))
+            change = partial(_absolute, path, name)
+            values[name] = _each(name, values[name], change)
     if "stages" in values:
         values["stages"] = _each("stages", values["stages"], partial(_stages, path))
     return values
@@ -126,19 +127,23 @@ def _is_table(value: Any) -> bool:
 
 
 def _each(name: str, value: Any, change: Callable[[Any, str], Any]) -> Any:
-    """Return a value changed, or each in a table by round."""
+    """Return a value changed, or each in a table by round.
+
+    ``change`` also gets what says whose value it is, such as " of r2".
+    """
     if name in (ROUNDS, *BY_ROUND) and _is_table(value):
-        return {one: change(own, f"{name} of {one}") for one, own in value.items()}
-    return change(value, name)
+        return {one: change(own, f" of {one}") for one, own in value.items()}
+    return change(value, "")
 
 
-def _stages(path: Path, tables: Any, name: str) -> list[Stage]:
+def _stages(path: Path, tables: Any, whose: str) -> list[Stage]:
     """Return the stages that are listed in a file."""
     if not isinstance(tables, list):
-        msg = f"{path}: {name} must be a list of tables with a kind, got {tables!r}"
+        what = f"{path}: stages{whose}"
+        msg = f"{what} must be a list of tables with a kind, got {tables!r}"
         raise InputError(msg)
     return [
-        _stage(table, f"{path}: {name.replace('stages', f'stage {number}')}", path)
+        _stage(table, f"{path}: stage {number}{whose}", path)
         for number, table in enumerate(tables)
     ]
 
@@ -185,7 +190,7 @@ def write_options(
     }
     for name in (*PATHS, ROUNDS):
         if name in given:
-            given[name] = _each(name, given[name], _written_path)
+            given[name] = _each(name, given[name], partial(_written_path, name))
     # TOML has plain values before tables.
     given = dict(sorted(given.items(), key=lambda item: _is_table(item[1])))
     if isinstance(plan, Mapping):
@@ -196,8 +201,8 @@ def write_options(
         given["stages"] = _stage_tables(plan)
     toml = path.suffix == ".toml"
     text = tomli_w.dumps(given) if toml else yaml.safe_dump(given, **_YAML)
-    with new_file(path, overwrite=overwrite) as partial:
-        partial.write_text(text, encoding="utf-8")
+    with new_file(path, overwrite=overwrite) as file:
+        file.write_text(text, encoding="utf-8")
 
 
 def _is_given(value: Any) -> bool:
@@ -205,11 +210,11 @@ def _is_given(value: Any) -> bool:
     return value is not None and value is not False and value != {}
 
 
-def _written_path(value: Any, name: str) -> str:
+def _written_path(name: str, value: Any, whose: str) -> str:
     """Return a path as a file has it."""
     if value in NO_PATHS:
         return str(value)
-    place = as_address(value, name)
+    place = as_address(value, name + whose)
     return place if is_remote(place) else str(local_path(place))
 
 
@@ -280,14 +285,14 @@ def _check_suffix(path: Path) -> None:
         raise InputError(msg)
 
 
-def _absolute(value: Any, name: str, file: Path) -> str:
+def _absolute(file: Path, name: str, value: Any, whose: str = "") -> str:
     if not isinstance(value, str):
-        msg = f"{file}: {name} must be a path as text, got {value!r}"
+        msg = f"{file}: {name}{whose} must be a path as text, got {value!r}"
         raise InputError(msg)
-    takes_names = name.startswith(("initial", "fixed_mask", "moving_mask"))
+    takes_names = name in ("initial", "fixed_mask", "moving_mask")
     if is_remote(value) or (takes_names and value in NO_PATHS):
         return value
-    return str(local_path(as_address(value, name), file.absolute().parent))
+    return str(local_path(as_address(value, name + whose), file.absolute().parent))
 
 
 def _stage(table: Any, where: str, file: Path) -> Stage:
@@ -303,9 +308,9 @@ def _stage(table: Any, where: str, file: Path) -> Stage:
         raise InputError(msg)
     marks = given.get("landmarks")
     if isinstance(marks, str):
-        given["landmarks"] = _absolute(marks, "landmarks", file)
+        given["landmarks"] = _absolute(file, "landmarks", marks)
     elif isinstance(marks, list):
-        given["landmarks"] = [_absolute(path, "landmarks", file) for path in marks]
+        given["landmarks"] = [_absolute(file, "landmarks", path) for path in marks]
     if kind is Custom:
         given["method"] = _function(given.get("method"), where)
         if ":" in str(given.get("reduction")):

@@ -219,10 +219,10 @@ def _targets(
     several = [given[name] for name in ("moving_mask", "initial")]
     read = [given["fixed"], given["fixed_mask"], *paths.values()]
     read += [value for values in several for value in values.values()]
-    paths = [text for text in read if text not in (None, *NO_PATHS)]
+    read = [text for text in read if text not in (None, *NO_PATHS)]
     for target in (*stores.values(), *files.values(), save_options):
         if target is not None:
-            check_apart(target, *paths)
+            check_apart(target, *read)
     check_options_file(save_options, overwrite=overwrite)
     for target in stores.values():
         check_target(target, overwrite=overwrite)

@@ -241,7 +241,7 @@ def open_field(
     if SERIES in group.attrs:
         check_plain(inverse=inverse, name=name, like=like)
         return open_series(address, group)
-    stored = read_stored(address, storage_options, inverse=inverse, name=name)
+    stored = read_stored(address, group, inverse=inverse, name=name)
     parts: list[Any] = [
         make_field(stored_displacement(step), stored.grid(step))
         if isinstance(step, VectorStep)

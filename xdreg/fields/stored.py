@@ -7,7 +7,6 @@ provenance.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +27,7 @@ from xdreg.fields.ome_scene_reader import Step, read_steps
 from xdreg.fields.ome_vectors import VectorStep
 from xdreg.grid import Grid, normalise_units
 from xdreg.partition import MOST_BLOCKS
-from xdreg.stores.nodes import child_names, open_array, open_group, open_named
+from xdreg.stores.nodes import child_names, open_array, open_named
 from xdreg.stores.ownership import ARRAYS
 
 #: Groups for diagnostics and provenance, by ``inverse``.
@@ -73,19 +72,18 @@ class Stored:
 
 def read_stored(
     address: str,
-    storage_options: Mapping[str, Any] | None = None,
+    group: zarr.Group,
     *,
     inverse: bool = False,
     name: str | None = None,
 ) -> Stored:
-    """Return what a store holds of a field; parameters are those of `open_field`.
+    """Return what an open store holds of a field; others are those of `open_field`.
 
     Raises
     ------
     StoreError
-        If there is no such store, or it holds no displacement field that can be used.
+        If it holds no displacement field that can be used.
     """
-    group = open_group(address, storage_options)
     steps = read_steps(address, group, inverse=inverse, name=name)
     extra = _read_extra(address, group, EXTRA[inverse])
     attrs = {k: v for k, v in extra.attrs.items() if k != ARRAYS}
@@ -132,9 +130,8 @@ def _is_diagnostic(name: str) -> bool:
 
 def _variable(address: str, array: zarr.Array[Any]) -> xr.Variable:
     """Return an array of diagnostics as the variable that xarray wrote."""
-    if array.size > MOST_BLOCKS * (
-        1 if array.basename != EARLIER else len(DIAGNOSTICS)
-    ):
+    earlier = array.basename == EARLIER
+    if array.size > MOST_BLOCKS * (len(DIAGNOSTICS) if earlier else 1):
         msg = f"{address}: {array.path} has the shape {array.shape}, too many blocks"
         raise StoreError(msg)
     attrs = dict(array.attrs)
@@ -144,7 +141,7 @@ def _variable(address: str, array: zarr.Array[Any]) -> xr.Variable:
     prefix = array.basename.rpartition("block_")[0]
     ours = (
         tuple(dims) == EARLIER_DIMS
-        if array.basename == EARLIER
+        if earlier
         else all(str(dim).startswith(f"{prefix}block_") for dim in dims)
     )
     if not ours:

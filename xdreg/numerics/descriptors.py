@@ -159,7 +159,7 @@ def _counting(first, weight):  # type: ignore[no-untyped-def]
 def _pull_plane(k, displacement, at_z, at_y, at_x, source, lanes, out):  # type: ignore[no-untyped-def]
     """Sample descriptors at the displaced voxels of a plane; NaN if unknown.
 
-    ``source`` and ``out`` are flat but for their planes.
+    ``out`` is flat.
     """
     nz, ny, nx = source.shape[:3]
     width, values = len(lanes), source.reshape(-1)
